@@ -1,0 +1,134 @@
+"""What all teachers of one stack share: network, image shape, normalisation."""
+
+import dataclasses
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from free_jax.models import get_model
+from free_jax.models.normalization import Norm
+from free_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A network together with the images it expects.  Hashable, not a pytree.
+
+    Build it with `architecture`, which validates.
+
+    Attributes:
+      name: a name of `models.model_names()`.
+      way: number of outputs.
+      image_shape: (h, w, c) of the images it sees.
+      mean, std: per-channel normalisation applied to images in [0, 1].
+      kwargs: further fields of the module as sorted (name, value) pairs.
+    """
+
+    name: str
+    way: int
+    image_shape: tuple[int, int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kwargs: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def module(self) -> nn.Module:
+        """The Linen module."""
+        return get_model(self.name, way=self.way, **dict(self.kwargs))
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Random variables ``{"params": ..., "batch_stats": ...}`` of one network."""
+        images = jnp.zeros((1, *self.image_shape))
+        variables = self.module.init(key, images, norm="batch")
+        return {name: variables[name] for name in ("params", "batch_stats")}
+
+    def normalize(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Maps images in [0, 1] to what the network was trained on."""
+        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+    def apply(
+        self,
+        variables: PyTree,
+        images: Float[Array, "n h w c"],
+        *,
+        norm: Norm = "running",
+        features: bool = False,
+    ) -> Float[Array, "n f"]:
+        """Logits [n, way] (or features) of images [n, h, w, c] in [0, 1]."""
+        return self.module.apply(
+            variables, self.normalize(images), norm=norm, features=features
+        )
+
+    def apply_with_moments(
+        self,
+        variables: PyTree,
+        images: Float[Array, "n h w c"],
+        *,
+        norm: Norm = "running",
+    ) -> tuple[Float[Array, "n way"], PyTree]:
+        """Logits, and the mean and variance entering each batch norm.
+
+        The moments have the tree structure of ``variables["batch_stats"]``.
+        """
+        logits, sown = self.module.apply(
+            variables, self.normalize(images), norm=norm, mutable=["moments"]
+        )
+        return logits, sown["moments"]
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-ready description; `architecture(**d)` rebuilds it."""
+        d = dataclasses.asdict(self)
+        return {**{k: v for k, v in d.items() if k != "kwargs"}, **dict(self.kwargs)}
+
+
+def architecture(
+    name: str,
+    *,
+    way: int,
+    image_shape: tuple[int, int, int],
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
+    std: tuple[float, ...] = (0.5, 0.5, 0.5),
+    **kwargs,
+) -> Architecture:
+    """Describes a network and its images.
+
+    Args:
+      name: "conv4" or "resnet10", "resnet18", "resnet34", "resnet50", "resnet101".
+      way: number of classes it separates.
+      image_shape: (h, w, c).
+      mean, std: per-channel normalisation of images in [0, 1].
+      **kwargs: further fields of the module, e.g. ``width=64``.
+
+    Returns:
+      A hashable `Architecture`.
+
+    Raises:
+      ValueError: unknown name, or shapes that do not fit together.
+
+    >>> arch = architecture("conv4", way=5, image_shape=(32, 32, 3))
+    >>> arch.apply(arch.init(jax.random.key(0)), jnp.zeros((2, 32, 32, 3))).shape
+    (2, 5)
+    """
+    image_shape = tuple(int(size) for size in image_shape)
+    mean, std = tuple(map(float, mean)), tuple(map(float, std))
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape={image_shape} must be (height, width, channels)")
+    if not len(mean) == len(std) == image_shape[2]:
+        raise ValueError(
+            f"mean has {len(mean)} and std {len(std)} values but images have "
+            f"{image_shape[2]} channels; give one value a channel"
+        )
+    if min(std) <= 0:
+        raise ValueError(f"std={std} must be positive")
+    if way < 2:
+        raise ValueError(f"way={way} must be at least 2")
+    if min(image_shape[:2]) < 16:
+        raise ValueError(f"image_shape={image_shape}: sides must be at least 16")
+    arch = Architecture(
+        name, int(way), image_shape, mean, std, tuple(sorted(kwargs.items()))
+    )
+    arch.module  # noqa: B018 - an unknown name or field fails here, not under jit
+    return arch

@@ -1,0 +1,51 @@
+"""Networks (Linen, NHWC) and the registry that names them."""
+
+import flax.linen as nn
+
+from free_jax.models.conv4 import Conv4
+from free_jax.models.convolution import conv2d, upsample_conv2d
+from free_jax.models.generator import Generator
+from free_jax.models.normalization import BatchNorm
+from free_jax.models.resnet import ResNet, resnet
+
+__all__ = [
+    "BatchNorm",
+    "Conv4",
+    "Generator",
+    "ResNet",
+    "conv2d",
+    "get_model",
+    "model_names",
+    "upsample_conv2d",
+]
+
+_CLASSIFIERS = {
+    "conv4": Conv4,
+    **{
+        f"resnet{depth}": resnet(depth) for depth in (10, 18, 34, 50, 101)
+    },
+}
+
+
+def model_names() -> tuple[str, ...]:
+    """Names that `get_model` accepts."""
+    return tuple(_CLASSIFIERS)
+
+
+def get_model(name: str, **kwargs) -> nn.Module:
+    """Builds a classifier by name.
+
+    Args:
+      name: one of `model_names()`.
+      **kwargs: fields of the module, e.g. ``way=5``, ``width=64`` for Conv4.
+
+    Returns:
+      A Linen module called as ``module(images, norm="batch" | "running")``.
+
+    Raises:
+      ValueError: the name is unknown.
+    """
+    if name not in _CLASSIFIERS:
+        known = ", ".join(_CLASSIFIERS)
+        raise ValueError(f"unknown model {name!r}; known models: {known}")
+    return _CLASSIFIERS[name](**kwargs)

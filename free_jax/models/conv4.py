@@ -1,0 +1,65 @@
+"""Conv4: four blocks of convolution, batch norm, ReLU and 2x2 max-pooling."""
+
+import flax.linen as nn
+import jax
+
+from free_jax.models.convolution import Conv, Lowering, torch_uniform
+from free_jax.models.normalization import BatchNorm, Norm
+
+
+def max_pool_2x2(x: jax.Array) -> jax.Array:
+    """Halves rows and columns by the maximum; an odd last row or column is dropped."""
+    n, h, w, c = x.shape
+    x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(n, h // 2, 2, w // 2, 2, c)
+    return x.max(axis=(2, 4))
+
+
+class Conv4(nn.Module):
+    """The few-shot literature's four-block network.
+
+    Attributes:
+      way: number of outputs.
+      width: channels of every block; 32 in the released codes, 64 in the papers.
+      global_pool: maximum over the last map before the head, so that the parameters
+        do not depend on the image size ("arbitrary_input" in the released codes).
+      lowering: see `convolution.conv2d`.
+    """
+
+    way: int = 5
+    width: int = 32
+    global_pool: bool = False
+    lowering: Lowering = "auto"
+
+    @nn.compact
+    def __call__(
+        self, images: jax.Array, *, norm: Norm, features: bool = False
+    ) -> jax.Array:
+        """Maps normalised images to logits.
+
+        Args:
+          images: [n, h, w, c], normalised; h and w at least 16.
+          norm: see `BatchNorm`.
+          features: return the flattened last map [n, width * h//16 * w//16] instead.
+
+        Returns:
+          Logits [n, way], or features.
+        """
+        x = images
+        for i in range(4):
+            x = Conv(
+                self.width, use_bias=True, lowering=self.lowering, name=f"conv{i}"
+            )(x)
+            x = BatchNorm(name=f"bn{i}")(x, norm=norm)
+            # ReLU and max commute; pooling first leaves a quarter of the ReLU's work.
+            x = nn.relu(max_pool_2x2(x))
+        x = x.max(axis=(1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
+        head = nn.Dense(
+            self.way,
+            kernel_init=torch_uniform(x.shape[-1]),
+            bias_init=torch_uniform(x.shape[-1]),
+            name="head",
+        )
+        # The head is created even when features are asked, so that initialisation
+        # does not depend on the first call.
+        logits = head(x)
+        return x if features else logits
