@@ -1,12 +1,12 @@
 """Convolution, lowered in one place.
 
-Measured on 2 CPU cores inside `lax.scan` (forward and both gradients, ms): 3->32
-channels at 32x32, 128 images: ``lax.conv`` 371, patches 7, shifted 42; 32->32 at
-16x16: 924, 23, 27; 64->3 at 32x32, 100 images: 603, 132, 110.  Hence "auto" is
-patches + matmul on CPU (shifted matmuls where the output has fewer channels than
-the kernel has taps) and the backend's own convolution elsewhere.  `vmap` over
-kernels turns the matmul forms into batched matmuls and the direct form into a
-grouped convolution.
+Measured on one CPU core inside `lax.scan` (forward and both gradients, ms; "-" not
+measured): 3->32 channels at 32x32, 128 images: direct 371, patches 7, project -;
+32->32 at 16x16, 100 images: direct 924, patches 79, project 156; 64->3 at 32x32, 100
+images: direct 603, patches 767, project 127.  Hence "auto" on CPU is patches + matmul,
+or, where the output has fewer channels than the kernel has taps, project + shift;
+elsewhere it is the backend's own convolution.  `vmap` over kernels turns the matmul
+forms into batched matmuls and the direct form into a grouped convolution.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Lowering = Literal["auto", "direct", "patches", "shifted"]
+Lowering = Literal["auto", "direct", "patches", "project"]
 
 
 def _resolve(lowering: Lowering, out_channels: int, taps: int) -> Lowering:
@@ -26,7 +26,7 @@ def _resolve(lowering: Lowering, out_channels: int, taps: int) -> Lowering:
         return lowering
     if jax.default_backend() != "cpu":
         return "direct"
-    return "shifted" if out_channels < taps else "patches"
+    return "project" if out_channels < taps else "patches"
 
 
 def conv2d(
@@ -45,7 +45,8 @@ def conv2d(
       stride: the same for both axes.
       padding: zeros added (before, after) rows and columns.
       lowering: "direct" (`lax.conv_general_dilated`), "patches" (im2col + one
-        matmul), "shifted" (one matmul a tap), or "auto" by backend.
+        matmul), "project" (one matmul to all taps of all outputs, then shifted sums),
+        or "auto" by backend.
 
     Returns:
       [n, i, j, o], equal for all lowerings up to rounding.
@@ -60,28 +61,32 @@ def conv2d(
             padding,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    n = images.shape[0]
-    padded = jnp.pad(images, ((0, 0), *padding, (0, 0)))
-    rows = (padded.shape[1] - kh) // stride + 1
-    cols = (padded.shape[2] - kw) // stride + 1
-    taps = [
-        padded[
-            :,
-            i : i + (rows - 1) * stride + 1 : stride,
-            j : j + (cols - 1) * stride + 1 : stride,
+    n, h, w, _ = images.shape
+    rows = (h + sum(padding[0]) - kh) // stride + 1
+    cols = (w + sum(padding[1]) - kw) // stride + 1
+
+    def taps(x: jax.Array) -> list[jax.Array]:
+        """What each kernel position sees, [n, rows, cols, channels] each."""
+        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+        last_row, last_col = (rows - 1) * stride + 1, (cols - 1) * stride + 1
+        return [
+            x[:, i : i + last_row : stride, j : j + last_col : stride]
+            for i in range(kh)
+            for j in range(kw)
         ]
-        for i in range(kh)
-        for j in range(kw)
-    ]
-    if lowering == "shifted":
-        flat_kernel = kernel.reshape(kh * kw, c, o)
-        out = sum(
-            tap.reshape(-1, c) @ flat_kernel[i] for i, tap in enumerate(taps)
+
+    if lowering == "project":
+        # Few outputs: shifting [kh * kw * o] channels moves less memory than c.
+        wide = images.reshape(-1, c) @ jnp.moveaxis(kernel, 2, 0).reshape(c, -1)
+        seen = taps(wide.reshape(n, h, w, kh * kw * o))
+        return sum(
+            (x[..., t * o : (t + 1) * o] for t, x in enumerate(seen)),
+            start=jnp.zeros((), wide.dtype),
         )
-    else:
-        patches = taps[0] if len(taps) == 1 else jnp.concatenate(taps, axis=-1)
-        out = patches.reshape(-1, kh * kw * c) @ kernel.reshape(kh * kw * c, o)
-    return jnp.asarray(out).reshape(n, rows, cols, o)
+    seen = taps(images)
+    patches = seen[0] if len(seen) == 1 else jnp.concatenate(seen, axis=-1)
+    out = patches.reshape(-1, kh * kw * c) @ kernel.reshape(kh * kw * c, o)
+    return out.reshape(n, rows, cols, o)
 
 
 def upsample_conv2d(

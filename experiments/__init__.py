@@ -1,0 +1,1 @@
+"""Configs, data, harness and command line of the `free_jax` experiments."""

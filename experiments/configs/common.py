@@ -1,0 +1,213 @@
+"""What all config files share; imports nothing heavy, so that errors come at once."""
+
+import ast
+import difflib
+from typing import Any
+
+import ml_collections
+
+# Variants every config file offers unless it declares its own.
+DEFAULTS = {"smoke": False, "reference": False, "seed": 0}
+
+
+def parse_variant(variant: str = "", **defaults: Any) -> ml_collections.ConfigDict:
+    """Parses what follows the colon in ``--config=file.py:smoke,seed=3``.
+
+    A name alone switches a flag on; ``name=value`` sets a value of the default's type.
+
+    >>> parse_variant("smoke,seed=3").to_dict()
+    {'reference': False, 'seed': 3, 'smoke': True}
+
+    Args:
+      variant: comma-separated names and assignments; may be empty.
+      **defaults: known names with their defaults; `DEFAULTS` if none are given.
+
+    Returns:
+      The values, by attribute or by key.
+
+    Raises:
+      ValueError: a name is unknown or a value has another type.
+    """
+    defaults = defaults or DEFAULTS
+    values = dict(defaults)
+    for item in filter(None, (part.strip() for part in variant.split(","))):
+        name, assigned, text = item.partition("=")
+        if name not in defaults:
+            close = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise ValueError(
+                f"unknown variant {name!r}{hint} Known: {_describe(defaults)}"
+            )
+        values[name] = _convert(name, text if assigned else "True", defaults[name])
+    return ml_collections.ConfigDict(values)
+
+
+def _convert(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if text.islower() else text)
+    except (SyntaxError, ValueError):
+        value = text
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if default is not None and type(value) is not type(default):
+        kind = type(default).__name__
+        raise ValueError(f"variant {name!r} takes a value of type {kind}, not {text!r}")
+    return value
+
+
+def _describe(defaults: dict[str, Any]) -> str:
+    return ", ".join(
+        name if isinstance(value, bool) else f"{name}={value}"
+        for name, value in defaults.items()
+    )
+
+
+def adam(learning_rate: float, b1: float = 0.9) -> dict[str, Any]:
+    """An optimizer section: optax.adam."""
+    return {"name": "adam", "kwargs": {"learning_rate": learning_rate, "b1": b1}}
+
+
+def teacher_recipe(num_teachers: int) -> dict[str, Any]:
+    """How teachers are trained: the released recipe, shortened by cosine decay."""
+    return {
+        "num_teachers": num_teachers,  # 0: no zoo is trained
+        "way": 5,
+        "model": {"name": "conv4", "kwargs": {"width": 32}},
+        "epochs": 15,  # 60 without decay in the released codes
+        "batch_size": 128,
+        "train_fraction": 0.8,  # of each class, in sorted file order
+        "flip": True,
+        "optimizer": adam(0.01),
+        "cosine": True,
+        "clip_norm": 50.0,
+    }
+
+
+def data_config(name: str) -> dict[str, Any]:
+    """Where the images are; `path` is a folder {train,val,test}/<class>/*."""
+    return {"name": name, "path": "", "image_size": 0, "cache_dir": ""}
+
+
+def harness_config() -> dict[str, Any]:
+    """Logging, checkpoints and devices."""
+    return {
+        "host_devices": 1,  # splits the CPU into that many devices
+        "mesh": {"task": 1, "local": "auto"},  # task=-1: all devices
+        "log": {"every_steps": 1, "every_secs": 10.0, "tensorboard": False},
+        "checkpoint": {"every_steps": 0, "every_secs": 60.0},
+    }
+
+
+def free_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
+    """Every key of a FREE run, with the values that measured best on validation.
+
+    `released_code` turns a copy into what the published code does.
+    """
+    return ml_collections.ConfigDict(
+        {
+            "run": "meta_train",
+            "algorithm": "free",
+            "seed": 0,
+            "way": 5,
+            "num_steps": 100,
+            "data": data_config(data),
+            # path: folder of .pth or .safetensors teachers, or a converted zoo;
+            # several, separated by commas, make a heterogeneous zoo.
+            "zoo": {"path": "", "num_teachers": 0, "pretrain": teacher_recipe(0)},
+            "student": {"name": "conv4", "kwargs": {"width": 32}},
+            "generator": {"width": 64, "latent_dim": 256, "conditional": True},
+            "inversion": {
+                "teachers_per_step": 4,
+                "num_steps": 5,
+                "images_per_class": 20,
+                "warmup_steps": 20,
+                "generator_optimizer": adam(1e-3, b1=0.5),
+                "latent_optimizer": adam(1e-3, b1=0.5),
+                "outer_optimizer": adam(1e-3, b1=0.5),
+                "outer_state": "persistent",
+                "meta_gradient": "last",
+                "keep": "last",
+                "objective": {
+                    "cross_entropy": 1.0,
+                    "moments": 1.0,
+                    "adversarial": 1.0,
+                    "total_variation": 0.0,
+                    "agreement": "kl",
+                    "student_gradient": True,
+                    "crop_padding": 4,
+                    "augment_per_image": True,
+                },
+            },
+            "memory": {"per_class": 400, "store": "all"},
+            "align": {
+                "distill": "kl",
+                "hard_label_weight": 0.0,
+                "scale": 67.0,
+                "optimizer": adam(1e-3),
+            },
+            "learner": {
+                "kind": "maml",  # maml, anil or protonet
+                "first_order": False,
+                "inner_lr": 0.01,
+                "train_steps": 5,
+                "test_steps": 10,
+                "test_lr": 0.0,  # 0: inner_lr
+            },
+            "optimizer": adam(1e-3),
+            "replay": {
+                "shots": 1,
+                "queries": 15,
+                "episodes_per_update": 10,
+                "patience": 10,
+                "max_updates": 20,
+            },
+            "eval": {
+                "shots": (1,),
+                "queries": 15,
+                "episodes": 600,
+                "every_steps": 20,
+                "val_episodes": 100,
+                "select": "last",  # or pseudo, val; never test
+                "protocol": "transductive",  # the one that selection looks at
+                "yardsticks": ("random", "average", "teacher", "panel"),
+                "temperature": 4.0,  # of the panel's softmax
+            },
+            **harness_config(),
+        }
+    )
+
+
+def released_code(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """FREE's released code where it is well defined (spec section 11.4)."""
+    config.seed = 42
+    config.generator.conditional = False
+    config.inversion.outer_state = "fresh"
+    config.inversion.objective.moments = 0.0
+    config.inversion.objective.agreement = "prob_dot"
+    config.inversion.objective.student_gradient = False
+    config.inversion.objective.augment_per_image = False
+    config.memory.store = "last"
+    config.align.distill = "prob_dot"
+    return config
+
+
+def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """A minute on two cores: procedural images, three small teachers, a few steps."""
+    config.data.name = "procedural"
+    config.zoo.pretrain.num_teachers = 3
+    config.zoo.pretrain.epochs = 2
+    config.zoo.pretrain.model.kwargs.width = 8
+    config.student.kwargs.width = 8
+    config.generator.width = 8
+    config.num_steps = 4
+    config.inversion.warmup_steps = 2
+    config.inversion.teachers_per_step = 2
+    config.memory.per_class = 40
+    config.replay.max_updates = 2
+    config.replay.episodes_per_update = 2
+    config.eval.episodes = 20
+    config.eval.val_episodes = 10
+    config.eval.every_steps = 2
+    return config

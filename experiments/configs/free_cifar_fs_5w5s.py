@@ -1,0 +1,26 @@
+"""FREE on CIFAR-FS, 5-way 5-shot, from a folder of PyTorch Conv4 teachers.
+
+    python experiments/run.py --config=experiments/configs/free_cifar_fs_5w5s.py \
+        --workdir=runs/free_5s --config.data.path=DIR/cifar_fs --config.zoo.path=DIR
+
+Variants: ``:reference`` the released code's behaviour, ``:smoke`` a minute on
+procedural images with a small zoo of its own, ``:seed=N``.
+
+Reference: Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024.
+"""
+
+from experiments.configs import common
+
+
+def get_config(variant: str = ""):
+    """Returns the config of a variant."""
+    chosen = common.parse_variant(variant)
+    config = common.free_config("cifar_fs")
+    if chosen.reference:
+        config = common.released_code(config)
+    config.replay.shots = 5
+    config.eval.shots = (5,)
+    if chosen.smoke:
+        config = common.smoke(config)
+    config.seed = chosen.seed or config.seed
+    return config

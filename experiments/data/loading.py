@@ -1,0 +1,54 @@
+"""One entry point for every data set: `load_split`."""
+
+from experiments.data import folder
+from experiments.data import procedural
+from experiments.data.base import SPLITS
+from experiments.data.base import DataError
+from experiments.data.base import Split
+from experiments.data.presets import preset
+
+
+def load_split(
+    name: str,
+    split: str,
+    *,
+    path: str | None = None,
+    image_size: int | None = None,
+    cache_dir: str | None = None,
+) -> Split:
+    """Loads one split of a data set into host memory.
+
+    A folder is decoded once and kept as raw records in the cache; later loads read
+    those. Only the requested split is prepared.
+
+    Args:
+      name: a name `preset` knows.
+      split: "train", "val" or "test".
+      path: folder holding `{train,val,test}/<class>/*`; none for "procedural".
+      image_size: height and width of the returned images; default from the preset.
+      cache_dir: folder for prepared records; default `$FREE_JAX_CACHE`, or
+        `~/.cache/free_jax`. Not used by "procedural".
+
+    Returns:
+      The split, images uint8 [C, M, h, w, 3].
+
+    Raises:
+      DataError: unknown name or split, or a problem with the folder.
+
+    >>> load_split("procedural", "test", image_size=8).images.shape
+    (8, 120, 8, 8, 3)
+    """
+    known = preset(name)
+    if split not in SPLITS:
+        raise DataError(f"unknown split {split!r}; known: {', '.join(SPLITS)}")
+    size = known.image_size if image_size is None else image_size
+    if size < 1:
+        raise DataError(f"image_size={size} must be at least 1")
+    if name != "procedural":
+        return folder.load(name, split, path, image_size=size, cache_dir=cache_dir)
+    if path:
+        raise DataError(
+            f"data set 'procedural' is generated and takes no path (got {path!r}); "
+            "remove it, or name the data set of that folder, such as 'image_folder'"
+        )
+    return procedural.make_split(split, image_size=size)

@@ -1,0 +1,81 @@
+"""Plain JSON from configs and scalars, in files that are never seen half-written."""
+
+import hashlib
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+
+def to_plain(value: Any) -> Any:
+    """Turns configs, tuples, NumPy and JAX scalars into plain JSON values.
+
+    Non-finite numbers become the strings "nan", "inf" and "-inf": JSON has no such
+    numbers, and a reader should meet them rather than a gap.
+    """
+    if hasattr(value, "to_dict"):  # ml_collections.ConfigDict, without importing it
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        items = sorted(value) if isinstance(value, (set, frozenset)) else value
+        return [to_plain(item) for item in items]
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "dtype") and hasattr(value, "shape"):
+        return to_plain(np.asarray(value).tolist())
+    return str(value)
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Flattens nested dicts to ``{"a.b": leaf}``; lists are leaves.
+
+    >>> flatten({"a": {"b": 1}, "c": (2, 3)})
+    {'a.b': 1, 'c': [2, 3]}
+    """
+    value = to_plain(value)
+    if not isinstance(value, dict) or (prefix and not value):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def config_hash(config: Any) -> str:
+    """Returns 12 hex digits that name a config, whatever the order of its keys."""
+    text = json.dumps(to_plain(config), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def write_text(path: epath.PathLike, text: str) -> None:
+    """Writes a file whole or not at all: a reader sees the old text or the new."""
+    if "://" in os.fspath(path):  # object stores replace whole objects already
+        epath.Path(path).write_text(text)
+        return
+    folder, name = os.path.split(os.path.abspath(path))
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: epath.PathLike, value: Any) -> None:
+    """Writes indented JSON atomically."""
+    write_text(path, json.dumps(to_plain(value), indent=2) + "\n")

@@ -1,0 +1,128 @@
+"""Contact sheets of images and plots of curves."""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from etils import epath
+from PIL import Image, ImageDraw, ImageFont
+
+SEPARATOR = 2  # pixels between cells
+GREY = 96
+
+
+def save_grid(
+    path: epath.PathLike,
+    images: np.ndarray,
+    *,
+    rows: int,
+    labels: Sequence[str] | None = None,
+    scale: int = 2,
+) -> None:
+    """Saves images as one PNG sheet, row by row.
+
+    Args:
+      path: the PNG file; its folder is made if missing.
+      images: [rows * columns, h, w, 3], uint8, or floating in [0, 1].
+      rows: number of rows.
+      labels: one caption per row, written to its left.
+      scale: whole-number magnification, by repetition of pixels.
+    """
+    images = np.asarray(images)
+    if images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(f"images must be [n, h, w, 3], not {list(images.shape)}")
+    if rows < 1 or not len(images) or len(images) % rows:
+        raise ValueError(f"{len(images)} images do not fill {rows} rows")
+    if labels is not None and len(labels) != rows:
+        raise ValueError(f"{len(labels)} labels for {rows} rows")
+    if images.dtype != np.uint8:
+        images = np.nan_to_num(images.astype(np.float32), nan=0.0)
+        images = np.round(images.clip(0, 1) * 255).astype(np.uint8)
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    count, height, width, _ = images.shape
+    columns = count // rows
+
+    font = ImageFont.load_default(size=min(max(height // 3, 9), 14))
+    margin = 0
+    if labels is not None:
+        margin = max(int(font.getlength(text)) for text in labels) + 2 * 4
+    step_y, step_x = height + SEPARATOR, width + SEPARATOR
+    sheet = np.full(
+        (rows * step_y + SEPARATOR, margin + columns * step_x + SEPARATOR, 3),
+        GREY,
+        np.uint8,
+    )
+    sheet[:, :margin] = 255
+    for index, image in enumerate(images):
+        y = index // columns * step_y + SEPARATOR
+        x = index % columns * step_x + SEPARATOR + margin
+        sheet[y : y + height, x : x + width] = image
+    picture = Image.fromarray(sheet)
+    draw = ImageDraw.Draw(picture)
+    for row, text in enumerate(labels or ()):
+        middle = row * step_y + SEPARATOR + height // 2
+        draw.text((4, middle), text, fill=(0, 0, 0), font=font, anchor="lm")
+    with _writable(path).open("wb") as file:
+        picture.save(file, format="PNG")
+
+
+def save_curves(
+    path: epath.PathLike,
+    series: Mapping[str, Sequence[tuple[float, ...]]],
+    *,
+    xlabel: str = "step",
+    ylabel: str = "",
+    title: str = "",
+) -> bool:
+    """Plots curves into one PNG.
+
+    Args:
+      path: the PNG file; its folder is made if missing.
+      series: by name, points ``(x, y)``, or ``(x, y, half_width)`` where `half_width`
+        is that of an interval drawn as a band.
+      xlabel: label of the x axis.
+      ylabel: label of the y axis.
+      title: heading.
+
+    Returns:
+      Whether the plot was made; without matplotlib it is skipped, with one line.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(
+            f"note: {os.fspath(path)} was not drawn; pip install matplotlib",
+            file=sys.stderr,
+        )
+        return False
+    # The object interface, not pyplot: no global state, no display.
+    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for name, points in series.items():
+        table = np.asarray(points, np.float64)
+        if not table.size:
+            continue
+        marker = "o" if len(table) <= 30 else None
+        (drawn,) = axes.plot(
+            table[:, 0], table[:, 1], label=name, marker=marker, markersize=3, lw=1.5
+        )
+        if table.shape[1] > 2:
+            low, high = table[:, 1] - table[:, 2], table[:, 1] + table[:, 2]
+            color = drawn.get_color()
+            axes.fill_between(table[:, 0], low, high, alpha=0.2, color=color, lw=0)
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    axes.grid(alpha=0.3)
+    if axes.lines:
+        axes.legend(frameon=False)
+    with _writable(path).open("wb") as file:
+        figure.savefig(file, format="png")
+    return True
+
+
+def _writable(path: epath.PathLike) -> epath.Path:
+    target = epath.Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target

@@ -1,0 +1,166 @@
+"""Trains a zoo of teachers on random groups of classes, vectorised and resumable."""
+
+import pathlib
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from experiments import build, checkpointing, data, logging_utils
+from experiments.optimizers import optimizer
+from free_jax import memory, pretraining
+from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
+from free_jax.types import Teachers
+
+
+def main(config: Any, workdir: str) -> dict[str, Any]:
+    """Trains ``config.zoo.num_teachers`` teachers and writes ``<workdir>/zoo``.
+
+    Args:
+      config: see `experiments/configs/pretrain_cifar_fs_conv4.py`.
+      workdir: run directory; the same call continues a stopped run.
+
+    Returns:
+      The contents of ``result.json``, or ``{"stopped_at": step}``.
+    """
+    may_change = ("log", "checkpoint")
+    with (
+        checkpointing.claim_workdir(workdir, config, may_change=may_change),
+        checkpointing.StopRequest() as stop,
+    ):
+        zoo, stopped = train_zoo(config, config.pretrain, workdir, stop)
+        if zoo is None:
+            return {"stopped_at": stopped}
+        rows = [
+            {
+                "teacher": i,
+                "classes": " ".join(zoo.class_names[c] for c in ids),
+                "held-out %": float(100 * accuracy),
+            }
+            for i, (ids, accuracy) in enumerate(
+                zip(
+                    np.asarray(zoo.groups[0].teachers.class_ids),
+                    zoo.groups[0].accuracy,
+                    strict=True,
+                )
+            )
+        ]
+        logging_utils.print_table(
+            rows, ["teacher", "classes", "held-out %"], title="teachers"
+        )
+        mean = float(zoo.groups[0].accuracy.mean())
+        print(f"mean held-out accuracy {100 * mean:.1f} %; zoo in {workdir}/zoo")
+        result = {"held_out_accuracy": mean, "teachers": rows}
+        return logging_utils.write_result(workdir, result, config)
+
+
+def train_zoo(
+    config: Any, recipe: Any, workdir: str, stop: checkpointing.StopRequest
+) -> tuple[zoo_lib.Zoo | None, int]:
+    """Trains the zoo, or loads it if ``<workdir>/zoo`` is already there.
+
+    Args:
+      config: gives ``data``, ``seed``, ``log``, ``checkpoint`` and ``mesh``.
+      recipe: the section with the teachers: ``num_teachers, way, model, epochs,
+        batch_size, optimizer, train_fraction, flip``.
+      workdir: run directory.
+      stop: polled after every epoch.
+
+    Returns:
+      The zoo, or None when stopped; and the number of finished epochs.
+    """
+    target = pathlib.Path(workdir) / "zoo"
+    if (target / "zoo.json").exists():
+        return zoo_lib.load_zoo(target), recipe.epochs
+    split = build.load_split(config, "train")
+    preset = build.preset(config)
+    per_class = int(recipe.train_fraction * split.counts.min())
+    if recipe.way > len(split.class_names):
+        raise InputError(
+            f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
+            f"classes of {config.data.name}"
+        )
+    arch = build.classifier(recipe.model, recipe.way, preset)
+    if recipe.batch_size > per_class * recipe.way:
+        raise InputError(
+            f"pretrain.batch_size={recipe.batch_size} exceeds the "
+            f"{per_class * recipe.way} training images of a teacher; lower it"
+        )
+    steps = recipe.epochs * (per_class * recipe.way // recipe.batch_size)
+    tx = optimizer(recipe.optimizer)
+    if recipe.cosine:
+        tx = optax.chain(tx, optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, steps)))
+    if recipe.clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), tx)
+    init, epoch, evaluate = pretraining.teacher_trainer(
+        arch,
+        tx,
+        images_per_class=per_class,
+        batch_size=recipe.batch_size,
+        flip=recipe.flip,
+    )
+    place, map_tasks = build.placement(config)
+    rng = np.random.default_rng(config.seed)
+    class_ids = np.stack(
+        [
+            rng.permutation(len(split.class_names))[: recipe.way]
+            for _ in range(recipe.num_teachers)
+        ]
+    ).astype(np.int32)
+    bank = place(memory.from_arrays(split.images, split.counts))
+    root = jax.random.key(config.seed)
+    init_keys = jax.random.split(jax.random.fold_in(root, 0), recipe.num_teachers)
+    state = place(jax.jit(jax.vmap(init))(init_keys))
+    run_epoch = jax.jit(map_tasks(epoch), donate_argnums=())
+    checkpoints = checkpointing.Checkpoints(
+        pathlib.Path(workdir) / "pretraining",
+        save_every_secs=config.checkpoint.every_secs,
+    )
+    restored = checkpoints.restore_latest(state)
+    done = 0
+    if restored is not None:
+        state, done, _ = restored
+        state = place(state)
+        print(f"teachers: resuming after epoch {done}/{recipe.epochs}", flush=True)
+    progress = logging_utils.Progress(
+        recipe.epochs, done, every_secs=config.log.every_secs
+    )
+    start = time.monotonic()
+    for number in range(done, recipe.epochs):
+        keys = jax.random.split(
+            jax.random.fold_in(root, 1 + number), recipe.num_teachers
+        )
+        state, info = run_epoch(bank, (keys, class_ids, state))
+        scalars = {
+            "teacher loss": np.asarray(info.loss).mean(),
+            "train acc": np.asarray(info.accuracy).mean(),
+        }
+        logging_utils.check_finite(number + 1, scalars)
+        progress.update(number + 1, scalars, force=number + 1 == recipe.epochs)
+        stopping = stop.reached(number + 1) and number + 1 < recipe.epochs
+        checkpoints.save(number + 1, state, {}, force=stopping)
+        if stopping:
+            checkpoints.close()
+            return None, number + 1
+    accuracy = jax.jit(map_tasks(evaluate))(bank, (class_ids, state.variables))
+    group = zoo_lib.ZooGroup(
+        arch,
+        Teachers(state.variables, jax.numpy.asarray(class_ids)),
+        np.asarray(accuracy),
+        config.data.name,
+    )
+    zoo = zoo_lib.Zoo((group,), split.class_names)
+    zoo_lib.save_zoo(zoo, target)
+    checkpoints.close()
+    print(
+        f"trained {recipe.num_teachers} {arch.name} teachers in "
+        f"{logging_utils.format_duration(time.monotonic() - start)}, "
+        f"held-out accuracy {100 * float(np.mean(accuracy)):.1f} %",
+        flush=True,
+    )
+    return zoo, recipe.epochs
+
+

@@ -1,0 +1,114 @@
+"""Runs one experiment: python experiments/run.py --config=FILE.py[:VARIANT] [...].
+
+--workdir=DIR            where to write; the same command continues a stopped run
+--config.KEY=VALUE       overrides one key of the config
+--distributed=auto|on|off
+--compilation_cache=DIR|off
+"""
+
+import importlib
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+if str(REPOSITORY) not in sys.path:
+    sys.path.insert(0, str(REPOSITORY))
+
+import jax  # noqa: E402
+
+from experiments import command_line, logging_utils  # noqa: E402
+from free_jax.errors import InputError  # noqa: E402
+
+# Values of config.run; each module has main(config, workdir) -> dict.
+RUNS = {"meta_train": "experiments.train", "pretrain": "experiments.pretrain_zoo"}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs a command line and returns the exit status."""
+    if {"-h", "--help"} & set(argv[1:]):
+        print(__doc__)
+        return 0
+    try:
+        command = command_line.parse(argv)
+        set_host_devices(command.config.get("host_devices", 1))
+        set_compilation_cache(command.compilation_cache)
+        run = find_run(command.config)
+        start_distributed(command.distributed)
+        if jax.process_index() == 0:
+            print(describe(), flush=True)
+        outcome = run(command.config, command.workdir)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except logging_utils.RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; the same command continues", file=sys.stderr)
+        return 130
+    step = (outcome or {}).get("stopped_at")
+    if step is not None and jax.process_index() == 0:
+        print(f"stopped at step {step}; resume with the same command", flush=True)
+    return 0
+
+
+def find_run(config: Any) -> Callable[[Any, str], dict[str, Any]]:
+    """Imports the main function that ``config.run`` names."""
+    name = config.get("run")
+    if name not in RUNS:
+        raise InputError(f"config.run={name!r}: choose one of {', '.join(RUNS)}")
+    return importlib.import_module(RUNS[name]).main
+
+
+def set_host_devices(count: int) -> None:
+    """Splits the CPU into devices; only works before JAX starts a backend."""
+    option = "--xla_force_host_platform_device_count"
+    present = os.environ.get("XLA_FLAGS", "")
+    if count > 1 and option not in present:
+        os.environ["XLA_FLAGS"] = f"{present} {option}={count}".strip()
+
+
+def set_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs between runs, unless `folder` is "off"."""
+    if folder == "off":
+        return
+    home = os.environ.get("FREE_JAX_CACHE", "~/.cache/free_jax")
+    folder = folder or os.path.join(home, "xla")
+    jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
+
+
+def start_distributed(mode: str) -> None:
+    """Joins the other hosts; "auto" stays alone where there are none."""
+    if mode == "off":
+        return
+    try:
+        jax.distributed.initialize()
+    except ValueError as error:
+        if "coordinator_address" not in str(error):
+            raise
+        if mode == "on":
+            raise InputError(f"--distributed=on: no cluster found ({error})") from None
+
+
+def describe() -> str:
+    """One line per fact that a reader of the log needs: versions, code, devices."""
+    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
+    try:
+        code = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        code = ""
+    packages = ", ".join(f"{k} {v}" for k, v in logging_utils.versions().items())
+    devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
+    return (
+        f"free_jax {code.strip() or 'unknown'}; {packages}\n"
+        f"process {jax.process_index()}/{jax.process_count()}; "
+        f"{jax.device_count()} {jax.default_backend()} device(s): {devices}"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

@@ -1,0 +1,306 @@
+"""FREE: recover tasks with FIVE, learn from them with BELL and replay.
+
+One step: draw teachers, invert each with the meta-generator, move the generator; then,
+after a warm-up, store the recovered tasks, align the meta-model with the teachers one
+after the other, and train it on episodes replayed from memory.
+
+Reference:
+  Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024, and its
+  released code; every difference between the two and our default is a keyword here
+  or in `inversion.Objective`, listed in BUILD_NOTES.md.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from free_jax import alignment, augment, memory, objectives, parallel, zoo
+from free_jax.algorithms.base import Algorithm
+from free_jax.architecture import Architecture
+from free_jax.episodes import balanced_labels
+from free_jax.inversion import InversionInfo, MetaGenerator
+from free_jax.metalearning import MetaLearner, batch_apply
+from free_jax.types import ImageBank, PyTree, Recovered, Teachers
+
+
+class FreeState(NamedTuple):
+    """Everything that training carries.
+
+    Attributes:
+      step: [] int32 steps made.
+      generator: parameters of the shared generator.
+      generator_opt: state of its outer optimiser.
+      params: parameters of the meta-model.
+      opt: state of its optimiser, shared by alignment and replay.
+      memory: recovered images by absolute class id.
+    """
+
+    step: jax.Array
+    generator: PyTree
+    generator_opt: PyTree
+    params: PyTree
+    opt: PyTree
+    memory: ImageBank
+
+
+class FreeInfo(NamedTuple):
+    """Scalars of one step; the learner's are 0 during warm-up.
+
+    Attributes:
+      inversion_loss: at the last inner step, mean over teachers.
+      inversion_ce: its cross-entropy part.
+      teacher_accuracy: share of recovered images with the wanted label, in [0, 1].
+      distill_loss: mean over the step's teachers.
+      replay_loss, replay_accuracy: means over replayed episodes.
+      replay_updates: optimiser steps made on replayed episodes.
+      is_finite: whether losses and parameters are finite.
+    """
+
+    inversion_loss: jax.Array
+    inversion_ce: jax.Array
+    teacher_accuracy: jax.Array
+    distill_loss: jax.Array
+    replay_loss: jax.Array
+    replay_accuracy: jax.Array
+    replay_updates: jax.Array
+    is_finite: jax.Array
+
+
+def free(
+    meta_generators: tuple[MetaGenerator, ...],
+    architectures: tuple[Architecture, ...],
+    learner: MetaLearner,
+    student: Architecture,
+    replay: Callable,
+    *,
+    generator_optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
+    align_optimizer: optax.GradientTransformation,
+    teachers_per_step: tuple[int, ...],
+    num_classes: int,
+    images_per_class: int = 20,
+    memory_per_class: int = 400,
+    warmup_steps: int = 20,
+    distill: objectives.Distill = "kl",
+    hard_label_weight: float = 0.0,
+    align_scale: float = 67.0,
+    augment_per_image: bool = True,
+    store: Literal["all", "last"] = "all",
+    generator_optimizer_state: Literal["persistent", "fresh"] = "persistent",
+    map_tasks: Callable = parallel.map_tasks,
+) -> Algorithm:
+    """Composes the meta-generator and the meta-learner.
+
+    Args:
+      meta_generators: one an architecture group; they share one generator.
+      architectures: of the zoo's groups, in its order.
+      learner: trained on replayed episodes; gives the initialisation.
+      student: the meta-model's architecture.
+      replay: from `replay.replay`.
+      generator_optimizer: outer optimiser of the generator, fed the SUM of the
+        teachers' gradients.
+      optimizer: of the meta-model, shared by alignment and replay.
+      align_optimizer: inner optimiser of the alignment, fresh in each step.
+      teachers_per_step: how many teachers each group contributes to a step.
+      num_classes: absolute class ids in the zoo.
+      images_per_class: recovered per teacher.
+      memory_per_class: capacity of the memory.
+      warmup_steps: first steps that train the generator only.
+      distill: "kl" or "prob_dot" (released code).
+      hard_label_weight: weight of the cross-entropy on the wanted labels beside the
+        distillation (0 in FREE, 1 in TGR).
+      align_scale: factor of the pseudo-gradient; under Adam it only sets the weight
+        of alignment against replay in the moments.
+      augment_per_image: one crop and flip an image or one for all (released code).
+      store: remember the images of "all" the step's teachers, or of the "last" one,
+        which is what the released code's placement of its call does.
+      generator_optimizer_state: "fresh" re-creates the outer optimiser each step
+        (released code), which makes Adam a sign step.
+      map_tasks: see `parallel.map_tasks`.
+
+    Returns:
+      An `Algorithm` whose data is the zoo's tuple of teacher stacks.
+
+    Raises:
+      ValueError: arguments that contradict each other.
+    """
+    groups = len(architectures)
+    if not len(meta_generators) == len(teachers_per_step) == groups:
+        raise ValueError(
+            f"the zoo has {groups} groups but there are {len(meta_generators)} "
+            f"generators and teachers_per_step={teachers_per_step}; give one a group"
+        )
+    if min(teachers_per_step) < 0 or sum(teachers_per_step) < 1:
+        raise ValueError(
+            f"teachers_per_step={teachers_per_step} must not be negative and must "
+            "add up to at least 1"
+        )
+    for arch in architectures:
+        if arch.way != student.way:
+            raise ValueError(
+                f"teachers of {arch.name} are {arch.way}-way but the meta-model is "
+                f"{student.way}-way; FREE distils outputs one to one"
+            )
+    if store not in ("all", "last"):
+        raise ValueError(f"store={store!r} must be 'all' or 'last'")
+    if generator_optimizer_state not in ("persistent", "fresh"):
+        raise ValueError(
+            f"generator_optimizer_state={generator_optimizer_state!r} must be "
+            "'persistent' or 'fresh'"
+        )
+    if images_per_class > memory_per_class:
+        raise ValueError(
+            f"images_per_class={images_per_class} exceeds memory_per_class="
+            f"{memory_per_class}"
+        )
+    distill_loss = objectives.distillation(distill)
+    labels = balanced_labels(student.way, images_per_class)
+    used = [i for i in range(groups) if teachers_per_step[i]]
+
+    def align_loss(params: PyTree, task: tuple[jax.Array, jax.Array]) -> jax.Array:
+        images, teacher_logits = task
+        logits = batch_apply(student, params, images)
+        loss = distill_loss(logits, teacher_logits)
+        if hard_label_weight:
+            loss += hard_label_weight * objectives.cross_entropy(logits, labels)
+        return loss
+
+    sequential = alignment.sequential_update(align_loss, align_optimizer)
+
+    def init(key: Key[Array, ""]) -> FreeState:
+        key_generator, key_params = jax.random.split(key)
+        generator = meta_generators[0].init(key_generator)
+        params = learner.init(key_params)
+        return FreeState(
+            step=jnp.int32(0),
+            generator=generator,
+            generator_opt=generator_optimizer.init(generator),
+            params=params,
+            opt=optimizer.init(params),
+            memory=memory.init(num_classes, memory_per_class, student.image_shape),
+        )
+
+    def recover(
+        key: jax.Array, state: FreeState, group: int, teachers: Teachers
+    ) -> tuple[Recovered, InversionInfo, PyTree]:
+        """Inverts the group's drawn teachers; results [T, ...]."""
+
+        def one(shared, task):
+            generator, params, adversarial = shared
+            task_key, teacher = task
+            return meta_generators[group].invert(
+                task_key, generator, teacher, labels, params, adversarial
+            )
+
+        # The student knows nothing during warm-up; disagreeing with it would be noise.
+        adversarial = (state.step >= warmup_steps).astype(jnp.float32)
+        keys = jax.random.split(key, teachers_per_step[group])
+        shared = (state.generator, state.params, adversarial)
+        return map_tasks(one)(shared, (keys, teachers))
+
+    def update_generator(state: FreeState, grads: list[PyTree]) -> FreeState:
+        total = jax.tree.map(lambda *g: sum(x.sum(0) for x in g), *grads)
+        opt_state = state.generator_opt
+        if generator_optimizer_state == "fresh":
+            opt_state = generator_optimizer.init(state.generator)
+        updates, opt_state = generator_optimizer.update(
+            total, opt_state, state.generator
+        )
+        generator = optax.apply_updates(state.generator, updates)
+        return state._replace(generator=generator, generator_opt=opt_state)
+
+    def remember(state: FreeState, recovered: list[Recovered]) -> FreeState:
+        bank = state.memory
+        kept = recovered if store == "all" else recovered[-1:]
+        for stack in kept:
+            stack = stack if store == "all" else jax.tree.map(lambda x: x[-1:], stack)
+            fitted = jax.vmap(lambda x: augment.fit_to(x, student.image_shape))
+            bank = memory.add_many(bank, stack._replace(images=fitted(stack.images)))
+        return state._replace(memory=bank)
+
+    def teach(key: jax.Array, recovered: Recovered, group: int, teachers: Teachers):
+        """Alignment tasks of one group: (student views, teacher logits), [T, N, ...]."""
+        arch = architectures[group]
+
+        def one(shared, task):
+            del shared
+            task_key, images, variables = task
+            views = augment.crop_flip(task_key, images, per_image=augment_per_image)
+            logits = arch.apply(variables, augment.fit_to(views, arch.image_shape))
+            return augment.fit_to(views, student.image_shape), logits
+
+        keys = jnp.broadcast_to(key, (teachers_per_step[group],))
+        if augment_per_image:
+            keys = jax.random.split(key, teachers_per_step[group])
+        return map_tasks(one)((), (keys, recovered.images, teachers.variables))
+
+    def learn(key: jax.Array, state: FreeState, recovered, chosen):
+        key_views, key_order, key_replay = jax.random.split(key, 3)
+        state = remember(state, recovered)
+        tasks = [
+            teach(key_views, found, group, teachers)
+            for found, group, teachers in zip(recovered, used, chosen, strict=True)
+        ]
+        tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
+        direction, losses = sequential(
+            state.params, alignment.shuffled(key_order, tasks)
+        )
+        direction = jax.tree.map(lambda d: align_scale * d, direction)
+        updates, opt = optimizer.update(direction, state.opt, state.params)
+        params = optax.apply_updates(state.params, updates)
+        params, opt, info = replay(key_replay, params, opt, state.memory)
+        learned = (losses.mean(), info.loss, info.accuracy, info.num_updates)
+        return state._replace(params=params, opt=opt), learned
+
+    def idle(key: jax.Array, state: FreeState, recovered, chosen):
+        del key, recovered, chosen
+        zero = jnp.zeros(())
+        return state, (zero, zero, zero, jnp.int32(0))
+
+    def step(
+        key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
+    ) -> tuple[FreeState, FreeInfo]:
+        key_draw, key_invert, key_learn = jax.random.split(key, 3)
+        chosen, results = [], []
+        for group in used:
+            pool = data[group].class_ids.shape[0]
+            draw = jax.random.randint(
+                jax.random.fold_in(key_draw, group),
+                (teachers_per_step[group],),
+                0,
+                pool,
+            )
+            chosen.append(zoo.take(data[group], draw))
+            group_key = jax.random.fold_in(key_invert, group)
+            results.append(recover(group_key, state, group, chosen[-1]))
+        recovered = [found for found, _, _ in results]
+        infos = [info for _, info, _ in results]
+        warm = state.step >= warmup_steps
+        state = update_generator(state, [grads for _, _, grads in results])
+        state, learned = jax.lax.cond(
+            warm, learn, idle, key_learn, state, recovered, chosen
+        )
+        distilled, replay_loss, replay_accuracy, replay_updates = learned
+
+        def mean(pick: Callable[[InversionInfo], jax.Array]) -> jax.Array:
+            return jnp.concatenate([pick(info) for info in infos]).mean()
+
+        leaves = jax.tree.leaves((state.generator, state.params))
+        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+        info = FreeInfo(
+            inversion_loss=mean(lambda i: i.loss[:, -1]),
+            inversion_ce=mean(lambda i: i.cross_entropy[:, -1]),
+            teacher_accuracy=mean(lambda i: i.teacher_accuracy),
+            distill_loss=distilled,
+            replay_loss=replay_loss,
+            replay_accuracy=replay_accuracy,
+            replay_updates=replay_updates,
+            is_finite=finite & jnp.stack([i.is_finite.all() for i in infos]).all(),
+        )
+        return state._replace(step=state.step + 1), info
+
+    return Algorithm(init=init, step=step, params=lambda state: state.params)

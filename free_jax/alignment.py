@@ -1,0 +1,51 @@
+"""BELL: distil several teachers one after the other, then step towards the result.
+
+The difference between the start and the end of a short sequence of gradient steps on
+different teachers contains, to first order in the step size, the inner products of
+the teachers' gradients; following it aligns them (FREE, CVPR 2024; the expansion is
+Reptile's, Nichol et al. 2018).
+"""
+
+from collections.abc import Callable
+
+import jax
+import optax
+from jaxtyping import Array, Key
+
+from free_jax.types import PyTree
+
+
+def sequential_update(
+    loss_fn: Callable[[PyTree, PyTree], jax.Array],
+    optimizer: optax.GradientTransformation,
+) -> Callable[[PyTree, PyTree], tuple[PyTree, jax.Array]]:
+    """One optimiser step per task, in order, from shared parameters.
+
+    Args:
+      loss_fn: ``(params, task) -> scalar``.
+      optimizer: the inner optimiser; its state starts fresh at each call.
+
+    Returns:
+      ``(params, tasks with a leading axis T) -> (params - fast, losses [T])``.  The
+      difference is a pseudo-gradient: an optimiser that subtracts it moves towards
+      the adapted parameters.
+    """
+
+    def update(params: PyTree, tasks: PyTree) -> tuple[PyTree, jax.Array]:
+        def step(carry, task):
+            fast, opt_state = carry
+            loss, grads = jax.value_and_grad(loss_fn)(fast, task)
+            updates, opt_state = optimizer.update(grads, opt_state, fast)
+            return (optax.apply_updates(fast, updates), opt_state), loss
+
+        (fast, _), losses = jax.lax.scan(step, (params, optimizer.init(params)), tasks)
+        return jax.tree.map(lambda p, f: p - f, params, fast), losses
+
+    return update
+
+
+def shuffled(key: Key[Array, ""], tasks: PyTree) -> PyTree:
+    """The tasks in random order, so that no teacher is always the last word."""
+    num_tasks = jax.tree.leaves(tasks)[0].shape[0]
+    order = jax.random.permutation(key, num_tasks)
+    return jax.tree.map(lambda x: x[order], tasks)

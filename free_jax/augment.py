@@ -1,0 +1,55 @@
+"""Random crops and flips on the device, differentiable in the images."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+
+def crop_flip(
+    key: Key[Array, ""],
+    images: Float[Array, "n h w c"],
+    *,
+    padding: int = 4,
+    per_image: bool = True,
+) -> Float[Array, "n h w c"]:
+    """Pads with black, crops back to the same size and mirrors half of the time.
+
+    Written as two products with selection matrices, because the gradient of a
+    gather is a scatter, which is slow on every backend; a row index outside the
+    image selects nothing, which is the black border.
+
+    Args:
+      key: consumed once.
+      images: [n, h, w, c] in [0, 1].
+      padding: largest shift in pixels.
+      per_image: draw one crop and one coin an image; False draws one for the whole
+        batch, as torchvision's tensor transforms did in the released codes.
+
+    Returns:
+      Images of the same shape.
+    """
+    n, h, w, _ = images.shape
+    key_rows, key_columns, key_flip = jax.random.split(key, 3)
+    draws = n if per_image else 1
+
+    def offsets(key):
+        return jax.random.randint(key, (draws, 1), -padding, padding + 1)
+
+    rows = jnp.arange(h) + offsets(key_rows)  # [draws, h]
+    columns = jnp.arange(w) + offsets(key_columns)
+    flip = jax.random.bernoulli(key_flip, shape=(draws, 1))
+    columns = jnp.where(flip, columns[:, ::-1], columns)
+    select_rows = jnp.broadcast_to(jax.nn.one_hot(rows, h), (n, h, h))
+    select_columns = jnp.broadcast_to(jax.nn.one_hot(columns, w), (n, w, w))
+    out = jnp.einsum("nih,nhwc->niwc", select_rows, images, precision="highest")
+    return jnp.einsum("njw,niwc->nijc", select_columns, out, precision="highest")
+
+
+def fit_to(
+    images: Float[Array, "n h w c"], image_shape: tuple[int, int, int]
+) -> Float[Array, "n i j c"]:
+    """Resizes to the (h, w) a network expects; the identity when they agree."""
+    if images.shape[1:3] == tuple(image_shape[:2]):
+        return images
+    shape = (images.shape[0], *image_shape[:2], images.shape[3])
+    return jax.image.resize(images, shape, "bilinear")

@@ -1,0 +1,62 @@
+"""Few-shot episodes drawn from a bank of images, on the device."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from free_jax.types import Episode, ImageBank
+
+
+def balanced_labels(way: int, images_per_class: int) -> Int[Array, " n"]:
+    """Labels 0, 1, ..., way-1 repeated `images_per_class` times.
+
+    >>> balanced_labels(3, 2).tolist()
+    [0, 1, 2, 0, 1, 2]
+    """
+    return jnp.tile(jnp.arange(way, dtype=jnp.int32), images_per_class)
+
+
+def sample_episode(
+    key: Key[Array, ""], bank: ImageBank, *, way: int, shots: int, queries: int
+) -> Episode:
+    """Draws one episode.
+
+    Classes are drawn uniformly without replacement among those that hold at least
+    ``shots + queries`` images, then images uniformly without replacement in each.
+    With fewer such classes than `way` the episode is meaningless; callers check that
+    beforehand on the host, because nothing raises under jit.
+
+    Args:
+      key: consumed once.
+      bank: images [C, M, ...]; uint8 is mapped to [0, 1], floats are kept, so that
+        a bank of descriptions works as well as one of images.
+      way: classes in the episode.
+      shots: support images a class.
+      queries: query images a class.
+
+    Returns:
+      An `Episode`, rows grouped by class.
+    """
+    key_classes, key_images = jax.random.split(key)
+    per_class = shots + queries
+    # Uniform scores with the impossible ones pushed down, then the largest: sampling
+    # without replacement under a mask, without sorting whole permutations.
+    scores = jax.random.uniform(key_classes, bank.counts.shape)
+    scores = jnp.where(bank.counts >= per_class, scores, -1.0)
+    class_ids = jax.lax.top_k(scores, way)[1].astype(jnp.int32)
+    capacity = bank.images.shape[1]
+    scores = jax.random.uniform(key_images, (way, capacity))
+    valid = jnp.arange(capacity) < bank.counts[class_ids][:, None]
+    rows = jax.lax.top_k(jnp.where(valid, scores, -1.0), per_class)[1]
+    images = bank.images[class_ids[:, None], rows]  # [W, S+Q, ...]
+    if images.dtype == jnp.uint8:
+        images = images.astype(jnp.float32) / 255.0
+    item_shape = images.shape[2:]
+    labels = jnp.arange(way, dtype=jnp.int32)
+    return Episode(
+        support_images=images[:, :shots].reshape(way * shots, *item_shape),
+        support_labels=jnp.repeat(labels, shots),
+        query_images=images[:, shots:].reshape(way * queries, *item_shape),
+        query_labels=jnp.repeat(labels, queries),
+        class_ids=class_ids,
+    )

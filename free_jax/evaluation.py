@@ -1,0 +1,133 @@
+"""Few-shot accuracy over many episodes, with its interval.
+
+A *classifier* here is ``(params, episode) -> {name: query logits}``; the names are
+the protocols compared, e.g. "transductive" and "inductive".
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from free_jax import episodes, objectives, parallel
+from free_jax.metalearning import MetaLearner
+from free_jax.types import Episode, ImageBank, PyTree
+
+Classify = Callable[[PyTree, Episode], dict[str, jax.Array]]
+
+
+class Accuracy(NamedTuple):
+    """Accuracy over episodes, in percent.
+
+    Attributes:
+      mean: mean over episodes.
+      ci95: half width of its 95 % interval, 1.96 * std / sqrt(episodes).
+      per_episode: [E] float32.
+    """
+
+    mean: float
+    ci95: float
+    per_episode: np.ndarray
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} +- {self.ci95:.2f}"
+
+
+def learner_classifier(learner: MetaLearner) -> Classify:
+    """Adapts on the support set and predicts the queries.
+
+    "transductive" normalises the queries by their own batch (as all published numbers
+    of this field do); "inductive" by the support set's statistics.
+    """
+
+    def classify(params: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        adapted = learner.adapt(params, episode.support_images, episode.support_labels)
+        return {
+            "transductive": learner.predict(adapted, episode.query_images),
+            "inductive": learner.predict(adapted, episode.query_images, norm="running"),
+        }
+
+    return classify
+
+
+def centroid_classifier(way: int) -> Classify:
+    """Nearest centroid on ready-made descriptions, by cosine.
+
+    Descriptions are normalised to unit length; "inductive" as they come,
+    "transductive" after subtracting the mean of support and queries.
+    """
+
+    def logits(support, labels, queries):
+        support, queries = map(unit, (support, queries))
+        members = jax.nn.one_hot(labels, way)
+        return queries @ unit(members.T @ support).T
+
+    def classify(params: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        del params  # Descriptions carry everything.
+        support, queries = episode.support_images, episode.query_images
+        center = jnp.concatenate([support, queries]).mean(0)
+        labels = episode.support_labels
+        return {
+            "transductive": logits(support - center, labels, queries - center),
+            "inductive": logits(support, labels, queries),
+        }
+
+    return classify
+
+
+def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows scaled to length one."""
+    return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8)
+
+
+def evaluator(
+    classify: Classify,
+    *,
+    way: int,
+    shots: int,
+    queries: int = 15,
+    num_episodes: int = 600,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Callable[[Key[Array, ""], PyTree, ImageBank], dict[str, Accuracy]]:
+    """Builds an evaluation; its program is compiled once.
+
+    Args:
+      classify: see the module docstring.
+      way, shots, queries: of each episode.
+      num_episodes: number of episodes; 600 is the literature's.
+      map_tasks: how episodes are spread, see `parallel.map_tasks`.
+
+    Returns:
+      ``(key, params, bank) -> {protocol: Accuracy}``.  The same key gives every
+      method the same episodes.
+    """
+
+    def one(shared: PyTree, key: jax.Array) -> dict[str, jax.Array]:
+        params, bank = shared
+        episode = episodes.sample_episode(
+            key, bank, way=way, shots=shots, queries=queries
+        )
+        logits = classify(params, episode)
+        return {
+            name: objectives.accuracy(value, episode.query_labels)
+            for name, value in logits.items()
+        }
+
+    run = jax.jit(map_tasks(one))
+
+    def evaluate(key: jax.Array, params: PyTree, bank: ImageBank):
+        keys = jax.random.split(key, num_episodes)
+        values = jax.device_get(run((params, bank), keys))
+        return {name: summarize(value) for name, value in values.items()}
+
+    return evaluate
+
+
+def summarize(per_episode: np.ndarray) -> Accuracy:
+    """Mean and interval, in percent, of per-episode accuracies in [0, 1]."""
+    percent = 100.0 * np.asarray(per_episode, np.float64)
+    ci95 = 1.96 * percent.std() / np.sqrt(percent.size)
+    return Accuracy(float(percent.mean()), float(ci95), percent.astype(np.float32))

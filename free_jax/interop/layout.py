@@ -1,0 +1,184 @@
+"""Where each Linen leaf sits in a PyTorch state_dict, and how it is permuted.
+
+The keys follow from the Linen tree: ``block3/conv1/kernel`` of a ResNet is
+``trunk.5.C1.weight``.  Convolutions are transposed OIHW <-> HWIO; linear layers that
+read or write a flattened map are also permuted, because PyTorch flattens channel-major
+and Linen channel-minor.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from free_jax.architecture import Architecture
+from free_jax.errors import InputError
+from free_jax.models import Generator
+from free_jax.types import PyTree
+
+State = Mapping[str, np.ndarray]
+
+COUNTER = "num_batches_tracked"
+_LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+_GENERATOR_LAYERS = {
+    "latent": "l1.0",
+    "label": "l2.0",
+    "bn0": "conv_blocks.0",
+    "conv0": "conv_blocks.2",
+    "bn1": "conv_blocks.3",
+    "conv1": "conv_blocks.6",
+    "bn2": "conv_blocks.7",
+    "conv2": "conv_blocks.9",
+}
+
+
+class Layout(NamedTuple):
+    """Linen leaves of a network and their PyTorch names."""
+
+    shapes: dict[tuple[str, ...], tuple[int, ...]]
+    keys: dict[tuple[str, ...], str]
+    # (channels, rows, columns) of flattened maps that a linear layer reads / writes.
+    reads: dict[str, tuple[int, int, int]]
+    writes: dict[str, tuple[int, int, int]]
+
+
+def _layout(abstract: PyTree, layers: Mapping[str, str], reads, writes) -> Layout:
+    leaves: Any = traverse_util.flatten_dict(abstract)
+    shapes = {path: leaf.shape for path, leaf in leaves.items()}
+    keys = {p: f"{layers['/'.join(p[1:-1])]}.{_LEAVES[p[-1]]}" for p in shapes}
+    return Layout(shapes, keys, reads, writes)
+
+
+@functools.lru_cache(maxsize=32)
+def classifier_layout(arch: Architecture) -> Layout:
+    """The layout of Conv4 or a ResNet."""
+    abstract = jax.eval_shape(arch.init, jax.random.key(0))
+    params = abstract["params"]
+    features = params["head"]["kernel"].shape[0]
+    rows, cols = 1, 1
+    if arch.name == "conv4":
+        pooled = dict(arch.kwargs).get("global_pool", False)
+        layers = {f"conv{i}": f"trunk.{i}.C" for i in range(4)}
+        layers |= {f"bn{i}": f"trunk.{i}.BN" for i in range(4)}
+        layers["head"] = "trunk.6" if pooled else "trunk.5"
+        if not pooled:
+            rows, cols = (size // 16 for size in arch.image_shape[:2])
+    else:
+        blocks = [name for name in params if name.startswith("block")]
+        layers = {"conv0": "trunk.0", "bn0": "trunk.1"}
+        layers["head"] = f"trunk.{4 + len(blocks)}"
+        for block in blocks:
+            for name in params[block]:
+                # conv1 -> C1, bn1 -> BN1, bn_shortcut -> BNshortcut
+                torch = name.replace("conv", "C").replace("bn_", "BN")
+                torch = torch.replace("bn", "BN")
+                layers[f"{block}/{name}"] = f"trunk.{2 + int(block[5:])}.{torch}"
+    reads = {"head": (features // (rows * cols), rows, cols)}
+    return _layout(abstract, layers, reads, {})
+
+
+def generator_layout(module: Generator, latent_dim: int) -> Layout:
+    """The layout of a generator; only parameters, since it has no running moments."""
+    latents, labels = jnp.zeros((1, latent_dim)), jnp.zeros((1,), jnp.int32)
+    abstract = jax.eval_shape(module.init, jax.random.key(0), latents, labels)
+    rows, cols = module.image_shape[0] // 4, module.image_shape[1] // 4
+    channels = module.width * (1 if module.num_classes else 2)
+    writes = {name: (channels, rows, cols) for name in ("latent", "label")}
+    return _layout({"params": abstract["params"]}, _GENERATOR_LAYERS, {}, writes)
+
+
+def _to_linen(layout: Layout, path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+    layer, leaf = path[1], path[-1]
+    if leaf == "kernel" and value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    if leaf == "kernel" and layer in layout.reads:
+        split = value.reshape(-1, *layout.reads[layer])  # [o, c, h, w]
+        return split.transpose(2, 3, 1, 0).reshape(-1, value.shape[0])
+    if layer in layout.writes:
+        # Kernels are [c*h*w, i], biases [c*h*w].
+        split = value.reshape(*layout.writes[layer], -1).transpose(3, 1, 2, 0)
+        flat = split.reshape(split.shape[0], -1)
+        return flat if leaf == "kernel" else flat[0]
+    return value
+
+
+def _to_torch(layout: Layout, path: tuple[str, ...], value: np.ndarray) -> np.ndarray:
+    layer, leaf = path[1], path[-1]
+    if leaf == "kernel" and value.ndim == 4:
+        return value.transpose(3, 2, 0, 1)
+    if leaf == "kernel" and layer in layout.reads:
+        c, h, w = layout.reads[layer]
+        split = value.reshape(h, w, c, -1).transpose(3, 2, 0, 1)  # [o, c, h, w]
+        return split.reshape(split.shape[0], -1)
+    if layer in layout.writes:
+        c, h, w = layout.writes[layer]
+        split = value.reshape(-1, h, w, c).transpose(3, 1, 2, 0)  # [c, h, w, i]
+        return split.reshape(c * h * w, -1) if leaf == "kernel" else split.reshape(-1)
+    return value
+
+
+def load(layout: Layout, state: State, source: str, network: str) -> PyTree:
+    """Linen variables of a state without counters, or `InputError`."""
+    missing = [key for key in layout.keys.values() if key not in state]
+    extra = sorted(state.keys() - set(layout.keys.values()))
+    if missing or extra:
+        kind, keys = ("lacks", missing) if missing else ("has unexpected", extra)
+        more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+        raise InputError(
+            f"{source}: {kind} {', '.join(keys[:3])}{more} for {network}; save the "
+            "complete state_dict of the released network"
+        )
+    flat = {}
+    for path, key in layout.keys.items():
+        wanted = _to_torch(layout, path, np.empty(layout.shapes[path])).shape
+        value = np.asarray(state[key])
+        if value.shape != wanted:
+            raise InputError(
+                f"{source}: {key} has shape {value.shape}, expected {wanted} for "
+                f"{network}; check architecture and image size"
+            )
+        value = np.asarray(_to_linen(layout, path, value), np.float32)
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"{source}: {key} holds values that are not finite; leave the file out "
+                "or train the teacher again"
+            )
+        flat[path] = value
+    return traverse_util.unflatten_dict(flat)
+
+
+def dump(layout: Layout, variables: PyTree) -> dict[str, np.ndarray]:
+    """The state of Linen variables; `InputError` where they do not fit."""
+    flat: Any = traverse_util.flatten_dict(variables)
+    state = {}
+    for path, key in layout.keys.items():
+        shape = np.shape(flat.get(path))
+        if shape != layout.shapes[path]:
+            raise InputError(
+                f"variables {'/'.join(path)} have shape {shape}, expected "
+                f"{layout.shapes[path]}; of a stack, pick one teacher with zoo.take"
+            )
+        value = _to_torch(layout, path, np.asarray(flat[path], np.float32))
+        state[key] = np.ascontiguousarray(value)
+    return state
+
+
+def with_counters(state: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Adds the batch counters that ``load_state_dict(strict=True)`` asks for."""
+    full = {}
+    for key, value in state.items():
+        full[key] = value
+        if key.endswith("running_var"):
+            counter = key.removesuffix("running_var") + COUNTER
+            full[counter] = np.zeros((), np.int64)
+    return full

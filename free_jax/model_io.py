@@ -1,0 +1,54 @@
+"""A trained meta-model as one file: weights, architecture and how it was made."""
+
+import json
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from free_jax.architecture import Architecture, architecture
+from free_jax.errors import InputError
+from free_jax.types import PyTree
+
+
+def save_model(path: Any, arch: Architecture, params: PyTree, **notes: Any) -> None:
+    """Writes ``{architecture, params, notes}`` to one ``.npz`` file.
+
+    Args:
+      path: local file name.
+      arch: the meta-model's architecture.
+      params: its parameters.
+      **notes: JSON values to keep with it, such as shots or accuracy.
+    """
+    flat = traverse_util.flatten_dict(params, sep="/")
+    header = json.dumps({"architecture": arch.as_dict(), "notes": notes})
+    arrays = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
+    with open(path, "wb") as file:
+        np.savez(file, header=np.asarray(header), **arrays)
+
+
+def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
+    """Reads what `save_model` wrote.
+
+    Returns:
+      Architecture, params, notes.
+
+    Raises:
+      InputError: no such file, or it is not a saved model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            header = json.loads(str(file["header"]))
+            flat = {
+                name.removeprefix("params/"): jnp.asarray(file[name])
+                for name in file.files
+                if name != "header"
+            }
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"{path}: not a model saved by free_jax ({error}); give the model.npz of "
+            "a finished run"
+        ) from None
+    arch = architecture(**header["architecture"])
+    return arch, traverse_util.unflatten_dict(flat, sep="/"), header["notes"]

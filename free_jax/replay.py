@@ -1,0 +1,122 @@
+"""Cross-task replay: episodic training on the memory, with bounded patience."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from free_jax import episodes, parallel
+from free_jax.metalearning import MetaLearner
+from free_jax.types import ImageBank, PyTree
+
+
+class ReplayInfo(NamedTuple):
+    """Means over the updates of one replay phase.
+
+    Attributes:
+      loss: query loss, per episode.
+      accuracy: query accuracy in [0, 1].
+      num_updates: [] int32 optimiser steps made.
+    """
+
+    loss: jax.Array
+    accuracy: jax.Array
+    num_updates: jax.Array
+
+
+def episodic_update(
+    learner: MetaLearner,
+    optimizer: optax.GradientTransformation,
+    *,
+    way: int,
+    shots: int,
+    queries: int,
+    episodes_per_update: int,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Callable:
+    """One optimiser step on the summed loss of several episodes.
+
+    Returns:
+      ``(key, params, opt_state, bank) -> (params, opt_state, EpisodeInfo means)``.
+    """
+
+    def one(shared, key):
+        params, bank = shared
+        episode = episodes.sample_episode(
+            key, bank, way=way, shots=shots, queries=queries
+        )
+        (_, info), grads = jax.value_and_grad(learner.loss, has_aux=True)(
+            params, episode
+        )
+        return info, grads
+
+    mapped = map_tasks(one)
+
+    def update(key: jax.Array, params: PyTree, opt_state: PyTree, bank: ImageBank):
+        keys = jax.random.split(key, episodes_per_update)
+        info, grads = mapped((params, bank), keys)
+        grads = jax.tree.map(lambda g: g.sum(0), grads)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        params = optax.apply_updates(params, updates)
+        return params, opt_state, jax.tree.map(lambda x: x.mean(), info)
+
+    return update
+
+
+def replay(
+    update: Callable, *, patience: int, max_updates: int
+) -> Callable[..., tuple[PyTree, PyTree, ReplayInfo]]:
+    """Repeats an update until its training accuracy stops improving.
+
+    Args:
+      update: from `episodic_update`.
+      patience: stop after that many updates in a row without a new best accuracy
+        (10 in FREE's released code); the first update always sets the best.
+      max_updates: hard bound; without it the run time is random.
+
+    Returns:
+      ``(key, params, opt_state, bank) -> (params, opt_state, ReplayInfo)``.
+
+    Raises:
+      ValueError: a bound below one.
+    """
+    if patience < 1 or max_updates < 1:
+        raise ValueError(
+            f"patience={patience} and max_updates={max_updates} must be at least 1"
+        )
+
+    def run(key: jax.Array, params: PyTree, opt_state: PyTree, bank: ImageBank):
+        def unfinished(carry):
+            _, _, count, _, since_best, _ = carry
+            return (count < max_updates) & (since_best < patience)
+
+        def body(carry):
+            params, opt_state, count, best, since_best, sums = carry
+            params, opt_state, info = update(
+                jax.random.fold_in(key, count), params, opt_state, bank
+            )
+            improved = info.accuracy > best
+            sums = jax.tree.map(jnp.add, sums, info)
+            return (
+                params,
+                opt_state,
+                count + 1,
+                jnp.maximum(best, info.accuracy),
+                jnp.where(improved, 0, since_best + 1),
+                sums,
+            )
+
+        zero = jnp.zeros(())
+        info_shape = jax.eval_shape(update, key, params, opt_state, bank)[2]
+        sums = jax.tree.map(lambda _: zero, info_shape)
+        carry = (params, opt_state, jnp.int32(0), zero - 1.0, jnp.int32(0), sums)
+        params, opt_state, count, _, _, sums = jax.lax.while_loop(
+            unfinished, body, carry
+        )
+        return params, opt_state, ReplayInfo(
+            sums.loss / count, sums.accuracy / count, count
+        )
+
+    return run

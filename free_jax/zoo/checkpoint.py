@@ -1,0 +1,165 @@
+"""Zoos on disk: converted once, read without torch.
+
+A zoo is a folder with ``zoo.json`` (what the teachers are) and one Orbax checkpoint
+(their arrays).  ``zoo.json`` is written last and names the checkpoint, so that an
+interrupted save leaves the former zoo readable.
+"""
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from free_jax.architecture import Architecture, architecture
+from free_jax.errors import InputError
+from free_jax.types import PyTree, Teachers
+from free_jax.zoo.pool import Zoo, ZooGroup, abstract_variables
+
+_FORMAT, _VERSION = "free_jax zoo", 1
+
+
+def _folder(path) -> Any:
+    from etils import epath
+
+    return epath.Path(path).expanduser()
+
+
+def save_zoo(zoo: Zoo, path: Any) -> None:
+    """Writes a zoo to a folder (local or e.g. ``gs://``), replacing a former one.
+
+    Args:
+      zoo: what to write.
+      path: the folder; created where missing.
+
+    Raises:
+      InputError: the path is a file.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = _folder(path)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"cannot save a zoo to {folder}: it is a file; give a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    former = [p.name.removeprefix("arrays_") for p in folder.glob("arrays_*")]
+    numbers = [int(suffix) for suffix in former if suffix.isdigit()]
+    arrays = f"arrays_{max(numbers, default=-1) + 1}"
+    metadata = {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "arrays": arrays,
+        "class_names": list(zoo.class_names),
+        "groups": [
+            {
+                "architecture": group.architecture.as_dict(),
+                "domain": group.domain,
+                "num_teachers": group.num_teachers,
+                # JSON has no nan.
+                "accuracy": [
+                    float(a) if math.isfinite(a) else None for a in group.accuracy
+                ],
+            }
+            for group in zoo.groups
+        ],
+    }
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(_absolute(folder / arrays), _as_tree(zoo.teachers))
+    if jax.process_index() == 0:
+        partial = folder / "zoo.json.partial"
+        partial.write_text(json.dumps(metadata, indent=1) + "\n")
+        partial.replace(folder / "zoo.json")
+        # Also removes what interrupted saves left behind.
+        for old in folder.glob("arrays_*"):
+            if old.name != arrays:
+                old.rmtree()
+
+
+def _absolute(path: Any) -> Any:
+    # Orbax refuses relative paths; remote ones are absolute already.
+    return path if "://" in str(path) else path.resolve()
+
+
+def _as_tree(stacks: Sequence[Teachers]) -> PyTree:
+    return {str(i): teachers._asdict() for i, teachers in enumerate(stacks)}
+
+
+def _architecture(description: dict[str, Any]) -> Architecture:
+    fields: dict[str, Any] = {}
+    for name, value in description.items():
+        # JSON turned the tuples into lists, which do not hash.
+        fields[name] = tuple(value) if isinstance(value, list) else value
+    return architecture(**fields)
+
+
+def load_zoo(path: Any) -> Zoo:
+    """Reads a zoo that `save_zoo` wrote, bit for bit, onto the first local device.
+
+    Args:
+      path: its folder (local or e.g. ``gs://``).
+
+    Raises:
+      InputError: there is no zoo, or it is damaged or of another format version.
+    """
+    import orbax.checkpoint as ocp
+
+    folder = _folder(path)
+    if not (folder / "zoo.json").exists():
+        raise InputError(
+            f"{folder} is not a converted zoo (no zoo.json); make one with "
+            "experiments/convert_zoo.py, or correct the path"
+        )
+    try:
+        metadata = json.loads((folder / "zoo.json").read_text())
+        found = metadata["format"], metadata["version"]
+        if found != (_FORMAT, _VERSION):
+            raise InputError(
+                f"{folder}/zoo.json has format {found}, this version reads "
+                f"{(_FORMAT, _VERSION)}; convert the teachers again"
+            )
+        entries = metadata["groups"]
+        architectures = [_architecture(e["architecture"]) for e in entries]
+        counts = [int(e["num_teachers"]) for e in entries]
+        accuracies = [[math.nan if a is None else a for a in e["accuracy"]]
+                      for e in entries]  # fmt: skip
+        domains = [str(e["domain"]) for e in entries]
+        class_names = tuple(map(str, metadata["class_names"]))
+        arrays = folder / metadata["arrays"]
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{folder}/zoo.json is damaged ({type(error).__name__}: {error}); convert "
+            "the teachers again"
+        ) from error
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def abstract(arch: Architecture, count: int) -> Teachers:
+        leaf = functools.partial(jax.ShapeDtypeStruct, sharding=device)
+        variables = jax.tree.map(
+            lambda x: leaf((count, *x.shape), x.dtype), abstract_variables(arch)
+        )
+        class_ids: Any = leaf((count, arch.way), jnp.int32)
+        return Teachers(variables, class_ids)
+
+    wanted = _as_tree(
+        [abstract(*pair) for pair in zip(architectures, counts, strict=True)]
+    )
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            tree = checkpointer.restore(_absolute(arrays), wanted)
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"the arrays in {arrays} are missing or damaged "
+            f"({str(error).splitlines()[0][:200]}); convert the teachers again"
+        ) from error
+    groups = [
+        ZooGroup(arch, Teachers(**tree[str(i)]), np.asarray(accuracy), domain)
+        for i, (arch, accuracy, domain) in enumerate(
+            zip(architectures, accuracies, domains, strict=True)
+        )
+    ]
+    return Zoo(tuple(groups), class_names)

@@ -1,0 +1,259 @@
+"""Pools of pre-trained teachers: a tuple of groups.
+
+A group stacks the teachers of one architecture and one data domain on a leading axis.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from jaxtyping import Array, Int
+
+from free_jax.architecture import Architecture
+from free_jax.errors import InputError
+from free_jax.types import PyTree, Teachers
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ZooGroup:
+    """Teachers of one architecture and one data domain; checked on construction.
+
+    Attributes:
+      architecture: what all of them share.
+      teachers: leaves [T, ...]; ``class_ids`` [T, W] index `Zoo.class_names`.
+      accuracy: [T] float32 held-out accuracy in [0, 1], nan where unknown.
+      domain: the data they were trained on, e.g. "cifar_fs".
+
+    Raises:
+      InputError: arrays do not fit the architecture or each other, or are not finite.
+    """
+
+    architecture: Architecture
+    teachers: Teachers
+    accuracy: np.ndarray
+    domain: str = ""
+
+    def __post_init__(self):
+        name, way = self.architecture.name, self.architecture.way
+        accuracy = np.asarray(self.accuracy, np.float32)
+        object.__setattr__(self, "accuracy", accuracy)
+        ids = np.asarray(self.teachers.class_ids)
+        if ids.ndim != 2 or ids.shape[1] != way or not len(ids):
+            raise InputError(
+                f"{name} group: class_ids have shape {ids.shape}, expected "
+                f"(teachers, {way}) with at least one teacher"
+            )
+        for i, row in enumerate(ids):
+            if len(set(row.tolist())) < way:
+                raise InputError(
+                    f"{name} group: teacher {i} lists a class twice: {row.tolist()}; "
+                    "its outputs must be distinct classes"
+                )
+        if accuracy.shape != (len(ids),):
+            raise InputError(
+                f"{name} group: {accuracy.shape} accuracies for {len(ids)} teachers; "
+                "give one a teacher, nan where unknown"
+            )
+        _check_variables(self.architecture, self.teachers.variables, len(ids))
+
+    @property
+    def num_teachers(self) -> int:
+        """How many teachers the group stacks."""
+        return self.teachers.class_ids.shape[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Zoo:
+    """Groups of teachers over one list of classes; checked on construction.
+
+    Attributes:
+      groups: at least one; all with the same way.
+      class_names: names of all absolute class ids, distinct.
+
+    Raises:
+      InputError: no group, different ways, repeated names or ids out of range.
+    """
+
+    groups: tuple[ZooGroup, ...]
+    class_names: tuple[str, ...]
+
+    def __post_init__(self):
+        if not self.groups:
+            raise InputError("a zoo needs at least one group of teachers")
+        seen = set()
+        twice = {n for n in self.class_names if n in seen or seen.add(n)}
+        if twice:
+            raise InputError(f"class names appear twice: {sorted(twice)}")
+        ways = {
+            group.architecture.name: group.architecture.way for group in self.groups
+        }
+        if len({group.architecture.way for group in self.groups}) > 1:
+            raise InputError(
+                f"groups have different numbers of outputs: {ways}; "
+                "make one zoo for each number"
+            )
+        for group in self.groups:
+            ids = np.asarray(group.teachers.class_ids)
+            bad = np.unique(ids[(ids < 0) | (ids >= len(self.class_names))])
+            if bad.size:
+                raise InputError(
+                    f"{group.architecture.name} group: class ids {bad.tolist()} are "
+                    f"out of range for {len(self.class_names)} class names; give "
+                    "those of the data set that the teachers were trained on"
+                )
+
+    @property
+    def num_teachers(self) -> int:
+        """Teachers of all groups."""
+        return sum(group.num_teachers for group in self.groups)
+
+    @property
+    def num_classes(self) -> int:
+        """Absolute classes, whether or not a teacher knows them."""
+        return len(self.class_names)
+
+    @property
+    def way(self) -> int:
+        """Outputs of every teacher."""
+        return self.groups[0].architecture.way
+
+    @property
+    def architectures(self) -> tuple[Architecture, ...]:
+        """One a group; the static half of what a jitted step needs."""
+        return tuple(group.architecture for group in self.groups)
+
+    @property
+    def teachers(self) -> tuple[Teachers, ...]:
+        """One stack a group; the pytree half of what a jitted step needs."""
+        return tuple(group.teachers for group in self.groups)
+
+
+@functools.lru_cache(maxsize=32)
+def abstract_variables(arch: Architecture) -> PyTree:
+    """Shapes of one network's variables, without computing them."""
+    return jax.eval_shape(arch.init, jax.random.key(0))
+
+
+def _check_variables(arch: Architecture, variables: PyTree, num_teachers: int) -> None:
+    expected: Any = traverse_util.flatten_dict(abstract_variables(arch), sep="/")
+    actual: Any = traverse_util.flatten_dict(variables, sep="/")
+    if expected.keys() != actual.keys():
+        odd = sorted(expected.keys() ^ actual.keys())
+        raise InputError(
+            f"{arch.name} group: variables do not fit the architecture at {odd[:3]}"
+        )
+    for path, leaf in actual.items():
+        shape = (num_teachers, *expected[path].shape)
+        if leaf.shape != shape:
+            raise InputError(
+                f"{arch.name} group: {path} has shape {leaf.shape}, expected {shape}"
+            )
+        values = np.asarray(leaf)
+        if not np.isfinite(values).all():
+            finite = np.isfinite(values).reshape(num_teachers, -1).all(axis=1)
+            raise InputError(
+                f"{arch.name} group: teacher {int(finite.argmin())} has values in "
+                f"{path} that are not finite; leave it out or train it again"
+            )
+
+
+def stack(teachers: Sequence[Teachers]) -> Teachers:
+    """Stacks single teachers of one architecture on a new leading axis.
+
+    Raises:
+      InputError: nothing to stack, or the teachers differ in structure or shapes.
+    """
+    if not teachers:
+        raise InputError("there are no teachers to stack")
+    shapes = [jax.tree.map(jnp.shape, teacher) for teacher in teachers]
+    for i, other in enumerate(shapes):
+        if other != shapes[0]:
+            raise InputError(
+                f"teacher {i} and teacher 0 differ in structure or shapes; put them in "
+                "two groups"
+            )
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *teachers)
+
+
+def take(
+    teachers: Teachers,
+    index: int | np.integer | Int[Array, "..."] | Int[np.ndarray, "..."],
+) -> Teachers:
+    """Picks one teacher (scalar index) or a shorter stack (index array).
+
+    The index may be traced, so this works under `jax.jit` and `jax.vmap`.
+
+    Args:
+      teachers: leaves [T, ...].
+      index: scalar or array of ints in [0, T).
+
+    Returns:
+      Leaves [...] for a scalar, [*index.shape, ...] for an array.
+
+    Raises:
+      InputError: a Python index is out of range.
+    """
+    count = teachers.class_ids.shape[0]
+    if isinstance(index, int) and not -count <= index < count:
+        raise InputError(f"there is no teacher {index} in a stack of {count}")
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], teachers)
+
+
+def subset(zoo: Zoo, num_teachers: int) -> Zoo:
+    """The first `num_teachers` of each group (or all, where it has fewer)."""
+    if num_teachers < 1:
+        raise InputError(f"num_teachers={num_teachers} must be at least 1")
+    groups = [
+        dataclasses.replace(
+            group,
+            # On the host: slicing on the device compiles once for each leaf shape.
+            teachers=jax.tree.map(
+                lambda leaf: jnp.asarray(np.asarray(leaf)[:num_teachers]),
+                group.teachers,
+            ),
+            accuracy=group.accuracy[:num_teachers],
+        )
+        for group in zoo.groups
+    ]
+    return Zoo(tuple(groups), zoo.class_names)
+
+
+def merge(zoos: Sequence[Zoo]) -> Zoo:
+    """One zoo of several, heterogeneous or not.
+
+    Classes are identified by name: equal names are one class, new ones are appended
+    in order.  Give the classes of different data sets different names (for example
+    "cub/..."), where an accidental match is possible.  Groups of equal architecture
+    and domain become one.
+
+    Raises:
+      InputError: no zoos, or zoos of different ways.
+    """
+    names = tuple(dict.fromkeys(name for zoo in zoos for name in zoo.class_names))
+    position = {name: i for i, name in enumerate(names)}
+    pooled: dict[tuple[Architecture, str], list[ZooGroup]] = {}
+    for zoo in zoos:
+        new_ids = np.asarray([position[name] for name in zoo.class_names], np.int32)
+        for group in zoo.groups:
+            ids = jnp.asarray(new_ids[np.asarray(group.teachers.class_ids)])
+            group = dataclasses.replace(
+                group, teachers=group.teachers._replace(class_ids=ids)
+            )
+            pooled.setdefault((group.architecture, group.domain), []).append(group)
+    groups = []
+    for same in pooled.values():
+        if len(same) == 1:
+            groups += same
+            continue
+        teachers = [group.teachers for group in same]
+        joined = jax.tree.map(
+            lambda *leaves: jnp.asarray(np.concatenate(leaves)), *teachers
+        )
+        accuracy = np.concatenate([group.accuracy for group in same])
+        groups.append(dataclasses.replace(same[0], teachers=joined, accuracy=accuracy))
+    return Zoo(tuple(groups), names)

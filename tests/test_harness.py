@@ -1,0 +1,518 @@
+"""The plumbing around a run: command line, work directory, checkpoints, logs."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import types
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from PIL import Image
+
+from experiments import (
+    checkpointing,
+    command_line,
+    logging_utils,
+    optimizers,
+    pictures,
+    run,
+)
+from experiments.configs import common
+from free_jax.errors import InputError
+
+CONFIG = """
+import ml_collections
+from experiments.configs import common
+
+def get_config(variant=""):
+    chosen = common.parse_variant(variant)
+    return ml_collections.ConfigDict(dict(
+        run="dummy", seed=chosen.seed, num_steps=3 if chosen.smoke else 1000,
+        inversion=dict(num_steps=5, rate=0.1), shape=(1, 2), flag=False))
+"""
+
+
+class State(NamedTuple):
+    params: dict
+    optimizer: optax.OptState
+    bank: jax.Array
+    step: jax.Array
+    key: jax.Array
+
+
+def make_state(seed: int, width: int = 64) -> State:
+    key = jax.random.key(seed)
+    params = {"w": jax.random.normal(key, (width, 50)), "b": jnp.arange(4.0)}
+    bank = jax.random.randint(key, (8, 9, 9, 3), 0, 255).astype(jnp.uint8)
+    return State(params, optax.adam(0.1).init(params), bank, jnp.int32(seed), key)
+
+
+def assert_same(one: State, two: State) -> None:
+    def check(a, b):
+        assert a.dtype == b.dtype
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+    jax.tree.map(check, one, two)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "tiny.py"
+    path.write_text(CONFIG)
+    return path
+
+
+@pytest.fixture
+def dummy(monkeypatch):
+    """Registers a run module and returns the calls it got."""
+    calls = []
+    module = types.ModuleType("dummy_run")
+    module.main = lambda config, workdir: calls.append((config, workdir)) or {}
+    monkeypatch.setitem(sys.modules, "dummy_run", module)
+    monkeypatch.setitem(run.RUNS, "dummy", "dummy_run")
+    return types.SimpleNamespace(calls=calls, module=module)
+
+
+def call(*arguments: str) -> int:
+    common_flags = ["--distributed=off", "--compilation_cache=off"]
+    return run.main(["run.py", *arguments, *common_flags])
+
+
+# ---------------------------------------------------------------- command line
+
+
+def test_run_passes_config_and_workdir(config_file, dummy, capsys):
+    override = "--config.inversion.num_steps=7"
+    assert call(override, f"--config={config_file}:smoke,seed=4") == 0
+    ((config, workdir),) = dummy.calls
+    assert (config.seed, config.num_steps, config.inversion.num_steps) == (4, 3, 7)
+    assert workdir == "runs/tiny_smoke_seed=4/seed4"
+    assert "jax" in capsys.readouterr().out
+    assert call("--config", str(config_file), "--workdir=there", "--config.flag") == 0
+    assert dummy.calls[1][0].flag and dummy.calls[1][1] == "there"
+    command = command_line.parse(
+        ["", f"--config={config_file}", "--config.shape=(3,4)", "--noconfig.flag"]
+    )
+    assert command.config.shape == (3, 4) and command.workdir == "runs/tiny/seed0"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "--config=FILE.py is required"),
+        (("--config=nowhere.py",), "nowhere.py: no such file"),
+        (("--config=CFG:smok",), "unknown variant 'smok'; did you mean 'smoke'?"),
+        (("--config=CFG:seed=x",), "takes a value of type int"),
+        (
+            ("--config=CFG", "--config.inversion.num_step=7"),
+            "no such key; did you mean 'inversion.num_steps'?",
+        ),
+        (("--config=CFG", "--config.rate=7"), "did you mean 'inversion.rate'?"),
+        (("--config=CFG", "--config.seed=a"), "flag --config.seed=a: invalid literal"),
+        (("--config=CFG", "--wokdir=x"), "Unknown command line flag 'wokdir'"),
+        (("--config=CFG", "stray"), "unexpected argument 'stray'"),
+        (("--config=CFG", "--config.run=nothing"), "config.run='nothing'"),
+    ],
+)
+def test_wrong_command_lines_give_one_line(
+    arguments, words, config_file, dummy, capsys
+):
+    assert call(*(a.replace("CFG", str(config_file)) for a in arguments)) == 2
+    text = capsys.readouterr().err
+    assert text.startswith("error: ") and words in text and text.count("\n") == 1
+    assert not dummy.calls
+
+
+def test_only_expected_errors_lose_their_traceback(config_file, dummy, capsys):
+    def failing(error):
+        def main(config, workdir):
+            raise error
+
+        return main
+
+    dummy.module.main = failing(InputError("zoo.path: no such folder"))
+    assert call(f"--config={config_file}") == 2
+    assert capsys.readouterr().err == "error: zoo.path: no such folder\n"
+    dummy.module.main = failing(logging_utils.RunError("loss is nan at step 3"))
+    assert call(f"--config={config_file}") == 1
+    dummy.module.main = failing(ValueError("a defect"))
+    with pytest.raises(ValueError, match=r"a defect"):
+        call(f"--config={config_file}")
+
+
+def test_run_as_a_script_from_any_directory(tmp_path, config_file):
+    script = command_line.REPOSITORY / "experiments" / "run.py"
+    done = subprocess.run(
+        [sys.executable, script, f"--config={config_file}", "--config.sed=1"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: --config.sed: the config has no such key; did you mean 'seed'?\n"
+    )
+
+
+def test_sigterm_saves_and_the_same_command_continues(tmp_path, config_file):
+    (tmp_path / "dummy_run.py").write_text(
+        textwrap.dedent("""
+        import sys, time
+        import jax.numpy as jnp
+        from experiments import checkpointing
+        def main(config, workdir):
+            checkpoints = checkpointing.Checkpoints(workdir)
+            found = checkpoints.restore_latest({"x": jnp.zeros(3)})
+            if found:
+                return print("found", found[1], found[2])
+            with checkpointing.StopRequest() as stop:
+                for step in range(1, 10_000):
+                    print("step", step, flush=True)
+                    time.sleep(0.02)
+                    if stop.reached(step):
+                        checkpoints.save(step, {"x": jnp.ones(3)}, {"a": 1}, force=True)
+                        checkpoints.close()
+                        return {"stopped_at": step}
+        """)
+    )
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import sys; sys.path[:0] = [sys.argv.pop(1), sys.argv.pop(1)]\n"
+        "from experiments import run\n"
+        "run.RUNS['dummy'] = 'dummy_run'\n"
+        "sys.exit(run.main(sys.argv))\n"
+    )
+    command = [sys.executable, driver, str(tmp_path), str(command_line.REPOSITORY)]
+    command += [f"--config={config_file}", f"--workdir={tmp_path}/w"]
+    command += ["--compilation_cache=off"]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=environment, **streams) as process:
+        while not (line := process.stdout.readline()).startswith("step 2"):
+            assert line, process.stderr.read()
+        started = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0, err
+    assert time.monotonic() - started < 20
+    assert "resume with the same command" in out and "Traceback" not in err
+    step = int(out.split("stopped at step ")[1].split(";")[0])
+    again = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert f"found {step} {{'a': 1}}" in again.stdout, again.stderr
+
+
+def test_stop_request_restores_handlers():
+    before = signal.getsignal(signal.SIGTERM)
+    with checkpointing.StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested and stop.reached(1)
+        # A second signal has its usual meaning again.
+        assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+# ------------------------------------------------------------- work directory
+
+
+def test_claim_refuses_another_config(tmp_path):
+    workdir = tmp_path / "a" / "b"
+    config = {"seed": 0, "data": {"path": "x", "shape": (1, 2)}, "num_steps": 10}
+    checkpointing.claim_workdir(workdir, config).release()
+    assert json.loads((workdir / "config.json").read_text())["data"]["shape"] == [1, 2]
+    checkpointing.claim_workdir(workdir, config).release()
+    other = {"seed": 1, "data": {"path": "x", "shape": (1, 2)}, "num_steps": 20}
+    with pytest.raises(
+        InputError, match=r"num_steps: 10 -> 20, seed: 0 -> 1; use anot"
+    ):
+        checkpointing.claim_workdir(workdir, other)
+    allowed = config | {"num_steps": 20}
+    checkpointing.claim_workdir(workdir, allowed, may_change=("num_steps",)).release()
+    assert json.loads((workdir / "config.json").read_text())["num_steps"] == 20
+    with pytest.raises(InputError, match=r"data.path: x -> "):
+        checkpointing.claim_workdir(workdir, {"seed": 0}, may_change=("num_steps",))
+
+
+def test_claim_refuses_a_second_run(tmp_path):
+    claim = checkpointing.claim_workdir(tmp_path, {})
+    with pytest.raises(
+        InputError, match=f"in use by another run .process {os.getpid()}"
+    ):
+        checkpointing.claim_workdir(tmp_path, {})
+    claim.release()
+    checkpointing.claim_workdir(tmp_path, {}).release()
+
+
+def test_claim_names_unusable_workdirs(tmp_path):
+    file = tmp_path / "file"
+    file.touch()
+    for workdir in (file, file / "below"):
+        with pytest.raises(InputError, match=r"not a folder"):
+            checkpointing.claim_workdir(workdir, {})
+    with pytest.raises(InputError, match=r"cannot be written"):
+        checkpointing.claim_workdir("/proc/nothing", {})
+
+
+# ----------------------------------------------------------------- checkpoints
+
+
+def test_checkpoint_round_trip_and_cadence(tmp_path):
+    checkpoints = checkpointing.Checkpoints(tmp_path, save_every_steps=2)
+    assert checkpoints.restore_latest(make_state(0)) is None
+    saved = [checkpoints.save(s, make_state(s), {"best": s / 4}) for s in range(1, 7)]
+    assert saved == [False, True] * 3
+    assert not checkpoints.save(6, make_state(6), {}, force=True)
+    checkpoints.close()
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["4", "6"]
+    checkpoints = checkpointing.Checkpoints(tmp_path, save_every_secs=0.0)
+    abstract = jax.eval_shape(lambda: make_state(0))
+    state, step, extra = checkpoints.restore_latest(abstract)
+    assert (step, extra) == (6, {"best": 1.5}) and isinstance(state, State)
+    assert_same(state, make_state(6))
+    with pytest.raises(InputError, match=r"params/w: float32\[64, 50\] -> float32\[65"):
+        checkpoints.restore_latest(jax.eval_shape(lambda: make_state(0, 65)))
+    checkpoints.close()
+
+
+def test_saving_is_safe_with_donation(tmp_path):
+    checkpoints = checkpointing.Checkpoints(tmp_path)
+    state = make_state(1, 2000)
+    checkpoints.save(1, state, {}, force=True)
+    overwrite = jax.jit(lambda p: jax.tree.map(jnp.zeros_like, p), donate_argnums=0)
+    jax.block_until_ready(overwrite(state.params))
+    restored, _, _ = checkpoints.restore_latest(make_state(0, 2000))
+    assert_same(restored, make_state(1, 2000))
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "half", "empty"])
+def test_damaged_checkpoint_falls_back(tmp_path, damage, capfd):
+    checkpoints = checkpointing.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), {"at": step}, force=True)
+    checkpoints.close()
+    folder = tmp_path / "checkpoints" / "2"
+    files = [f for f in (folder / "state").rglob("*") if f.is_file()]
+    largest = max(files, key=lambda f: f.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    if damage == "truncate":
+        os.truncate(largest, len(data) // 2)
+    elif damage == "flip":
+        data[len(data) // 2] ^= 16
+        largest.write_bytes(data)
+    elif damage == "remove":
+        largest.unlink()
+    elif damage == "half":  # a copy that was interrupted
+        (folder / "digest.json").unlink()
+    else:
+        (folder / "digest.json").write_text("")
+    capfd.readouterr()
+    checkpoints = checkpointing.Checkpoints(tmp_path)
+    state, step, extra = checkpoints.restore_latest(make_state(0))
+    assert (step, extra) == (1, {"at": 1})
+    assert_same(state, make_state(1))
+    text = capfd.readouterr().err
+    assert text.startswith("warning: checkpoint 2 is damaged") and text.count("\n") == 1
+    assert (tmp_path / "damaged_checkpoint_2").exists()
+    # The step can be reached and saved again.
+    assert checkpoints.save(2, make_state(2), {}, force=True)
+    checkpoints.close()
+    checkpoints = checkpointing.Checkpoints(tmp_path)
+    assert checkpoints.restore_latest(make_state(0))[1] == 2
+    checkpoints.close()
+
+
+def test_unfinished_saves_are_ignored(tmp_path):
+    (tmp_path / "checkpoints" / "3.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    checkpoints = checkpointing.Checkpoints(tmp_path)
+    assert checkpoints.restore_latest(make_state(0)) is None
+    assert checkpoints.save(3, make_state(3), {}, force=True)
+    checkpoints.close()
+    for file in (tmp_path / "checkpoints" / "3" / "extra").iterdir():
+        file.write_text("")
+    with pytest.raises(InputError, match=r"no sound checkpoint is left"):
+        checkpointing.Checkpoints(tmp_path).restore_latest(make_state(0))
+
+
+def test_full_disk_keeps_older_checkpoints(tmp_path, monkeypatch):
+    checkpoints = checkpointing.Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, make_state(step), {}, force=True)
+    checkpoints.wait()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointing.jsonio, "write_json", full)
+        checkpoints.save(3, make_state(3), {}, force=True)
+        with pytest.raises(InputError, match=r"disk is full: checkpoint 3 .*\[1, 2\]"):
+            checkpoints.wait()
+    assert checkpoints.save(4, make_state(4), {}, force=True)
+    checkpoints.close()
+    assert sorted(os.listdir(tmp_path / "checkpoints")) == ["2", "4"]
+
+
+# Orbax leaves a failed write's coroutine behind; Python complains when it goes.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_really_full_disk(tmp_path):
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no right to mount")
+    try:
+        checkpoints = checkpointing.Checkpoints(tmp_path)
+        checkpoints.save(1, make_state(1), {}, force=True)
+        with pytest.raises(InputError, match=r"the disk is full: checkpoint 2"):
+            checkpoints.save(2, make_state(2, 20_000), {}, force=True)
+            checkpoints.wait()
+        assert os.listdir(tmp_path / "checkpoints") == ["1"]
+        assert checkpoints.restore_latest(make_state(0))[1] == 1
+        checkpoints.close()
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+# ------------------------------------------------------------------------ logs
+
+
+def test_metrics_have_each_step_once(tmp_path):
+    writer = logging_utils.MetricWriter(tmp_path)
+    for step in range(1, 6):
+        writer.write(step, {"loss": jnp.float32(step / 2), "n": np.int32(step)})
+    file = tmp_path / "metrics.jsonl"
+    before = file.read_text()
+    with file.open("a") as stream:  # a kill in the middle of a line
+        stream.write('{"step": 6, "lo')
+    writer = logging_utils.MetricWriter(tmp_path)
+    assert file.read_text() == before
+    writer.truncate_after(3)
+    for step in (4, 5):
+        writer.write(step, {"loss": jnp.float32(step / 2), "n": np.int32(step)})
+    assert file.read_text() == before
+    writer.write(6, {"loss": float("nan")})
+    assert writer.read()[-1] == {"step": 6, "loss": "nan"}
+
+
+def test_tensorboard_is_optional(tmp_path):
+    pytest.importorskip("tensorboardX")
+    writer = logging_utils.MetricWriter(tmp_path, tensorboard=True)
+    writer.write(1, {"loss": jnp.float32(1)})
+    writer.close()
+    assert os.listdir(tmp_path / "tensorboard")
+
+
+def test_progress_excludes_compilation(capsys):
+    now = [0.0]
+    progress = logging_utils.Progress(1000, 100, every_secs=30, clock=lambda: now[0])
+    now[0] = 60.0  # the first step compiles
+    progress.update(101, {"ce": jnp.float32(0.42), "replay acc": 61.234})
+    for step in range(102, 111):
+        now[0] += 10
+        progress.update(step, {"ce": 0.4})
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "step 101/1000  ce 0.42  replay acc 61.2  eta ?"
+    assert lines[-1] == "step 110/1000  ce 0.4  eta 2h28m"
+    assert len(lines) == 4
+
+
+def test_durations():
+    spans = [0.4, 59.6, 185, 11520, 190000]
+    assert [logging_utils.format_duration(s) for s in spans] == [
+        "0s",
+        "1m00s",
+        "3m05s",
+        "3h12m",
+        "2d04h",
+    ]
+
+
+def test_nan_is_named():
+    logging_utils.check_finite(3, {"ce": jnp.float32(1), "n": 2})
+    with pytest.raises(logging_utils.RunError, match=r"ce is nan at step 3; lower"):
+        logging_utils.check_finite(3, {"ce": jnp.float32(jnp.nan), "ok": 1.0})
+    with pytest.raises(FloatingPointError, match=r"kl is inf at steps 11 to 20"):
+        logging_utils.check_finite(20, {"kl": float("inf")}, since=10)
+
+
+def test_result_and_tables(tmp_path, capsys):
+    config = {"b": 1, "a": {"c": (1, 2)}}
+    logging_utils.write_result(tmp_path, {"accuracy": jnp.float32(0.5)}, config)
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["schema_version"] == 1 and result["accuracy"] == 0.5
+    reordered = logging_utils.write_result(tmp_path, {}, {"a": {"c": [1, 2]}, "b": 1})
+    assert reordered["config_hash"] == result["config_hash"]
+    rows = [{"method": "ours", "5-way": 38.71}, {"method": "random", "5-way": None}]
+    markdown = logging_utils.print_table(rows, ["method", "5-way"], title="Accuracy")
+    assert markdown.splitlines()[2] == "| ours | 38.7 |"
+    assert capsys.readouterr().out.splitlines()[:4] == [
+        "Accuracy",
+        "method  5-way",
+        "------  -----",
+        "ours    38.7",
+    ]
+
+
+# -------------------------------------------------------- pictures, optimizers
+
+
+def test_grid(tmp_path):
+    images = np.zeros((6, 8, 8, 3), np.float32)
+    images[0, ..., 0] = 2.0  # out of range is clipped
+    path = tmp_path / "new" / "grid.png"
+    pictures.save_grid(path, images, rows=2, scale=3)
+    picture = np.asarray(Image.open(path))
+    assert picture.shape == (2 * 26 + 2, 3 * 26 + 2, 3)
+    assert (picture[2:26, 2:26] == [255, 0, 0]).all()
+    assert (picture[28:52, 2:26] == 0).all()
+    pictures.save_grid(path, images, rows=2, labels=["teacher 1", "teacher 2"])
+    assert Image.open(path).width > 3 * 18 + 2
+    with pytest.raises(ValueError, match=r"6 images do not fill 4 rows"):
+        pictures.save_grid(path, images, rows=4)
+
+
+def test_curves(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "curves.png"
+    series = {"ours": [(0, 20.0, 1.0), (10, 30.0, 0.8)], "none": [], "x": [(0, 1)]}
+    assert pictures.save_curves(path, series, ylabel="accuracy")
+    assert Image.open(path).size == (768, 480)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert not pictures.save_curves(path, series)
+    assert "pip install matplotlib" in capsys.readouterr().err
+
+
+def test_optimizer():
+    schedule = {"name": "constant_schedule", "kwargs": {"value": 0.5}}
+    transform = optimizers.optimizer(
+        {"name": "sgd", "kwargs": {"learning_rate": schedule}}
+    )
+    updates, _ = transform.update(jnp.ones(2), transform.init(jnp.ones(2)))
+    np.testing.assert_array_equal(updates, [-0.5, -0.5])
+    with pytest.raises(InputError, match=r"'adamm'.* did you mean 'adam'"):
+        optimizers.optimizer({"name": "adamm"})
+    with pytest.raises(InputError, match=r"optax.adam takes learning_rate, b1"):
+        optimizers.optimizer({"name": "adam", "kwargs": {"lr": 1}})
+    with pytest.raises(InputError, match=r"is not an optimizer"):
+        optimizers.optimizer(schedule)
+
+
+def test_variants():
+    assert common.parse_variant("smoke").smoke
+    parsed = common.parse_variant("rate=2,name=x", rate=0.5, name="y", fast=False)
+    assert parsed.to_dict() == {"rate": 2.0, "name": "x", "fast": False}
+    with pytest.raises(ValueError, match=r"Known: smoke, reference, seed=0"):
+        common.parse_variant("nothing")
