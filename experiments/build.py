@@ -12,9 +12,9 @@ import optax
 from etils import epath
 
 from experiments import convert_zoo
-from experiments.data import Preset, Split, load_split as _load_split
+from experiments.data import Preset, Split, require
+from experiments.data import load_split as _load_split
 from experiments.data import preset as _preset
-from experiments.data import require
 from experiments.optimizers import optimizer
 from free_jax import inversion, memory, metalearning, parallel
 from free_jax import replay as replay_lib
@@ -103,9 +103,7 @@ def placement(config: Any) -> tuple[Callable, Callable]:
     except ValueError as error:
         raise InputError(f"config.mesh.task={config.mesh.task}: {error}") from None
     everywhere = jax.sharding.NamedSharding(mesh, jax.P())
-    spread = functools.partial(
-        parallel.map_tasks, mesh=mesh, local=config.mesh.local
-    )
+    spread = functools.partial(parallel.map_tasks, mesh=mesh, local=config.mesh.local)
     return functools.partial(jax.device_put, device=everywhere), spread
 
 
@@ -137,7 +135,9 @@ def _load_one_zoo(config: Any, path: str) -> zoo_lib.Zoo:
             "config.data.path is empty; class ids of PyTorch teachers index the sorted "
             "names of its train folder, so it is needed to convert them"
         )
-    home = config.data.cache_dir or os.environ.get("FREE_JAX_CACHE", "~/.cache/free_jax")
+    home = config.data.cache_dir or os.environ.get(
+        "FREE_JAX_CACHE", "~/.cache/free_jax"
+    )
     return convert_zoo.cached_zoo(
         path,
         epath.Path(home).expanduser() / "zoos",

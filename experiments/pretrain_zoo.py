@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import build, checkpointing, data, logging_utils
+from experiments import build, checkpointing, logging_utils
 from experiments.optimizers import optimizer
 from free_jax import memory, pretraining
 from free_jax import zoo as zoo_lib
@@ -92,7 +92,8 @@ def train_zoo(
     steps = recipe.epochs * (per_class * recipe.way // recipe.batch_size)
     tx = optimizer(recipe.optimizer)
     if recipe.cosine:
-        tx = optax.chain(tx, optax.scale_by_schedule(optax.cosine_decay_schedule(1.0, steps)))
+        decay = optax.cosine_decay_schedule(1.0, steps)
+        tx = optax.chain(tx, optax.scale_by_schedule(decay))
     if recipe.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), tx)
     init, epoch, evaluate = pretraining.teacher_trainer(
@@ -162,5 +163,3 @@ def train_zoo(
         flush=True,
     )
     return zoo, recipe.epochs
-
-

@@ -1,6 +1,5 @@
 """The meta-training loop, read top to bottom."""
 
-import pathlib
 import time
 from typing import Any
 
@@ -12,11 +11,11 @@ from experiments import (
     build,
     checkpointing,
     logging_utils,
-    pictures,
     pretrain_zoo,
+    report,
     yardsticks,
 )
-from free_jax import evaluation, model_io, panel
+from free_jax import evaluation
 from free_jax.errors import InputError
 
 # What may differ between the runs that share a working directory.
@@ -57,9 +56,17 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         outcome = _train(config, workdir, experiment, place, map_tasks, stop)
         if "stopped_at" in outcome:
             return outcome
-        return _report(
-            config, workdir, experiment, outcome, test_bank, place, map_tasks
+        setting = yardsticks.Setting(
+            key=jax.random.fold_in(jax.random.key(config.seed), 1),
+            bank=place(test_bank),
+            way=config.way,
+            shots=config.eval.shots[0],
+            queries=config.eval.queries,
+            num_episodes=config.eval.episodes,
+            map_tasks=map_tasks,
         )
+        outcome["params"] = place(outcome["params"])
+        return report.write(config, workdir, experiment, outcome, setting)
 
 
 def _check(config: Any) -> None:
@@ -109,7 +116,7 @@ def _train(config, workdir, experiment, place, map_tasks, stop) -> dict[str, Any
     progress = logging_utils.Progress(
         config.num_steps, start, every_secs=config.log.every_secs
     )
-    _write_inputs(config, workdir, experiment)
+    _announce(config, workdir, experiment)
     clock = time.monotonic()
     checked = start
     if start == 0:
@@ -235,142 +242,13 @@ def _short(scalars: dict[str, float]) -> dict[str, float]:
     return line
 
 
-def _write_inputs(config, workdir, experiment) -> None:
-    sizes = jax.tree.map(np.size, jax.eval_shape(
-        lambda: experiment.student.init(jax.random.key(0))["params"]))
-    total = sum(jax.tree.leaves(sizes))
+def _announce(config, workdir, experiment) -> None:
+    student = experiment.student
+    shapes = jax.eval_shape(lambda: student.init(jax.random.key(0))["params"])
+    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     teachers = experiment.zoo.num_teachers if experiment.zoo else 0
     print(
-        f"{config.algorithm}: {teachers} teachers, meta-model {experiment.student.name} "
-        f"with {total} parameters, {config.num_steps} steps, workdir {workdir}",
+        f"{config.algorithm}: {teachers} teachers, meta-model {student.name} with "
+        f"{total} parameters, {config.num_steps} steps, workdir {workdir}",
         flush=True,
     )
-
-
-def _report(config, workdir, experiment, outcome, test_bank, place, map_tasks):
-    """Evaluates on the test classes and writes table, JSON, model and pictures."""
-    folder = pathlib.Path(workdir)
-    params = place(outcome["params"])
-    bank = place(test_bank)
-    zoo = experiment.zoo
-    described = None
-    if zoo is not None and "panel" in config.eval.yardsticks:
-        described = panel.describe_bank(
-            zoo.architectures, zoo.teachers, bank, temperature=config.eval.temperature
-        )
-    ours = f"{config.algorithm} ({config.learner.kind})"
-    rows: list[dict[str, Any]] = []
-    results: dict[str, Any] = {}
-    for shots in config.eval.shots:
-        setting = yardsticks.Setting(
-            jax.random.fold_in(jax.random.key(config.seed), 1),
-            bank,
-            config.way,
-            shots,
-            config.eval.queries,
-            config.eval.episodes,
-            map_tasks,
-        )
-        learner = experiment.test_learner
-        methods = {
-            ours: lambda s=setting: yardsticks.meta_model(s, learner, params),
-            "random initialisation": lambda s=setting: (
-                yardsticks.random_initialisation(s, learner, config.seed)
-            ),
-            "teacher average": lambda s=setting: yardsticks.teacher_average(
-                s, learner, experiment.student, zoo
-            ),
-            "one teacher, centroids": lambda s=setting: yardsticks.one_teacher(s, zoo),
-            "panel, centroids": lambda s=setting: yardsticks.whole_panel(s, described),
-        }
-        chosen = {
-            "random": "random initialisation",
-            "average": "teacher average",
-            "teacher": "one teacher, centroids",
-            "panel": "panel, centroids",
-        }
-        wanted = [ours] + [chosen[name] for name in config.eval.yardsticks]
-        for method in wanted:
-            if zoo is None and method not in (ours, "random initialisation"):
-                continue
-            row: dict[str, Any] = {"method": method, "shots": shots}
-            try:
-                scores = methods[method]()
-            except yardsticks.NotApplicable as reason:
-                rows.append(row | {"transductive %": f"- ({reason})"})
-                results.setdefault(method, {})[str(shots)] = {"skipped": str(reason)}
-                continue
-            for name, value in scores.items():
-                row[f"{name} %"] = str(value)
-                results.setdefault(method, {}).setdefault(str(shots), {})[name] = {
-                    "mean": value.mean,
-                    "ci95": value.ci95,
-                    "per_episode": value.per_episode.round(3).tolist(),
-                }
-            rows.append(row)
-            print(f"  tested {method}, {shots}-shot: {row['transductive %']}", flush=True)
-    columns = ["method", "shots", "transductive %", "inductive %"]
-    title = (
-        f"{config.data.name} test classes, {config.way}-way, {config.eval.queries} "
-        f"queries, {config.eval.episodes} episodes, 95 % intervals, "
-        f"model selected by: {config.eval.select}"
-    )
-    table = logging_utils.print_table(rows, columns, title=title)
-    (folder / "table.md").write_text(f"{title}\n\n{table}\n")
-    model_io.save_model(
-        folder / "model.npz", experiment.student, jax.device_get(params)
-    )
-    _draw(config, folder, experiment, outcome)
-    images = config.num_steps * config.inversion.teachers_per_step
-    images *= config.way * config.inversion.images_per_class
-    result = {
-        "results": results,
-        "selection": config.eval.select,
-        "episodes": config.eval.episodes,
-        "seed": config.seed,
-        "steps": config.num_steps,
-        "seconds": outcome["seconds"],
-        "curve": outcome["curve"],
-        "images_recovered": images if experiment.memory_of else 0,
-    }
-    print(f"written to {folder}: result.json, table.md, model.npz, metrics, pictures")
-    return logging_utils.write_result(workdir, result, config)
-
-
-def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:
-    """Recovered images by class, and accuracy over time."""
-    if experiment.memory_of:
-        bank = jax.device_get(experiment.memory_of(outcome["state"]))
-        shown = min(10, config.inversion.images_per_class)
-        recent = build.most_recent(bank, shown)[:12]
-        if len(recent):
-            names = [
-                experiment.zoo.class_names[i]
-                for i in np.flatnonzero(np.asarray(bank.counts) >= shown)[:12]
-            ]
-            pictures.save_grid(
-                folder / "recovered.png",
-                recent.reshape(-1, *recent.shape[2:]),
-                rows=len(recent),
-                labels=names,
-            )
-    series = {}
-    for shots in config.eval.shots:
-        name = f"val_{shots}shot_{config.eval.protocol}"
-        points = [
-            (row["seconds"] / 60, row[name], row[f"{name}_ci95"])
-            for row in outcome["curve"]
-            if name in row
-        ]
-        if points:
-            series[f"{shots}-shot, validation classes"] = points
-    if series:
-        pictures.save_curves(
-            folder / "accuracy.png",
-            series,
-            xlabel="minutes",
-            ylabel="accuracy (%)",
-            title=f"{config.algorithm} on {config.data.name}",
-        )
-
-

@@ -110,9 +110,7 @@ def one_teacher(setting: Setting, zoo: zoo_lib.Zoo, num_teachers: int = 5) -> Sc
     }
 
 
-def whole_panel(
-    setting: Setting, described: ImageBank
-) -> Scores:
+def whole_panel(setting: Setting, described: ImageBank) -> Scores:
     """Nearest centroid on what all teachers say about an image, see `panel`."""
     classify = evaluation.centroid_classifier(setting.way)
     return _evaluate(setting, classify, None, described)

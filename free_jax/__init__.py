@@ -1,4 +1,4 @@
-"""Data-free meta-learning in JAX: pre-trained classifiers in, a few-shot learner out."""
+"""Data-free meta-learning: pre-trained classifiers in, a few-shot learner out."""
 
 from free_jax import (
     algorithms,
@@ -46,8 +46,8 @@ __all__ = [
     "load_model",
     "load_zoo",
     "make_mesh",
-    "map_tasks",
     "maml",
+    "map_tasks",
     "memory",
     "meta_generator",
     "metalearning",

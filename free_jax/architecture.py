@@ -4,7 +4,6 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -99,7 +98,8 @@ def architecture(
       name: "conv4" or "resnet10", "resnet18", "resnet34", "resnet50", "resnet101".
       way: number of classes it separates.
       image_shape: (h, w, c).
-      mean, std: per-channel normalisation of images in [0, 1].
+      mean: subtracted from each channel of images in [0, 1].
+      std: then divides each channel.
       **kwargs: further fields of the module, e.g. ``width=64``.
 
     Returns:

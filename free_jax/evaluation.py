@@ -96,7 +96,9 @@ def evaluator(
 
     Args:
       classify: see the module docstring.
-      way, shots, queries: of each episode.
+      way: classes in an episode.
+      shots: support images a class.
+      queries: query images a class.
       num_episodes: number of episodes; 600 is the literature's.
       map_tasks: how episodes are spread, see `parallel.map_tasks`.
 

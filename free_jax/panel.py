@@ -77,7 +77,8 @@ def describe_bank(
     """The same bank with descriptions [C, M, d] in place of images.
 
     Args:
-      architectures, teachers: the zoo.
+      architectures: one a group of the zoo.
+      teachers: one stack a group.
       bank: images [C, M, h, w, c] uint8.
       chunk: images described at once.
       **kwargs: options of `describe`.

@@ -115,8 +115,10 @@ def replay(
         params, opt_state, count, _, _, sums = jax.lax.while_loop(
             unfinished, body, carry
         )
-        return params, opt_state, ReplayInfo(
-            sums.loss / count, sums.accuracy / count, count
+        return (
+            params,
+            opt_state,
+            ReplayInfo(sums.loss / count, sums.accuracy / count, count),
         )
 
     return run

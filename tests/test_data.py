@@ -7,13 +7,12 @@ import subprocess
 import sys
 import tarfile
 
-from experiments import data
-from experiments.data import folder
-from experiments.data import procedural
-from experiments.data import shapes
 import numpy as np
-from PIL import Image
 import pytest
+from PIL import Image
+
+from experiments import data
+from experiments.data import folder, procedural, shapes
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CIFAR_FS_TAR = ROOT.parent / "shared" / "data" / "cifar_fs.tar"
@@ -117,14 +116,14 @@ def test_parts_share_out_every_image_in_order():
     assert train.counts.tolist() == [8, 4] and held_out.counts.tolist() == [2, 1]
     train.images[:] = 0
     assert split.images[0, 0, 0, 0, 0] == 1
-    with pytest.raises(data.DataError, match="fraction=1.5"):
+    with pytest.raises(data.DataError, match=r"fraction=1\.5"):
         data.train_part(split, 1.5)
 
 
 def test_require_names_the_class_and_the_need():
     split = procedural.make_split("val", images_per_class=6, image_size=4)
     data.require(split, way=8, images_per_class=6, what="val episodes")
-    with pytest.raises(data.DataError, match="val episodes: 9 classes .* has 8"):
+    with pytest.raises(data.DataError, match=r"val episodes: 9 classes .* has 8"):
         data.require(split, way=9, images_per_class=6, what="val episodes")
     split.counts[2] = 3
     name = split.class_names[2]

@@ -1,6 +1,6 @@
 """MAML on the REAL training images of CIFAR-FS: the upper bound, not data-free.
 
-    python experiments/run.py --config=experiments/configs/maml_real_cifar_fs.py \
+python experiments/run.py --config=experiments/configs/maml_real_cifar_fs.py \
         --workdir=runs/maml_real --config.data.path=DIR/cifar_fs
 """
 

@@ -5,16 +5,14 @@ a chunk of one class's images each. Import this module only when data is read: i
 imports `tensorflow_datasets`.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
 import contextlib
 import io
 import os
 import pathlib
 import sys
 import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -33,10 +31,12 @@ class ClassFolder(tfds.core.GeneratorBasedBuilder):
     """
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in FOLDER_NAMES]
+    BUILDER_CONFIGS: ClassVar[list] = [
+        tfds.core.BuilderConfig(name=name) for name in FOLDER_NAMES
+    ]
     # Nothing is downloaded. Without this TFDS looks for a list of checksums, for which
     # it imports a package (importlib_resources) that it does not require.
-    url_infos = {}
+    url_infos: ClassVar[dict] = {}
 
     def __init__(
         self,

@@ -1,19 +1,16 @@
 """Image folders `{train,val,test}/<class>/*`, prepared once and read from a cache."""
 
-from collections.abc import Mapping
-from collections.abc import Sequence
 import hashlib
 import os
 import pathlib
 import struct
 import sys
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
 
-from experiments.data.base import SPLITS
-from experiments.data.base import DataError
-from experiments.data.base import Split
+from experiments.data.base import SPLITS, DataError, Split
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
@@ -176,7 +173,7 @@ def _found(root: pathlib.Path) -> str:
 
 def _prepared_builder(name, split, files, image_size, data_dir):
     try:
-        from experiments.data.builder import ClassFolder  # noqa: PLC0415 (slow import)
+        from experiments.data.builder import ClassFolder
     except ImportError as error:
         raise DataError(
             f"reading image folders needs {error.name}; install it with "

@@ -1,10 +1,7 @@
 """One entry point for every data set: `load_split`."""
 
-from experiments.data import folder
-from experiments.data import procedural
-from experiments.data.base import SPLITS
-from experiments.data.base import DataError
-from experiments.data.base import Split
+from experiments.data import folder, procedural
+from experiments.data.base import SPLITS, DataError, Split
 from experiments.data.presets import preset
 
 

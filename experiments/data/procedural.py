@@ -12,9 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from experiments.data import shapes
-from experiments.data.base import SPLITS
-from experiments.data.base import DataError
-from experiments.data.base import Split
+from experiments.data.base import SPLITS, DataError, Split
 
 _FILLS = ("solid", "stripes", "checker", "outline", "halves", "bands")
 _PARTS = ("plain", "eye", "base", "ring", "twin")

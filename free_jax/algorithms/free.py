@@ -223,7 +223,7 @@ def free(
         return state._replace(memory=bank)
 
     def teach(key: jax.Array, recovered: Recovered, group: int, teachers: Teachers):
-        """Alignment tasks of one group: (student views, teacher logits), [T, N, ...]."""
+        """One group's alignment tasks: (student views, teacher logits), [T, N, ...]."""
         arch = architectures[group]
 
         def one(shared, task):

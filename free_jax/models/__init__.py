@@ -21,9 +21,7 @@ __all__ = [
 
 _CLASSIFIERS = {
     "conv4": Conv4,
-    **{
-        f"resnet{depth}": resnet(depth) for depth in (10, 18, 34, 50, 101)
-    },
+    **{f"resnet{depth}": resnet(depth) for depth in (10, 18, 34, 50, 101)},
 }
 
 

@@ -46,10 +46,10 @@ class BatchNorm(nn.Module):
         wants_moments = norm == "batch" or self.is_mutable_collection("moments")
         if wants_moments:
             axes = tuple(range(x.ndim - 1))
-            x32 = x.astype(jnp.float32)
-            mean = x32.mean(axes)
+            wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+            mean = wide.mean(axes)
             # Two passes: E[x^2] - E[x]^2 loses the variance of far-from-zero inputs.
-            var = jnp.square(x32 - mean).mean(axes)
+            var = jnp.square(wide - mean).mean(axes)
             for name, value in (("mean", mean), ("var", var)):
                 self.sow(
                     "moments",

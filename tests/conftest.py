@@ -1,0 +1,42 @@
+"""Eight fake devices, strict numerics and the rules of the `shared` and `slow` marks."""
+
+import os
+import pathlib
+
+# Read when the backend starts, so this has to come before the first array.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import hypothesis
+import jax
+import pytest
+
+SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
+
+jax.config.update("jax_default_matmul_precision", "highest")
+# The library broadcasts over trailing channels by design (normalisation, biases).
+jax.config.update("jax_numpy_rank_promotion", "allow")
+
+hypothesis.settings.register_profile(
+    "free_jax", max_examples=25, deadline=None, derandomize=True, database=None
+)
+hypothesis.settings.load_profile("free_jax")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not SHARED.is_dir():
+        skip = pytest.mark.skip(reason=f"{SHARED} is missing")
+        for item in items:
+            if item.get_closest_marker("shared"):
+                item.add_marker(skip)
+    if "slow" not in config.getoption("markexpr"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        if slow:
+            config.hook.pytest_deselected(items=slow)
+            items[:] = [item for item in items if item not in slow]
+
+
+@pytest.fixture
+def key() -> jax.Array:
+    return jax.random.key(0)

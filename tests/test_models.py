@@ -1,0 +1,305 @@
+"""Networks: one convolution in several lowerings, batch norm, sizes, structure."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from free_jax import models
+from free_jax.architecture import architecture
+from free_jax.models.conv4 import max_pool_2x2
+
+CASES = {  # kernel size, stride, padding, channels in and out, image size
+    "3x3": (3, 1, ((1, 1), (1, 1)), 3, 5, (6, 6)),
+    "few-outputs": (3, 1, ((1, 1), (1, 1)), 5, 2, (6, 7)),
+    "strided": (3, 2, ((1, 1), (1, 1)), 3, 4, (8, 8)),
+    "strided-odd": (3, 2, ((1, 1), (1, 1)), 3, 4, (7, 5)),
+    "1x1-strided": (1, 2, ((0, 0), (0, 0)), 4, 3, (7, 6)),
+    "2x2-uneven": (2, 1, ((1, 0), (0, 1)), 3, 12, (5, 4)),
+    "valid": (3, 1, ((0, 0), (0, 0)), 2, 3, (5, 6)),
+    "wide-padding": (3, 3, ((2, 1), (0, 3)), 2, 3, (7, 7)),
+}
+
+
+def normal(seed, *shape):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def loop_conv(images, kernel, stride, padding):
+    """Cross-correlation, one output pixel after the other, float64."""
+    images, kernel = np.float64(images), np.float64(kernel)
+    kh, kw = kernel.shape[:2]
+    x = np.pad(images, ((0, 0), *padding, (0, 0)))
+    rows = (x.shape[1] - kh) // stride + 1
+    columns = (x.shape[2] - kw) // stride + 1
+    out = np.zeros((len(x), rows, columns, kernel.shape[3]))
+    for i in range(rows):
+        for j in range(columns):
+            a, b = i * stride, j * stride
+            out[:, i, j] = np.einsum(
+                "nhwc,hwco->no", x[:, a : a + kh, b : b + kw], kernel
+            )
+    return out
+
+
+@pytest.mark.parametrize("lowering", ["auto", "patches", "project"])
+@pytest.mark.parametrize("case", CASES)
+def test_lowerings_agree(case, lowering):
+    size, stride, padding, c, o, image = CASES[case]
+    images, kernel = normal(0, 2, *image, c), normal(1, size, size, c, o)
+    expected = loop_conv(images, kernel, stride, padding)
+    cotangent = jnp.asarray(normal(2, *expected.shape))
+
+    def both(lowering):
+        @jax.jit
+        def run(images, kernel):
+            out, back = jax.vjp(
+                lambda x, k: models.conv2d(
+                    x, k, stride=stride, padding=padding, lowering=lowering
+                ),
+                images,
+                kernel,
+            )
+            return out, back(cotangent)
+
+        return run(images, kernel)
+
+    out, grads = both(lowering)
+    direct, direct_grads = both("direct")
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(direct, expected, rtol=1e-4, atol=1e-5)
+    toy.assert_close(grads, direct_grads)
+
+
+@pytest.mark.parametrize("lowering", ["auto", "direct", "patches", "project"])
+@pytest.mark.parametrize("channels", [(4, 3), (2, 10)])
+def test_upsampling_convolution_is_repeat_then_convolve(lowering, channels):
+    images, kernel = normal(0, 2, 3, 5, channels[0]), normal(1, 3, 3, *channels)
+
+    def plain(images, kernel):
+        big = images.repeat(2, axis=1).repeat(2, axis=2)
+        return models.conv2d(big, kernel, lowering="direct")
+
+    def folded(images, kernel):
+        return models.upsample_conv2d(images, kernel, lowering=lowering)
+
+    cotangent = normal(2, 2, 6, 10, channels[1])
+
+    def run(fn):
+        out, back = jax.vjp(fn, images, kernel)
+        return out, back(cotangent)
+
+    toy.assert_close(jax.jit(run, static_argnums=0)(folded), run(plain))
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6, 3), (7, 3)])
+def test_batch_norm_is_torch_batch_norm(shape, key):
+    torch = pytest.importorskip("torch")
+    x = 3.0 + 2.0 * normal(0, *shape)
+    scale, bias, mean, var = normal(1, 4, 3)
+    var = jnp.abs(var) + 0.1
+    variables = {
+        "params": {"scale": scale, "bias": bias},
+        "batch_stats": {"mean": mean, "var": var},
+    }
+    axes = (0, *range(2, len(shape)))
+
+    def channels_first(x):
+        return torch.tensor(np.moveaxis(np.asarray(x), -1, 1))
+
+    def expect(training):
+        t = [torch.tensor(np.array(v)) for v in (mean, var, scale, bias)]
+        out = torch.nn.functional.batch_norm(
+            channels_first(x), *t, training=training, eps=1e-5
+        )
+        return np.moveaxis(out.numpy(), 1, -1)
+
+    for norm in ("batch", "running"):
+        out, sown = models.BatchNorm().apply(
+            variables, x, norm=norm, mutable=["moments"]
+        )
+        np.testing.assert_allclose(out, expect(norm == "batch"), rtol=1e-4, atol=1e-5)
+        first = np.moveaxis(np.float64(x), -1, 1)
+        np.testing.assert_allclose(sown["moments"]["mean"], first.mean(axes), rtol=1e-5)
+        np.testing.assert_allclose(sown["moments"]["var"], first.var(axes), rtol=1e-5)
+
+
+def test_batch_norm_keeps_precision_far_from_zero():
+    x = 1e4 + normal(0, 1000, 2)
+    variables = {"params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}}
+    _, sown = models.BatchNorm().apply(variables, x, norm="batch", mutable=["moments"])
+    np.testing.assert_allclose(
+        sown["moments"]["var"], np.float64(x).var(0), rtol=1e-2
+    )
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
+def test_batch_norm_keeps_the_type_and_never_lowers_precision(dtype):
+    with jax.enable_x64(dtype == "float64"):
+        x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3)), dtype)
+        variables = {"params": {"scale": jnp.ones(3), "bias": jnp.zeros(3)}}
+        out, sown = models.BatchNorm().apply(
+            variables, x, norm="batch", mutable=["moments"]
+        )
+        assert out.dtype == x.dtype
+        wanted = jnp.promote_types(x.dtype, jnp.float32)
+        assert sown["moments"]["mean"].dtype == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "norms"),
+    [
+        ("conv4", 29_541, 4),
+        ("resnet10", 4_900_677, 12),
+        ("resnet18", 11_171_397, 20),
+        ("resnet34", 21_279_557, 36),
+        ("resnet50", 23_506_693, 49),
+        ("resnet101", 42_503_173, 100),
+    ],
+)
+def test_classifier_sizes_and_moments(name, count, norms, key):
+    arch = architecture(name, way=5, image_shape=(32, 32, 3))
+    variables = jax.eval_shape(arch.init, key)
+    assert sum(x.size for x in jax.tree.leaves(variables["params"])) == count
+    images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
+    for norm in ("batch", "running"):
+        logits, moments = jax.eval_shape(
+            lambda v, x, norm=norm: arch.apply_with_moments(v, x, norm=norm),
+            variables,
+            images,
+        )
+        assert logits.shape == (2, 5)
+        stats = variables["batch_stats"]
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), moments) == jax.tree.map(
+            lambda x: (x.shape, x.dtype), stats
+        )
+        assert len(jax.tree.leaves(stats)) == 2 * norms
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "count"),
+    [
+        ({"image_shape": (84, 84, 3)}, 32_901),
+        ({"image_shape": (32, 32, 3), "global_pool": True}, 29_061),
+        ({"image_shape": (84, 84, 3), "global_pool": True}, 29_061),
+    ],
+)
+def test_conv4_head_sizes(kwargs, count, key):
+    arch = architecture("conv4", way=5, **kwargs)
+    params = jax.eval_shape(arch.init, key)["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == count
+
+
+@pytest.mark.parametrize(
+    ("size", "labels", "count"),
+    [(32, 0, 2_328_899), (84, 0, 14_730_691), (32, 5, 1_300_803)],
+)
+def test_generator_sizes(size, labels, count, key):
+    net = models.Generator(image_shape=(size, size, 3), num_classes=labels)
+    args = jnp.zeros((2, 256)), jnp.zeros((2,), jnp.int32)
+    params = jax.eval_shape(net.init, key, *args)["params"]
+    assert sum(x.size for x in jax.tree.leaves(params)) == count
+    out = jax.eval_shape(lambda p: net.apply({"params": p}, *args), params)
+    assert out.shape == (2, size, size, 3)
+
+
+def test_generator_labels_matter_only_when_conditional(key):
+    latents = normal(0, 6, toy.LATENT)
+    labels = jnp.arange(6, dtype=jnp.int32) % 3
+    for num_classes in (0, 3):
+        net = models.Generator(image_shape=toy.SHAPE, width=4, num_classes=num_classes)
+        shapes = jax.eval_shape(net.init, key, latents, labels)
+        run = jax.jit(functools.partial(net.apply, toy.random_like(shapes), latents))
+
+        a, b = run(labels), run(labels[::-1])
+        assert a.min() >= 0 and a.max() <= 1
+        assert bool((a == b).all()) == (num_classes == 0)
+
+
+@pytest.mark.parametrize("size", [(5, 5), (4, 7), (2, 2)])
+def test_max_pool_is_torch_max_pool(size):
+    torch = pytest.importorskip("torch")
+    x = normal(0, 2, *size, 3)
+    expected = torch.nn.functional.max_pool2d(
+        torch.tensor(np.moveaxis(np.asarray(x), -1, 1)), 2
+    )
+    np.testing.assert_array_equal(
+        max_pool_2x2(x), np.moveaxis(expected.numpy(), 1, -1)
+    )
+
+
+def test_moments_are_of_what_enters_each_norm(key):
+    variables = jax.tree.map(
+        lambda x: 0.3 * abs(x), toy.random_like(jax.eval_shape(toy.ARCH.init, key))
+    )
+    images = jnp.asarray(np.random.default_rng(1).uniform(size=(5, 16, 16, 3)))
+
+    @jax.jit
+    def run(variables, images):
+        logits, moments = toy.ARCH.apply_with_moments(variables, images)
+        plain = toy.ARCH.apply(variables, images)
+        batch = toy.ARCH.apply(variables, images, norm="batch")
+        return logits, moments, plain, batch
+
+    images = images.astype(jnp.float32)
+    logits, moments, plain, batch = run(variables, images)
+    np.testing.assert_allclose(logits, plain, rtol=1e-5, atol=1e-6)
+    # The first layer by hand.
+    first = variables["params"]["conv0"]
+    entering = loop_conv(
+        2 * np.float64(images) - 1, first["kernel"], 1, ((1, 1), (1, 1))
+    ) + np.float64(first["bias"])
+    np.testing.assert_allclose(
+        moments["bn0"]["mean"], entering.mean((0, 1, 2)), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        moments["bn0"]["var"], entering.var((0, 1, 2)), rtol=1e-4
+    )
+    # Normalising by the batch is normalising by its own moments.
+    _, own = jax.jit(lambda v, x: toy.ARCH.apply_with_moments(v, x, norm="batch"))(
+        variables, images
+    )
+    again, _, _, _ = run({**variables, "batch_stats": own}, images)
+    np.testing.assert_allclose(again, batch, rtol=1e-4, atol=1e-5)
+
+
+def test_features_enter_the_head(key):
+    variables = jax.tree.map(
+        abs, toy.random_like(jax.eval_shape(toy.WIDE.init, key))
+    )
+    images = jnp.abs(normal(0, 4, *toy.WIDE.image_shape))
+
+    @jax.jit
+    def run():
+        logits = toy.WIDE.apply(variables, images)
+        features = toy.WIDE.apply(variables, images, features=True)
+        head = variables["params"]["head"]
+        return logits, features @ head["kernel"] + head["bias"]
+
+    a, b = run()
+    np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_names_and_misfits_are_refused():
+    with pytest.raises(ValueError, match="unknown model 'conv5'"):
+        architecture("conv5", way=5, image_shape=(32, 32, 3))
+    with pytest.raises(TypeError, match="widht"):
+        architecture("conv4", way=5, image_shape=(32, 32, 3), widht=4)
+    good = {"way": 5, "image_shape": (32, 32, 3)}
+    for change, match in [
+        ({"way": 1}, "way=1"),
+        ({"image_shape": (8, 32, 3)}, "at least 16"),
+        ({"mean": (0.5,)}, "mean has 1"),
+        ({"std": (0.5, 0.5, 0.0)}, "positive"),
+    ]:
+        with pytest.raises(ValueError, match=match):
+            architecture("conv4", **{**good, **change})
+
+
+def test_architecture_survives_json():
+    arch = toy.WIDE
+    assert architecture(**arch.as_dict()) == arch
+    assert hash(architecture(**arch.as_dict())) == hash(arch)

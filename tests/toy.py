@@ -1,0 +1,230 @@
+"""Tiny problems shared by the tests: images, teachers, and plain-loop references."""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from free_jax import augment, models, objectives, pretraining
+from free_jax.architecture import architecture
+from free_jax.inversion import Objective
+from free_jax.memory import from_arrays
+from free_jax.metalearning import batch_apply
+from free_jax.types import Episode, Teachers
+
+WAY = 3
+SHAPE = (16, 16, 3)
+LATENT = 8
+CLASSES = 9
+ARCH = architecture("conv4", way=WAY, image_shape=SHAPE, width=4)
+# Another width, another image size, another head.
+WIDE = architecture(
+    "conv4",
+    way=WAY,
+    image_shape=(20, 20, 3),
+    width=6,
+    global_pool=True,
+    mean=(0.4, 0.5, 0.6),
+    std=(0.3, 0.25, 0.2),
+)
+GENERATOR = models.Generator(image_shape=SHAPE, width=4)
+
+
+def patterns(shape=SHAPE, classes=CLASSES):
+    """One blocky pattern a class, [C, h, w, c] in [0, 1]."""
+    rng = np.random.default_rng(7)
+    coarse = rng.uniform(size=(classes, shape[0] // 4, shape[1] // 4, shape[2]))
+    return coarse.repeat(4, axis=1).repeat(4, axis=2)
+
+
+def bank(per_class=30, shape=SHAPE, classes=CLASSES, noise=0.15):
+    """Noisy copies of the patterns."""
+    rng = np.random.default_rng(8)
+    clean = patterns(shape, classes)[:, None]
+    noisy = clean + noise * rng.normal(size=(classes, per_class, *shape))
+    images = (255 * noisy.clip(0, 1)).astype(np.uint8)
+    return from_arrays(images, np.full(classes, per_class))
+
+
+def random_teachers(arch=ARCH, count=3, *, seed=0, classes=CLASSES) -> Teachers:
+    """Untrained teachers with batch-norm statistics that are not the default."""
+
+    @jax.jit
+    @jax.vmap
+    def one(key):
+        variables = arch.init(key)
+        keys = jax.random.split(key, 2)
+        images = jax.random.uniform(keys[0], (6, *arch.image_shape))
+        _, moments = arch.apply_with_moments(variables, images, norm="batch")
+        return {**variables, "batch_stats": moments}
+
+    rng = np.random.default_rng(seed)
+    ids = np.stack([rng.permutation(classes)[: arch.way] for _ in range(count)])
+    keys = jax.random.split(jax.random.key(seed), count)
+    return Teachers(one(keys), jnp.asarray(ids, jnp.int32))
+
+
+@functools.cache
+def trained_teachers() -> Teachers:
+    """Three teachers over all nine classes, trained in a second or two."""
+    images = bank(per_class=20)
+    ids = jnp.arange(CLASSES, dtype=jnp.int32).reshape(3, WAY)
+    init, epoch, _ = pretraining.teacher_trainer(
+        ARCH, optax.adam(1e-2), images_per_class=20, batch_size=20, flip=False
+    )
+
+    @jax.jit
+    def train(keys):
+        states = jax.vmap(init)(keys)
+
+        def body(states, epoch_key):
+            epoch_keys = jax.random.split(epoch_key, 3)
+            step = jax.vmap(lambda *task: epoch(images, task))
+            return step(epoch_keys, ids, states)
+
+        return jax.lax.scan(body, states, jax.random.split(keys[0], 15))
+
+    states, infos = train(jax.random.split(jax.random.key(3), 3))
+    assert float(infos.accuracy[-1].min()) > 0.9
+    return Teachers(states.variables, ids)
+
+
+def random_episode(seed=0, *, shots=3, queries=2, shape=SHAPE, way=WAY) -> Episode:
+    """Noise images; enough for identities that hold for any images."""
+    rng = np.random.default_rng(seed)
+
+    def part(n):
+        images = rng.uniform(size=(way * n, *shape)).astype(np.float32)
+        return jnp.asarray(images), jnp.repeat(jnp.arange(way, dtype=jnp.int32), n)
+
+    ids = jnp.arange(way, dtype=jnp.int32)
+    return Episode(*part(shots), *part(queries), ids)
+
+
+def double(tree):
+    """The tree's floats in float64 (only within `jax.enable_x64`)."""
+    return jax.tree.map(
+        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x,
+        tree,
+    )
+
+
+def random_like(tree, seed=0):
+    """Normal values of the same shapes and types."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), tree)
+
+
+def dot(a, b) -> float:
+    """Inner product of two trees, in float64 on the host."""
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return sum(float(np.vdot(np.float64(x), np.float64(y))) for x, y in pairs)
+
+
+def central_difference(fn, at, direction, step=1e-5) -> float:
+    """(f(x + h d) - f(x - h d)) / 2h."""
+
+    def value(sign):
+        return float(fn(jax.tree.map(lambda x, d: x + sign * step * d, at, direction)))
+
+    return (value(1) - value(-1)) / (2 * step)
+
+
+def assert_close(a, b, rtol=1e-4, atol=1e-5):
+    """Trees of the same structure with close leaves."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for (path, x), y in zip(
+        jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True
+    ):
+        np.testing.assert_allclose(
+            x, y, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
+        )
+
+
+def assert_equal(a, b):
+    """Trees of the same structure with identical leaves."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x, y = jax.random.key_data(x), jax.random.key_data(y)
+        np.testing.assert_array_equal(x, y)
+
+
+def orders(count):
+    return list(itertools.permutations(range(count)))
+
+
+# ---- references ------------------------------------------------------------------
+
+
+def inversion_loss(
+    fast,
+    key,
+    variables,
+    labels,
+    student_params=None,
+    *,
+    arch=ARCH,
+    generator=GENERATOR,
+    objective=Objective(),
+    student=None,
+):
+    """The whole inversion loss of one step, written once more; (loss, images)."""
+    images = generator.apply({"params": fast["generator"]}, fast["latents"], labels)
+    views = augment.crop_flip(
+        key,
+        images,
+        padding=objective.crop_padding,
+        per_image=objective.augment_per_image,
+    )
+    logits, moments = arch.apply_with_moments(
+        variables, augment.fit_to(views, arch.image_shape)
+    )
+    log_p = jax.nn.log_softmax(logits)
+    ce = -jnp.take_along_axis(log_p, labels[:, None], axis=1).mean()
+    loss = objective.cross_entropy * ce
+    for layer, found in moments.items():
+        wanted = variables["batch_stats"][layer]
+        for name in ("mean", "var"):
+            loss += objective.moments * jnp.linalg.norm(found[name] - wanted[name])
+    loss += objective.total_variation * objectives.total_variation(views)
+    if student is not None and student_params is not None:
+        said = batch_apply(
+            student, student_params, augment.fit_to(views, student.image_shape)
+        )
+        if not objective.student_gradient:
+            said = jax.lax.stop_gradient(said)
+        p, log_q = jax.nn.softmax(logits), jax.nn.log_softmax(said)
+        rows = (p * (log_p - log_q)).sum(1)
+        same = logits.argmax(1) == said.argmax(1)
+        loss -= objective.adversarial * jnp.where(same, rows, 0.0).mean()
+    return loss, images
+
+
+class Loop:
+    """What `loop_invert` leaves behind: one entry a step, before its update."""
+
+    def __init__(self):
+        self.fast, self.keys, self.losses, self.images, self.grads = [], [], [], [], []
+
+
+def loop_invert(key, params, variables, labels, loss_fn, optimizer, num_steps):
+    """Inversion as a Python loop over steps.  `loss_fn(fast, key)` is jitted here."""
+    key_latents, key_steps = jax.random.split(key)
+    latents = jax.random.normal(key_latents, (labels.shape[0], LATENT))
+    fast = {"generator": params, "latents": latents}
+    opt_state = optimizer.init(fast)
+    loop = Loop()
+    for step_key in jax.random.split(key_steps, num_steps):
+        (loss, images), grads = loss_fn(fast, step_key, variables)
+        loop.fast.append(fast)
+        loop.keys.append(step_key)
+        loop.losses.append(float(loss))
+        loop.images.append(images)
+        loop.grads.append(grads["generator"])
+        updates, opt_state = optimizer.update(grads, opt_state, fast)
+        fast = optax.apply_updates(fast, updates)
+    return loop
