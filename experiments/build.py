@@ -128,7 +128,9 @@ def load_zoo(config: Any) -> zoo_lib.Zoo:
 
 def _load_one_zoo(config: Any, path: str) -> zoo_lib.Zoo:
     if (epath.Path(path).expanduser() / "zoo.json").exists():
-        return zoo_lib.load_zoo(epath.Path(path).expanduser())
+        zoo = zoo_lib.load_zoo(epath.Path(path).expanduser())
+        _check_domain(config, zoo, path)
+        return zoo
     chosen = preset(config)
     if not config.data.path:
         raise InputError(
@@ -149,6 +151,29 @@ def _load_one_zoo(config: Any, path: str) -> zoo_lib.Zoo:
         config.data.name,
         progress=convert_zoo.show_progress,
     )
+
+
+def _check_domain(config: Any, zoo: zoo_lib.Zoo, path: str) -> None:
+    """Refuses a converted zoo that was made for another version of the data."""
+    size = preset(config).image_size
+    for group in zoo.groups:
+        if group.domain != config.data.name:
+            continue  # Teachers of another domain may differ from the data.
+        shape = group.architecture.image_shape
+        if shape[0] != size:
+            raise InputError(
+                f"{path}: its {group.domain} teachers see images of {shape[0]} pixels, "
+                f"the data has {size}; set --config.data.image_size={shape[0]}"
+            )
+        if config.data.path and len(zoo.groups) == 1:
+            names = convert_zoo.class_names_of(config.data.path)
+            if names != zoo.class_names:
+                raise InputError(
+                    f"{path}: the zoo knows {zoo.num_classes} classes "
+                    f"({', '.join(zoo.class_names[:3])}, ...) but {config.data.path}"
+                    f"/train has {len(names)} ({', '.join(names[:3])}, ...); give the "
+                    "data that the teachers were trained on"
+                )
 
 
 def learners(
@@ -181,7 +206,7 @@ def learners(
 
 
 def _teachers_per_step(config: Any, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
-    """Splits the step's teachers over the groups, larger groups first."""
+    """Splits the step's teachers evenly over the groups, first groups first."""
     total, groups = config.inversion.teachers_per_step, len(zoo.groups)
     counts = [total // groups + (i < total % groups) for i in range(groups)]
     return tuple(counts)

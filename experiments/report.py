@@ -1,5 +1,6 @@
 """The end of a run: one evaluation on the test classes, then table, JSON, pictures."""
 
+import json
 import pathlib
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import build, logging_utils, pictures, yardsticks
+from experiments import build, jsonio, logging_utils, pictures, yardsticks
 from free_jax import model_io, panel
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
@@ -19,6 +20,19 @@ YARDSTICKS = {
     "teacher": "one teacher, centroids",
     "panel": "panel of all teachers, centroids",
 }
+
+
+def read(config: Any, workdir: str) -> dict[str, Any] | None:
+    """The result of a run of this very config that is finished already, or None."""
+    file = pathlib.Path(workdir) / logging_utils.RESULT_FILE
+    if not file.exists():
+        return None
+    result = json.loads(file.read_text())
+    if result.get("config_hash") != jsonio.config_hash(config):
+        return None  # More steps were asked for since.
+    print((file.parent / "table.md").read_text())
+    print(f"{workdir} is finished; use another --workdir or more steps to train on")
+    return result
 
 
 def write(
@@ -43,8 +57,8 @@ def write(
     folder = pathlib.Path(workdir)
     rows, results = _evaluate_all(config, experiment, outcome["params"], setting)
     title = (
-        f"{config.data.name} test classes, {config.way}-way, {config.eval.queries} "
-        f"queries, {config.eval.episodes} episodes, 95 % intervals, "
+        f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
+        f"{config.eval.queries} queries, {config.eval.episodes} episodes, 95 % intervals, "
         f"seed {config.seed}, model selected by: {config.eval.select}"
     )
     table = logging_utils.print_table(rows, COLUMNS, title=title)
@@ -64,6 +78,7 @@ def write(
             "algorithm": config.algorithm,
             "results": results,
             "selection": config.eval.select,
+            "split": config.eval.split,
             "episodes": config.eval.episodes,
             "seed": config.seed,
             "steps": config.num_steps,

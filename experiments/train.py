@@ -40,8 +40,11 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         checkpointing.claim_workdir(workdir, config, may_change=MAY_CHANGE),
         checkpointing.StopRequest() as stop,
     ):
+        finished = report.read(config, workdir)
+        if finished is not None:
+            return finished
         # Bad test data should stop the run before the training, not after it.
-        test_bank = build.evaluation_bank(config, "test")
+        final_bank = build.evaluation_bank(config, config.eval.split)
         zoo = None
         if config.zoo.pretrain.num_teachers:
             zoo, stopped = pretrain_zoo.train_zoo(
@@ -58,7 +61,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             return outcome
         setting = yardsticks.Setting(
             key=jax.random.fold_in(jax.random.key(config.seed), 1),
-            bank=place(test_bank),
+            bank=place(final_bank),
             way=config.way,
             shots=config.eval.shots[0],
             queries=config.eval.queries,
@@ -75,6 +78,8 @@ def _check(config: Any) -> None:
             f"config.eval.select={config.eval.select!r}: choose last, pseudo (episodes "
             "of recovered images) or val (real validation classes); never test"
         )
+    if config.eval.split not in ("test", "val"):
+        raise InputError(f"config.eval.split={config.eval.split!r}: choose test or val")
     if config.eval.protocol not in ("transductive", "inductive"):
         raise InputError(
             f"config.eval.protocol={config.eval.protocol!r}: choose transductive or "

@@ -1,6 +1,7 @@
 """What all teachers of one stack share: network, image shape, normalisation."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -87,9 +88,9 @@ def architecture(
     name: str,
     *,
     way: int,
-    image_shape: tuple[int, int, int],
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5),
-    std: tuple[float, ...] = (0.5, 0.5, 0.5),
+    image_shape: Sequence[int],
+    mean: Sequence[float] = (0.5, 0.5, 0.5),
+    std: Sequence[float] = (0.5, 0.5, 0.5),
     **kwargs,
 ) -> Architecture:
     """Describes a network and its images.

@@ -131,9 +131,7 @@ def test_batch_norm_keeps_precision_far_from_zero():
     x = 1e4 + normal(0, 1000, 2)
     variables = {"params": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}}
     _, sown = models.BatchNorm().apply(variables, x, norm="batch", mutable=["moments"])
-    np.testing.assert_allclose(
-        sown["moments"]["var"], np.float64(x).var(0), rtol=1e-2
-    )
+    np.testing.assert_allclose(sown["moments"]["var"], np.float64(x).var(0), rtol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32", "float64"])
@@ -226,9 +224,7 @@ def test_max_pool_is_torch_max_pool(size):
     expected = torch.nn.functional.max_pool2d(
         torch.tensor(np.moveaxis(np.asarray(x), -1, 1)), 2
     )
-    np.testing.assert_array_equal(
-        max_pool_2x2(x), np.moveaxis(expected.numpy(), 1, -1)
-    )
+    np.testing.assert_array_equal(max_pool_2x2(x), np.moveaxis(expected.numpy(), 1, -1))
 
 
 def test_moments_are_of_what_enters_each_norm(key):
@@ -267,9 +263,7 @@ def test_moments_are_of_what_enters_each_norm(key):
 
 
 def test_features_enter_the_head(key):
-    variables = jax.tree.map(
-        abs, toy.random_like(jax.eval_shape(toy.WIDE.init, key))
-    )
+    variables = jax.tree.map(abs, toy.random_like(jax.eval_shape(toy.WIDE.init, key)))
     images = jnp.abs(normal(0, 4, *toy.WIDE.image_shape))
 
     @jax.jit

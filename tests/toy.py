@@ -1,18 +1,22 @@
 """Tiny problems shared by the tests: images, teachers, and plain-loop references."""
 
+import dataclasses
 import functools
 import itertools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 from free_jax import augment, models, objectives, pretraining
-from free_jax.architecture import architecture
+from free_jax.architecture import Architecture, architecture
 from free_jax.inversion import Objective
 from free_jax.memory import from_arrays
 from free_jax.metalearning import batch_apply
+from free_jax.models.conv4 import max_pool_2x2
+from free_jax.models.convolution import Conv
 from free_jax.types import Episode, Teachers
 
 WAY = 3
@@ -30,6 +34,40 @@ WIDE = architecture(
     mean=(0.4, 0.5, 0.6),
     std=(0.3, 0.25, 0.2),
 )
+
+
+class TinyNet(nn.Module):
+    """Two convolutions with batch norm: every ingredient, a third of the compilation."""
+
+    way: int
+    width: int = 4
+
+    @nn.compact
+    def __call__(self, images, *, norm, features=False):
+        x = Conv(self.width, stride=2, name="conv0")(images)
+        x = nn.relu(max_pool_2x2(models.BatchNorm(name="bn0")(x, norm=norm)))
+        x = Conv(self.width, use_bias=True, name="conv1")(x)
+        x = nn.relu(models.BatchNorm(name="bn1")(x, norm=norm))
+        x = x.reshape(x.shape[0], -1)
+        logits = nn.Dense(self.way, name="head")(x)
+        return x if features else logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiny(Architecture):
+    """An architecture outside of the registry."""
+
+    @property
+    def module(self):
+        return TinyNet(self.way, **dict(self.kwargs))
+
+
+def tiny(image_shape=SHAPE, **kwargs):
+    half = (0.5,) * 3
+    return Tiny("tiny", WAY, image_shape, half, half, tuple(kwargs.items()))
+
+
+TINY = tiny()
 GENERATOR = models.Generator(image_shape=SHAPE, width=4)
 
 

@@ -9,7 +9,7 @@ from experiments.configs import common
 
 def get_config(variant: str = ""):
     """Returns the config of a variant (``:smoke``, ``:reference``, ``:seed=N``)."""
-    chosen = common.parse_variant(variant)
+    chosen = common.parse_variant(variant, smoke=False, reference=False, seed=0)
     config = common.free_config("procedural")
     config.zoo.pretrain.num_teachers = 12
     config.zoo.pretrain.epochs = 12

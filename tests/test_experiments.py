@@ -1,0 +1,223 @@
+"""The command line from end to end, on the embedded images at the smallest size."""
+
+import dataclasses
+import json
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import command_line, pretrain_zoo, run, train
+from experiments.data import procedural
+from free_jax import Teachers, Zoo, load_model, load_zoo, maml, save_zoo
+from free_jax.errors import InputError
+
+CONFIG = "experiments/configs/demo.py:smoke"
+# Smaller than the smoke variant: what is tested is the harness, not the learning.
+TINY = [
+    "--config.student.kwargs.width=4",
+    "--config.generator.width=4",
+    "--config.zoo.pretrain.model.kwargs.width=4",
+    "--config.zoo.pretrain.epochs=1",
+    "--config.eval.episodes=8",
+    "--config.eval.val_episodes=4",
+    "--config.inversion.num_steps=2",
+    "--config.eval.queries=5",
+    "--config.replay.queries=5",
+    "--config.learner.test_steps=2",
+    "--config.learner.train_steps=1",
+    "--config.inversion.images_per_class=6",
+    "--config.log.every_secs=0",
+    "--config.checkpoint.every_steps=1",
+]
+
+
+def parse(*extra, config=CONFIG):
+    return command_line.parse(["run.py", f"--config={config}", *TINY, *extra]).config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, without interruption."""
+    workdir = tmp_path_factory.mktemp("finished")
+    # Later runs of the same programs load them, as a user's second run does.
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    result = train.main(parse(), str(workdir))
+    yield workdir, result
+    jax.config.update("jax_compilation_cache_dir", None)
+
+
+def test_writes_everything_a_reader_wants(finished):
+    workdir, result = finished
+    stored = json.loads((workdir / "result.json").read_text())
+    assert stored == json.loads(json.dumps(result))
+    for name in ("table.md", "model.npz", "metrics.jsonl", "recovered.png"):
+        assert (workdir / name).stat().st_size > 0
+    assert stored["selection"] == "last" and stored["episodes"] == 8
+    assert stored["images_recovered"] == 4 * 2 * 5 * 6
+    assert set(stored["results"]) == {
+        "free (maml)",
+        "random initialisation",
+        "teacher average",
+        "one teacher, centroids",
+        "panel of all teachers, centroids",
+    }
+    for cells in stored["results"].values():
+        for name in ("transductive", "inductive"):
+            cell = cells["1"][name]
+            assert len(cell["per_episode"]) == 8
+            assert cell["mean"] == pytest.approx(np.mean(cell["per_episode"]), abs=1e-2)
+    steps = [json.loads(x)["step"] for x in open(workdir / "metrics.jsonl")]
+    assert steps == [1, 2, 3, 4]
+    assert np.asarray(Image.open(workdir / "recovered.png")).std() > 1
+
+
+def test_saved_model_predicts(finished):
+    workdir, _ = finished
+    arch, params, _ = load_model(workdir / "model.npz")
+    images = jax.random.uniform(jax.random.key(0), (5, *arch.image_shape))
+    learner = maml(arch, num_steps=1)
+    adapted = learner.adapt(params, images, jax.numpy.arange(5))
+    assert learner.predict(adapted, images).shape == (5, 5)
+    assert load_zoo(workdir / "zoo").num_teachers == 3
+
+
+def test_interrupted_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
+    workdir, result = finished
+    # The same teachers: their training is resumable too, but not what is tested here.
+    shutil.copytree(workdir / "zoo", tmp_path / "zoo")
+    real = train.checkpointing.StopRequest.reached
+    monkeypatch.setattr(
+        train.checkpointing.StopRequest, "reached", lambda self, step: step == 3
+    )
+    assert train.main(parse(), str(tmp_path)) == {"stopped_at": 3}
+    monkeypatch.setattr(train.checkpointing.StopRequest, "reached", real)
+    again = train.main(parse(), str(tmp_path))
+    assert again["results"] == result["results"]
+    assert (tmp_path / "metrics.jsonl").read_text() == (
+        workdir / "metrics.jsonl"
+    ).read_text()
+
+
+def test_finished_run_is_not_trained_again(finished, monkeypatch):
+    workdir, result = finished
+    monkeypatch.setattr(
+        train.checkpointing.Checkpoints,
+        "save",
+        lambda *a, **k: pytest.fail("a finished run was trained again"),
+    )
+    again = train.main(parse(), str(workdir))
+    assert again["results"] == result["results"]
+
+
+def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
+    config = "experiments/configs/pretrain_cifar_fs_conv4.py:smoke"
+    argv = ["run.py", f"--config={config}", "--config.pretrain.model.kwargs.width=4"]
+    straight = command_line.parse(argv).config
+    pretrain_zoo.main(straight, str(tmp_path / "a"))
+    stop = pretrain_zoo.checkpointing.StopRequest
+    with monkeypatch.context() as patch:
+        patch.setattr(stop, "reached", lambda self, step: step == 1)
+        outcome = pretrain_zoo.main(straight, str(tmp_path / "b"))
+    assert outcome == {"stopped_at": 1}
+    pretrain_zoo.main(straight, str(tmp_path / "b"))
+    zoos = [load_zoo(tmp_path / name / "zoo") for name in "ab"]
+    for a, b in zip(*map(jax.tree.leaves, (z.teachers for z in zoos)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.eval.select=test", "never test"),
+        ("--config.algorithm=fre", "choose one of free, episodic"),
+        ("--config.learner.kind=mml", "choose maml, anil or protonet"),
+        ("--config.student.name=conv5", "unknown model 'conv5'"),
+        ("--config.way=9", "9 classes per episode, but the split has 8"),
+        ("--config.replay.queries=500", "images_per_class=6 recovers fewer"),
+        ("--config.align.distill=kll", "distill='kll'"),
+        ("--config.memory.per_class=1", "exceeds memory_per_class"),
+        ("--config.data.name=cifar", "cifar_fs"),
+        ("--config.optimizer.name=adamm", "did you mean 'adam'"),
+        ("--config.mesh.task=3", "does not fit"),
+    ],
+)
+def test_bad_config_is_one_clear_line(finished, tmp_path, capsys, override, message):
+    shutil.copytree(finished[0] / "zoo", tmp_path / "zoo")
+    argv = ["run.py", f"--config={CONFIG}", *TINY, f"--workdir={tmp_path}", override]
+    assert run.main([*argv, "--compilation_cache=off"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def write_images(folder, per_class=21, classes=5):
+    split = procedural.make_split("test", images_per_class=per_class, image_size=32)
+    for name, images in zip(split.class_names[:classes], split.images, strict=False):
+        (folder / name).mkdir(parents=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(folder / name / f"{i}.png")
+
+
+def test_zoo_and_data_must_fit(finished, tmp_path, capsys):
+    data = tmp_path / "data"
+    for split in ("train", "val", "test"):
+        write_images(data / split)
+    argv = ["run.py", "--config=experiments/configs/free_cifar_fs_5w1s.py", *TINY]
+    argv += ["--config.data.name=image_folder", "--config.data.image_size=32"]
+    argv += [f"--config.data.path={data}", f"--config.data.cache_dir={tmp_path}/cache"]
+    argv += ["--compilation_cache=off", f"--workdir={tmp_path}/run"]
+    zoo = load_zoo(finished[0] / "zoo")
+    other, larger = tmp_path / "other", tmp_path / "larger"
+    group = dataclasses.replace(zoo.groups[0], domain="image_folder")
+    save_zoo(Zoo((group,), zoo.class_names), other)
+    arch = dataclasses.replace(
+        group.architecture,
+        image_shape=(48, 48, 3),
+        kwargs=(("global_pool", True), ("width", 4)),
+    )
+    variables = jax.vmap(arch.init)(jax.random.split(jax.random.key(0), 3))
+    group = dataclasses.replace(
+        group,
+        architecture=arch,
+        teachers=Teachers(variables, group.teachers.class_ids),
+    )
+    save_zoo(Zoo((group,), zoo.class_names), larger)
+    for zoo, message in [
+        ("", "config.zoo.path is empty"),
+        (str(tmp_path / "nowhere"), "nowhere"),
+        (str(other), "the zoo knows"),
+        (str(larger), "see images of 48 pixels"),
+    ]:
+        assert run.main([*argv, f"--config.zoo.path={zoo}"]) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+
+
+def test_nan_ends_the_run_and_keeps_what_was_written(finished, tmp_path, capsys):
+    shutil.copytree(finished[0] / "zoo", tmp_path / "zoo")
+    argv = ["run.py", f"--config={CONFIG}", *TINY, f"--workdir={tmp_path}"]
+    argv += ["--compilation_cache=off", "--config.optimizer.kwargs.learning_rate=1e38"]
+    assert run.main(argv) == 1
+    error = capsys.readouterr().err
+    assert "finite" in error or "nan" in error
+    lines = pathlib.Path(tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+
+
+def test_every_config_parses():
+    for path in pathlib.Path(run.REPOSITORY / "experiments/configs").glob("*.py"):
+        if path.name in ("common.py", "__init__.py"):
+            continue
+        for variant in ("", ":smoke", ":seed=3"):
+            config = command_line.parse(["run.py", f"--config={path}{variant}"]).config
+            assert config.run in run.RUNS
+
+
+def test_unknown_zoo_section_is_an_input_error():
+    with pytest.raises(InputError, match="did you mean"):
+        command_line.parse(["run.py", f"--config={CONFIG}", "--config.zoo.pth=x"])

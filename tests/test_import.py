@@ -1,0 +1,66 @@
+"""What `import free_jax` pulls in, and what it does not."""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+HEAVY = (
+    "torch",
+    "torchvision",
+    "tensorflow",
+    "tensorflow_datasets",
+    "tensorstore",
+    "orbax",
+    "absl.flags",
+    "ml_collections",
+    "safetensors",
+    "array_record",
+    "matplotlib",
+    "PIL",
+)
+
+
+def fresh(code):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_import_is_light_and_starts_no_backend():
+    # What flax itself imports is not ours to prevent.
+    code = (
+        "import sys, jax, flax.linen, optax; before = set(sys.modules);"
+        "import free_jax;"
+        f"print(*[m for m in {HEAVY} if m in sys.modules and m not in before]);"
+        "from jax._src import xla_bridge;"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    assert fresh(code) == []
+
+
+def test_every_module_imports_without_a_backend_or_torch():
+    code = (
+        "import pkgutil, sys, free_jax;"
+        "names = [m.name for m in pkgutil.walk_packages(free_jax.__path__,"
+        " 'free_jax.')];"
+        "[__import__(name) for name in names];"
+        "assert len(names) > 20, names;"
+        "assert 'torch' not in sys.modules;"
+        "from jax._src import xla_bridge;"
+        "assert not xla_bridge.backends_are_initialized()"
+    )
+    fresh(code)
+
+
+def test_public_names_exist():
+    import free_jax
+
+    for name in free_jax.__all__:
+        assert hasattr(free_jax, name), name
+    assert sorted(free_jax.__all__) == sorted(set(free_jax.__all__))
