@@ -1,12 +1,12 @@
 """From a config to objects: the only place that reads nested config fields."""
 
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from etils import epath
@@ -34,6 +34,9 @@ class Experiment(NamedTuple):
       data: second argument of ``step``: the zoo's teachers, or a bank of images.
       student: architecture of the meta-model.
       test_learner: the learner as it is evaluated.
+      pseudo_task: (shots, queries) of episodes of recovered images.
+      images_per_step: recovered in a step.
+      status: metrics of the status line and their short names there.
       memory_of: ``state -> ImageBank`` of recovered images, or None.
       zoo: the teachers, or None where no method uses them.
     """
@@ -42,6 +45,9 @@ class Experiment(NamedTuple):
     data: Any
     student: Architecture
     test_learner: metalearning.MetaLearner
+    pseudo_task: tuple[int, int]
+    images_per_step: int
+    status: dict[str, str]
     memory_of: Callable[[Any], ImageBank] | None
     zoo: zoo_lib.Zoo | None
 
@@ -51,6 +57,85 @@ def preset(config: Any) -> Preset:
     chosen = _preset(config.data.name)
     size = config.data.get("image_size", 0)
     return chosen._replace(image_size=size) if size else chosen
+
+
+def validate(config: Any) -> None:
+    """Refuses, before anything is computed, values that cannot be meant.
+
+    Raises:
+      InputError: names the key and the remedy.
+    """
+    choices = {
+        "algorithm": (config.algorithm, tuple(ALGORITHMS)),
+        "eval.select": (config.eval.select, ("last", "pseudo", "val")),
+        "eval.split": (config.eval.split, ("test", "val")),
+        "eval.protocol": (config.eval.protocol, ("transductive", "inductive")),
+        "mesh.local": (config.mesh.local, ("auto", "map", "vmap")),
+        "learner.kind": (config.learner.kind, ("maml", "anil", "protonet")),
+    }
+    for name in config.eval.yardsticks:
+        known = ("random", "average", "teacher", "panel")
+        choices[f"eval.yardsticks ({name})"] = (name, known)
+    for key, (value, known) in choices.items():
+        if value not in known:
+            hint = "; never test" if key == "eval.select" else ""
+            raise InputError(
+                f"config.{key}={value!r}: choose one of {', '.join(known)}{hint}"
+            )
+    positive = {
+        "num_steps": config.num_steps,
+        "eval.every_steps": config.eval.every_steps,
+        "eval.episodes": config.eval.episodes,
+        "eval.queries": config.eval.queries,
+        "log.every_steps": config.log.every_steps,
+        "replay.shots": config.replay.shots,
+        "replay.queries": config.replay.queries,
+        "replay.episodes_per_update": config.replay.episodes_per_update,
+        "generator.width": config.generator.width,
+        "generator.latent_dim": config.generator.latent_dim,
+        "inversion.teachers_per_step": config.inversion.teachers_per_step,
+        "inversion.images_per_class": config.inversion.images_per_class,
+        **{f"eval.shots[{i}]": shots for i, shots in enumerate(config.eval.shots)},
+    }
+    for key, value in positive.items():
+        if value < 1:
+            raise InputError(f"config.{key}={value}: must be at least 1")
+    if not config.eval.shots:
+        raise InputError("config.eval.shots is empty: give at least one, as (1,)")
+    pretrain = config.zoo.pretrain
+    if pretrain.num_teachers and config.zoo.path:
+        raise InputError(
+            "config.zoo.path and config.zoo.pretrain.num_teachers exclude each other: "
+            "load teachers or train them"
+        )
+    if pretrain.num_teachers:
+        validate_pretraining(pretrain, "zoo.pretrain")
+        if pretrain.way != config.way:
+            raise InputError(
+                f"config.zoo.pretrain.way={pretrain.way} differs from config.way="
+                f"{config.way}"
+            )
+
+
+def validate_pretraining(recipe: Any, section: str) -> None:
+    """The same for a section that trains teachers."""
+    if not 0 < recipe.train_fraction < 1:
+        raise InputError(
+            f"config.{section}.train_fraction={recipe.train_fraction}: must be between "
+            "0 and 1; the rest measures the teachers"
+        )
+    for key in ("num_teachers", "way", "epochs", "batch_size"):
+        if recipe[key] < 1:
+            raise InputError(f"config.{section}.{key}={recipe[key]}: must be positive")
+
+
+def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
+    """The zoo with its arrays where the mesh expects them."""
+    groups = [
+        dataclasses.replace(group, teachers=place(group.teachers))
+        for group in zoo.groups
+    ]
+    return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 
 def load_split(config: Any, split: str) -> Split:
@@ -184,10 +269,6 @@ def learners(
     if section.kind == "protonet":
         learner = metalearning.protonet(student)
         return learner, learner
-    if section.kind not in ("maml", "anil"):
-        raise InputError(
-            f"config.learner.kind={section.kind!r}: choose maml, anil or protonet"
-        )
     make = functools.partial(
         metalearning.maml,
         student,
@@ -210,6 +291,20 @@ def _teachers_per_step(config: Any, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
     total, groups = config.inversion.teachers_per_step, len(zoo.groups)
     counts = [total // groups + (i < total % groups) for i in range(groups)]
     return tuple(counts)
+
+
+def _episodic_update(config: Any, learner, tx, map_tasks: Callable) -> Callable:
+    section = config.replay
+    return replay_lib.episodic_update(
+        learner,
+        tx,
+        way=config.way,
+        shots=section.shots,
+        queries=section.queries,
+        episodes_per_update=section.episodes_per_update,
+        augment_images=section.augment,
+        map_tasks=map_tasks,
+    )
 
 
 def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable) -> Experiment:
@@ -236,15 +331,7 @@ def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable) -> Experiment:
             f"inversion.images_per_class={options.images_per_class} recovers fewer"
         )
     tx = optimizer(config.optimizer)
-    update = replay_lib.episodic_update(
-        train_learner,
-        tx,
-        way=config.way,
-        shots=config.replay.shots,
-        queries=config.replay.queries,
-        episodes_per_update=config.replay.episodes_per_update,
-        map_tasks=map_tasks,
-    )
+    update = _episodic_update(config, train_learner, tx, map_tasks)
     try:
         generators = tuple(
             inversion.meta_generator(
@@ -289,12 +376,21 @@ def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable) -> Experiment:
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     return Experiment(
-        algorithm,
-        zoo.teachers,
-        student,
-        test_learner,
-        lambda state: state.memory,
-        zoo,
+        algorithm=algorithm,
+        data=zoo.teachers,
+        student=student,
+        test_learner=test_learner,
+        pseudo_task=(config.replay.shots, config.replay.queries),
+        images_per_step=options.teachers_per_step
+        * config.way
+        * options.images_per_class,
+        status={
+            "inversion_ce": "ce",
+            "teacher_accuracy": "teacher acc",
+            "replay_accuracy": "replay acc",
+        },
+        memory_of=lambda state: state.memory,
+        zoo=zoo,
     )
 
 
@@ -306,18 +402,20 @@ def _episodic(config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable) -> Expe
     what = f"the train split in {config.data.path or config.data.name}"
     require(split, way=config.way, images_per_class=needed, what=what)
     tx = optimizer(config.optimizer)
-    update = replay_lib.episodic_update(
-        train_learner,
-        tx,
-        way=config.way,
-        shots=config.replay.shots,
-        queries=config.replay.queries,
-        episodes_per_update=config.replay.episodes_per_update,
-        map_tasks=map_tasks,
-    )
+    update = _episodic_update(config, train_learner, tx, map_tasks)
     data = memory.from_arrays(split.images, split.counts)
     algorithm = episodic(train_learner, update, tx)
-    return Experiment(algorithm, data, student, test_learner, None, zoo)
+    return Experiment(
+        algorithm=algorithm,
+        data=data,
+        student=student,
+        test_learner=test_learner,
+        pseudo_task=(config.replay.shots, config.replay.queries),
+        images_per_step=0,
+        status={"replay_accuracy": "train acc"},
+        memory_of=None,
+        zoo=zoo,
+    )
 
 
 # Values of config.algorithm.
@@ -326,11 +424,6 @@ ALGORITHMS = {"free": _free, "episodic": _episodic}
 
 def experiment(config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable) -> Experiment:
     """Builds what ``config.algorithm`` names."""
-    if config.algorithm not in ALGORITHMS:
-        raise InputError(
-            f"config.algorithm={config.algorithm!r}: choose one of "
-            f"{', '.join(ALGORITHMS)}"
-        )
     if config.algorithm != "episodic" and zoo is None:
         raise InputError(f"config.algorithm={config.algorithm!r} needs teachers")
     return ALGORITHMS[config.algorithm](config, zoo, map_tasks)
@@ -345,8 +438,3 @@ def most_recent(bank: ImageBank, images: int) -> np.ndarray:
         rows.append(np.asarray(bank.images[class_id])[index])
     shape = (0, images, *bank.images.shape[2:])
     return np.stack(rows) if rows else np.zeros(shape, np.uint8)
-
-
-def as_float(images: np.ndarray) -> jax.Array:
-    """8-bit images as float32 in [0, 1]."""
-    return jnp.asarray(images, jnp.float32) / 255.0

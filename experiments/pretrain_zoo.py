@@ -26,6 +26,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Returns:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
+    build.validate_pretraining(config.pretrain, "pretrain")
     may_change = ("log", "checkpoint")
     with (
         checkpointing.claim_workdir(workdir, config, may_change=may_change),

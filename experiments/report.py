@@ -1,15 +1,24 @@
 """The end of a run: one evaluation on the test classes, then table, JSON, pictures."""
 
+import functools
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments import build, jsonio, logging_utils, pictures, yardsticks
+from experiments import (
+    build,
+    checkpointing,
+    jsonio,
+    logging_utils,
+    pictures,
+    yardsticks,
+)
 from free_jax import model_io, panel
+from free_jax.types import ImageBank
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
 
@@ -41,6 +50,7 @@ def write(
     experiment: build.Experiment,
     outcome: dict[str, Any],
     setting: yardsticks.Setting,
+    stop: checkpointing.StopRequest,
 ) -> dict[str, Any]:
     """Evaluates once on the test classes and writes everything a reader wants.
 
@@ -50,44 +60,110 @@ def write(
       experiment: what was trained.
       outcome: ``params`` (the selected ones), ``state``, ``seconds``, ``curve``.
       setting: the episodes, the same for every method; its ``shots`` is replaced.
+      stop: polled between methods; what is measured by then is kept.
 
     Returns:
-      The contents of ``result.json``.
+      The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
     folder = pathlib.Path(workdir)
-    rows, results = _evaluate_all(config, experiment, outcome["params"], setting)
+    store = _Store(folder / "cells.json", jsonio.config_hash(config))
+    rows = []
+    for shots, method, evaluate in _cells(config, experiment, outcome, setting):
+        if store.get(method, shots) is None:
+            if stop.requested:
+                return {"stopped_at": config.num_steps}
+            store.put(method, shots, evaluate())
+        cell = store.get(method, shots)
+        row = {"method": method, "shots": shots}
+        for name, value in cell.items():
+            if name == "skipped":
+                row["transductive %"] = f"- ({value})"
+            else:
+                row[f"{name} %"] = f"{value['mean']:.2f} +- {value['ci95']:.2f}"
+        rows.append(row)
+        print(f"  tested {method}, {shots}-shot: {row['transductive %']}", flush=True)
     title = (
         f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
-        f"{config.eval.queries} queries, {config.eval.episodes} episodes, 95 % intervals, "
-        f"seed {config.seed}, model selected by: {config.eval.select}"
+        f"{config.eval.queries} queries, {config.eval.episodes} episodes, "
+        f"95 % intervals, seed {config.seed}, model selected by: {config.eval.select}"
     )
     table = logging_utils.print_table(rows, COLUMNS, title=title)
     (folder / "table.md").write_text(f"{title}\n\n{table}\n")
     model_io.save_model(
-        folder / "model.npz", experiment.student, jax.device_get(outcome["params"])
+        folder / "model.npz",
+        experiment.student,
+        jax.device_get(outcome["params"]),
+        algorithm=config.algorithm,
+        learner=jsonio.to_plain(config.learner),
+        steps=config.num_steps,
+        seed=config.seed,
     )
     _draw(config, folder, experiment, outcome)
-    recovered = 0
-    if experiment.memory_of:
-        per_step = config.inversion.teachers_per_step * config.way
-        recovered = config.num_steps * per_step * config.inversion.images_per_class
     print(f"written to {folder}: result.json, table.md, model.npz, metrics, pictures")
     return logging_utils.write_result(
         workdir,
         {
             "algorithm": config.algorithm,
-            "results": results,
+            "results": store.values,
             "selection": config.eval.select,
             "split": config.eval.split,
             "episodes": config.eval.episodes,
             "seed": config.seed,
             "steps": config.num_steps,
             "seconds": outcome["seconds"],
-            "images_recovered": recovered,
+            "images_recovered": config.num_steps * experiment.images_per_step,
             "curve": outcome["curve"],
         },
         config,
     )
+
+
+class _Store:
+    """Measured cells of the table, on disk as soon as they are known."""
+
+    def __init__(self, file: pathlib.Path, config_hash: str):
+        self._file, self._hash = file, config_hash
+        self.values: dict[str, dict[str, Any]] = {}
+        if file.exists():
+            stored = json.loads(file.read_text())
+            if stored["config_hash"] == config_hash:
+                self.values = stored["results"]
+
+    def get(self, method: str, shots: int) -> dict[str, Any] | None:
+        return self.values.get(method, {}).get(str(shots))
+
+    def put(self, method: str, shots: int, cell: dict[str, Any]) -> None:
+        self.values.setdefault(method, {})[str(shots)] = jsonio.to_plain(cell)
+        stored = {"config_hash": self._hash, "results": self.values}
+        jsonio.write_json(self._file, stored)
+
+
+def _cells(
+    config: Any,
+    experiment: build.Experiment,
+    outcome: dict[str, Any],
+    setting: yardsticks.Setting,
+) -> Iterator[tuple[int, str, Callable[[], dict[str, Any]]]]:
+    """Shots, method and how to measure that cell; our method first."""
+    methods = _methods(config, experiment, outcome["params"], setting)
+    for shots in config.eval.shots:
+        for method, evaluate in methods.items():
+
+            def measure(evaluate=evaluate, shots=shots) -> dict[str, Any]:
+                try:
+                    scores = evaluate(setting._replace(shots=shots))
+                except yardsticks.NotApplicable as reason:
+                    return {"skipped": str(reason)}
+                return {
+                    name: {
+                        "mean": value.mean,
+                        "ci95": value.ci95,
+                        "per_episode": value.per_episode.round(3).tolist(),
+                    }
+                    for name, value in scores.items()
+                }
+
+            yield shots, method, measure
 
 
 def _methods(
@@ -96,76 +172,35 @@ def _methods(
     """Name to evaluation, ours first."""
     learner, zoo = experiment.test_learner, experiment.zoo
 
-    def ours(s):
-        return yardsticks.meta_model(s, learner, params)
-
-    def random(s):
-        return yardsticks.random_initialisation(s, learner, config.seed)
-
-    def average(s):
-        return yardsticks.teacher_average(s, learner, experiment.student, zoo)
-
-    def teacher(s):
-        return yardsticks.one_teacher(s, zoo)
-
-    described = None
-    if zoo is not None and "panel" in config.eval.yardsticks:
+    @functools.cache
+    def described() -> ImageBank:
         # All images are described once, whatever the number of episodes and shots.
-        described = panel.describe_bank(
+        return panel.describe_bank(
             zoo.architectures,
             zoo.teachers,
             setting.bank,
             temperature=config.eval.temperature,
         )
 
-    def whole_panel(s):
-        return yardsticks.whole_panel(s, described)
-
     known = {
-        "random": random,
-        "average": average,
-        "teacher": teacher,
-        "panel": whole_panel,
+        "random": lambda s: yardsticks.random_initialisation(s, learner, config.seed),
+        "average": lambda s: yardsticks.teacher_average(
+            s, learner, experiment.student, zoo
+        ),
+        "teacher": lambda s: yardsticks.one_teacher(s, zoo),
+        "panel": lambda s: yardsticks.whole_panel(s, described()),
     }
     wanted = [n for n in config.eval.yardsticks if zoo is not None or n == "random"]
-    methods = {f"{config.algorithm} ({config.learner.kind})": ours}
+    ours = f"{config.algorithm} ({config.learner.kind})"
+    methods = {ours: lambda s: yardsticks.meta_model(s, learner, params)}
     return methods | {YARDSTICKS[name]: known[name] for name in wanted}
-
-
-def _evaluate_all(config, experiment, params, setting):
-    """Rows of the table, and the same with per-episode accuracies for the JSON."""
-    rows: list[dict[str, Any]] = []
-    results: dict[str, Any] = {}
-    methods = _methods(config, experiment, params, setting)
-    for shots in config.eval.shots:
-        for method, evaluate in methods.items():
-            row: dict[str, Any] = {"method": method, "shots": shots}
-            rows.append(row)
-            cell = results.setdefault(method, {}).setdefault(str(shots), {})
-            try:
-                scores = evaluate(setting._replace(shots=shots))
-            except yardsticks.NotApplicable as reason:
-                row["transductive %"] = f"- ({reason})"
-                cell["skipped"] = str(reason)
-                continue
-            for name, value in scores.items():
-                row[f"{name} %"] = str(value)
-                cell[name] = {
-                    "mean": value.mean,
-                    "ci95": value.ci95,
-                    "per_episode": value.per_episode.round(3).tolist(),
-                }
-            print(
-                f"  tested {method}, {shots}-shot: {row['transductive %']}", flush=True
-            )
-    return rows, results
 
 
 def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:
     """Recovered images by class, and accuracy over time."""
     if experiment.memory_of:
         bank = jax.device_get(experiment.memory_of(outcome["state"]))
-        shown = min(10, config.inversion.images_per_class)
+        shown = min(10, bank.images.shape[1])
         recent = build.most_recent(bank, shown)[:12]
         if len(recent):
             known = np.flatnonzero(np.asarray(bank.counts) >= shown)[:12]

@@ -10,12 +10,12 @@ import numpy as np
 from experiments import (
     build,
     checkpointing,
+    judging,
     logging_utils,
     pretrain_zoo,
     report,
     yardsticks,
 )
-from free_jax import evaluation
 from free_jax.errors import InputError
 
 # What may differ between the runs that share a working directory.
@@ -35,7 +35,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Raises:
       InputError: anything wrong with config, data, zoo or working directory.
     """
-    _check(config)
+    build.validate(config)
     with (
         checkpointing.claim_workdir(workdir, config, may_change=MAY_CHANGE),
         checkpointing.StopRequest() as stop,
@@ -55,8 +55,11 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         elif config.zoo.path:
             zoo = build.load_zoo(config)
         place, map_tasks = build.placement(config)
+        if zoo is not None:
+            zoo = build.place_zoo(zoo, place)
         experiment = build.experiment(config, zoo, map_tasks)
-        outcome = _train(config, workdir, experiment, place, map_tasks, stop)
+        judge = judging.judge(config, experiment, place, map_tasks)
+        outcome = _train(config, workdir, experiment, judge, place, stop)
         if "stopped_at" in outcome:
             return outcome
         setting = yardsticks.Setting(
@@ -68,28 +71,10 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             num_episodes=config.eval.episodes,
             map_tasks=map_tasks,
         )
-        outcome["params"] = place(outcome["params"])
-        return report.write(config, workdir, experiment, outcome, setting)
+        return report.write(config, workdir, experiment, outcome, setting, stop)
 
 
-def _check(config: Any) -> None:
-    if config.eval.select not in ("last", "pseudo", "val"):
-        raise InputError(
-            f"config.eval.select={config.eval.select!r}: choose last, pseudo (episodes "
-            "of recovered images) or val (real validation classes); never test"
-        )
-    if config.eval.split not in ("test", "val"):
-        raise InputError(f"config.eval.split={config.eval.split!r}: choose test or val")
-    if config.eval.protocol not in ("transductive", "inductive"):
-        raise InputError(
-            f"config.eval.protocol={config.eval.protocol!r}: choose transductive or "
-            "inductive"
-        )
-    if config.num_steps < 1:
-        raise InputError(f"config.num_steps={config.num_steps}: must be at least 1")
-
-
-def _train(config, workdir, experiment, place, map_tasks, stop) -> dict[str, Any]:
+def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     """Runs the loop; returns the selected parameters and the run's history."""
     algorithm = experiment.algorithm
     root = jax.random.key(config.seed)
@@ -106,145 +91,97 @@ def _train(config, workdir, experiment, place, map_tasks, stop) -> dict[str, Any
         workdir, tensorboard=config.log.get("tensorboard", False)
     )
     extra: dict[str, Any] = {"seconds": 0.0, "curve": [], "best": None}
-    selected = {"params": _copy(algorithm.params(state))}
+    # Until a score selects, these are placeholders and `best` is None.
+    selected = _copy(algorithm.params(state))
     carried = {"state": state, "selected": selected}
     restored = checkpoints.restore_latest(carried)
     start = 0
     if restored is not None:
         carried, start, extra = restored
-        state, selected = place(carried["state"]), carried["selected"]
+        state, selected = place(carried["state"]), place(carried["selected"])
+        if start > config.num_steps:
+            raise InputError(
+                f"{workdir} has made {start} steps, more than config.num_steps="
+                f"{config.num_steps}; ask for at least {start} or use another --workdir"
+            )
         print(f"resuming after step {start}/{config.num_steps}", flush=True)
     writer.truncate_after(start)
 
     step_fn = jax.jit(algorithm.step, donate_argnums=1)
-    judge = _judge(config, experiment, place, map_tasks)
     progress = logging_utils.Progress(
         config.num_steps, start, every_secs=config.log.every_secs
     )
     _announce(config, workdir, experiment)
-    clock = time.monotonic()
-    checked = start
     if start == 0:
         print("compiling the first step (cached afterwards) ...", flush=True)
+    clock = time.monotonic()
+    checked = start
     for number in range(start, config.num_steps):
         done = number + 1
         state, info = step_fn(jax.random.fold_in(root, 2 + number), state, data)
         last = done == config.num_steps
         stopping = stop.reached(done) and not last
-        judging = last or done % config.eval.every_steps == 0
-        if last or stopping or judging or done % config.log.every_steps == 0:
+        judged = last or done % config.eval.every_steps == 0
+        logged = judged or stopping or done % config.log.every_steps == 0
+        saving = last or stopping or checkpoints.due(done)
+        if logged or saving:
             scalars = {k: np.asarray(v).item() for k, v in info._asdict().items()}
-            scalars.pop("is_finite")
-            if judging:
-                scalars |= judge(algorithm.params(state), state)
+            is_finite = scalars.pop("is_finite")
+            if judged:
+                scalars |= judge.scores(algorithm.params(state), state)
+            # Nothing that is not finite may overwrite a sound checkpoint.
             logging_utils.check_finite(done, scalars, since=checked)
-            if not bool(info.is_finite):
+            if not is_finite:
                 raise logging_utils.RunError(
                     f"a parameter or an inversion loss is not finite in steps "
                     f"{checked + 1} to {done}; lower the learning rates; earlier "
                     "checkpoints and metrics are kept"
                 )
             checked = done
-            writer.write(done, scalars)
-            progress.update(done, _short(scalars), force=judging)
             extra["seconds"] += time.monotonic() - clock
             clock = time.monotonic()
-            if judging:
-                extra["curve"].append(
-                    {"step": done, "seconds": extra["seconds"]} | scalars
-                )
-                if _is_better(config, scalars, extra):
-                    selected = {"params": _copy(algorithm.params(state))}
-        if last and config.eval.select == "last":
-            selected = {"params": _copy(algorithm.params(state))}
-        carried = {"state": state, "selected": selected}
-        checkpoints.save(done, carried, extra, force=stopping or last)
+        if logged:
+            writer.write(done, scalars)
+            shown = {v: scalars[k] for k, v in experiment.status.items()}
+            progress.update(done, shown | _val(scalars), force=judged)
+        if judged:
+            extra["curve"].append({"step": done, "seconds": extra["seconds"]} | scalars)
+            score = scalars.get(judge.rule)
+            if score is not None and (extra["best"] is None or score > extra["best"]):
+                extra["best"] = score
+                selected = _copy(algorithm.params(state))
+        if last and judge.rule is None:
+            selected = _copy(algorithm.params(state))
+        if saving:
+            carried = {"state": state, "selected": selected}
+            checkpoints.save(done, carried, extra, force=True)
         if stopping:
             checkpoints.close()
             writer.close()
             return {"stopped_at": done}
     checkpoints.close()
     writer.close()
-    return {"params": selected["params"], "state": state} | extra
+    if judge.rule and extra["best"] is None:
+        raise logging_utils.RunError(
+            f"no model was selected: {judge.rule} was never measured; lower "
+            "config.eval.every_steps or recover more images"
+        )
+    return {"params": selected, "state": state} | extra
+
+
+def _val(scalars: dict[str, float]) -> dict[str, float]:
+    """Validation accuracies for the status line, transductive."""
+    end = "_transductive"
+    return {
+        name.removesuffix(end).replace("_", " "): value
+        for name, value in scalars.items()
+        if name.startswith("val_") and name.endswith(end)
+    }
 
 
 def _copy(tree: Any) -> Any:
     # The step donates its state; what must outlive it needs buffers of its own.
     return jax.tree.map(jnp.copy, tree)
-
-
-def _judge(config, experiment, place, map_tasks):
-    """Scores during training: validation classes and recovered pseudo-tasks."""
-    if not config.eval.val_episodes:
-        return lambda params, state: {}
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    bank = place(build.evaluation_bank(config, "val"))
-    evaluators = {
-        shots: evaluation.evaluator(
-            evaluation.learner_classifier(experiment.test_learner),
-            way=config.way,
-            shots=shots,
-            queries=config.eval.queries,
-            num_episodes=config.eval.val_episodes,
-            map_tasks=map_tasks,
-        )
-        for shots in config.eval.shots
-    }
-    shots = config.replay.shots
-    pseudo = evaluation.evaluator(
-        evaluation.learner_classifier(experiment.test_learner),
-        way=config.way,
-        shots=shots,
-        queries=min(config.eval.queries, config.replay.queries),
-        num_episodes=config.eval.val_episodes,
-        map_tasks=map_tasks,
-    )
-
-    def judge(params, state) -> dict[str, float]:
-        scores = {}
-        for shots, evaluate in evaluators.items():
-            for name, value in evaluate(key, params, bank).items():
-                scores[f"val_{shots}shot_{name}"] = value.mean
-                scores[f"val_{shots}shot_{name}_ci95"] = value.ci95
-        if experiment.memory_of and config.eval.select == "pseudo":
-            recovered = experiment.memory_of(state)
-            need = config.replay.shots + config.replay.queries
-            # Before enough classes were recovered there is no pseudo-task to draw.
-            if int((recovered.counts >= need).sum()) >= config.way:
-                found = pseudo(key, params, recovered)
-                scores["pseudo"] = found[config.eval.protocol].mean
-        return scores
-
-    return judge
-
-
-def _is_better(config, scalars, extra) -> bool:
-    """Applies the selection rule and remembers the best score."""
-    rule = {
-        "val": f"val_{config.replay.shots}shot_{config.eval.protocol}",
-        "pseudo": "pseudo",
-    }
-    name = rule.get(config.eval.select)
-    if name is None or name not in scalars:
-        return False
-    if extra["best"] is None or scalars[name] > extra["best"]:
-        extra["best"] = scalars[name]
-        return True
-    return False
-
-
-def _short(scalars: dict[str, float]) -> dict[str, float]:
-    """The few numbers of the status line."""
-    names = {
-        "inversion_ce": "ce",
-        "teacher_accuracy": "teacher acc",
-        "replay_accuracy": "replay acc",
-    }
-    line = {short: scalars[k] for k, short in names.items() if k in scalars}
-    for name, value in scalars.items():
-        if name.startswith("val_") and name.endswith("transductive"):
-            line[name.replace("_transductive", "").replace("_", " ")] = value
-    return line
 
 
 def _announce(config, workdir, experiment) -> None:

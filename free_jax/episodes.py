@@ -16,6 +16,13 @@ def balanced_labels(way: int, images_per_class: int) -> Int[Array, " n"]:
     return jnp.tile(jnp.arange(way, dtype=jnp.int32), images_per_class)
 
 
+def to_float(images: Array) -> Array:
+    """Maps uint8 images to float32 in [0, 1]; leaves floats as they are."""
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255.0
+    return images
+
+
 def sample_episode(
     key: Key[Array, ""], bank: ImageBank, *, way: int, shots: int, queries: int
 ) -> Episode:
@@ -49,8 +56,7 @@ def sample_episode(
     valid = jnp.arange(capacity) < bank.counts[class_ids][:, None]
     rows = jax.lax.top_k(jnp.where(valid, scores, -1.0), per_class)[1]
     images = bank.images[class_ids[:, None], rows]  # [W, S+Q, ...]
-    if images.dtype == jnp.uint8:
-        images = images.astype(jnp.float32) / 255.0
+    images = to_float(images)
     item_shape = images.shape[2:]
     labels = jnp.arange(way, dtype=jnp.int32)
     return Episode(

@@ -124,6 +124,11 @@ def meta_generator(
             f"the generator knows {generator.num_classes} labels but teachers are "
             f"{teacher.way}-way; use num_classes={teacher.way} or 0"
         )
+    if any(size % 4 for size in generator.image_shape[:2]):
+        raise ValueError(
+            f"image_shape={generator.image_shape}: the generator's sides must be "
+            "multiples of 4"
+        )
     objectives.distillation(objective.agreement)
 
     def init(key: Key[Array, ""]) -> PyTree:

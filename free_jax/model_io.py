@@ -1,7 +1,9 @@
 """A trained meta-model as one file: weights, architecture and how it was made."""
 
 import json
+import os
 from typing import Any
+from zipfile import BadZipFile
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,8 +26,11 @@ def save_model(path: Any, arch: Architecture, params: PyTree, **notes: Any) -> N
     flat = traverse_util.flatten_dict(params, sep="/")
     header = json.dumps({"architecture": arch.as_dict(), "notes": notes})
     arrays = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
-    with open(path, "wb") as file:
+    # Renamed when whole: a reader never meets half a model.
+    unfinished = f"{os.fspath(path)}.unfinished"
+    with open(unfinished, "wb") as file:
         np.savez(file, header=np.asarray(header), **arrays)
+    os.replace(unfinished, path)
 
 
 def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
@@ -45,10 +50,10 @@ def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
                 for name in file.files
                 if name != "header"
             }
-    except (OSError, ValueError, KeyError) as error:
+        arch = architecture(**header["architecture"])
+    except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(
             f"{path}: not a model saved by free_jax ({error}); give the model.npz of "
             "a finished run"
         ) from None
-    arch = architecture(**header["architecture"])
     return arch, traverse_util.unflatten_dict(flat, sep="/"), header["notes"]

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from free_jax import augment
 from free_jax.architecture import Architecture
+from free_jax.episodes import to_float
 from free_jax.types import ImageBank, PyTree, Teachers
 
 Output = Literal["probabilities", "logits", "features"]
@@ -88,8 +89,7 @@ def describe_bank(
 
     @jax.jit
     def run(teachers, images):
-        images = images.astype(jnp.float32) / 255.0
-        return describe(architectures, teachers, images, **kwargs)
+        return describe(architectures, teachers, to_float(images), **kwargs)
 
     parts = []
     for start in range(0, flat.shape[0], chunk):

@@ -1,13 +1,14 @@
 """The only door to a device mesh: mapping a one-task function over tasks.
 
 `jit(vmap(f))` over sharded network weights does not parallelise: the partitioner
-gathers every kernel.  `shard_map` does, provided shared parameters are first marked
-as varying; without that, a gradient taken inside the mapped function is silently
-summed over devices.
+gathers every kernel.  `shard_map` does.  It runs here without tracking which values
+vary over devices (``check_vma=False``): with tracking, a gradient taken inside the
+mapped function with respect to anything shared, captured variables included, is
+silently summed over devices, and every literal carried through a loop is refused.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import jax
 import numpy as np
@@ -18,7 +19,6 @@ from free_jax.types import PyTree
 
 Local = Literal["auto", "vmap", "map"]
 TaskFn = Callable[[PyTree, PyTree], PyTree]
-MapTasks = Callable[[TaskFn], TaskFn]
 
 
 def make_mesh(axes: Mapping[str, int], devices: list | None = None) -> Mesh:
@@ -36,7 +36,7 @@ def make_mesh(axes: Mapping[str, int], devices: list | None = None) -> Mesh:
     known = int(np.prod([size for size in sizes.values() if size != -1]))
     for name, size in sizes.items():
         if size == -1:
-            sizes[name] = max(len(devices) // known, 1)
+            sizes[name] = max(len(devices) // max(known, 1), 1)
     if np.prod(list(sizes.values())) != len(devices):
         raise ValueError(
             f"mesh {dict(axes)} does not fit {len(devices)} devices; use -1 for one "
@@ -52,7 +52,12 @@ def make_mesh(axes: Mapping[str, int], devices: list | None = None) -> Mesh:
 
 
 def map_tasks(
-    fn: TaskFn, *, mesh: Mesh | None = None, axis: str = "task", local: Local = "auto"
+    fn: TaskFn,
+    *,
+    mesh: Mesh | None = None,
+    axis: str = "task",
+    local: Local = "auto",
+    batch_size: int | None = None,
 ) -> TaskFn:
     """Maps ``fn(shared, task)`` over the leading axis of the tasks.
 
@@ -67,29 +72,34 @@ def map_tasks(
       local: how one device handles its tasks: "vmap", "map" (one after the other),
         or "auto": "map" on CPU, where batching network weights only costs memory
         traffic, "vmap" elsewhere.
+      batch_size: with "vmap", how many tasks a device holds at once; None is all.
 
     Returns:
       A function of (shared, tasks) with results stacked on a leading axis.
+
+    Raises:
+      ValueError: `local` is unknown.
     """
+    if local not in ("auto", "vmap", "map"):
+        raise ValueError(f"local={local!r}: choose auto, vmap or map")
     if local == "auto":
         local = "map" if jax.default_backend() == "cpu" else "vmap"
 
     def run_local(shared: PyTree, tasks: PyTree) -> PyTree:
-        if local == "vmap":
+        if local == "vmap" and batch_size is None:
             return jax.vmap(fn, in_axes=(None, 0))(shared, tasks)
-        return jax.lax.map(lambda task: fn(shared, task), tasks)
+        size = batch_size if local == "vmap" else None
+        return jax.lax.map(lambda task: fn(shared, task), tasks, batch_size=size)
 
     if mesh is None or mesh.shape[axis] == 1:
         return run_local
 
-    def run_sharded(shared: PyTree, tasks: PyTree) -> PyTree:
-        def vary(x: Any) -> Any:
-            return jax.lax.pcast(x, (axis,), to="varying")
-
-        return run_local(jax.tree.map(vary, shared), tasks)
-
     sharded = jax.shard_map(
-        run_sharded, mesh=mesh, in_specs=(P(), P(axis)), out_specs=P(axis)
+        run_local,
+        mesh=mesh,
+        in_specs=(P(), P(axis)),
+        out_specs=P(axis),
+        check_vma=False,
     )
 
     def run(shared: PyTree, tasks: PyTree) -> PyTree:

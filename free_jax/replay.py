@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from free_jax import episodes, parallel
+from free_jax import augment, episodes, parallel
 from free_jax.metalearning import MetaLearner
 from free_jax.types import ImageBank, PyTree
 
@@ -34,9 +34,21 @@ def episodic_update(
     shots: int,
     queries: int,
     episodes_per_update: int,
+    augment_images: bool = False,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Callable:
     """One optimiser step on the summed loss of several episodes.
+
+    Args:
+      learner: its loss is differentiated.
+      optimizer: of the meta-model.
+      way: classes in an episode.
+      shots: support images a class.
+      queries: query images a class.
+      episodes_per_update: losses summed in one step.
+      augment_images: crop and flip every image of an episode; the released codes
+        replay images as they are.
+      map_tasks: see `parallel.map_tasks`.
 
     Returns:
       ``(key, params, opt_state, bank) -> (params, opt_state, EpisodeInfo means)``.
@@ -44,9 +56,15 @@ def episodic_update(
 
     def one(shared, key):
         params, bank = shared
+        key_episode, key_support, key_query = jax.random.split(key, 3)
         episode = episodes.sample_episode(
-            key, bank, way=way, shots=shots, queries=queries
+            key_episode, bank, way=way, shots=shots, queries=queries
         )
+        if augment_images:
+            episode = episode._replace(
+                support_images=augment.crop_flip(key_support, episode.support_images),
+                query_images=augment.crop_flip(key_query, episode.query_images),
+            )
         (_, info), grads = jax.value_and_grad(learner.loss, has_aux=True)(
             params, episode
         )

@@ -17,8 +17,9 @@ from free_jax.parallel import map_tasks
 K, N = 3, 2
 LABELS = balanced_labels(toy.WAY, N)
 OBJECTIVE = Objective(moments=0.5, adversarial=0.7, total_variation=0.3, crop_padding=2)
-# Plain momentum: Adam turns rounding of near-zero gradients into whole steps.
-OPTIMIZER = optax.sgd(0.05, momentum=0.5)
+# Plain momentum: Adam turns rounding of near-zero gradients into whole steps.  The
+# rate overshoots, so that the best images are not always the last ones.
+OPTIMIZER = optax.sgd(0.3, momentum=0.5)
 build = functools.partial(
     meta_generator,
     toy.GENERATOR,
@@ -106,7 +107,7 @@ def test_one_teacher_is_a_python_loop(teachers, loops):
     )
 
 
-@pytest.mark.parametrize("local", ["vmap", "map"])
+@pytest.mark.parametrize("local", ["map", pytest.param("vmap", marks=pytest.mark.slow)])
 def test_many_teachers_are_a_loop_and_options_pick_from_it(teachers, loops, local):
     keys, expected = loops
     generator = build(student=toy.TINY, meta_gradient="sum", keep="best")
@@ -125,23 +126,7 @@ def test_many_teachers_are_a_loop_and_options_pick_from_it(teachers, loops, loca
         best = loop.images[int(np.argmin(loop.losses))]
         np.testing.assert_allclose(recovered.images[i], best, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(recovered.class_ids, teachers.class_ids)
-
-
-def test_best_is_not_always_last(teachers):
-    """A step size that overshoots: the images of the lowest loss are returned."""
-    run = {}
-    for keep in ("last", "best"):
-        generator = build(
-            keep=keep, inner_optimizer=optax.sgd(30.0), student=None, num_steps=4
-        )
-        run[keep] = jax.jit(generator.invert)(
-            jax.random.key(0), generator_params(), zoo.take(teachers, 0), LABELS
-        )
-    losses = np.asarray(run["last"][1].loss)
-    assert losses.argmin() < 3, losses
-    np.testing.assert_allclose(run["best"][1].loss, losses, rtol=1e-3)
-    gap = np.abs(run["best"][0].images - run["last"][0].images).max()
-    assert gap > 1e-3
+    assert {int(np.argmin(loop.losses)) for loop in expected} - {K - 1}
 
 
 def test_meta_gradient_is_the_finite_difference_at_the_last_iterate(teachers):
@@ -166,36 +151,36 @@ def test_meta_gradient_is_the_finite_difference_at_the_last_iterate(teachers):
             )
 
 
-def test_adversary_is_off_without_weight_or_student(teachers):
-    args = jax.random.key(0), generator_params(), zoo.take(teachers, 0), LABELS
-    generator = build(student=toy.TINY)
-    on_off = jax.jit(lambda weight: generator.invert(*args, student_params(), weight))
-    off, on = on_off(0.0), on_off(1.0)
-    without = jax.jit(lambda: generator.invert(*args))()
-    toy.assert_close(off, without)
-    assert abs(float(on[1].loss[0] - off[1].loss[0])) > 1e-5
-
-
-def test_teachers_of_another_size_and_conditional_generators():
-    teacher = zoo.take(toy.random_teachers(toy.WIDE, 1), 0)
+def test_teachers_of_another_size_conditional_generators_and_the_adversary():
+    large = toy.tiny((20, 24, 3))
+    teacher = zoo.take(toy.random_teachers(large, 1), 0)
     net = models.Generator(image_shape=toy.SHAPE, width=4, num_classes=toy.WAY)
     generator = meta_generator(
         net,
-        toy.WIDE,
+        large,
         inner_optimizer=optax.adam(1e-2),
-        student=toy.TINY,
+        student=large,
         num_steps=2,
         latent_dim=toy.LATENT,
     )
     params = generator_params(net)
-    recovered, info, gradient = jax.jit(generator.invert)(
-        jax.random.key(0), params, teacher, LABELS, student_params()
+    # A student much like the teacher: they agree, so that the term is not masked.
+    student = jax.tree.map(lambda x: 1.1 * x, teacher.variables["params"])
+    invert = jax.jit(
+        lambda weight: generator.invert(
+            jax.random.key(0), params, teacher, LABELS, student, weight
+        )
     )
+    recovered, info, gradient = invert(1.0)
     assert recovered.images.shape == (toy.WAY * N, *toy.SHAPE)
     assert recovered.images.min() >= 0 and recovered.images.max() <= 1
     assert info.loss.shape == info.cross_entropy.shape == (2,)
     assert jax.tree.structure(gradient) == jax.tree.structure(params)
     assert all(float(jnp.abs(g).max()) > 0 for g in jax.tree.leaves(gradient))
+    # Disagreement lowers the loss; a weight of zero leaves cross-entropy and moments.
+    off = invert(0.0)[1]
+    assert off.loss[0] > info.loss[0]
+    np.testing.assert_allclose(off.cross_entropy[0], info.cross_entropy[0], rtol=1e-5)
 
 
 def test_init_makes_the_generators_parameters(key):
@@ -205,42 +190,37 @@ def test_init_makes_the_generators_parameters(key):
     )
 
 
-@pytest.mark.parametrize("local", ["vmap"])
-def test_inversion_recovers_what_teachers_know_and_one_step_does_not(local):
+def test_inversion_recovers_what_teachers_know_and_a_no_op_does_not():
     teachers = toy.trained_teachers()
     labels = balanced_labels(toy.WAY, 6)
     params = generator_params()
 
-    def accuracy(num_steps):
+    @jax.jit
+    def run(rate):  # One program for both: at rate zero the generator stays put.
         generator = meta_generator(
             toy.GENERATOR,
-            toy.ARCH,
-            inner_optimizer=optax.adam(2e-2, b1=0.5),
-            num_steps=num_steps,
+            toy.TINY,
+            inner_optimizer=optax.adam(rate, b1=0.5),
+            objective=Objective(moments=0.1),
+            num_steps=80,
             latent_dim=toy.LATENT,
         )
 
         def one(params, task):
-            return generator.invert(*task[:1], params, task[1], labels)[:2]
+            return generator.invert(*task[:1], params, task[1], labels)[1]
 
         keys = jax.random.split(jax.random.key(0), 3)
-        run = jax.jit(map_tasks(one, local=local))
-        _, info = run(params, (keys, teachers))
-        return info
+        return map_tasks(one)(params, (keys, teachers))
 
-    few, many = accuracy(1), accuracy(60)
-    assert many.teacher_accuracy.mean() > 0.9, many.teacher_accuracy
-    assert few.teacher_accuracy.mean() < 0.6, few.teacher_accuracy
-    assert (many.cross_entropy[:, -1] < 0.5 * many.cross_entropy[:, 0]).all()
+    idle, adapted = run(0.0), run(2e-2)
+    assert adapted.teacher_accuracy.mean() > 0.9, adapted
+    assert idle.teacher_accuracy.mean() < 0.6, idle.teacher_accuracy
+    assert adapted.cross_entropy[:, -10:].mean() < idle.cross_entropy.mean() / 2
 
 
 def test_meaningless_settings_are_refused():
-    for change, match in [
-        ({"num_steps": 0}, "num_steps=0"),
-        ({"objective": Objective(agreement="kl")._replace(agreement="x")}, "distill"),
-    ]:
-        with pytest.raises(ValueError, match=match):
-            build(**change)
+    with pytest.raises(ValueError, match="num_steps=0"):
+        build(num_steps=0)
     conditional = models.Generator(image_shape=toy.SHAPE, num_classes=4)
     with pytest.raises(ValueError, match="4 labels but teachers are 3-way"):
         meta_generator(conditional, toy.TINY, inner_optimizer=OPTIMIZER)

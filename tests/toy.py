@@ -111,7 +111,7 @@ def trained_teachers() -> Teachers:
     images = bank(per_class=20)
     ids = jnp.arange(CLASSES, dtype=jnp.int32).reshape(3, WAY)
     init, epoch, _ = pretraining.teacher_trainer(
-        ARCH, optax.adam(1e-2), images_per_class=20, batch_size=20, flip=False
+        TINY, optax.adam(1e-2), images_per_class=20, batch_size=20, flip=False
     )
 
     @jax.jit

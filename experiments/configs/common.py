@@ -7,7 +7,8 @@ from typing import Any
 import ml_collections
 
 # Variants every config file offers unless it declares its own.
-DEFAULTS = {"smoke": False, "reference": False, "cpu": False, "seed": 0}
+# A seed of -1 keeps the config's own.
+DEFAULTS = {"smoke": False, "reference": False, "cpu": False, "seed": -1}
 
 
 def parse_variant(variant: str = "", **defaults: Any) -> ml_collections.ConfigDict:
@@ -16,7 +17,7 @@ def parse_variant(variant: str = "", **defaults: Any) -> ml_collections.ConfigDi
     A name alone switches a flag on; ``name=value`` sets a value of the default's type.
 
     >>> parse_variant("smoke,seed=3").to_dict()
-    {'reference': False, 'seed': 3, 'smoke': True}
+    {'cpu': False, 'reference': False, 'seed': 3, 'smoke': True}
 
     Args:
       variant: comma-separated names and assignments; may be empty.
@@ -163,6 +164,7 @@ def free_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "episodes_per_update": 10,
                 "patience": 10,
                 "max_updates": 20,
+                "augment": True,  # crop and flip; not in the released code
             },
             "eval": {
                 "shots": (1,),
@@ -194,6 +196,7 @@ def released_code(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     config.inversion.objective.augment_per_image = False
     config.memory.store = "last"
     config.align.distill = "prob_dot"
+    config.replay.augment = False
     return config
 
 

@@ -9,7 +9,7 @@ from experiments.configs import common
 
 def get_config(variant: str = ""):
     """Returns the config of a variant (``:smoke``, ``:reference``, ``:seed=N``)."""
-    chosen = common.parse_variant(variant, smoke=False, reference=False, seed=0)
+    chosen = common.parse_variant(variant, smoke=False, reference=False, seed=-1)
     config = common.free_config("procedural")
     config.zoo.pretrain.num_teachers = 12
     config.zoo.pretrain.epochs = 12
@@ -23,5 +23,6 @@ def get_config(variant: str = ""):
         config = common.released_code(config)
     if chosen.smoke:
         config = common.smoke(config)
-    config.seed = chosen.seed or config.seed
+    if chosen.seed >= 0:
+        config.seed = chosen.seed
     return config

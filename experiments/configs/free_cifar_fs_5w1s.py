@@ -23,5 +23,6 @@ def get_config(variant: str = ""):
         config = common.released_code(config)
     if chosen.smoke:
         config = common.smoke(config)
-    config.seed = chosen.seed or config.seed
+    if chosen.seed >= 0:
+        config.seed = chosen.seed
     return config

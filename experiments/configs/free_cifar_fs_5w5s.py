@@ -28,5 +28,6 @@ def get_config(variant: str = ""):
     config.eval.shots = (5,)
     if chosen.smoke:
         config = common.smoke(config)
-    config.seed = chosen.seed or config.seed
+    if chosen.seed >= 0:
+        config.seed = chosen.seed
     return config

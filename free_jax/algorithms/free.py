@@ -242,7 +242,7 @@ def free(
         key_views, key_order, key_replay = jax.random.split(key, 3)
         state = remember(state, recovered)
         tasks = [
-            teach(key_views, found, group, teachers)
+            teach(jax.random.fold_in(key_views, group), found, group, teachers)
             for found, group, teachers in zip(recovered, used, chosen, strict=True)
         ]
         tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
