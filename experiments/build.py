@@ -71,10 +71,11 @@ def validate(config: Any) -> None:
         "eval.split": (config.eval.split, ("test", "val")),
         "eval.protocol": (config.eval.protocol, ("transductive", "inductive")),
         "mesh.local": (config.mesh.local, ("auto", "map", "vmap")),
+        "generator.labels": (config.generator.labels, ("none", "split", "concat")),
         "learner.kind": (config.learner.kind, ("maml", "anil", "protonet")),
     }
     for name in config.eval.yardsticks:
-        known = ("random", "average", "teacher", "panel")
+        known = ("random", "average", "teacher", "finetune", "panel")
         choices[f"eval.yardsticks ({name})"] = (name, known)
     for key, (value, known) in choices.items():
         if value not in known:
@@ -314,7 +315,8 @@ def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable) -> Experiment:
     generator = Generator(
         image_shape=student.image_shape,
         width=config.generator.width,
-        num_classes=config.way if config.generator.conditional else 0,
+        num_classes=config.way if config.generator.labels != "none" else 0,
+        label_input="split" if config.generator.labels == "split" else "concat",
     )
     inner = optax.multi_transform(
         {

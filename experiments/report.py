@@ -27,6 +27,7 @@ YARDSTICKS = {
     "random": "random initialisation",
     "average": "teacher average",
     "teacher": "one teacher, centroids",
+    "finetune": "one teacher, new head",
     "panel": "panel of all teachers, centroids",
 }
 
@@ -188,6 +189,9 @@ def _methods(
             s, learner, experiment.student, zoo
         ),
         "teacher": lambda s: yardsticks.one_teacher(s, zoo),
+        "finetune": lambda s: yardsticks.fine_tuned_teacher(
+            s, learner, experiment.student, zoo
+        ),
         "panel": lambda s: yardsticks.whole_panel(s, described()),
     }
     wanted = [n for n in config.eval.yardsticks if zoo is not None or n == "random"]

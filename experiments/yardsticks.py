@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from free_jax import evaluation, metalearning, panel
+from free_jax import evaluation, initialization, metalearning, panel
 from free_jax import zoo as zoo_lib
 from free_jax.architecture import Architecture
 from free_jax.evaluation import Accuracy
@@ -101,7 +101,34 @@ def one_teacher(setting: Setting, zoo: zoo_lib.Zoo, num_teachers: int = 5) -> Sc
             (arch,), (one,), setting.bank, output="features", mirror=False
         )
         found.append(_evaluate(setting, classify, None, described))
-    # The mean over teachers of each episode, so that the interval is that of episodes.
+    return _mean_over_teachers(found)
+
+
+def fine_tuned_teacher(
+    setting: Setting,
+    learner: metalearning.MetaLearner,
+    student: Architecture,
+    zoo: zoo_lib.Zoo,
+    num_teachers: int = 3,
+) -> Scores:
+    """One teacher with a new head, adapted like a meta-model; mean over a few."""
+    if zoo.architectures[0] != student:
+        raise NotApplicable(
+            f"teachers are {zoo.architectures[0].name}, the meta-model another network"
+        )
+    found = [
+        meta_model(
+            setting,
+            learner,
+            initialization.from_teachers(zoo.teachers[0], "teacher", i),
+        )
+        for i in range(min(num_teachers, zoo.groups[0].num_teachers))
+    ]
+    return _mean_over_teachers(found)
+
+
+def _mean_over_teachers(found: list[Scores]) -> Scores:
+    # Teachers are averaged within each episode, so the interval is that of episodes.
     return {
         name: evaluation.summarize(
             np.mean([scores[name].per_episode for scores in found], axis=0) / 100

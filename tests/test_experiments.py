@@ -103,6 +103,24 @@ def test_interrupted_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
     ).read_text()
 
 
+def test_selection_needs_a_score_and_other_classes(finished, tmp_path):
+    for override, message in [
+        ("--config.eval.val_episodes=0", "val_episodes"),
+        ("--config.eval.split=val", "classes that selected"),
+    ]:
+        config = parse("--config.eval.select=val", override)
+        shutil.copytree(finished[0] / "zoo", tmp_path / "zoo", dirs_exist_ok=True)
+        with pytest.raises(InputError, match=message):
+            train.main(config, str(tmp_path))
+        (tmp_path / "config.json").unlink()
+
+
+def test_fewer_steps_than_made_are_refused(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    with pytest.raises(InputError, match="has made 4 steps"):
+        train.main(parse("--config.num_steps=3"), str(tmp_path / "run"))
+
+
 def test_finished_run_is_not_trained_again(finished, monkeypatch):
     workdir, result = finished
     monkeypatch.setattr(
@@ -135,7 +153,7 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
     [
         ("--config.eval.select=test", "never test"),
         ("--config.algorithm=fre", "choose one of free, episodic"),
-        ("--config.learner.kind=mml", "choose maml, anil or protonet"),
+        ("--config.learner.kind=mml", "choose one of maml, anil, protonet"),
         ("--config.student.name=conv5", "unknown model 'conv5'"),
         ("--config.way=9", "9 classes per episode, but the split has 8"),
         ("--config.replay.queries=500", "images_per_class=6 recovers fewer"),
@@ -144,6 +162,11 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
         ("--config.data.name=cifar", "cifar_fs"),
         ("--config.optimizer.name=adamm", "did you mean 'adam'"),
         ("--config.mesh.task=3", "does not fit"),
+        ("--config.mesh.local=foo", "choose one of auto, map, vmap"),
+        ("--config.eval.yardsticks=('randm',)", "choose one of random"),
+        ("--config.eval.every_steps=0", "must be at least 1"),
+        ("--config.zoo.path=somewhere", "exclude each other"),
+        ("--config.zoo.pretrain.train_fraction=1.0", "between 0 and 1"),
     ],
 )
 def test_bad_config_is_one_clear_line(finished, tmp_path, capsys, override, message):

@@ -19,7 +19,7 @@ LABELS = balanced_labels(toy.WAY, N)
 OBJECTIVE = Objective(moments=0.5, adversarial=0.7, total_variation=0.3, crop_padding=2)
 # Plain momentum: Adam turns rounding of near-zero gradients into whole steps.  The
 # rate overshoots, so that the best images are not always the last ones.
-OPTIMIZER = optax.sgd(0.3, momentum=0.5)
+OPTIMIZER = optax.sgd(3.0, momentum=0.5)
 build = functools.partial(
     meta_generator,
     toy.GENERATOR,
@@ -126,7 +126,8 @@ def test_many_teachers_are_a_loop_and_options_pick_from_it(teachers, loops, loca
         best = loop.images[int(np.argmin(loop.losses))]
         np.testing.assert_allclose(recovered.images[i], best, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(recovered.class_ids, teachers.class_ids)
-    assert {int(np.argmin(loop.losses)) for loop in expected} - {K - 1}
+    # Not vacuous: some teacher's best images are not its last.
+    assert {int(np.argmin(loop.losses)) for loop in expected} != {K - 1}
 
 
 def test_meta_gradient_is_the_finite_difference_at_the_last_iterate(teachers):
@@ -202,7 +203,7 @@ def test_inversion_recovers_what_teachers_know_and_a_no_op_does_not():
             toy.TINY,
             inner_optimizer=optax.adam(rate, b1=0.5),
             objective=Objective(moments=0.1),
-            num_steps=80,
+            num_steps=250,
             latent_dim=toy.LATENT,
         )
 
@@ -212,7 +213,7 @@ def test_inversion_recovers_what_teachers_know_and_a_no_op_does_not():
         keys = jax.random.split(jax.random.key(0), 3)
         return map_tasks(one)(params, (keys, teachers))
 
-    idle, adapted = run(0.0), run(2e-2)
+    idle, adapted = run(0.0), run(5e-2)
     assert adapted.teacher_accuracy.mean() > 0.9, adapted
     assert idle.teacher_accuracy.mean() < 0.6, idle.teacher_accuracy
     assert adapted.cross_entropy[:, -10:].mean() < idle.cross_entropy.mean() / 2
