@@ -1,4 +1,4 @@
-"""Eight fake devices, strict numerics and the rules of the `shared` and `slow` marks."""
+"""Eight fake devices, strict numerics and the rules of the two marks."""
 
 import os
 import pathlib

@@ -14,7 +14,7 @@ PADDING = 2
 
 def moved(image, dy, dx, mirrored):
     """Pads with black, takes the window at (dy, dx), mirrors it."""
-    h, w, c = image.shape
+    h, w, _ = image.shape
     out = np.zeros_like(image)
     for i, j in itertools.product(range(h), range(w)):
         row, column = i + dy, (w - 1 - j if mirrored else j) + dx

@@ -36,7 +36,7 @@ from experiments.configs import common
 def get_config(variant=""):
     chosen = common.parse_variant(variant)
     return ml_collections.ConfigDict(dict(
-        run="dummy", seed=chosen.seed, num_steps=3 if chosen.smoke else 1000,
+        run="dummy", seed=max(chosen.seed, 0), num_steps=3 if chosen.smoke else 1000,
         inversion=dict(num_steps=5, rate=0.1), shape=(1, 2), flag=False))
 """
 
@@ -514,5 +514,5 @@ def test_variants():
     assert common.parse_variant("smoke").smoke
     parsed = common.parse_variant("rate=2,name=x", rate=0.5, name="y", fast=False)
     assert parsed.to_dict() == {"rate": 2.0, "name": "x", "fast": False}
-    with pytest.raises(ValueError, match=r"Known: smoke, reference, seed=0"):
+    with pytest.raises(ValueError, match=r"Known: smoke, reference, cpu, seed=-1"):
         common.parse_variant("nothing")

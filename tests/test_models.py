@@ -192,11 +192,19 @@ def test_conv4_head_sizes(kwargs, count, key):
 
 
 @pytest.mark.parametrize(
-    ("size", "labels", "count"),
-    [(32, 0, 2_328_899), (84, 0, 14_730_691), (32, 5, 1_300_803)],
+    ("size", "labels", "entry", "count"),
+    [
+        (32, 0, "split", 2_328_899),
+        (32, 0, "concat", 2_328_899),
+        (84, 0, "split", 14_730_691),
+        (32, 5, "split", 1_300_803),
+        (32, 5, "concat", 2_328_899 + 5 * 128 * 8 * 8),
+    ],
 )
-def test_generator_sizes(size, labels, count, key):
-    net = models.Generator(image_shape=(size, size, 3), num_classes=labels)
+def test_generator_sizes(size, labels, entry, count, key):
+    net = models.Generator(
+        image_shape=(size, size, 3), num_classes=labels, label_input=entry
+    )
     args = jnp.zeros((2, 256)), jnp.zeros((2,), jnp.int32)
     params = jax.eval_shape(net.init, key, *args)["params"]
     assert sum(x.size for x in jax.tree.leaves(params)) == count
@@ -207,8 +215,10 @@ def test_generator_sizes(size, labels, count, key):
 def test_generator_labels_matter_only_when_conditional(key):
     latents = normal(0, 6, toy.LATENT)
     labels = jnp.arange(6, dtype=jnp.int32) % 3
-    for num_classes in (0, 3):
-        net = models.Generator(image_shape=toy.SHAPE, width=4, num_classes=num_classes)
+    for num_classes, entry in ((0, "concat"), (3, "split"), (3, "concat")):
+        net = models.Generator(
+            image_shape=toy.SHAPE, width=4, num_classes=num_classes, label_input=entry
+        )
         shapes = jax.eval_shape(net.init, key, latents, labels)
         run = jax.jit(functools.partial(net.apply, toy.random_like(shapes), latents))
 

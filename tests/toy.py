@@ -37,7 +37,7 @@ WIDE = architecture(
 
 
 class TinyNet(nn.Module):
-    """Two convolutions with batch norm: every ingredient, a third of the compilation."""
+    """Two convolutions with batch norm: every ingredient, quicker to compile."""
 
     way: int
     width: int = 4

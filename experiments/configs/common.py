@@ -6,8 +6,8 @@ from typing import Any
 
 import ml_collections
 
-# Variants every config file offers unless it declares its own.
-# A seed of -1 keeps the config's own.
+# Variants every config file offers unless it declares its own; a seed of -1 stands for
+# the config's own.
 DEFAULTS = {"smoke": False, "reference": False, "cpu": False, "seed": -1}
 
 
