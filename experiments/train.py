@@ -19,7 +19,18 @@ from experiments import (
 from free_jax.errors import InputError
 
 # What may differ between the runs that share a working directory.
-MAY_CHANGE = ("num_steps", "log", "checkpoint", "data.cache_dir", "mesh")
+MAY_CHANGE = (
+    "num_steps",
+    "log",
+    "checkpoint",
+    "data.cache_dir",
+    "mesh",
+    # A finished run may be evaluated anew, with other episodes.
+    "eval.shots",
+    "eval.queries",
+    "eval.episodes",
+    "eval.yardsticks",
+)
 
 
 def main(config: Any, workdir: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import command_line, pretrain_zoo, run, train
@@ -34,6 +35,9 @@ TINY = [
     "--config.checkpoint.every_steps=1",
 ]
 
+# JAX is running already when a test calls the command line's main function.
+ALONE = ["--compilation_cache=off", "--distributed=off"]
+
 
 def parse(*extra, config=CONFIG):
     return command_line.parse(["run.py", f"--config={config}", *TINY, *extra]).config
@@ -46,9 +50,11 @@ def finished(tmp_path_factory):
     # Later runs of the same programs load them, as a user's second run does.
     jax.config.update("jax_compilation_cache_dir", str(workdir / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    compilation_cache.reset_cache()  # it may have started, without a folder, before
     result = train.main(parse(), str(workdir))
     yield workdir, result
     jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
 
 
 def test_writes_everything_a_reader_wants(finished):
@@ -155,7 +161,8 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
         ("--config.algorithm=fre", "choose one of free, episodic"),
         ("--config.learner.kind=mml", "choose one of maml, anil, protonet"),
         ("--config.student.name=conv5", "unknown model 'conv5'"),
-        ("--config.way=9", "9 classes per episode, but the split has 8"),
+        ("--config.way=9", "zoo.pretrain.way=5 differs from config.way=9"),
+        ("--config.eval.queries=500", "an episode needs 501"),
         ("--config.replay.queries=500", "images_per_class=6 recovers fewer"),
         ("--config.align.distill=kll", "distill='kll'"),
         ("--config.memory.per_class=1", "exceeds memory_per_class"),
@@ -172,7 +179,7 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
 def test_bad_config_is_one_clear_line(finished, tmp_path, capsys, override, message):
     shutil.copytree(finished[0] / "zoo", tmp_path / "zoo")
     argv = ["run.py", f"--config={CONFIG}", *TINY, f"--workdir={tmp_path}", override]
-    assert run.main([*argv, "--compilation_cache=off"]) == 2
+    assert run.main([*argv, *ALONE]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
@@ -192,7 +199,11 @@ def test_zoo_and_data_must_fit(finished, tmp_path, capsys):
     argv = ["run.py", "--config=experiments/configs/free_cifar_fs_5w1s.py", *TINY]
     argv += ["--config.data.name=image_folder", "--config.data.image_size=32"]
     argv += [f"--config.data.path={data}", f"--config.data.cache_dir={tmp_path}/cache"]
-    argv += ["--compilation_cache=off", f"--workdir={tmp_path}/run"]
+    argv += [
+        "--compilation_cache=off",
+        "--distributed=off",
+        f"--workdir={tmp_path}/run",
+    ]
     zoo = load_zoo(finished[0] / "zoo")
     other, larger = tmp_path / "other", tmp_path / "larger"
     group = dataclasses.replace(zoo.groups[0], domain="image_folder")
@@ -224,7 +235,11 @@ def test_zoo_and_data_must_fit(finished, tmp_path, capsys):
 def test_nan_ends_the_run_and_keeps_what_was_written(finished, tmp_path, capsys):
     shutil.copytree(finished[0] / "zoo", tmp_path / "zoo")
     argv = ["run.py", f"--config={CONFIG}", *TINY, f"--workdir={tmp_path}"]
-    argv += ["--compilation_cache=off", "--config.optimizer.kwargs.learning_rate=1e38"]
+    argv += [
+        "--compilation_cache=off",
+        "--distributed=off",
+        "--config.optimizer.kwargs.learning_rate=1e38",
+    ]
     assert run.main(argv) == 1
     error = capsys.readouterr().err
     assert "finite" in error or "nan" in error

@@ -18,9 +18,12 @@ def get_config(variant: str = ""):
     """Returns the config of ``switch=NAME`` (and ``seed=N``)."""
     chosen = common.parse_variant(variant, switch="none", seed=0, smoke=False)
     config = common.cpu_budget(common.free_config("cifar_fs"))
-    config.num_steps = 40
+    config.num_steps = 16
+    config.inversion.warmup_steps = 6
+    config.replay.max_updates = 10
     config.eval.split = "val"
-    config.eval.every_steps = 20
+    config.eval.every_steps = config.num_steps
+    config.eval.val_episodes = 0  # the final evaluation is on these classes already
     config.eval.yardsticks = ("random",)
     inversion = config.inversion
     if chosen.switch == "distill":
