@@ -25,6 +25,11 @@ from free_jax.errors import InputError
 from free_jax.models import Generator
 from free_jax.types import ImageBank
 
+HOW_TO_GIVE_TEACHERS = (
+    "give a folder of .pth or .safetensors teachers, a converted zoo, or the zoo "
+    "folder that a pretrain run wrote"
+)
+
 
 class Experiment(NamedTuple):
     """What the training loop needs.
@@ -71,6 +76,18 @@ def validate(config: Any) -> None:
         "eval.split": (config.eval.split, ("test", "val")),
         "eval.protocol": (config.eval.protocol, ("transductive", "inductive")),
         "mesh.local": (config.mesh.local, ("auto", "map", "vmap")),
+        "align.distill": (config.align.distill, ("kl", "prob_dot")),
+        "inversion.objective.agreement": (
+            config.inversion.objective.agreement,
+            ("kl", "prob_dot"),
+        ),
+        "inversion.outer_state": (
+            config.inversion.outer_state,
+            ("persistent", "fresh"),
+        ),
+        "inversion.meta_gradient": (config.inversion.meta_gradient, ("last", "sum")),
+        "inversion.keep": (config.inversion.keep, ("last", "best")),
+        "memory.store": (config.memory.store, ("all", "last")),
         "generator.labels": (config.generator.labels, ("none", "split", "concat")),
         "learner.kind": (config.learner.kind, ("maml", "anil", "protonet")),
     }
@@ -195,11 +212,6 @@ def placement(config: Any) -> tuple[Callable, Callable]:
 
 def load_zoo(config: Any) -> zoo_lib.Zoo:
     """The configured teachers, converted on first use and cached afterwards."""
-    if not config.zoo.path:
-        raise InputError(
-            "config.zoo.path is empty; give a folder of .pth or .safetensors teachers, "
-            "a converted zoo, or the zoo folder that a pretrain run wrote"
-        )
     zoos = [_load_one_zoo(config, path) for path in config.zoo.path.split(",")]
     zoo = zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos)
     if config.zoo.num_teachers:
@@ -427,7 +439,7 @@ ALGORITHMS = {"free": _free, "episodic": _episodic}
 def experiment(config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable) -> Experiment:
     """Builds what ``config.algorithm`` names."""
     if config.algorithm != "episodic" and zoo is None:
-        raise InputError(f"config.algorithm={config.algorithm!r} needs teachers")
+        raise InputError(f"config.zoo.path is empty: {HOW_TO_GIVE_TEACHERS}")
     return ALGORITHMS[config.algorithm](config, zoo, map_tasks)
 
 

@@ -164,7 +164,7 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
         ("--config.way=9", "zoo.pretrain.way=5 differs from config.way=9"),
         ("--config.eval.queries=500", "an episode needs 501"),
         ("--config.replay.queries=500", "images_per_class=6 recovers fewer"),
-        ("--config.align.distill=kll", "distill='kll'"),
+        ("--config.align.distill=kll", "choose one of kl, prob_dot"),
         ("--config.memory.per_class=1", "exceeds memory_per_class"),
         ("--config.data.name=cifar", "cifar_fs"),
         ("--config.optimizer.name=adamm", "did you mean 'adam'"),
