@@ -1,7 +1,7 @@
 """The whole path on embedded images, nothing to download: `make demo`.
 
 Trains a small zoo on procedural classes, recovers its tasks, meta-trains on them and
-evaluates on classes that no teacher saw.  About four minutes on two cores.
+evaluates on classes that no teacher saw.  About five minutes on two cores.
 """
 
 from experiments.configs import common
@@ -14,7 +14,7 @@ def get_config(variant: str = ""):
     config.zoo.pretrain.num_teachers = 12
     config.zoo.pretrain.epochs = 12
     config.generator.width = 16
-    config.num_steps = 40
+    config.num_steps = 30
     config.inversion.warmup_steps = 10
     config.replay.max_updates = 10
     config.eval.every_steps = 10
