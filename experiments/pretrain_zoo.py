@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import build, checkpointing, logging_utils
+from experiments import build, checkpointing, logging_utils, validation
 from experiments.optimizers import optimizer
 from free_jax import memory, pretraining
 from free_jax import zoo as zoo_lib
@@ -26,7 +26,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Returns:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
-    build.validate_pretraining(config.pretrain, "pretrain")
+    validation.validate_pretraining(config.pretrain, "pretrain")
     may_change = ("log", "checkpoint")
     with (
         checkpointing.claim_workdir(workdir, config, may_change=may_change),

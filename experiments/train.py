@@ -14,6 +14,7 @@ from experiments import (
     logging_utils,
     pretrain_zoo,
     report,
+    validation,
     yardsticks,
 )
 from free_jax.errors import InputError
@@ -46,7 +47,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Raises:
       InputError: anything wrong with config, data, zoo or working directory.
     """
-    build.validate(config)
+    validation.validate(config)
     with (
         checkpointing.claim_workdir(workdir, config, may_change=MAY_CHANGE),
         checkpointing.StopRequest() as stop,
