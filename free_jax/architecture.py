@@ -109,6 +109,7 @@ def architecture(
     Raises:
       ValueError: unknown name, or shapes that do not fit together.
 
+    >>> import jax, jax.numpy as jnp
     >>> arch = architecture("conv4", way=5, image_shape=(32, 32, 3))
     >>> arch.apply(arch.init(jax.random.key(0)), jnp.zeros((2, 32, 32, 3))).shape
     (2, 5)
