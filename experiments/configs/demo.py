@@ -1,7 +1,7 @@
 """The whole path on embedded images, nothing to download: `make demo`.
 
 Trains a small zoo on procedural classes, recovers its tasks, meta-trains on them and
-evaluates on classes that no teacher saw.  About five minutes on two cores.
+evaluates on classes that no teacher saw.  Not yet timed on an idle machine.
 """
 
 from experiments.configs import common
