@@ -1,8 +1,12 @@
 """Random crops and flips on the device, differentiable in the images."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
+
+Edges = Literal["black", "wrap"]
 
 
 def crop_flip(
@@ -11,8 +15,9 @@ def crop_flip(
     *,
     padding: int = 4,
     per_image: bool = True,
+    edges: Edges = "black",
 ) -> Float[Array, "n h w c"]:
-    """Pads with black, crops back to the same size and mirrors half of the time.
+    """Shifts each image by some pixels and mirrors it half of the time.
 
     Written as two products with selection matrices, because the gradient of a
     gather is a scatter, which is slow on every backend; a row index outside the
@@ -24,6 +29,8 @@ def crop_flip(
       padding: largest shift in pixels.
       per_image: draw one crop and one coin an image; False draws one for the whole
         batch, as torchvision's tensor transforms did in the released codes.
+      edges: a shift brings in "black" (padding and cropping, as everywhere in the
+        field) or the opposite edge ("wrap", a roll).
 
     Returns:
       Images of the same shape.
@@ -37,6 +44,8 @@ def crop_flip(
 
     rows = jnp.arange(h) + offsets(key_rows)  # [draws, h]
     columns = jnp.arange(w) + offsets(key_columns)
+    if edges == "wrap":
+        rows, columns = rows % h, columns % w
     flip = jax.random.bernoulli(key_flip, shape=(draws, 1))
     columns = jnp.where(flip, columns[:, ::-1], columns)
     select_rows = jnp.broadcast_to(jax.nn.one_hot(rows, h), (n, h, h))

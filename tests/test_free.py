@@ -14,7 +14,7 @@ import toy
 
 from free_jax import algorithms, augment, memory, replay, zoo
 from free_jax.episodes import balanced_labels, sample_episode
-from free_jax.inversion import Objective, meta_generator
+from free_jax.inversion import Adversary, Objective, meta_generator
 from free_jax.metalearning import batch_apply, maml, protonet
 from free_jax.objectives import kl
 from free_jax.replay import ReplayInfo
@@ -210,8 +210,9 @@ def test_a_step_is_a_python_loop():
     teachers = [zoo.take(group, int(i)) for i in draw]
     invert = jax.jit(build_generator(toy.TINY).invert)
     keys = jax.random.split(jax.random.fold_in(key_invert, 0), T)
+    adversary = Adversary(state.params, jnp.float32(1.0))
     results = [
-        invert(k, state.generator, teacher, labels, state.params, jnp.float32(1.0))
+        invert(k, state.generator, teacher, labels, adversary)
         for k, teacher in zip(keys, teachers, strict=True)
     ]
     # The generator's outer step on the sum of gradients.
@@ -328,7 +329,7 @@ def test_a_fresh_adam_makes_sign_steps():
 )
 def test_contradictions_are_refused(change, match):
     kwargs = {
-        "meta_generators": (build_generator(toy.TINY),),
+        "inverters": (build_generator(toy.TINY),),
         "architectures": (toy.TINY,),
         "learner": maml(toy.TINY),
         "student": toy.TINY,

@@ -11,7 +11,7 @@ import toy
 
 from free_jax import models, zoo
 from free_jax.episodes import balanced_labels
-from free_jax.inversion import Objective, meta_generator
+from free_jax.inversion import Adversary, Objective, meta_generator
 from free_jax.parallel import map_tasks
 
 K, N = 3, 2
@@ -92,7 +92,11 @@ def test_one_teacher_is_a_python_loop(teachers, loops):
     keys, (loop, *_) = loops
     invert = jax.jit(build(student=toy.TINY).invert)
     recovered, info, gradient = invert(
-        keys[0], generator_params(), zoo.take(teachers, 0), LABELS, student_params()
+        keys[0],
+        generator_params(),
+        zoo.take(teachers, 0),
+        LABELS,
+        Adversary(student_params()),
     )
     np.testing.assert_allclose(info.loss, loop.losses, rtol=1e-4)
     np.testing.assert_allclose(recovered.images, loop.images[-1], rtol=1e-4, atol=1e-5)
@@ -114,7 +118,9 @@ def test_many_teachers_are_a_loop_and_options_pick_from_it(teachers, loops, loca
 
     def one(params, task):
         key, teacher = task
-        return generator.invert(key, params, teacher, LABELS, student_params())
+        return generator.invert(
+            key, params, teacher, LABELS, Adversary(student_params())
+        )
 
     run = jax.jit(map_tasks(one, local=local))
     recovered, info, gradient = run(generator_params(), (keys, teachers))
@@ -137,7 +143,9 @@ def test_meta_gradient_is_the_finite_difference_at_the_last_iterate(teachers):
         generator = build(student=toy.TINY, num_steps=1)
         student = toy.double(student_params())
         invert = jax.jit(
-            lambda p: generator.invert(jax.random.key(2), p, teacher, LABELS, student)
+            lambda p: generator.invert(
+                jax.random.key(2), p, teacher, LABELS, Adversary(student)
+            )
         )
         _, _, gradient = invert(params)
 
@@ -169,7 +177,7 @@ def test_teachers_of_another_size_conditional_generators_and_the_adversary():
     student = jax.tree.map(lambda x: 1.1 * x, teacher.variables["params"])
     invert = jax.jit(
         lambda weight: generator.invert(
-            jax.random.key(0), params, teacher, LABELS, student, weight
+            jax.random.key(0), params, teacher, LABELS, Adversary(student, weight)
         )
     )
     recovered, info, gradient = invert(1.0)

@@ -22,7 +22,7 @@ from free_jax import alignment, augment, memory, objectives, parallel, zoo
 from free_jax.algorithms.base import Algorithm
 from free_jax.architecture import Architecture
 from free_jax.episodes import balanced_labels
-from free_jax.inversion import InversionInfo, MetaGenerator
+from free_jax.inversion import Adversary, InversionInfo, Inverter
 from free_jax.metalearning import MetaLearner, batch_apply
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
 
@@ -71,7 +71,7 @@ class FreeInfo(NamedTuple):
 
 
 def free(
-    meta_generators: tuple[MetaGenerator, ...],
+    inverters: tuple[Inverter, ...],
     architectures: tuple[Architecture, ...],
     learner: MetaLearner,
     student: Architecture,
@@ -96,7 +96,7 @@ def free(
     """Composes the meta-generator and the meta-learner.
 
     Args:
-      meta_generators: one an architecture group; they share one generator.
+      inverters: one an architecture group; they share one generator.
       architectures: of the zoo's groups, in its order.
       learner: trained on replayed episodes; gives the initialisation.
       student: the meta-model's architecture.
@@ -129,9 +129,9 @@ def free(
       ValueError: arguments that contradict each other.
     """
     groups = len(architectures)
-    if not len(meta_generators) == len(teachers_per_step) == groups:
+    if not len(inverters) == len(teachers_per_step) == groups:
         raise ValueError(
-            f"the zoo has {groups} groups but there are {len(meta_generators)} "
+            f"the zoo has {groups} groups but there are {len(inverters)} "
             f"generators and teachers_per_step={teachers_per_step}; give one a group"
         )
     if min(teachers_per_step) < 0 or sum(teachers_per_step) < 1:
@@ -173,7 +173,7 @@ def free(
 
     def init(key: Key[Array, ""]) -> FreeState:
         key_generator, key_params = jax.random.split(key)
-        generator = meta_generators[0].init(key_generator)
+        generator = inverters[0].init(key_generator)
         params = learner.init(key_params)
         return FreeState(
             step=jnp.int32(0),
@@ -190,16 +190,16 @@ def free(
         """Inverts the group's drawn teachers; results [T, ...]."""
 
         def one(shared, task):
-            generator, params, adversarial = shared
+            generator, adversary = shared
             task_key, teacher = task
-            return meta_generators[group].invert(
-                task_key, generator, teacher, labels, params, adversarial
+            return inverters[group].invert(
+                task_key, generator, teacher, labels, adversary
             )
 
         # The student knows nothing during warm-up; disagreeing with it would be noise.
         adversarial = (state.step >= warmup_steps).astype(jnp.float32)
         keys = jax.random.split(key, teachers_per_step[group])
-        shared = (state.generator, state.params, adversarial)
+        shared = (state.generator, Adversary(state.params, adversarial))
         return map_tasks(one)(shared, (keys, teachers))
 
     def update_generator(state: FreeState, grads: list[PyTree]) -> FreeState:

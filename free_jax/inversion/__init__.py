@@ -1,0 +1,27 @@
+"""Inversion: images recovered from what a trained classifier says about them.
+
+Three parts meet in `inverter`: where images come from (`sources`), what is asked of
+them (`objective`), and the loop that improves them (`loop`).  `meta_generator` (FIVE)
+and `pixel_inverter` are the two compositions in use.
+"""
+
+from free_jax.inversion.five import meta_generator
+from free_jax.inversion.loop import InversionInfo, Inverter, inverter
+from free_jax.inversion.objective import Adversary, Critic, Objective, white_box
+from free_jax.inversion.pixels import pixel_inverter
+from free_jax.inversion.sources import Source, generator_source, pixel_source
+
+__all__ = [
+    "Adversary",
+    "Critic",
+    "InversionInfo",
+    "Inverter",
+    "Objective",
+    "Source",
+    "generator_source",
+    "inverter",
+    "meta_generator",
+    "pixel_inverter",
+    "pixel_source",
+    "white_box",
+]

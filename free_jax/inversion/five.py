@@ -1,0 +1,69 @@
+"""FIVE: recover a teacher's training task with a meta-trained generator.
+
+For each teacher a copy of the shared generator and fresh latents are adapted for a
+few steps; the gradients at the end of those steps, summed over teachers, move the
+shared generator (first-order meta-learning; FREE, CVPR 2024, section on FIVE).
+"""
+
+from typing import Literal
+
+import optax
+
+from free_jax.architecture import Architecture
+from free_jax.inversion.loop import Inverter, inverter
+from free_jax.inversion.objective import Objective, white_box
+from free_jax.inversion.sources import generator_source
+from free_jax.models import Generator
+
+
+def meta_generator(
+    generator: Generator,
+    teacher: Architecture,
+    *,
+    inner_optimizer: optax.GradientTransformation,
+    objective: Objective = Objective(),
+    student: Architecture | None = None,
+    num_steps: int = 5,
+    latent_dim: int = 256,
+    meta_gradient: Literal["last", "sum"] = "last",
+    keep: Literal["last", "best"] = "last",
+) -> Inverter:
+    """Binds a generator to the teachers of one architecture.
+
+    With many steps and the gradient left unused, it is the per-teacher generator of
+    the field's older methods.
+
+    Args:
+      generator: its images are resized to the teacher's size where they differ.
+      teacher: what all teachers given to ``invert`` share.
+      inner_optimizer: applied to ``{"generator": params, "latents": [N, d]}``.
+      objective: weights of the losses.
+      student: architecture of the adversary; None leaves that term out.
+      num_steps: inner steps K (5 in the paper).
+      latent_dim: d.
+      meta_gradient: see `inverter`.
+      keep: see `inverter`.
+
+    Returns:
+      An `Inverter`; its ``gradient`` is the generator's meta-gradient.
+
+    Raises:
+      ValueError: options that cannot be meant.
+
+    Reference:
+      Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024.
+    """
+    if generator.num_classes not in (0, teacher.way):
+        raise ValueError(
+            f"the generator knows {generator.num_classes} labels but teachers are "
+            f"{teacher.way}-way; use num_classes={teacher.way} or 0"
+        )
+    return inverter(
+        generator_source(generator, latent_dim),
+        white_box(objective, teacher, student),
+        teacher,
+        optimizer=inner_optimizer,
+        num_steps=num_steps,
+        meta_gradient=meta_gradient,
+        keep=keep,
+    )

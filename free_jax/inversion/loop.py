@@ -1,0 +1,146 @@
+"""The inversion loop: whatever the images come from, whatever is asked of them."""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Int, Key
+
+from free_jax import augment, objectives
+from free_jax.architecture import Architecture
+from free_jax.inversion.objective import Adversary, Critic
+from free_jax.inversion.sources import Source
+from free_jax.types import PyTree, Recovered, Teachers
+
+
+class InversionInfo(NamedTuple):
+    """Diagnostics of one teacher's inversion.
+
+    Attributes:
+      loss: [K] total loss at each step, before that step's update.
+      cross_entropy: [K] its cross-entropy part, unweighted.
+      teacher_accuracy: [] share of the returned (unaugmented) images that the teacher
+        gives the wanted label.
+      is_finite: [] whether every loss was finite.
+    """
+
+    loss: jax.Array
+    cross_entropy: jax.Array
+    teacher_accuracy: jax.Array
+    is_finite: jax.Array
+
+
+class Inverter(NamedTuple):
+    """Pure functions that recover the training task of one teacher.
+
+    Attributes:
+      init: ``key -> shared``: the meta-generator's parameters, or ``()``.
+      invert: ``(key, shared, teacher, labels [N], adversary=None) -> (Recovered,
+        InversionInfo, gradient like shared)``, for one teacher.
+    """
+
+    init: Callable[..., PyTree]
+    invert: Callable[..., tuple[Recovered, InversionInfo, PyTree]]
+
+
+def inverter(
+    source: Source,
+    critic: Critic,
+    teacher: Architecture,
+    *,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    meta_gradient: Literal["last", "sum"] = "last",
+    keep: Literal["last", "best"] = "last",
+) -> Inverter:
+    """Composes an inversion from its parts.
+
+    Args:
+      source: what is adapted and how it becomes images.
+      critic: the loss of the images and its gradient.
+      teacher: architecture that all teachers given to ``invert`` share.
+      optimizer: applied to the source's leaves.
+      num_steps: K, at least 1.
+      meta_gradient: the shared part's gradient at the "last" step (FREE's released
+        code) or the "sum" over all steps (Fast-Datafree).
+      keep: return the images of the last step (FREE) or of the lowest loss.
+
+    Returns:
+      An `Inverter`.
+
+    Raises:
+      ValueError: options that cannot be meant.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    if meta_gradient not in ("last", "sum") or keep not in ("last", "best"):
+        raise ValueError(
+            f"meta_gradient={meta_gradient!r} must be 'last' or 'sum' and "
+            f"keep={keep!r} must be 'last' or 'best'"
+        )
+
+    def invert(
+        key: Key[Array, ""],
+        shared: PyTree,
+        teachers: Teachers,
+        labels: Int[Array, " n"],
+        adversary: Adversary | None = None,
+    ) -> tuple[Recovered, InversionInfo, PyTree]:
+        key_start, key_steps = jax.random.split(key)
+        step_keys = jax.random.split(key_steps, num_steps)
+        leaves = source.start(key_start, shared, labels)
+
+        def value_and_grad(leaves, step_key):
+            images, pull_back = jax.vjp(lambda x: source.render(x, labels), leaves)
+            loss, ce, gradient = critic(step_key, images, labels, teachers, adversary)
+            return loss, ce, images, pull_back(gradient)[0]
+
+        def better(best, loss, images):
+            if keep == "last":
+                return loss, images
+            return jax.tree.map(
+                lambda old, new: jnp.where(loss < best[0], new, old),
+                best,
+                (loss, images),
+            )
+
+        def step(carry, step_key):
+            leaves, opt_state, total, best = carry
+            loss, ce, images, grads = value_and_grad(leaves, step_key)
+            if meta_gradient == "sum":
+                total = jax.tree.map(jnp.add, total, source.shared_part(grads))
+            if keep == "best":
+                best = better(best, loss, images)
+            updates, opt_state = optimizer.update(grads, opt_state, leaves)
+            leaves = optax.apply_updates(leaves, updates)
+            return (leaves, opt_state, total, best), (loss, ce)
+
+        # Nothing is carried that the options do not need: None is an empty pytree.
+        total = jax.tree.map(jnp.zeros_like, shared) if meta_gradient == "sum" else None
+        shape = (labels.shape[0], *source.image_shape)
+        best = (jnp.inf, jnp.zeros(shape)) if keep == "best" else None
+        carry = (leaves, optimizer.init(leaves), total, best)
+        # The last gradient is the meta-gradient and its images are returned, so its
+        # update is never made: K - 1 steps in the loop, one evaluation after it.
+        carry, (losses, ces) = jax.lax.scan(step, carry, step_keys[:-1])
+        leaves, _, total, best = carry
+        loss, ce, images, grads = value_and_grad(leaves, step_keys[-1])
+        gradient = source.shared_part(grads)
+        if meta_gradient == "sum":
+            gradient = jax.tree.map(jnp.add, total, gradient)
+        _, images = better(best, loss, images)
+        losses = jnp.append(losses, loss)
+        logits = teacher.apply(
+            teachers.variables, augment.fit_to(images, teacher.image_shape)
+        )
+        info = InversionInfo(
+            loss=losses,
+            cross_entropy=jnp.append(ces, ce),
+            teacher_accuracy=objectives.accuracy(logits, labels),
+            is_finite=jnp.isfinite(losses).all(),
+        )
+        return Recovered(images, labels, teachers.class_ids), info, gradient
+
+    return Inverter(source.init, invert)

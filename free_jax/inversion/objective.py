@@ -1,0 +1,125 @@
+"""What is asked of recovered images, and its gradient with respect to them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+from jaxtyping import Array, Float, Int, Key
+
+from free_jax import augment, objectives
+from free_jax.architecture import Architecture
+from free_jax.metalearning import batch_apply
+from free_jax.types import PyTree, Teachers
+
+
+class Objective(NamedTuple):
+    """Weights and forms of the inversion loss.
+
+    Attributes:
+      cross_entropy: weight of the teacher's cross-entropy on the wanted labels.
+      moments: weight of matching the teacher's batch-norm statistics (0 in FREE's
+        released code, 1 in TGR and Trustworthy-DFML).
+      adversarial: weight of disagreeing with the student, used when one is given.
+      total_variation: weight of the smoothness prior (none in the released code).
+      agreement: "kl" or "prob_dot" (released code), see `objectives.agreement`.
+      student_gradient: let the adversarial gradient pass through the student too;
+        the released code does not.
+      crop_padding: largest random shift in pixels before the teacher sees an image.
+      augment_per_image: one crop and flip an image, or one a batch (released code).
+      edges: what a shift brings in: "black" (released code) or "wrap", the opposite
+        edge, which pixels of their own need.
+    """
+
+    cross_entropy: float = 1.0
+    moments: float = 1.0
+    adversarial: float = 1.0
+    total_variation: float = 0.0
+    agreement: objectives.Distill = "kl"
+    student_gradient: bool = True
+    crop_padding: int = 4
+    augment_per_image: bool = True
+    edges: augment.Edges = "black"
+
+
+class Adversary(NamedTuple):
+    """The student that recovered images should be new to.
+
+    Attributes:
+      params: of the student.
+      weight: [] or float, multiplies `Objective.adversarial`; may be traced.
+    """
+
+    params: PyTree
+    weight: float | jax.Array = 1.0
+
+
+# ``(key, images [N, h, w, c], labels [N], one teacher, adversary or None) ->
+# (loss, cross-entropy, gradient of the loss with respect to the images)``.
+Critic = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+
+
+def white_box(
+    objective: Objective, teacher: Architecture, student: Architecture | None = None
+) -> Critic:
+    """A critic that differentiates through the teacher.
+
+    Args:
+      objective: weights of the losses.
+      teacher: what all teachers share; images are resized to its size.
+      student: architecture of the adversary; None leaves that term out.
+
+    Returns:
+      A `Critic`.
+
+    Raises:
+      ValueError: an unknown form of agreement or edges.
+    """
+    objectives.distillation(objective.agreement)
+    if objective.edges not in ("black", "wrap"):
+        raise ValueError(f"edges={objective.edges!r} must be 'black' or 'wrap'")
+
+    def loss_fn(images, key, labels, variables, adversary):
+        views = augment.crop_flip(
+            key,
+            images,
+            padding=objective.crop_padding,
+            per_image=objective.augment_per_image,
+            edges=objective.edges,
+        )
+        seen = augment.fit_to(views, teacher.image_shape)
+        if objective.moments:
+            logits, moments = teacher.apply_with_moments(variables, seen)
+        else:
+            logits = teacher.apply(variables, seen)
+        ce = objectives.cross_entropy(logits, labels)
+        loss = objective.cross_entropy * ce
+        if objective.moments:
+            loss += objective.moments * objectives.moment_matching(
+                moments, variables["batch_stats"]
+            )
+        if objective.total_variation:
+            loss += objective.total_variation * objectives.total_variation(views)
+        if student is not None and adversary is not None and objective.adversarial:
+            view = augment.fit_to(views, student.image_shape)
+            student_logits = batch_apply(student, adversary.params, view)
+            if not objective.student_gradient:
+                student_logits = jax.lax.stop_gradient(student_logits)
+            agreement = objectives.agreement(
+                student_logits, logits, objective.agreement
+            )
+            loss += adversary.weight * objective.adversarial * agreement
+        return loss, ce
+
+    def critic(
+        key: Key[Array, ""],
+        images: Float[Array, "n h w c"],
+        labels: Int[Array, " n"],
+        teachers: Teachers,
+        adversary: Adversary | None,
+    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "n h w c"]]:
+        (loss, ce), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+            images, key, labels, teachers.variables, adversary
+        )
+        return loss, ce, gradient
+
+    return critic

@@ -1,0 +1,50 @@
+"""Pixel inversion: every image of a task is optimised by itself, from noise."""
+
+import optax
+
+from free_jax.architecture import Architecture
+from free_jax.inversion.loop import Inverter, inverter
+from free_jax.inversion.objective import Objective, white_box
+from free_jax.inversion.sources import pixel_source
+
+PIXELS = Objective(
+    moments=1.0, adversarial=0.0, total_variation=1.0, crop_padding=2, edges="wrap"
+)
+
+
+def pixel_inverter(
+    teacher: Architecture,
+    *,
+    num_steps: int = 150,
+    learning_rate: float = 0.1,
+    objective: Objective = PIXELS,
+) -> Inverter:
+    """Adam on the pixels with cosine decay; slower than FIVE, no training needed.
+
+    The whole batch has to match the teacher's batch-norm statistics, so give it some
+    50 images at once, of all classes.
+
+    Args:
+      teacher: what all teachers given to ``invert`` share.
+      num_steps: Adam steps.
+      learning_rate: at the start; decays to zero.
+      objective: weights of the losses.
+
+    Returns:
+      An `Inverter` whose ``shared`` is ``()``.
+
+    Raises:
+      ValueError: options that cannot be meant.
+
+    Reference:
+      Yin et al., "Dreaming to Distill", CVPR 2020 (DeepInversion).
+    """
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate={learning_rate} must be positive")
+    return inverter(
+        pixel_source(teacher.image_shape),
+        white_box(objective, teacher),
+        teacher,
+        optimizer=optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps)),
+        num_steps=num_steps,
+    )

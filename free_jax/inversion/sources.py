@@ -1,0 +1,82 @@
+"""Where recovered images come from: a generator and latents, or the pixels."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from free_jax.models import Generator
+from free_jax.types import PyTree
+
+
+class Source(NamedTuple):
+    """Pure functions of one parameterisation of images.
+
+    Attributes:
+      init: ``key -> shared``, what all teachers' inversions start from and what is
+        meta-learned; an empty tuple where nothing is.
+      start: ``(key, shared, labels [N]) -> leaves``, what one inversion adapts.
+      render: ``(leaves, labels) -> images [N, h, w, c] in [0, 1]``.
+      shared_part: ``gradient like leaves -> gradient like shared``.
+      image_shape: (h, w, c).
+    """
+
+    init: Callable[..., PyTree]
+    start: Callable[..., PyTree]
+    render: Callable[..., jax.Array]
+    shared_part: Callable[[PyTree], PyTree]
+    image_shape: tuple[int, int, int]
+
+
+def generator_source(generator: Generator, latent_dim: int = 256) -> Source:
+    """Images drawn by a generator from latents; both are adapted.
+
+    The adapted leaves are ``{"generator": params, "latents": [N, latent_dim]}``.
+
+    Raises:
+      ValueError: an image size the generator cannot draw.
+    """
+    if any(size % 4 for size in generator.image_shape[:2]):
+        raise ValueError(
+            f"image_shape={generator.image_shape}: the generator's sides must be "
+            "multiples of 4"
+        )
+
+    def init(key: jax.Array) -> PyTree:
+        latents = jnp.zeros((2, latent_dim))
+        return generator.init(key, latents, jnp.zeros((2,), jnp.int32))["params"]
+
+    def start(key: jax.Array, shared: PyTree, labels: jax.Array) -> PyTree:
+        latents = jax.random.normal(key, (labels.shape[0], latent_dim))
+        return {"generator": shared, "latents": latents}
+
+    def render(leaves: PyTree, labels: jax.Array) -> jax.Array:
+        return generator.apply(
+            {"params": leaves["generator"]}, leaves["latents"], labels
+        )
+
+    return Source(
+        init, start, render, lambda grads: grads["generator"], generator.image_shape
+    )
+
+
+def pixel_source(image_shape: tuple[int, int, int], deviation: float = 1.0) -> Source:
+    """The pixels themselves, kept in [0, 1] by a sigmoid; nothing is shared.
+
+    Args:
+      image_shape: (h, w, c).
+      deviation: of the normal noise that the sigmoid's inputs start from.
+    """
+
+    def start(key: jax.Array, shared: PyTree, labels: jax.Array) -> jax.Array:
+        del shared
+        return deviation * jax.random.normal(key, (labels.shape[0], *image_shape))
+
+    return Source(
+        init=lambda key: (),
+        start=start,
+        render=lambda leaves, labels: jax.nn.sigmoid(leaves),
+        shared_part=lambda grads: (),
+        image_shape=image_shape,
+    )
