@@ -62,3 +62,49 @@ def fit_to(
         return images
     shape = (images.shape[0], *image_shape[:2], images.shape[3])
     return jax.image.resize(images, shape, "bilinear")
+
+
+def mix_pairs(
+    key: Key[Array, ""],
+    images: Float[Array, "n h w c"],
+    targets: Float[Array, "n *rest"],
+    form: Literal["mixup", "cutmix"],
+) -> tuple[Float[Array, "n h w c"], Float[Array, "n *rest"]]:
+    """Blends each image with another of the batch, and what is said about them.
+
+    Args:
+      key: consumed once.
+      images: [n, h, w, c].
+      targets: [n, ...], blended in the same proportion.
+      form: "mixup" averages pixels, "cutmix" pastes a rectangle.
+
+    Returns:
+      Images and targets of the same shapes.
+
+    Reference:
+      Zhang et al., "mixup", ICLR 2018; Yun et al., "CutMix", ICCV 2019; both with
+      proportions drawn uniformly from [0, 1].
+    """
+    n, h, w, _ = images.shape
+    key_share, key_row, key_column, key_pair = jax.random.split(key, 4)
+    share = jax.random.uniform(key_share, (n,))  # of the image itself
+    pair = jax.random.permutation(key_pair, n)
+    if form == "mixup":
+        keep = jnp.broadcast_to(share[:, None, None, None], (n, h, w, 1))
+    else:
+        side = jnp.sqrt(1 - share)
+
+        def inside(key: jax.Array, size: int) -> jax.Array:
+            middle = jax.random.uniform(key, (n, 1)) * size
+            half = side[:, None] * size / 2
+            return jnp.abs(jnp.arange(size) + 0.5 - middle) < half  # [n, size]
+
+        pasted = (
+            inside(key_row, h)[:, :, None, None]
+            & inside(key_column, w)[:, None, :, None]
+        )
+        keep = 1.0 - pasted.astype(images.dtype)
+        share = keep.mean((1, 2, 3))
+    blended = keep * images + (1 - keep) * images[pair]
+    share = share.reshape(n, *(1,) * (targets.ndim - 1))
+    return blended, share * targets + (1 - share) * targets[pair]

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,7 +46,7 @@ def loop_conv(images, kernel, stride, padding):
     return out
 
 
-@pytest.mark.parametrize("lowering", ["auto", "patches", "project"])
+@pytest.mark.parametrize("lowering", ["auto", "mixed", "patches", "project"])
 @pytest.mark.parametrize("case", CASES)
 def test_lowerings_agree(case, lowering):
     size, stride, padding, c, o, image = CASES[case]
@@ -74,7 +75,26 @@ def test_lowerings_agree(case, lowering):
     toy.assert_close(grads, direct_grads)
 
 
-@pytest.mark.parametrize("lowering", ["auto", "direct", "patches", "project"])
+def test_second_derivatives_of_the_mixed_lowering_are_those_of_patches():
+    images = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 10))
+
+    def curvature(lowering):
+        def loss(x, k):
+            return jnp.tanh(models.conv2d(x, k, lowering=lowering)).sum()
+
+        def slope(x, k):
+            grads = jax.grad(loss, (0, 1))(x, k)
+            return sum(jnp.sin(g).sum() for g in grads)
+
+        return jax.jit(jax.grad(slope, (0, 1)))(images, kernel)
+
+    chex.assert_trees_all_close(
+        curvature("mixed"), curvature("patches"), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("lowering", ["auto", "direct", "mixed", "patches", "project"])
 @pytest.mark.parametrize("channels", [(4, 3), (2, 10)])
 def test_upsampling_convolution_is_repeat_then_convolve(lowering, channels):
     images, kernel = normal(0, 2, 3, 5, channels[0]), normal(1, 3, 3, *channels)

@@ -1,14 +1,17 @@
 """Convolution, lowered in one place.
 
-Measured on one CPU core inside `lax.scan` (forward and both gradients, ms; "-" not
-measured): 3->32 channels at 32x32, 128 images: direct 371, patches 7, project -;
-32->32 at 16x16, 100 images: direct 924, patches 79, project 156; 64->3 at 32x32, 100
-images: direct 603, patches 767, project 127.  Hence "auto" on CPU is patches + matmul,
-or, where the output has fewer channels than the kernel has taps, project + shift;
-elsewhere it is the backend's own convolution.  `vmap` over kernels turns the matmul
-forms into batched matmuls and the direct form into a grouped convolution.
+On CPU the backend's convolution is the fastest forward pass, but JAX's own gradient of
+it is many times slower than the same sums as matrix products.  "mixed" therefore takes
+the direct form for the output and for the gradient of the images (which is a
+convolution too) and patches + matmul for the gradient of the kernel only; teachers,
+whose kernels need no gradient, never build patches.  "auto" on CPU is "mixed", or
+patches for few input channels, or project + shift where the output has fewer channels
+than the kernel has taps; elsewhere it is the backend's own convolution.  `vmap` over
+kernels turns the matmul forms into batched matmuls and the others into grouped
+convolutions.  Figures: ``python benchmarks/convolution.py``.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -18,15 +21,23 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-Lowering = Literal["auto", "direct", "patches", "project"]
+Lowering = Literal["auto", "direct", "mixed", "patches", "project"]
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+# With fewer input channels patches are small and beat the direct form.
+_FEW_CHANNELS = 8
 
 
-def _resolve(lowering: Lowering, out_channels: int, taps: int) -> Lowering:
-    if lowering != "auto":
-        return lowering
-    if jax.default_backend() != "cpu":
-        return "direct"
-    return "project" if out_channels < taps else "patches"
+def _resolve(lowering: Lowering, kernel_shape: tuple[int, ...], stride: int):
+    kh, kw, c, o = kernel_shape
+    if lowering == "auto":
+        if jax.default_backend() != "cpu":
+            return "direct"
+        if o < kh * kw:
+            return "project"
+        lowering = "patches" if c < _FEW_CHANNELS else "mixed"
+    # The image gradient of a strided convolution is not a plain convolution.
+    return "patches" if lowering == "mixed" and stride > 1 else lowering
 
 
 def conv2d(
@@ -34,7 +45,7 @@ def conv2d(
     kernel: Float[Array, "kh kw c o"],
     *,
     stride: int = 1,
-    padding: tuple[tuple[int, int], tuple[int, int]] = ((1, 1), (1, 1)),
+    padding: Padding = ((1, 1), (1, 1)),
     lowering: Lowering = "auto",
 ) -> Float[Array, "n i j o"]:
     """Cross-correlates NHWC images with an HWIO kernel (no bias).
@@ -45,48 +56,93 @@ def conv2d(
       stride: the same for both axes.
       padding: zeros added (before, after) rows and columns.
       lowering: "direct" (`lax.conv_general_dilated`), "patches" (im2col + one
-        matmul), "project" (one matmul to all taps of all outputs, then shifted sums),
-        or "auto" by backend.
+        matmul), "mixed" (see above; not under forward-mode differentiation),
+        "project" (one matmul to all taps of all outputs, then shifted sums), or
+        "auto" by backend.
 
     Returns:
       [n, i, j, o], equal for all lowerings up to rounding.
     """
     kh, kw, c, o = kernel.shape
-    lowering = _resolve(lowering, o, kh * kw)
+    lowering = _resolve(lowering, kernel.shape, stride)
     if lowering == "direct":
-        return lax.conv_general_dilated(
-            images,
-            kernel,
-            (stride, stride),
-            padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
-    n, h, w, _ = images.shape
-    rows = (h + sum(padding[0]) - kh) // stride + 1
-    cols = (w + sum(padding[1]) - kw) // stride + 1
-
-    def taps(x: jax.Array) -> list[jax.Array]:
-        """What each kernel position sees, [n, rows, cols, channels] each."""
-        x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-        last_row, last_col = (rows - 1) * stride + 1, (cols - 1) * stride + 1
-        return [
-            x[:, i : i + last_row : stride, j : j + last_col : stride]
-            for i in range(kh)
-            for j in range(kw)
-        ]
-
+        return _direct(images, kernel, stride, padding)
+    if lowering == "mixed":
+        return _mixed(images, kernel, padding)
     if lowering == "project":
         # Few outputs: shifting [kh * kw * o] channels moves less memory than c.
+        n, h, w, _ = images.shape
         wide = images.reshape(-1, c) @ jnp.moveaxis(kernel, 2, 0).reshape(c, -1)
-        seen = taps(wide.reshape(n, h, w, kh * kw * o))
+        seen = _taps(wide.reshape(n, h, w, kh * kw * o), kh, kw, stride, padding)
         return sum(
             (x[..., t * o : (t + 1) * o] for t, x in enumerate(seen)),
             start=jnp.zeros((), wide.dtype),
         )
-    seen = taps(images)
-    patches = seen[0] if len(seen) == 1 else jnp.concatenate(seen, axis=-1)
+    patches = _patches(images, kh, kw, stride, padding)
     out = patches.reshape(-1, kh * kw * c) @ kernel.reshape(kh * kw * c, o)
-    return out.reshape(n, rows, cols, o)
+    return out.reshape(*patches.shape[:3], o)
+
+
+def _direct(
+    images: jax.Array, kernel: jax.Array, stride: int, padding: Padding
+) -> jax.Array:
+    return lax.conv_general_dilated(
+        images,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def _taps(
+    x: jax.Array, kh: int, kw: int, stride: int, padding: Padding
+) -> list[jax.Array]:
+    """What each kernel position sees, [n, rows, cols, channels] each."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    rows, cols = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
+    last_row, last_col = (rows - 1) * stride + 1, (cols - 1) * stride + 1
+    return [
+        x[:, i : i + last_row : stride, j : j + last_col : stride]
+        for i in range(kh)
+        for j in range(kw)
+    ]
+
+
+def _patches(
+    x: jax.Array, kh: int, kw: int, stride: int, padding: Padding
+) -> jax.Array:
+    """All taps side by side, [n, rows, cols, kh * kw * c]."""
+    seen = _taps(x, kh, kw, stride, padding)
+    return seen[0] if len(seen) == 1 else jnp.concatenate(seen, axis=-1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _mixed(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    return _direct(images, kernel, 1, padding)
+
+
+def _mixed_forward(images: jax.Array, kernel: jax.Array, padding: Padding):
+    return _mixed(images, kernel, padding), (images, kernel)
+
+
+def _mixed_backward(padding: Padding, saved, gradient: jax.Array):
+    images, kernel = saved
+    kh, kw, c, o = kernel.shape
+    # Written with `_mixed` itself, so that second derivatives are fast as well.
+    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    (top, bottom), (left, right) = padding
+    around = (
+        (kh - 1 - top, kh - 1 - bottom),
+        (kw - 1 - left, kw - 1 - right),
+    )
+    to_images = _mixed(gradient, turned, around)
+    patches = _patches(images, kh, kw, 1, padding).reshape(-1, kh * kw * c)
+    to_kernel = (patches.T @ gradient.reshape(-1, o)).reshape(kernel.shape)
+    return to_images, to_kernel
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward)
 
 
 def upsample_conv2d(

@@ -1,0 +1,145 @@
+"""Panel distillation: what ALL teachers say about recovered images, in one model.
+
+The student has one trunk and one head per teacher.  Each recovered image, whichever
+teacher it came from, was described by every teacher beforehand; a step draws a batch
+and lowers the tempered KL of every head to its teacher.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Key
+
+from free_jax import augment
+from free_jax.algorithms.base import Algorithm
+from free_jax.architecture import Architecture
+from free_jax.episodes import to_float
+from free_jax.types import PyTree
+
+
+class Described(NamedTuple):
+    """Recovered images and what each teacher says about them.
+
+    Attributes:
+      images: [N, h, w, c] uint8.
+      logits: [N, T, W] float32, raw outputs of all teachers.
+      weights: [T] float32, how far each teacher is trusted; 0 leaves it out.
+    """
+
+    images: jax.Array
+    logits: jax.Array
+    weights: jax.Array
+
+
+class DistillState(NamedTuple):
+    """Step count, student variables (with running statistics), optimiser state."""
+
+    step: jax.Array
+    variables: PyTree
+    opt: PyTree
+
+
+class DistillInfo(NamedTuple):
+    """Weighted KL a head, and how often head and teacher choose the same class."""
+
+    distill_loss: jax.Array
+    agreement: jax.Array
+    is_finite: jax.Array
+
+
+Mix = Literal["none", "mixup", "cutmix"]
+
+
+def panel_distillation(
+    student: Architecture,
+    *,
+    num_teachers: int,
+    optimizer: optax.GradientTransformation,
+    batch_size: int = 128,
+    temperature: float = 4.0,
+    crop_padding: int = 4,
+    edges: augment.Edges = "black",
+    mix: Mix = "none",
+    momentum: float = 0.95,
+    prepare: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> Algorithm:
+    """Builds the distillation of a whole panel.
+
+    Args:
+      student: has ``num_teachers * way`` outputs, teacher by teacher.
+      num_teachers: T.
+      optimizer: of the student.
+      batch_size: images a step, drawn with replacement.
+      temperature: of both softmaxes.
+      crop_padding: largest random shift in pixels; images are mirrored half the time.
+      edges: see `augment.crop_flip`.
+      mix: blend pairs of a batch ("mixup") or paste a rectangle ("cutmix"); the
+        teachers' probabilities are blended alike.
+      momentum: of the running batch-norm statistics.
+      prepare: ``(key, images) -> images``, a further augmentation, or None.
+
+    Returns:
+      An `Algorithm` whose data is a `Described`; ``params`` are Linen variables
+      ``{"params", "batch_stats"}``.
+
+    Raises:
+      ValueError: the outputs do not divide over the teachers, or an option is unknown.
+    """
+    if student.way % num_teachers:
+        raise ValueError(
+            f"{student.way} outputs do not divide over {num_teachers} teachers"
+        )
+    if mix not in ("none", "mixup", "cutmix"):
+        raise ValueError(f"mix={mix!r}: choose none, mixup or cutmix")
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature} must be positive")
+
+    def init(key: Key[Array, ""]) -> DistillState:
+        variables = student.init(key)
+        opt = optimizer.init(variables["params"])
+        return DistillState(jnp.int32(0), variables, opt)
+
+    def loss_fn(params, state, images, targets, weights):
+        variables = {**state.variables, "params": params}
+        logits, moments = student.apply_with_moments(variables, images, norm="batch")
+        log_s = jax.nn.log_softmax(logits.reshape(targets.shape) / temperature)
+        # Entropy of the targets is added so that a perfect student scores zero.
+        rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
+        loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()
+        same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
+        return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
+
+    def step(
+        key: Key[Array, ""], state: DistillState, data: Described
+    ) -> tuple[DistillState, DistillInfo]:
+        key_rows, key_views, key_mix, key_prepare = jax.random.split(key, 4)
+        rows = jax.random.randint(key_rows, (batch_size,), 0, data.images.shape[0])
+        images = augment.crop_flip(
+            key_views, to_float(data.images[rows]), padding=crop_padding, edges=edges
+        )
+        if prepare is not None:
+            images = prepare(key_prepare, images)
+        targets = jax.nn.softmax(data.logits[rows] / temperature)
+        if mix != "none":
+            images, targets = augment.mix_pairs(key_mix, images, targets, mix)
+        params = state.variables["params"]
+        (loss, (moments, same)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, state, images, targets, data.weights
+        )
+        updates, opt = optimizer.update(grads, state.opt, params)
+        running = jax.tree.map(
+            lambda old, new: momentum * old + (1 - momentum) * new,
+            state.variables["batch_stats"],
+            moments,
+        )
+        variables = {
+            "params": optax.apply_updates(params, updates),
+            "batch_stats": running,
+        }
+        new = DistillState(state.step + 1, variables, opt)
+        return new, DistillInfo(loss, same, jnp.isfinite(loss))
+
+    return Algorithm(init=init, step=step, params=lambda state: state.variables)
