@@ -11,15 +11,15 @@ import numpy as np
 import optax
 from etils import epath
 
-from experiments import convert_zoo
+from experiments import convert_zoo, panel_methods
 from experiments.data import Preset, Split, require
 from experiments.data import load_split as _load_split
 from experiments.data import preset as _preset
 from experiments.optimizers import optimizer
-from free_jax import inversion, memory, metalearning, parallel
+from free_jax import evaluation, inversion, memory, metalearning, parallel
 from free_jax import replay as replay_lib
 from free_jax import zoo as zoo_lib
-from free_jax.algorithms import Algorithm, episodic, free
+from free_jax.algorithms import Algorithm, episodic, free, panel_distillation
 from free_jax.architecture import Architecture, architecture
 from free_jax.errors import InputError
 from free_jax.models import Generator
@@ -37,8 +37,12 @@ class Experiment(NamedTuple):
     Attributes:
       algorithm: init, step, params.
       data: second argument of ``step``: the zoo's teachers, or a bank of images.
-      student: architecture of the meta-model.
-      test_learner: the learner as it is evaluated.
+      model: the network that is trained and saved.
+      student: the same with one output a way, which adaptation by gradient and the
+        yardsticks use.
+      methods: name in the table to how the trained parameters classify an episode;
+        the first one is the headline and what selection looks at.
+      test_learner: adaptation by gradient, which the yardsticks share.
       pseudo_task: (shots, queries) of episodes of recovered images.
       images_per_step: recovered in a step.
       status: metrics of the status line and their short names there.
@@ -48,7 +52,9 @@ class Experiment(NamedTuple):
 
     algorithm: Algorithm
     data: Any
+    model: Architecture
     student: Architecture
+    methods: dict[str, evaluation.Classify]
     test_learner: metalearning.MetaLearner
     pseudo_task: tuple[int, int]
     images_per_step: int
@@ -237,7 +243,13 @@ def _episodic_update(config: Any, learner, tx, map_tasks: Callable) -> Callable:
     )
 
 
-def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable) -> Experiment:
+def _adapted(config: Any, learner: metalearning.MetaLearner):
+    name = f"{config.algorithm} ({config.learner.kind})"
+    return {name: evaluation.learner_classifier(learner)}
+
+
+def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare) -> Experiment:
+    del prepare
     student = classifier(config.student, config.way, preset(config))
     train_learner, test_learner = learners(config, student)
     options = config.inversion
@@ -309,7 +321,9 @@ def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable) -> Experiment:
     return Experiment(
         algorithm=algorithm,
         data=zoo.teachers,
+        model=student,
         student=student,
+        methods=_adapted(config, test_learner),
         test_learner=test_learner,
         pseudo_task=(config.replay.shots, config.replay.queries),
         images_per_step=options.teachers_per_step
@@ -325,7 +339,10 @@ def _free(config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable) -> Experiment:
     )
 
 
-def _episodic(config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable) -> Experiment:
+def _episodic(
+    config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable, prepare
+) -> Experiment:
+    del prepare
     student = classifier(config.student, config.way, preset(config))
     train_learner, test_learner = learners(config, student)
     split = load_split(config, "train")
@@ -339,7 +356,9 @@ def _episodic(config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable) -> Expe
     return Experiment(
         algorithm=algorithm,
         data=data,
+        model=student,
         student=student,
+        methods=_adapted(config, test_learner),
         test_learner=test_learner,
         pseudo_task=(config.replay.shots, config.replay.queries),
         images_per_step=0,
@@ -349,15 +368,76 @@ def _episodic(config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable) -> Expe
     )
 
 
+def _panel(
+    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
+) -> Experiment:
+    described = prepare(zoo, map_tasks)
+    chosen = preset(config)
+    num_teachers = described.logits.shape[1]
+    model = classifier(config.student, num_teachers * zoo.way, chosen)
+    options = config.distill
+    tx = optimizer(options.optimizer)
+    if options.cosine:
+        decay = optax.cosine_decay_schedule(1.0, config.num_steps)
+        tx = optax.chain(tx, optax.scale_by_schedule(decay))
+    try:
+        algorithm = panel_distillation(
+            model,
+            num_teachers=num_teachers,
+            optimizer=tx,
+            batch_size=options.batch_size,
+            temperature=options.temperature,
+            crop_padding=options.crop_padding,
+            mix=options.mix,
+            similarity=options.similarity,
+        )
+    except ValueError as error:
+        raise InputError(f"config.distill: {error}") from None
+    # The same network with a five-way head: what is adapted by gradient, and what the
+    # yardsticks start from.
+    student = classifier(config.student, config.way, chosen)
+    _, test_learner = learners(config, student)
+    return Experiment(
+        algorithm=algorithm,
+        data=described,
+        model=model,
+        student=student,
+        methods=panel_methods.methods(
+            model,
+            way=config.way,
+            num_teachers=num_teachers,
+            weights=described.weights,
+            temperature=options.temperature,
+            learner=test_learner,
+        ),
+        test_learner=test_learner,
+        pseudo_task=(1, 15),
+        images_per_step=0,
+        status={"distill_loss": "kl", "agreement": "agree"},
+        memory_of=None,
+        zoo=zoo,
+    )
+
+
 # Values of config.algorithm.
-ALGORITHMS = {"free": _free, "episodic": _episodic}
+ALGORITHMS = {"free": _free, "episodic": _episodic, "panel": _panel}
 
 
-def experiment(config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable) -> Experiment:
-    """Builds what ``config.algorithm`` names."""
+def experiment(
+    config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable, prepare: Callable
+) -> Experiment:
+    """Builds what ``config.algorithm`` names.
+
+    Args:
+      config: of the run.
+      zoo: teachers, or None.
+      map_tasks: how tasks are spread.
+      prepare: ``(zoo, map_tasks) -> Described``: recovers images and asks all
+        teachers about them, for algorithms that need that before their first step.
+    """
     if config.algorithm != "episodic" and zoo is None:
         raise InputError(f"config.zoo.path is empty: {HOW_TO_GIVE_TEACHERS}")
-    return ALGORITHMS[config.algorithm](config, zoo, map_tasks)
+    return ALGORITHMS[config.algorithm](config, zoo, map_tasks, prepare)
 
 
 def most_recent(bank: ImageBank, images: int) -> np.ndarray:

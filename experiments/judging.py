@@ -59,7 +59,7 @@ def judge(
 
     def evaluator(shots: int, queries: int) -> Callable:
         return evaluation.evaluator(
-            evaluation.learner_classifier(experiment.test_learner),
+            next(iter(experiment.methods.values())),
             way=config.way,
             shots=shots,
             queries=queries,

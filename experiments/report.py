@@ -92,7 +92,7 @@ def write(
     (folder / "table.md").write_text(f"{title}\n\n{table}\n")
     model_io.save_model(
         folder / "model.npz",
-        experiment.student,
+        experiment.model,
         jax.device_get(outcome["params"]),
         algorithm=config.algorithm,
         learner=jsonio.to_plain(config.learner),
@@ -176,11 +176,11 @@ def _methods(
     @functools.cache
     def described() -> ImageBank:
         # All images are described once, whatever the number of episodes and shots.
+        describe = panel.describer(
+            zoo.architectures, temperature=config.eval.temperature
+        )
         return panel.describe_bank(
-            zoo.architectures,
-            zoo.teachers,
-            setting.bank,
-            temperature=config.eval.temperature,
+            functools.partial(describe, zoo.teachers), setting.bank
         )
 
     known = {
@@ -195,8 +195,10 @@ def _methods(
         "panel": lambda s: yardsticks.whole_panel(s, described()),
     }
     wanted = [n for n in config.eval.yardsticks if zoo is not None or n == "random"]
-    ours = f"{config.algorithm} ({config.learner.kind})"
-    methods = {ours: lambda s: yardsticks.meta_model(s, learner, params)}
+    methods = {
+        name: lambda s, classify=classify: yardsticks.evaluate(s, classify, params)
+        for name, classify in experiment.methods.items()
+    }
     return methods | {YARDSTICKS[name]: known[name] for name in wanted}
 
 

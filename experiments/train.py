@@ -12,7 +12,9 @@ from experiments import (
     checkpointing,
     judging,
     logging_utils,
+    preparing,
     pretrain_zoo,
+    recovering,
     report,
     validation,
     yardsticks,
@@ -69,7 +71,14 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         place, map_tasks = build.placement(config)
         if zoo is not None:
             zoo = build.place_zoo(zoo, place)
-        experiment = build.experiment(config, zoo, map_tasks)
+
+        def prepare(zoo, map_tasks):
+            return preparing.described(config, zoo, map_tasks, workdir, stop)
+
+        try:
+            experiment = build.experiment(config, zoo, map_tasks, prepare)
+        except recovering.Stopped:
+            return {"stopped_at": 0}
         judge = judging.judge(config, experiment, place, map_tasks)
         outcome = _train(config, workdir, experiment, judge, place, stop)
         if "stopped_at" in outcome:
@@ -197,7 +206,7 @@ def _copy(tree: Any) -> Any:
 
 
 def _announce(config, workdir, experiment) -> None:
-    student = experiment.student
+    student = experiment.model
     shapes = jax.eval_shape(lambda: student.init(jax.random.key(0))["params"])
     total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     teachers = experiment.zoo.num_teachers if experiment.zoo else 0

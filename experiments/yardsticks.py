@@ -1,5 +1,6 @@
 """What a trained meta-model has to beat, under the same episodes."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,8 +39,9 @@ class NotApplicable(Exception):
     """A yardstick that this zoo cannot give; the message says why."""
 
 
-def _evaluate(setting: Setting, classify: Callable, params: Any, bank=None) -> Scores:
-    evaluate = evaluation.evaluator(
+def evaluate(setting: Setting, classify: Callable, params: Any, bank=None) -> Scores:
+    """Accuracy of a classifier on the setting's episodes."""
+    run = evaluation.evaluator(
         classify,
         way=setting.way,
         shots=setting.shots,
@@ -47,14 +49,14 @@ def _evaluate(setting: Setting, classify: Callable, params: Any, bank=None) -> S
         num_episodes=setting.num_episodes,
         map_tasks=setting.map_tasks,
     )
-    return evaluate(setting.key, params, setting.bank if bank is None else bank)
+    return run(setting.key, params, setting.bank if bank is None else bank)
 
 
 def meta_model(
     setting: Setting, learner: metalearning.MetaLearner, params: Any
 ) -> Scores:
     """A meta-model, adapted to each episode."""
-    return _evaluate(setting, evaluation.learner_classifier(learner), params)
+    return evaluate(setting, evaluation.learner_classifier(learner), params)
 
 
 def random_initialisation(
@@ -94,13 +96,14 @@ def one_teacher(setting: Setting, zoo: zoo_lib.Zoo, num_teachers: int = 5) -> Sc
     arch, teachers = zoo.architectures[0], zoo.teachers[0]
     num_teachers = min(num_teachers, zoo.groups[0].num_teachers)
     classify = evaluation.centroid_classifier(setting.way)
+    describe = panel.describer((arch,), output="features", mirror=False)
     found: list[Scores] = []
     for i in range(num_teachers):
         one = jax.tree.map(lambda x, i=i: x[i : i + 1], teachers)
         described = panel.describe_bank(
-            (arch,), (one,), setting.bank, output="features", mirror=False
+            functools.partial(describe, (one,)), setting.bank
         )
-        found.append(_evaluate(setting, classify, None, described))
+        found.append(evaluate(setting, classify, None, described))
     return _mean_over_teachers(found)
 
 
@@ -140,4 +143,4 @@ def _mean_over_teachers(found: list[Scores]) -> Scores:
 def whole_panel(setting: Setting, described: ImageBank) -> Scores:
     """Nearest centroid on what all teachers say about an image, see `panel`."""
     classify = evaluation.centroid_classifier(setting.way)
-    return _evaluate(setting, classify, None, described)
+    return evaluate(setting, classify, None, described)

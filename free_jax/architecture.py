@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
@@ -68,15 +69,24 @@ class Architecture:
         images: Float[Array, "n h w c"],
         *,
         norm: Norm = "running",
-    ) -> tuple[Float[Array, "n way"], PyTree]:
-        """Logits, and the mean and variance entering each batch norm.
+        features: bool = False,
+    ) -> tuple[Float[Array, "n f"], PyTree]:
+        """Logits (or features), and the mean and variance entering each batch norm.
 
         The moments have the tree structure of ``variables["batch_stats"]``.
         """
-        logits, sown = self.module.apply(
-            variables, self.normalize(images), norm=norm, mutable=["moments"]
+        out, sown = self.module.apply(
+            variables,
+            self.normalize(images),
+            norm=norm,
+            features=features,
+            mutable=["moments"],
         )
-        return logits, sown["moments"]
+        return out, sown["moments"]
+
+    def head(self, params: PyTree, features: Float[Array, "n f"]) -> jax.Array:
+        """Logits [n, way] of features [n, f]: the network's last layer alone."""
+        return features @ params["head"]["kernel"] + params["head"]["bias"]
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready description; `architecture(**d)` rebuilds it."""

@@ -4,11 +4,13 @@ No training, no data, forward queries only: each teacher's softmax at a temperat
 side by side, chance level subtracted, averaged over the image and its mirror image.
 """
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from free_jax import augment
 from free_jax.architecture import Architecture
@@ -18,85 +20,160 @@ from free_jax.types import ImageBank, PyTree, Teachers
 Output = Literal["probabilities", "logits", "features"]
 
 
-def describe(
+def describer(
     architectures: tuple[Architecture, ...],
-    teachers: tuple[Teachers, ...],
-    images: Float[Array, "n h w c"],
     *,
     output: Output = "probabilities",
     temperature: float = 4.0,
     mirror: bool = True,
-) -> Float[Array, "n d"]:
-    """Describes images by all teachers of a zoo.
+) -> Callable[[tuple[Teachers, ...], jax.Array], jax.Array]:
+    """Builds the description of images by all teachers of a zoo.
 
     Teachers are visited one after the other, so memory does not grow with the zoo.
 
     Args:
       architectures: one a group.
-      teachers: one stack a group, leaves [T, ...].
-      images: [n, h, w, c] in [0, 1]; resized to each group's image size.
       output: tempered softmax minus chance, raw logits, or the features before the
         head scaled to unit length a teacher.
       temperature: of the softmax.
       mirror: average over the image and its mirror image.
 
     Returns:
-      [n, d]; d is the sum over teachers of their outputs (or features).
-    """
+      ``(teachers, one stack a group; images [n, h, w, c], uint8 or floats in [0, 1])
+      -> [n, d]``; d is the sum over teachers of their outputs (or features).  Images
+      are resized to each group's size.  Compile it once with `jax.jit`.
 
-    def one(arch: Architecture, variables: PyTree, views: jax.Array) -> jax.Array:
+    Raises:
+      ValueError: an unknown output or a temperature that cannot be meant.
+    """
+    if output not in ("probabilities", "logits", "features"):
+        raise ValueError(f"output={output!r}: choose probabilities, logits or features")
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature} must be positive")
+
+    def say(arch: Architecture, variables: PyTree, views: jax.Array) -> jax.Array:
         out = arch.apply(variables, views, features=output == "features")
         if output == "probabilities":
-            return jax.nn.softmax(out / temperature) - 1.0 / arch.way
+            return tempered(out, temperature)
         if output == "features":
             return out / (jnp.linalg.norm(out, axis=-1, keepdims=True) + 1e-8)
         return out
 
-    parts = []
-    for arch, stack in zip(architectures, teachers, strict=True):
-        views = augment.fit_to(images, arch.image_shape)
+    def describe(
+        teachers: tuple[Teachers, ...], images: Float[Array, "n h w c"] | jax.Array
+    ) -> Float[Array, "n d"]:
+        images = to_float(jnp.asarray(images))
+        parts = []
+        for arch, stack in zip(architectures, teachers, strict=True):
+            views = augment.fit_to(images, arch.image_shape)
 
-        def say(variables, arch=arch, views=views):
-            said = one(arch, variables, views)
-            if mirror:
-                said = (said + one(arch, variables, views[:, :, ::-1])) / 2
-            return said
+            def one(variables, arch=arch, views=views):
+                said = say(arch, variables, views)
+                if mirror:
+                    said = (said + say(arch, variables, views[:, :, ::-1])) / 2
+                return said
 
-        out = jax.lax.map(say, stack.variables)  # [T, n, d]
-        parts.append(jnp.moveaxis(out, 0, 1).reshape(images.shape[0], -1))
-    return jnp.concatenate(parts, axis=-1)
+            out = jax.lax.map(one, stack.variables)  # [T, n, d]
+            parts.append(jnp.moveaxis(out, 0, 1).reshape(images.shape[0], -1))
+        return jnp.concatenate(parts, axis=-1)
+
+    return describe
+
+
+def tempered(
+    logits: Float[Array, "*batch way"], temperature: float
+) -> Float[Array, "*batch way"]:
+    """Tempered softmax minus chance: what one teacher adds to a description."""
+    return jax.nn.softmax(logits / temperature) - 1.0 / logits.shape[-1]
 
 
 def describe_bank(
-    architectures: tuple[Architecture, ...],
-    teachers: tuple[Teachers, ...],
-    bank: ImageBank,
-    *,
-    chunk: int = 600,
-    **kwargs,
+    describe: Callable[[jax.Array], jax.Array], bank: ImageBank, *, chunk: int = 500
 ) -> ImageBank:
     """The same bank with descriptions [C, M, d] in place of images.
 
     Args:
-      architectures: one a group of the zoo.
-      teachers: one stack a group.
+      describe: ``images [n, h, w, c] uint8 -> [n, d]``, compiled here once.
       bank: images [C, M, h, w, c] uint8.
       chunk: images described at once.
-      **kwargs: options of `describe`.
     """
     classes, most = bank.images.shape[:2]
     flat = bank.images.reshape(classes * most, *bank.images.shape[2:])
-
-    @jax.jit
-    def run(teachers, images):
-        return describe(architectures, teachers, to_float(images), **kwargs)
-
+    run = jax.jit(describe)
     parts = []
     for start in range(0, flat.shape[0], chunk):
         images = flat[start : start + chunk]
         missing = chunk - images.shape[0]
         # The last chunk is padded: one shape, one compilation.
         images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        parts.append(run(teachers, images)[: chunk - missing])
+        parts.append(run(images)[: chunk - missing])
     described = jnp.concatenate(parts).reshape(classes, most, -1)
     return bank._replace(images=described)
+
+
+class Trust(NamedTuple):
+    """How far each teacher of a panel is believed, judged without data.
+
+    Attributes:
+      weights: [T] in [0, 1].
+      information: [T] nats, entropy of the mean prediction minus mean entropy: what
+        an answer tells about the image; zero for constant teachers.
+      agreement: [T] share of images of the teacher's classes, recovered from OTHER
+        teachers, that it labels alike, in [0, 1]; nan where there are none.
+    """
+
+    weights: np.ndarray
+    information: np.ndarray
+    agreement: np.ndarray
+
+
+def trust(
+    logits: Float[np.ndarray, "n t w"],
+    class_ids: Int[np.ndarray, "t w"],
+    classes: Int[np.ndarray, " n"],
+    owners: Int[np.ndarray, " n"],
+) -> Trust:
+    """Finds constant, broken, mislabelled and random teachers by recovered images.
+
+    A teacher's weight is its information relative to the panel's median, times its
+    agreement above chance relative to the median; both are cut at one, and what has
+    less than a quarter of the median is left out.  Answers that are not finite give
+    weight zero.
+
+    Args:
+      logits: what each teacher says about each image.
+      class_ids: absolute classes of each teacher's outputs.
+      classes: [n] class each image was recovered for; negative: none.
+      owners: [n] the teacher it was recovered from; negative: none.
+
+    Returns:
+      A `Trust`, on the host.
+    """
+    logits, class_ids = np.asarray(logits), np.asarray(class_ids)
+    finite = np.isfinite(logits).all((0, 2))
+    shifted = np.where(np.isfinite(logits), logits, 0.0)
+    shifted = shifted - shifted.max(-1, keepdims=True)
+    p = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
+
+    def entropy(p: np.ndarray) -> np.ndarray:
+        return -(p * np.log(p + 1e-12)).sum(-1)
+
+    information = np.where(finite, entropy(p.mean(0)) - entropy(p).mean(0), 0.0)
+    answers = np.take_along_axis(class_ids, shifted.argmax(-1).T, 1)  # [T, n]
+    agreement = np.full(len(class_ids), np.nan)
+    for t, known in enumerate(class_ids):
+        judged = np.isin(classes, known) & (owners != t) & (owners >= 0)
+        if judged.any() and finite[t]:
+            agreement[t] = (answers[t, judged] == classes[judged]).mean()
+
+    def relative(values: np.ndarray) -> np.ndarray:
+        usual = np.median(values[finite]) if finite.any() else 0.0
+        share = np.clip(values / max(usual, 1e-9), 0.0, 1.0)
+        return np.where(share < 0.25, 0.0, share)
+
+    chance = 1.0 / class_ids.shape[1]
+    above = relative(np.nan_to_num(agreement - chance, nan=0.0))
+    # A teacher whose classes nobody else knows is judged by its information alone.
+    above = np.where(np.isnan(agreement), 1.0, above)
+    weights = (finite * relative(information) * above).astype(np.float32)
+    return Trust(weights, information, agreement)

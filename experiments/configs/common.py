@@ -166,19 +166,86 @@ def free_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "max_updates": 20,
                 "augment": True,  # crop and flip; not in the released code
             },
+            "eval": eval_config(),
+            **harness_config(),
+        }
+    )
+
+
+def eval_config() -> dict[str, Any]:
+    """How a run is evaluated."""
+    return {
+        "shots": (1,),
+        "queries": 15,
+        "split": "test",  # classes of the final table; val for ablations
+        "episodes": 600,
+        "every_steps": 20,
+        "val_episodes": 100,
+        "select": "last",  # or pseudo, val; never test
+        "protocol": "transductive",  # the one that selection looks at
+        "yardsticks": ("random", "average", "teacher", "finetune", "panel"),
+        "temperature": 4.0,  # of the panel's softmax
+    }
+
+
+def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
+    """Every key of a panel distillation."""
+    return ml_collections.ConfigDict(
+        {
+            "run": "meta_train",
+            "algorithm": "panel",
+            "seed": 0,
+            "way": 5,
+            "num_steps": 4000,
+            "data": data_config(data),
+            "zoo": {"path": "", "num_teachers": 0, "pretrain": teacher_recipe(0)},
+            "student": {"name": "conv4", "kwargs": {"width": 32}},
+            "recover": {
+                "backend": "pixels",  # or generator, one a teacher
+                "images_per_class": 10,  # 0: scenes only, teachers as black boxes
+                "num_steps": 150,
+                "learning_rate": 0.1,
+                "generator_width": 32,
+                "teachers_at_once": 1,
+                "scenes": 5000,  # synthetic images added to the recovered ones
+                "objective": {
+                    "cross_entropy": 1.0,
+                    "moments": 1.0,
+                    "total_variation": 1.0,
+                    "crop_padding": 2,
+                    "edges": "wrap",
+                },
+            },
+            "panel": {
+                "teachers": 0,  # how many are asked; 0: all
+                "trust": True,  # down-weight teachers that tell nothing or disagree
+            },
+            "distill": {
+                "optimizer": adam(3e-3),
+                "cosine": True,
+                "batch_size": 128,
+                "temperature": 4.0,
+                "crop_padding": 4,
+                "mix": "none",  # mixup or cutmix
+                "similarity": 1.0,
+            },
+            # A new head or all of the network, adapted by gradient.
+            "learner": {
+                "kind": "maml",
+                "first_order": False,
+                "inner_lr": 0.01,
+                "train_steps": 5,
+                "test_steps": 10,
+                "test_lr": 0.0,
+            },
             "eval": {
-                "shots": (1,),
-                "queries": 15,
-                "split": "test",  # classes of the final table; val for ablations
-                "episodes": 600,
-                "every_steps": 20,
-                "val_episodes": 100,
-                "select": "last",  # or pseudo, val; never test
-                "protocol": "transductive",  # the one that selection looks at
-                "yardsticks": ("random", "average", "teacher", "finetune", "panel"),
-                "temperature": 4.0,  # of the panel's softmax
+                **eval_config(),
+                "shots": (1, 5),
+                "every_steps": 500,
+                "yardsticks": ("random", "average", "teacher", "panel"),
             },
             **harness_config(),
+            "log": {"every_steps": 50, "every_secs": 10.0, "tensorboard": False},
         }
     )
 
@@ -208,13 +275,19 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.zoo.pretrain.epochs = 2
     config.zoo.pretrain.model.kwargs.width = 8
     config.student.kwargs.width = 8
-    config.generator.width = 8
     config.num_steps = 4
-    config.inversion.warmup_steps = 2
-    config.inversion.teachers_per_step = 2
-    config.memory.per_class = 40
-    config.replay.max_updates = 2
-    config.replay.episodes_per_update = 2
+    if config.algorithm == "panel":
+        config.recover.images_per_class = 4
+        config.recover.num_steps = 3
+        config.recover.scenes = 20
+        config.distill.batch_size = 16
+    else:
+        config.generator.width = 8
+        config.inversion.warmup_steps = 2
+        config.inversion.teachers_per_step = 2
+        config.memory.per_class = 40
+        config.replay.max_updates = 2
+        config.replay.episodes_per_update = 2
     config.eval.episodes = 20
     config.eval.val_episodes = 10
     config.eval.every_steps = 2

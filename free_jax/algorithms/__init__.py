@@ -3,5 +3,6 @@
 from free_jax.algorithms.base import Algorithm
 from free_jax.algorithms.episodic import episodic
 from free_jax.algorithms.free import free
+from free_jax.algorithms.panel_distillation import Described, panel_distillation
 
-__all__ = ["Algorithm", "episodic", "free"]
+__all__ = ["Algorithm", "Described", "episodic", "free", "panel_distillation"]

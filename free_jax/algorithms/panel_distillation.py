@@ -5,15 +5,14 @@ teacher it came from, was described by every teacher beforehand; a step draws a 
 and lowers the tempered KL of every head to its teacher.
 """
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
-from free_jax import augment
+from free_jax import augment, heads
 from free_jax.algorithms.base import Algorithm
 from free_jax.architecture import Architecture
 from free_jax.episodes import to_float
@@ -63,8 +62,8 @@ def panel_distillation(
     crop_padding: int = 4,
     edges: augment.Edges = "black",
     mix: Mix = "none",
+    similarity: float = 0.0,
     momentum: float = 0.95,
-    prepare: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
 ) -> Algorithm:
     """Builds the distillation of a whole panel.
 
@@ -78,8 +77,10 @@ def panel_distillation(
       edges: see `augment.crop_flip`.
       mix: blend pairs of a batch ("mixup") or paste a rectangle ("cutmix"); the
         teachers' probabilities are blended alike.
+      similarity: weight of matching, within a batch, the cosines between the
+        student's features to those between the panel's descriptions, which is what a
+        nearest-centroid head will use.
       momentum: of the running batch-norm statistics.
-      prepare: ``(key, images) -> images``, a further augmentation, or None.
 
     Returns:
       An `Algorithm` whose data is a `Described`; ``params`` are Linen variables
@@ -104,24 +105,29 @@ def panel_distillation(
 
     def loss_fn(params, state, images, targets, weights):
         variables = {**state.variables, "params": params}
-        logits, moments = student.apply_with_moments(variables, images, norm="batch")
+        features, moments = student.apply_with_moments(
+            variables, images, norm="batch", features=True
+        )
+        logits = student.head(params, features)
         log_s = jax.nn.log_softmax(logits.reshape(targets.shape) / temperature)
         # Entropy of the targets is added so that a perfect student scores zero.
         rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
         loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()
+        if similarity:
+            said = (targets - targets.mean(-1, keepdims=True)) * weights[:, None]
+            wanted = _similarities(said.reshape(said.shape[0], -1))
+            loss += similarity * jnp.square(_similarities(features) - wanted).mean()
         same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
         return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
 
     def step(
         key: Key[Array, ""], state: DistillState, data: Described
     ) -> tuple[DistillState, DistillInfo]:
-        key_rows, key_views, key_mix, key_prepare = jax.random.split(key, 4)
+        key_rows, key_views, key_mix = jax.random.split(key, 3)
         rows = jax.random.randint(key_rows, (batch_size,), 0, data.images.shape[0])
         images = augment.crop_flip(
             key_views, to_float(data.images[rows]), padding=crop_padding, edges=edges
         )
-        if prepare is not None:
-            images = prepare(key_prepare, images)
         targets = jax.nn.softmax(data.logits[rows] / temperature)
         if mix != "none":
             images, targets = augment.mix_pairs(key_mix, images, targets, mix)
@@ -143,3 +149,9 @@ def panel_distillation(
         return new, DistillInfo(loss, same, jnp.isfinite(loss))
 
     return Algorithm(init=init, step=step, params=lambda state: state.variables)
+
+
+def _similarities(descriptions: Float[Array, "n d"]) -> Float[Array, "n n"]:
+    """Cosines between all pairs, after subtracting the batch's mean."""
+    rows = heads.unit(descriptions - descriptions.mean(0))
+    return rows @ rows.T

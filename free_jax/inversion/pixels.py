@@ -17,6 +17,7 @@ def pixel_inverter(
     *,
     num_steps: int = 150,
     learning_rate: float = 0.1,
+    deviation: float = 0.2,
     objective: Objective = PIXELS,
 ) -> Inverter:
     """Adam on the pixels with cosine decay; slower than FIVE, no training needed.
@@ -28,6 +29,8 @@ def pixel_inverter(
       teacher: what all teachers given to ``invert`` share.
       num_steps: Adam steps.
       learning_rate: at the start; decays to zero.
+      deviation: of the noise that images start from, before the sigmoid; what is
+        not needed of it stays in the image.
       objective: weights of the losses.
 
     Returns:
@@ -42,7 +45,7 @@ def pixel_inverter(
     if learning_rate <= 0:
         raise ValueError(f"learning_rate={learning_rate} must be positive")
     return inverter(
-        pixel_source(teacher.image_shape),
+        pixel_source(teacher.image_shape, deviation),
         white_box(objective, teacher),
         teacher,
         optimizer=optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps)),

@@ -1,0 +1,51 @@
+"""The inversion back-ends that ``config.recover.backend`` names."""
+
+from typing import Any
+
+import optax
+
+from free_jax import inversion
+from free_jax.architecture import Architecture
+from free_jax.errors import InputError
+from free_jax.models import Generator
+
+BACKENDS = ("pixels", "generator")
+
+
+def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
+    """The configured back-end for the teachers of one architecture.
+
+    Raises:
+      InputError: an option that cannot be meant.
+    """
+    options = config.recover
+    objective = inversion.Objective(**options.objective.to_dict())
+    try:
+        if options.backend == "pixels":
+            return inversion.pixel_inverter(
+                arch,
+                num_steps=options.num_steps,
+                learning_rate=options.learning_rate,
+                objective=objective,
+            )
+        # One generator a teacher, from the same random start: no meta-training.
+        return inversion.meta_generator(
+            Generator(
+                image_shape=arch.image_shape,
+                width=options.generator_width,
+                num_classes=arch.way,
+                label_input="concat",
+            ),
+            arch,
+            inner_optimizer=optax.multi_transform(
+                {
+                    "generator": optax.adam(options.learning_rate / 10, b1=0.5),
+                    "latents": optax.adam(options.learning_rate, b1=0.5),
+                },
+                {"generator": "generator", "latents": "latents"},
+            ),
+            objective=objective,
+            num_steps=options.num_steps,
+        )
+    except ValueError as error:
+        raise InputError(f"config.recover: {error}") from None

@@ -1,0 +1,74 @@
+"""How a model that was distilled from a panel classifies an episode."""
+
+import jax
+import jax.numpy as jnp
+
+from free_jax import heads, metalearning, panel
+from free_jax.architecture import Architecture
+from free_jax.evaluation import Classify
+from free_jax.types import Episode, PyTree
+
+
+def methods(
+    student: Architecture,
+    *,
+    way: int,
+    num_teachers: int,
+    weights: jax.Array,
+    temperature: float,
+    learner: metalearning.MetaLearner,
+) -> dict[str, Classify]:
+    """Few-shot methods on one distilled model, the headline first.
+
+    Args:
+      student: one trunk, ``num_teachers`` heads.
+      way: classes of an episode.
+      num_teachers: heads.
+      weights: [T] trust in each teacher.
+      temperature: of the heads' softmax.
+      learner: adapts the trunk and a new head of `way` outputs by gradient.
+    """
+
+    def describe(variables: PyTree, images: jax.Array) -> jax.Array:
+        def once(views: jax.Array) -> jax.Array:
+            logits = student.apply(variables, views)
+            said = panel.tempered(
+                logits.reshape(views.shape[0], num_teachers, -1), temperature
+            )
+            return (said * weights[:, None]).reshape(views.shape[0], -1)
+
+        return once(images) + once(images[:, :, ::-1])
+
+    def described(inductive: heads.Head, transductive: heads.Head) -> Classify:
+        def classify(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
+            support = describe(variables, episode.support_images)
+            queries = describe(variables, episode.query_images)
+            labels = episode.support_labels
+            return {
+                "transductive": transductive(support, labels, queries),
+                "inductive": inductive(support, labels, queries),
+            }
+
+        return classify
+
+    def adapted(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        params = variables["params"]
+        head = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], way)), params["head"])
+        adapted = learner.adapt(
+            {**params, "head": head}, episode.support_images, episode.support_labels
+        )
+        return {
+            "transductive": learner.predict(adapted, episode.query_images),
+            "inductive": learner.predict(adapted, episode.query_images, norm="running"),
+        }
+
+    centroid, ridge = heads.nearest_centroid(way), heads.ridge(way)
+    return {
+        "panel distilled, centroids": described(
+            heads.centered(centroid, "none"), heads.centered(centroid, "episode")
+        ),
+        "panel distilled, ridge": described(
+            heads.centered(ridge, "support"), heads.centered(ridge, "episode")
+        ),
+        "panel distilled, adapted by gradient": adapted,
+    }

@@ -1,0 +1,74 @@
+"""What panel distillation needs before its first step: images and all answers."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build, checkpointing, jsonio, pictures, recovering
+from free_jax import panel
+from free_jax import zoo as zoo_lib
+from free_jax.algorithms import Described
+from free_jax.errors import InputError
+
+
+def described(
+    config: Any,
+    zoo: zoo_lib.Zoo,
+    map_tasks: Callable,
+    workdir: str,
+    stop: checkpointing.StopRequest,
+) -> Described:
+    """Recovers images, asks all teachers about them, and judges the teachers.
+
+    Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
+
+    Raises:
+      Stopped: stop was requested; finished chunks are kept.
+      InputError: no teacher is left to believe.
+    """
+    folder = pathlib.Path(workdir)
+    size = build.preset(config).image_size
+    pool = recovering.recover(config, zoo, (size, size, 3), map_tasks, workdir, stop)
+    _draw(folder / "recovered.png", pool, zoo)
+    asked = zoo_lib.subset(zoo, config.panel.teachers) if config.panel.teachers else zoo
+    logits = recovering.ask(config, asked, pool.images, workdir, stop)
+    class_ids = np.concatenate([np.asarray(t.class_ids) for t in asked.teachers])
+    weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
+    if config.panel.trust:
+        trust = panel.trust(logits, class_ids, pool.classes, pool.owners)
+        weights = trust.weights
+        jsonio.write_json(folder / "teachers.json", trust._asdict())
+        doubted = np.flatnonzero(weights < 1 / 2)
+        if doubted.size:
+            print(
+                f"{doubted.size} of {len(weights)} teachers tell little or contradict "
+                f"the others and count less or nothing: {doubted[:20].tolist()}; see "
+                f"{folder / 'teachers.json'}",
+                flush=True,
+            )
+    if not weights.any():
+        raise InputError(
+            "no teacher of the zoo answers anything that depends on the image; see "
+            f"{folder / 'teachers.json'}"
+        )
+    return Described(
+        images=jnp.asarray(pool.images),
+        logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
+        weights=jnp.asarray(weights),
+    )
+
+
+def _draw(file: pathlib.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:
+    """Ten images of each of the first twelve classes, and a row of scenes."""
+    rows, names = [], []
+    for known in np.unique(pool.classes):
+        of_class = pool.images[pool.classes == known][:10]
+        if len(of_class) == 10 and len(rows) < 13:
+            rows.append(of_class)
+            names.append(zoo.class_names[known] if known >= 0 else "scenes")
+    if rows:
+        images = np.concatenate(rows)
+        pictures.save_grid(file, images, rows=len(rows), labels=names)

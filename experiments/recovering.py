@@ -1,0 +1,200 @@
+"""Recovers images from every teacher of a zoo and asks all teachers about them.
+
+Both stages are done in chunks that are written as soon as they are known, so that a
+stopped run loses a chunk at most.
+"""
+
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build_inversion, checkpointing, logging_utils
+from free_jax import augment, panel, scenes
+from free_jax import zoo as zoo_lib
+from free_jax.episodes import balanced_labels
+
+
+class Pool(NamedTuple):
+    """Recovered images of a whole zoo, on the host.
+
+    Attributes:
+      images: [N, h, w, c] uint8.
+      classes: [N] int32 absolute class ids; -1 for scenes, which have none.
+      owners: [N] int32 index over the teachers of all groups; -1 for scenes.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    owners: np.ndarray
+
+
+class Stopped(Exception):
+    """Raised between two chunks when the run was asked to stop."""
+
+
+def recover(
+    config: Any,
+    zoo: zoo_lib.Zoo,
+    image_shape: tuple[int, int, int],
+    map_tasks: Callable,
+    workdir: str,
+    stop: checkpointing.StopRequest,
+) -> Pool:
+    """Images of every teacher, and scenes, as ``config.recover`` says.
+
+    Args:
+      config: of the run.
+      zoo: teachers.
+      image_shape: all images are resized to it.
+      map_tasks: how the teachers of a chunk are spread.
+      workdir: chunks are kept in its folder ``recovered``.
+      stop: polled between chunks.
+
+    Raises:
+      Stopped: stop was requested; the finished chunks are kept.
+    """
+    options = config.recover
+    root = jax.random.fold_in(jax.random.key(config.seed), 3)
+    labels = balanced_labels(zoo.way, options.images_per_class)
+    jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]] = []
+    first = 0  # Index of the group's first teacher over all groups.
+    groups = zoo.groups if options.images_per_class else ()
+    for number, group in enumerate(groups):
+        inverter = build_inversion.inverter(config, group.architecture)
+        shared = inverter.init(jax.random.fold_in(root, 0))
+
+        def one(shared, task, inverter=inverter):
+            recovered, info, _ = inverter.invert(*task[:1], shared, task[1], labels)
+            pixels = augment.fit_to(recovered.images, image_shape)
+            return jnp.floor(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8), info
+
+        run = jax.jit(map_tasks(one))
+        for start in range(0, group.num_teachers, options.teachers_at_once):
+            index = np.arange(
+                start, min(start + options.teachers_at_once, group.num_teachers)
+            )
+
+            def invert(index=index, run=run, shared=shared, group=group, first=first):
+                keys = jax.vmap(lambda i: jax.random.fold_in(root, 1 + i))(
+                    jnp.asarray(first + index)
+                )
+                teachers = zoo_lib.take(group.teachers, index)
+                images, info = jax.device_get(run(shared, (keys, teachers)))
+                ids = np.asarray(teachers.class_ids)[:, np.asarray(labels)]
+                return {
+                    "images": images.reshape(-1, *image_shape),
+                    "classes": ids.reshape(-1),
+                    "owners": np.repeat(first + index, len(labels)),
+                    "teacher_accuracy": info.teacher_accuracy,
+                }
+
+            jobs.append((f"group{number}-{start:05d}", invert))
+        first += group.num_teachers
+    if options.scenes:
+        jobs.append(
+            ("scenes", lambda: _scenes(root, options.scenes, image_shape)),
+        )
+    folder = pathlib.Path(workdir) / "recovered"
+    parts = list(_chunks(folder, "recovering", jobs, config, stop))
+    pool = Pool(
+        *(
+            np.concatenate([part[name] for part in parts])
+            for name in ("images", "classes", "owners")
+        )
+    )
+    known = [part["teacher_accuracy"] for part in parts if "teacher_accuracy" in part]
+    if known:
+        print(
+            f"recovered {len(pool.images)} images; their teachers know "
+            f"{100 * np.concatenate(known).mean():.1f} % of their own",
+            flush=True,
+        )
+    return pool
+
+
+def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> dict:
+    draw = jax.jit(jax.vmap(lambda key: scenes.dead_leaves(key, image_shape)))
+    keys = jax.random.split(jax.random.fold_in(root, 0), count)
+    images = jnp.concatenate(
+        [draw(keys[start : start + 500]) for start in range(0, count, 500)]
+    )
+    pixels = np.floor(255 * np.clip(jax.device_get(images), 0, 1)).astype(np.uint8)
+    nobody = np.full(count, -1, np.int32)
+    return {"images": pixels, "classes": nobody, "owners": nobody}
+
+
+def ask(
+    config: Any,
+    zoo: zoo_lib.Zoo,
+    images: np.ndarray,
+    workdir: str,
+    stop: checkpointing.StopRequest,
+    *,
+    chunk: int = 500,
+) -> np.ndarray:
+    """What all teachers say about images: logits [N, T, W]; forward queries only.
+
+    Args:
+      config: of the run.
+      zoo: teachers.
+      images: [N, h, w, c] uint8.
+      workdir: chunks are kept in its folder ``described``.
+      stop: polled between chunks.
+      chunk: images asked about at once.
+
+    Raises:
+      Stopped: stop was requested; the finished chunks are kept.
+    """
+    describe = panel.describer(zoo.architectures, output="logits", mirror=False)
+    run = jax.jit(describe)
+
+    def question(start: int) -> dict[str, np.ndarray]:
+        part = images[start : start + chunk]
+        missing = chunk - len(part)
+        # The last chunk is padded: one shape, one compilation.
+        part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        said = np.asarray(run(zoo.teachers, part))[: chunk - missing]
+        return {"logits": said.reshape(len(said), -1, zoo.way)}
+
+    jobs = [
+        (f"images-{start:06d}", lambda start=start: question(start))
+        for start in range(0, len(images), chunk)
+    ]
+    folder = pathlib.Path(workdir) / "described"
+    parts = _chunks(folder, "asking all teachers", jobs, config, stop)
+    return np.concatenate([part["logits"] for part in parts])
+
+
+def _chunks(
+    folder: pathlib.Path,
+    title: str,
+    jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]],
+    config: Any,
+    stop: checkpointing.StopRequest,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Does the jobs that have no file yet, and yields all results in order."""
+    folder.mkdir(parents=True, exist_ok=True)
+    progress = logging_utils.Progress(len(jobs), every_secs=config.log.every_secs)
+    start, done = time.monotonic(), 0
+    for number, (name, job) in enumerate(jobs):
+        file = folder / f"{name}.npz"
+        if not file.exists():
+            if stop.requested:
+                raise Stopped
+            arrays = job()
+            partial = folder / f".{name}.npz"
+            np.savez(partial, **arrays)
+            os.replace(partial, file)  # A killed save leaves no half a chunk.
+            done += 1
+            progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))
+        with np.load(file) as stored:
+            yield dict(stored)
+    if done:
+        seconds = logging_utils.format_duration(time.monotonic() - start)
+        print(f"{title}: {done} chunks in {seconds}", flush=True)
