@@ -368,12 +368,18 @@ def _episodic(
     )
 
 
+def panel_teachers(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
+    """The teachers that are asked: all, or the first few of each group."""
+    count = config.panel.teachers
+    return zoo_lib.subset(zoo, count) if count else zoo
+
+
 def _panel(
     config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
 ) -> Experiment:
-    described = prepare(zoo, map_tasks)
     chosen = preset(config)
-    num_teachers = described.logits.shape[1]
+    asked = panel_teachers(config, zoo)
+    num_teachers = asked.num_teachers
     model = classifier(config.student, num_teachers * zoo.way, chosen)
     options = config.distill
     tx = optimizer(options.optimizer)
@@ -393,10 +399,11 @@ def _panel(
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
-    # The same network with a five-way head: what is adapted by gradient, and what the
-    # yardsticks start from.
+    # The same network with a head of one output a way: what is adapted by gradient,
+    # and what the yardsticks start from.
     student = classifier(config.student, config.way, chosen)
     _, test_learner = learners(config, student)
+    described = prepare(zoo, asked, map_tasks)  # Last: it takes minutes.
     return Experiment(
         algorithm=algorithm,
         data=described,
@@ -432,8 +439,8 @@ def experiment(
       config: of the run.
       zoo: teachers, or None.
       map_tasks: how tasks are spread.
-      prepare: ``(zoo, map_tasks) -> Described``: recovers images and asks all
-        teachers about them, for algorithms that need that before their first step.
+      prepare: ``(zoo, asked zoo, map_tasks) -> Described``: recovers images from the
+        first and asks the second about them, for algorithms that need that.
     """
     if config.algorithm != "episodic" and zoo is None:
         raise InputError(f"config.zoo.path is empty: {HOW_TO_GIVE_TEACHERS}")

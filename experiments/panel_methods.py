@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from free_jax import heads, metalearning, panel
+from free_jax import evaluation, heads, metalearning, panel
 from free_jax.architecture import Architecture
 from free_jax.evaluation import Classify
 from free_jax.types import Episode, PyTree
@@ -39,18 +39,6 @@ def methods(
 
         return once(images) + once(images[:, :, ::-1])
 
-    def described(inductive: heads.Head, transductive: heads.Head) -> Classify:
-        def classify(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
-            support = describe(variables, episode.support_images)
-            queries = describe(variables, episode.query_images)
-            labels = episode.support_labels
-            return {
-                "transductive": transductive(support, labels, queries),
-                "inductive": inductive(support, labels, queries),
-            }
-
-        return classify
-
     def adapted(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
         params = variables["params"]
         head = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], way)), params["head"])
@@ -62,13 +50,12 @@ def methods(
             "inductive": learner.predict(adapted, episode.query_images, norm="running"),
         }
 
-    centroid, ridge = heads.nearest_centroid(way), heads.ridge(way)
+    ridge = heads.ridge(way)
+    rounds = heads.centered(heads.transductive_centroids(way), "episode")
     return {
-        "panel distilled, centroids": described(
-            heads.centered(centroid, "none"), heads.centered(centroid, "episode")
-        ),
-        "panel distilled, ridge": described(
-            heads.centered(ridge, "support"), heads.centered(ridge, "episode")
+        "panel distilled, centroids": evaluation.centroid_classifier(way, describe),
+        "panel distilled, ridge / rounds": evaluation.head_classifier(
+            describe, heads.centered(ridge, "none"), rounds
         ),
         "panel distilled, adapted by gradient": adapted,
     }

@@ -17,11 +17,20 @@ from free_jax.errors import InputError
 def described(
     config: Any,
     zoo: zoo_lib.Zoo,
+    asked: zoo_lib.Zoo,
     map_tasks: Callable,
     workdir: str,
     stop: checkpointing.StopRequest,
 ) -> Described:
-    """Recovers images, asks all teachers about them, and judges the teachers.
+    """Recovers images, asks teachers about them, and judges the teachers.
+
+    Args:
+      config: of the run.
+      zoo: teachers that images are recovered from.
+      asked: teachers that describe every image.
+      map_tasks: how the teachers of a chunk are spread.
+      workdir: run directory.
+      stop: polled between chunks.
 
     Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
 
@@ -33,7 +42,6 @@ def described(
     size = build.preset(config).image_size
     pool = recovering.recover(config, zoo, (size, size, 3), map_tasks, workdir, stop)
     _draw(folder / "recovered.png", pool, zoo)
-    asked = zoo_lib.subset(zoo, config.panel.teachers) if config.panel.teachers else zoo
     logits = recovering.ask(config, asked, pool.images, workdir, stop)
     class_ids = np.concatenate([np.asarray(t.class_ids) for t in asked.teachers])
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)

@@ -29,6 +29,7 @@ YARDSTICKS = {
     "teacher": "one teacher, centroids",
     "finetune": "one teacher, new head",
     "panel": "panel of all teachers, centroids",
+    "panel_heads": "panel of all teachers, ridge / rounds",
 }
 
 
@@ -193,6 +194,7 @@ def _methods(
             s, learner, experiment.student, zoo
         ),
         "panel": lambda s: yardsticks.whole_panel(s, described()),
+        "panel_heads": lambda s: yardsticks.panel_heads(s, described()),
     }
     wanted = [n for n in config.eval.yardsticks if zoo is not None or n == "random"]
     methods = {

@@ -72,8 +72,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         if zoo is not None:
             zoo = build.place_zoo(zoo, place)
 
-        def prepare(zoo, map_tasks):
-            return preparing.described(config, zoo, map_tasks, workdir, stop)
+        def prepare(zoo, asked, map_tasks):
+            return preparing.described(config, zoo, asked, map_tasks, workdir, stop)
 
         try:
             experiment = build.experiment(config, zoo, map_tasks, prepare)

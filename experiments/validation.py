@@ -7,7 +7,7 @@ from experiments import build, build_inversion
 from free_jax.errors import InputError
 
 Choices = dict[str, tuple[Any, tuple[str, ...]]]
-YARDSTICKS = ("random", "average", "teacher", "finetune", "panel")
+YARDSTICKS = ("random", "average", "teacher", "finetune", "panel", "panel_heads")
 
 
 def validate(config: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from free_jax import evaluation, initialization, metalearning, panel
+from free_jax import evaluation, heads, initialization, metalearning, panel
 from free_jax import zoo as zoo_lib
 from free_jax.architecture import Architecture
 from free_jax.evaluation import Accuracy
@@ -143,4 +143,18 @@ def _mean_over_teachers(found: list[Scores]) -> Scores:
 def whole_panel(setting: Setting, described: ImageBank) -> Scores:
     """Nearest centroid on what all teachers say about an image, see `panel`."""
     classify = evaluation.centroid_classifier(setting.way)
+    return evaluate(setting, classify, None, described)
+
+
+def panel_heads(setting: Setting, described: ImageBank) -> Scores:
+    """The same descriptions with the strongest head of each protocol.
+
+    Inductive: ridge regression on the support set. Transductive: centroids refined by
+    the queries' own soft assignments.
+    """
+    classify = evaluation.head_classifier(
+        lambda params, x: x,
+        heads.centered(heads.ridge(setting.way), "none"),
+        heads.centered(heads.transductive_centroids(setting.way), "episode"),
+    )
     return evaluate(setting, classify, None, described)

@@ -6,7 +6,9 @@ from free_jax import (
     augment,
     episodes,
     evaluation,
+    heads,
     initialization,
+    inversion,
     memory,
     metalearning,
     models,
@@ -15,12 +17,13 @@ from free_jax import (
     parallel,
     pretraining,
     replay,
+    scenes,
     zoo,
 )
 from free_jax.architecture import Architecture, architecture
 from free_jax.episodes import balanced_labels, sample_episode
 from free_jax.errors import InputError
-from free_jax.inversion import Objective, meta_generator
+from free_jax.inversion import Adversary, Objective, meta_generator, pixel_inverter
 from free_jax.metalearning import maml, protonet
 from free_jax.model_io import load_model, save_model
 from free_jax.parallel import make_mesh, map_tasks
@@ -28,6 +31,7 @@ from free_jax.types import Episode, ImageBank, Recovered, Teachers
 from free_jax.zoo import Zoo, ZooGroup, load_zoo, save_zoo, take
 
 __all__ = [
+    "Adversary",
     "Architecture",
     "Episode",
     "ImageBank",
@@ -44,7 +48,9 @@ __all__ = [
     "balanced_labels",
     "episodes",
     "evaluation",
+    "heads",
     "initialization",
+    "inversion",
     "load_model",
     "load_zoo",
     "make_mesh",
@@ -57,12 +63,14 @@ __all__ = [
     "objectives",
     "panel",
     "parallel",
+    "pixel_inverter",
     "pretraining",
     "protonet",
     "replay",
     "sample_episode",
     "save_model",
     "save_zoo",
+    "scenes",
     "take",
     "zoo",
 ]

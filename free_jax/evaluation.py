@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from free_jax import episodes, objectives, parallel
+from free_jax import episodes, heads, objectives, parallel
 from free_jax.metalearning import MetaLearner
 from free_jax.types import Episode, ImageBank, PyTree
 
@@ -53,34 +52,44 @@ def learner_classifier(learner: MetaLearner) -> Classify:
     return classify
 
 
-def centroid_classifier(way: int) -> Classify:
-    """Nearest centroid on ready-made descriptions, by cosine.
+def head_classifier(
+    describe: Callable[[PyTree, jax.Array], jax.Array],
+    inductive: heads.Head,
+    transductive: heads.Head,
+) -> Classify:
+    """Describes support and queries and leaves the rest to two heads.
 
-    Descriptions are normalised to unit length; "inductive" as they come,
-    "transductive" after subtracting the mean of support and queries.
+    Args:
+      describe: ``(params, images [n, ...]) -> [n, d]``.
+      inductive: head that treats each query alone, e.g. ``centered(head, "support")``.
+      transductive: head that sees all queries, e.g. ``centered(head, "episode")``.
     """
 
-    def logits(support, labels, queries):
-        support, queries = map(unit, (support, queries))
-        members = jax.nn.one_hot(labels, way)
-        return queries @ unit(members.T @ support).T
-
     def classify(params: PyTree, episode: Episode) -> dict[str, jax.Array]:
-        del params  # Descriptions carry everything.
-        support, queries = episode.support_images, episode.query_images
-        center = jnp.concatenate([support, queries]).mean(0)
+        support = describe(params, episode.support_images)
+        queries = describe(params, episode.query_images)
         labels = episode.support_labels
         return {
-            "transductive": logits(support - center, labels, queries - center),
-            "inductive": logits(support, labels, queries),
+            "transductive": transductive(support, labels, queries),
+            "inductive": inductive(support, labels, queries),
         }
 
     return classify
 
 
-def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Rows scaled to length one."""
-    return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8)
+def centroid_classifier(
+    way: int, describe: Callable[[PyTree, jax.Array], jax.Array] = lambda params, x: x
+) -> Classify:
+    """Nearest centroid by cosine: as they come, or centred by the episode.
+
+    Args:
+      way: classes of an episode.
+      describe: see `head_classifier`; the default takes banks of descriptions.
+    """
+    head = heads.nearest_centroid(way)
+    return head_classifier(
+        describe, heads.centered(head, "none"), heads.centered(head, "episode")
+    )
 
 
 def evaluator(

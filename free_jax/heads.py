@@ -89,7 +89,7 @@ def transductive_centroids(
     return head
 
 
-def ridge(way: int, *, strength: float = 0.3) -> Head:
+def ridge(way: int, *, strength: float = 1.0) -> Head:
     """Ridge regression onto one-hot labels, in closed form over the support set.
 
     Args:

@@ -1,5 +1,7 @@
 """Evaluation, the panel of teachers, and the training of teachers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -187,11 +189,8 @@ def test_descriptions_are_a_loop_over_teachers(zoo, images, output):
         return (once(images) + once(images[:, :, ::-1])) / 2 if mirror else once(images)
 
     say = jax.jit(say, static_argnums=0)
-    found = jax.jit(
-        lambda zoo, images: panel.describe(
-            ARCHS, zoo, images, output=output, temperature=2.0, mirror=mirror
-        )
-    )(zoo, images)
+    describe = panel.describer(ARCHS, output=output, temperature=2.0, mirror=mirror)
+    found = jax.jit(describe)(zoo, images)
     np.testing.assert_allclose(
         found, one_by_one(zoo, images, say), rtol=1e-4, atol=1e-5
     )
@@ -203,13 +202,53 @@ def test_descriptions_are_a_loop_over_teachers(zoo, images, output):
 
 def test_a_bank_is_described_in_padded_chunks(zoo):
     bank = toy.bank(per_class=3, classes=3)
-    found = panel.describe_bank(ARCHS[:1], zoo[:1], bank, chunk=4)
+    describe = functools.partial(panel.describer(ARCHS[:1]), zoo[:1])
+    found = panel.describe_bank(describe, bank, chunk=4)
     flat = bank.images.reshape(9, *toy.SHAPE).astype(jnp.float32) / 255
-    expected = jax.jit(lambda x: panel.describe(ARCHS[:1], zoo[:1], x))(flat)
+    expected = jax.jit(describe)(flat)
     np.testing.assert_allclose(
         found.images, expected.reshape(3, 3, -1), rtol=1e-4, atol=1e-6
     )
     np.testing.assert_array_equal(found.counts, bank.counts)
+
+
+def test_a_meaningless_temperature_is_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        panel.describer(ARCHS, temperature=0.0)
+
+
+def honest_answers(rng, class_ids, classes, sharpness=4.0):
+    """Logits [N, T, W] of teachers that know their classes and guess others."""
+    logits = rng.normal(size=(len(classes), *class_ids.shape))
+    return logits + sharpness * (class_ids[None] == classes[:, None, None])
+
+
+def test_trust_finds_constant_broken_mislabelled_and_random_teachers():
+    rng = np.random.default_rng(0)
+    class_ids = np.stack([rng.permutation(12)[:5] for _ in range(16)])
+    owners = np.repeat(np.arange(16), 20)
+    classes = np.concatenate([np.repeat(ids, 4) for ids in class_ids])
+    logits = honest_answers(rng, class_ids, classes)
+    logits[:, 3] = [2.0, 0, 0, 0, 0]  # constant
+    logits[5, 6, 1] = np.nan
+    logits[:, 9] = np.roll(logits[:, 9], 1, axis=1)  # permuted labels
+    logits[:, 12] = rng.normal(size=(len(classes), 5))  # random
+    found = panel.trust(logits, class_ids, classes, owners)
+    bad = [3, 6, 9, 12]
+    assert (found.weights[bad] == 0).all(), found.weights
+    assert (np.delete(found.weights, bad) > 0.7).all(), found.weights
+    assert found.information[3] == pytest.approx(0, abs=1e-6)
+    assert found.agreement[9] < 0.2 < 0.9 < found.agreement[0]
+
+
+def test_trust_without_classes_goes_by_information():
+    rng = np.random.default_rng(1)
+    class_ids = np.asarray([[0, 1, 2]])
+    nobody = np.full(30, -1)
+    logits = 3 * rng.normal(size=(30, 1, 3))
+    assert panel.trust(logits, class_ids, nobody, nobody).weights.tolist() == [1.0]
+    constant = np.zeros_like(logits)
+    assert panel.trust(constant, class_ids, nobody, nobody).weights.tolist() == [0.0]
 
 
 # ---- pretraining -----------------------------------------------------------------

@@ -196,7 +196,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "algorithm": "panel",
             "seed": 0,
             "way": 5,
-            "num_steps": 4000,
+            "num_steps": 3000,
             "data": data_config(data),
             "zoo": {"path": "", "num_teachers": 0, "pretrain": teacher_recipe(0)},
             "student": {"name": "conv4", "kwargs": {"width": 32}},
@@ -207,7 +207,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "learning_rate": 0.1,
                 "generator_width": 32,
                 "teachers_at_once": 1,
-                "scenes": 5000,  # synthetic images added to the recovered ones
+                "scenes": 10000,  # synthetic images added to the recovered ones
                 "objective": {
                     "cross_entropy": 1.0,
                     "moments": 1.0,
@@ -224,10 +224,10 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "optimizer": adam(3e-3),
                 "cosine": True,
                 "batch_size": 128,
-                "temperature": 4.0,
+                "temperature": 2.0,
                 "crop_padding": 4,
                 "mix": "none",  # mixup or cutmix
-                "similarity": 1.0,
+                "similarity": 0.0,
             },
             # A new head or all of the network, adapted by gradient.
             "learner": {
@@ -242,7 +242,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 **eval_config(),
                 "shots": (1, 5),
                 "every_steps": 500,
-                "yardsticks": ("random", "average", "teacher", "panel"),
+                "yardsticks": ("random", "average", "teacher", "panel", "panel_heads"),
             },
             **harness_config(),
             "log": {"every_steps": 50, "every_secs": 10.0, "tensorboard": False},

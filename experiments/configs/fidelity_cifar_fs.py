@@ -1,6 +1,6 @@
 """One fidelity switch at a time, at equal budget, judged on the validation classes.
 
-    for switch in none distill moments store outer augment reference; do
+    for switch in none distill moments store outer augment align reference; do
       python experiments/run.py \
         --config=experiments/configs/fidelity_cifar_fs.py:switch=$switch \
         --workdir=runs/fidelity/$switch \
@@ -8,7 +8,8 @@
     done
 
 Each switch turns ONE of our defaults into what FREE's released code does;
-``reference`` turns all of them.  Test classes are not looked at.
+``reference`` turns all of them; ``align`` leaves the alignment out.  Test classes are
+not looked at.
 """
 
 from experiments.configs import common
@@ -39,12 +40,14 @@ def get_config(variant: str = ""):
         inversion.outer_state = "fresh"
     elif chosen.switch == "augment":
         inversion.objective.augment_per_image = False
+    elif chosen.switch == "align":
+        config.align.scale = 0.0
     elif chosen.switch == "reference":
         common.released_code(config)
     elif chosen.switch != "none":
         raise ValueError(
             f"switch={chosen.switch!r}: choose none, distill, moments, store, outer, "
-            "augment or reference"
+            "augment, align or reference"
         )
     if chosen.smoke:
         config = common.smoke(config)

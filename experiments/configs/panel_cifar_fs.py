@@ -19,7 +19,7 @@ def get_config(variant: str = ""):
     config = common.panel_config("cifar_fs")
     if chosen.queries:
         config.recover.images_per_class = 0
-        config.recover.scenes = 10000
+        config.recover.scenes = 15000
     if chosen.smoke:
         config = common.smoke(config)
     if chosen.seed >= 0:

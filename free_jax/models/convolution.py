@@ -1,10 +1,10 @@
 """Convolution, lowered in one place.
 
-On CPU the backend's convolution is the fastest forward pass, but JAX's own gradient of
-it is many times slower than the same sums as matrix products.  "mixed" therefore takes
-the direct form for the output and for the gradient of the images (which is a
-convolution too) and patches + matmul for the gradient of the kernel only; teachers,
-whose kernels need no gradient, never build patches.  "auto" on CPU is "mixed", or
+On CPU the backend's convolution is the fastest forward pass, but inside a loop
+(`lax.scan`, `lax.map`) its own gradient for the kernel is up to a hundred times slower
+than the same sums as matrix products.  "mixed" therefore takes the direct form for the
+output and for the gradient of the images (which is a convolution too) and one product
+a tap for the gradient of the kernel; teachers need none of these.  "auto" on CPU is "mixed", or
 patches for few input channels, or project + shift where the output has fewer channels
 than the kernel has taps; elsewhere it is the backend's own convolution.  `vmap` over
 kernels turns the matmul forms into batched matmuls and the others into grouped
@@ -137,9 +137,12 @@ def _mixed_backward(padding: Padding, saved, gradient: jax.Array):
         (kw - 1 - left, kw - 1 - right),
     )
     to_images = _mixed(gradient, turned, around)
-    patches = _patches(images, kh, kw, 1, padding).reshape(-1, kh * kw * c)
-    to_kernel = (patches.T @ gradient.reshape(-1, o)).reshape(kernel.shape)
-    return to_images, to_kernel
+    # One product a tap: no patches are built.
+    rows = gradient.reshape(-1, o)
+    to_kernel = jnp.stack(
+        [tap.reshape(-1, c).T @ rows for tap in _taps(images, kh, kw, 1, padding)]
+    )
+    return to_images, to_kernel.reshape(kernel.shape)
 
 
 _mixed.defvjp(_mixed_forward, _mixed_backward)

@@ -1,0 +1,160 @@
+"""Panel distillation against its loss by hand, and whether a student learns."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from free_jax import augment, scenes
+from free_jax.algorithms import Described, panel_distillation
+
+T, BATCH, TEMPERATURE = 4, 6, 2.0
+STUDENT = dataclasses.replace(toy.TINY, way=T * toy.WAY)
+
+
+def build(**kwargs):
+    options = {"optimizer": optax.sgd(0.1), "batch_size": BATCH, "crop_padding": 0}
+    options |= {"temperature": TEMPERATURE} | kwargs
+    return panel_distillation(STUDENT, num_teachers=T, **options)
+
+
+@pytest.fixture(scope="module")
+def data():
+    keys = jax.random.split(jax.random.key(0), 2)
+    images = jax.random.randint(keys[0], (9, *toy.SHAPE), 0, 256).astype(jnp.uint8)
+    # Mirrored images look the same, so that a random flip changes nothing.
+    images = jnp.concatenate([images, images[:, :, ::-1]], 2)[:, :, 8:24]
+    logits = 3 * jax.random.normal(keys[1], (9, T, toy.WAY))
+    return Described(images, logits, jnp.asarray([1.0, 0.5, 0.0, 1.0]))
+
+
+def by_hand(variables, data, rows, similarity):
+    """Loops over images and heads, with numpy and scipy's definition of the KL."""
+    images = data.images[rows].astype(jnp.float32) / 255
+    params = {"params": variables["params"]}
+    logits = STUDENT.apply(params, images, norm="batch")
+    features = np.asarray(STUDENT.apply(params, images, norm="batch", features=True))
+    total, said = 0.0, []
+    for row, image in zip(rows, np.asarray(logits), strict=True):
+        description = []
+        for t in range(T):
+            p_t = np.asarray(jax.nn.softmax(data.logits[row, t] / TEMPERATURE))
+            mine = image[t * toy.WAY : (t + 1) * toy.WAY] / TEMPERATURE
+            p_s = np.exp(mine) / np.exp(mine).sum()
+            weight = float(data.weights[t])
+            total += weight * (p_t * np.log(p_t / p_s)).sum()
+            description.append(weight * (p_t - 1 / toy.WAY))
+        said.append(np.concatenate(description))
+    total /= len(rows) * float(data.weights.sum())
+
+    def cosines(x):
+        x = x - x.mean(0)
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return x @ x.T
+
+    gap = cosines(features) - cosines(np.stack(said))
+    return total + similarity * np.square(gap).mean()
+
+
+@pytest.mark.parametrize("similarity", [0.0, 0.7])
+def test_loss_is_the_weighted_kl_of_every_head(data, similarity):
+    algorithm = build(similarity=similarity)
+    state = algorithm.init(jax.random.key(1))
+    key = jax.random.key(2)
+    _, info = jax.jit(algorithm.step)(key, state, data)
+    rows = np.asarray(jax.random.randint(jax.random.split(key, 3)[0], (BATCH,), 0, 9))
+    expected = by_hand(state.variables, data, rows, similarity)
+    np.testing.assert_allclose(info.distill_loss, expected, rtol=1e-4)
+    assert bool(info.is_finite)
+
+
+def test_teachers_of_weight_zero_change_nothing(data):
+    algorithm = build(similarity=0.5)
+    state = algorithm.init(jax.random.key(1))
+    step = jax.jit(algorithm.step)
+    other = data._replace(logits=data.logits.at[:, 2].set(-5.0))
+    one, _ = step(jax.random.key(2), state, data)
+    two, _ = step(jax.random.key(2), state, other)
+    toy.assert_close(one.variables, two.variables, rtol=1e-5, atol=1e-7)
+
+
+def test_a_student_learns_its_panel_and_keeps_running_statistics():
+    """Answers that depend on the image can be learnt; deterministic per key."""
+    images = jax.random.randint(jax.random.key(0), (40, *toy.SHAPE), 0, 256)
+    images = images.astype(jnp.uint8)
+    brightness = images.astype(jnp.float32).mean((1, 2)) / 255  # [40, 3]
+    logits = 100 * (brightness - brightness.mean(0))[:, None, :] * jnp.ones((1, T, 1))
+    data = Described(images, logits, jnp.ones(T))
+    algorithm = build(optimizer=optax.adam(1e-2), batch_size=20, momentum=0.5)
+    step = jax.jit(algorithm.step)
+
+    def train(steps):
+        state = algorithm.init(jax.random.key(1))
+        infos = []
+        for i in range(steps):
+            state, info = step(jax.random.fold_in(jax.random.key(2), i), state, data)
+            infos.append(info)
+        return state, infos
+
+    state, infos = train(80)
+    losses = [float(info.distill_loss) for info in infos]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3]), losses
+    assert step._cache_size() == 1
+    again, _ = train(3)
+    once_more, _ = train(3)
+    toy.assert_close(again, once_more, rtol=0, atol=0)
+    # Evaluated by running statistics the student says what it says in training.
+    variables = algorithm.params(state)
+    views = images.astype(jnp.float32) / 255
+    running = STUDENT.apply(variables, views)
+    batch = STUDENT.apply({"params": variables["params"]}, views, norm="batch")
+    assert (running.argmax(1) == batch.argmax(1)).mean() > 0.7
+
+
+@pytest.mark.parametrize("form", ["mixup", "cutmix"])
+def test_mixing_blends_images_and_answers_in_one_proportion(key, form):
+    n = 64
+    flat = jnp.arange(n) / n
+    images = jnp.broadcast_to(flat[:, None, None, None], (n, 8, 10, 1))
+    mixed, targets = augment.mix_pairs(key, images, flat[:, None], form)
+    np.testing.assert_allclose(mixed.mean((1, 2, 3)), targets[:, 0], atol=1e-5)
+    assert jnp.abs(targets[:, 0] - flat).mean() > 0.05
+    values = [len(np.unique(np.asarray(image).round(6))) for image in mixed]
+    assert max(values) == (1 if form == "mixup" else 2)
+
+
+def test_wrapped_shifts_keep_every_pixel(key):
+    images = jax.random.uniform(jax.random.key(1), (5, 8, 8, 3))
+    moved = augment.crop_flip(key, images, padding=3, edges="wrap")
+    np.testing.assert_allclose(
+        np.sort(moved.reshape(5, -1)), np.sort(images.reshape(5, -1)), rtol=1e-6
+    )
+    assert jnp.abs(moved - images).max() > 0.1
+
+
+def test_scenes_are_varied_images_and_repeat_with_the_key():
+    draw = jax.jit(jax.vmap(lambda k: scenes.dead_leaves(k, (24, 32, 3))))
+    keys = jax.random.split(jax.random.key(0), 30)
+    images = draw(keys)
+    assert images.shape == (30, 24, 32, 3)
+    assert images.min() >= 0 and images.max() <= 1
+    np.testing.assert_array_equal(images, draw(keys))
+    assert images.mean((1, 2, 3)).std() > 0.03  # between scenes
+    assert images.std((1, 2)).mean() > 0.05  # within
+    # Neighbouring pixels agree far more than distant ones, as in photographs.
+    near = jnp.abs(images[:, :, 1:] - images[:, :, :-1]).mean()
+    far = jnp.abs(images[:, :, 16:] - images[:, :, :-16]).mean()
+    assert near < 0.6 * far
+    with pytest.raises(ValueError, match="three channels"):
+        scenes.dead_leaves(keys[0], (8, 8, 1))
+
+
+def test_meaningless_options_are_refused():
+    with pytest.raises(ValueError, match="must be positive"):
+        build(temperature=0.0)
+    with pytest.raises(ValueError, match="do not divide"):
+        panel_distillation(STUDENT, num_teachers=5, optimizer=optax.sgd(0.1))

@@ -1,0 +1,159 @@
+"""Panel distillation from the command line, at the smallest size."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from experiments import checkpointing, command_line, recovering, run, train
+from experiments.data import preset, procedural
+from free_jax import Teachers, Zoo, ZooGroup, architecture, load_model, save_zoo
+
+CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
+SMALL = [
+    "--config.student.kwargs.width=4",
+    "--config.recover.images_per_class=2",
+    "--config.recover.num_steps=2",
+    "--config.recover.scenes=10",
+    "--config.recover.teachers_at_once=2",
+    "--config.eval.episodes=4",
+    "--config.eval.val_episodes=2",
+    "--config.eval.queries=3",
+    "--config.eval.yardsticks=('panel_heads',)",
+    "--config.learner.test_steps=1",
+    "--config.zoo.pretrain.num_teachers=0",
+    "--config.checkpoint.every_steps=1",
+]
+
+
+@pytest.fixture(scope="module")
+def zoo_path(tmp_path_factory):
+    """Two groups of untrained teachers of the procedural classes; one is constant."""
+    names = procedural.class_names("train")
+    chosen = preset("procedural")
+    groups = []
+    for seed, (width, count) in enumerate([(4, 3), (6, 2)]):
+        arch = architecture(
+            "conv4",
+            way=5,
+            image_shape=(32, 32, 3),
+            mean=chosen.mean,
+            std=chosen.std,
+            width=width,
+        )
+        stack = toy.random_teachers(arch, count, seed=seed).variables
+        head = jax.tree.map(lambda x: 5 * x, stack["params"]["head"])
+        if seed == 0:
+            kernel = head["kernel"].at[1].set(0.0)
+            head = {**head, "kernel": kernel}
+        variables = {**stack, "params": {**stack["params"], "head": head}}
+        ids = jnp.arange(5) + 3 * jnp.arange(count)[:, None]
+        teachers = Teachers(variables, ids.astype(jnp.int32))
+        groups.append(ZooGroup(arch, teachers, np.full(count, np.nan), "procedural"))
+    folder = tmp_path_factory.mktemp("zoo") / "zoo"
+    save_zoo(Zoo(tuple(groups), names), folder)
+    return folder
+
+
+def parse(zoo_path, *extra):
+    argv = ["run.py", f"--config={CONFIG}", *SMALL, f"--config.zoo.path={zoo_path}"]
+    return command_line.parse([*argv, *extra]).config
+
+
+@pytest.fixture(scope="module")
+def finished(zoo_path, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("panel")
+    # Later runs of the same programs load them, as a user's second run does.
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    compilation_cache.reset_cache()  # it may have started, without a folder, before
+    yield workdir, train.main(parse(zoo_path), str(workdir))
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def test_writes_table_pictures_model_and_trust(finished):
+    workdir, result = finished
+    assert list(result["results"]) == [
+        "panel distilled, centroids",
+        "panel distilled, ridge / rounds",
+        "panel distilled, adapted by gradient",
+        "panel of all teachers, ridge / rounds",
+    ]
+    for cells in result["results"].values():
+        for shots in ("1", "5"):
+            for protocol in ("transductive", "inductive"):
+                assert len(cells[shots][protocol]["per_episode"]) == 4
+    model, variables, extra = load_model(workdir / "model.npz")
+    assert model.way == 5 * 5 and set(variables) == {"params", "batch_stats"}
+    assert model.apply(variables, jnp.zeros((2, 32, 32, 3))).shape == (2, 25)
+    assert extra["steps"] == 4
+    weights = json.loads((workdir / "teachers.json").read_text())["weights"]
+    assert weights[1] == 0 and max(weights) > 0  # The constant teacher is left out.
+    stored = np.load(workdir / "recovered" / "group0-00000.npz")
+    assert stored["images"].shape == (2 * 10, 32, 32, 3)
+    assert stored["classes"].max() < 36
+    assert np.asarray(Image.open(workdir / "recovered.png")).std() > 1
+
+
+def test_stopped_while_recovering_it_continues_to_the_same_result(
+    finished, zoo_path, tmp_path, monkeypatch
+):
+    calls = []
+
+    def second_time(self):
+        calls.append(1)
+        return len(calls) >= 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpointing.StopRequest, "requested", property(second_time))
+        assert train.main(parse(zoo_path), str(tmp_path)) == {"stopped_at": 0}
+    done = sorted((tmp_path / "recovered").glob("[a-z]*.npz"))
+    assert len(done) == 1
+    before = done[0].stat().st_mtime_ns
+    again = train.main(parse(zoo_path), str(tmp_path))
+    assert done[0].stat().st_mtime_ns == before
+    assert again["results"] == finished[1]["results"]
+
+
+def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
+    def forbidden(*args, **kwargs):
+        pytest.fail("a teacher was inverted")
+
+    monkeypatch.setattr(recovering.build_inversion, "inverter", forbidden)
+    config = parse(
+        zoo_path, "--config.recover.images_per_class=0", "--config.eval.shots=(1,)"
+    )
+    result = train.main(config, str(tmp_path))
+    assert result["results"]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.recover.backend=pixel", "choose one of pixels, generator"),
+        ("--config.distill.mix=paste", "choose one of none, mixup, cutmix"),
+        ("--config.eval.select=pseudo", "choose last or val"),
+        ("--config.recover.scenes=-1", "must not be negative"),
+        ("--config.distill.temperature=0.0", "temperature=0.0 must be positive"),
+    ],
+)
+def test_bad_config_is_one_clear_line(zoo_path, tmp_path, capsys, override, message):
+    argv = ["run.py", f"--config={CONFIG}", *SMALL, f"--config.zoo.path={zoo_path}"]
+    argv += [f"--workdir={tmp_path}", override, "--distributed=off"]
+    assert run.main([*argv, "--compilation_cache=off"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_nothing_to_learn_from_is_refused(zoo_path, tmp_path):
+    config = parse(
+        zoo_path, "--config.recover.images_per_class=0", "--config.recover.scenes=0"
+    )
+    with pytest.raises(run.InputError, match="leave nothing to learn from"):
+        train.main(config, str(tmp_path))
