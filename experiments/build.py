@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from experiments import convert_zoo, panel_methods
+from experiments import convert_zoo, panel_methods, sabotage
 from experiments.data import Preset, Split, require
 from experiments.data import load_split as _load_split
 from experiments.data import preset as _preset
@@ -139,6 +140,8 @@ def load_zoo(config: Any) -> zoo_lib.Zoo:
     zoo = zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos)
     if config.zoo.num_teachers:
         zoo = zoo_lib.subset(zoo, config.zoo.num_teachers)
+    if config.zoo.get("sabotage", 0.0):
+        zoo = sabotage.sabotage(zoo, config.zoo.sabotage, config.seed)
     if zoo.way != config.way:
         raise InputError(
             f"config.way={config.way} but the teachers in {config.zoo.path} are "
@@ -161,9 +164,10 @@ def _load_one_zoo(config: Any, path: str) -> zoo_lib.Zoo:
     home = config.data.cache_dir or os.environ.get(
         "FREE_JAX_CACHE", "~/.cache/free_jax"
     )
+    zoos = pathlib.Path(home).expanduser() / "zoos"
     return convert_zoo.cached_zoo(
         path,
-        epath.Path(home).expanduser() / "zoos",
+        zoos,
         # Only the names of the training classes are read, never their images.
         convert_zoo.class_names_of(config.data.path),
         chosen.mean,

@@ -258,18 +258,18 @@ def print_table(
     stream: TextIO | None = None,
 ) -> str:
     """Prints a table (rich on a terminal, plain otherwise); returns it as Markdown."""
-    stream = stream or sys.stdout
+    out: TextIO = sys.stdout if stream is None else stream
     cells = _cells(rows, columns)
     if jax.process_index() != 0:
         pass
-    elif stream.isatty():
+    elif out.isatty():
         from rich.console import Console
         from rich.table import Table
 
         table = Table(*columns, title=title or None)
         for line in cells:
             table.add_row(*line)
-        Console(file=stream).print(table)
+        Console(file=out).print(table)
     else:
         grid = [list(columns), *cells]
         widths = [max(len(line[i]) for line in grid) for i in range(len(columns))]
@@ -278,7 +278,7 @@ def print_table(
             "  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip()
             for line in grid
         )
-        print(f"{title}\n{text}" if title else text, file=stream, flush=True)
+        print(f"{title}\n{text}" if title else text, file=out, flush=True)
     return markdown_table(rows, columns)
 
 

@@ -40,9 +40,14 @@ def described(
     """
     folder = pathlib.Path(workdir)
     size = build.preset(config).image_size
-    pool = recovering.recover(config, zoo, (size, size, 3), map_tasks, workdir, stop)
+    if config.recover.reuse:
+        columns = _columns(zoo, asked)
+        pool, logits = recovering.reuse(config, config.recover.reuse, columns)
+    else:
+        shape = (size, size, 3)
+        pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+        logits = recovering.ask(config, asked, pool.images, workdir, stop)
     _draw(folder / "recovered.png", pool, zoo)
-    logits = recovering.ask(config, asked, pool.images, workdir, stop)
     class_ids = np.concatenate([np.asarray(t.class_ids) for t in asked.teachers])
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
     if config.panel.trust:
@@ -67,6 +72,15 @@ def described(
         logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
         weights=jnp.asarray(weights),
     )
+
+
+def _columns(zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> np.ndarray:
+    """Where the asked teachers are among all: the first ones of each group."""
+    columns, first = [], 0
+    for all_of_group, some in zip(zoo.groups, asked.groups, strict=True):
+        columns.append(first + np.arange(some.num_teachers))
+        first += all_of_group.num_teachers
+    return np.concatenate(columns)
 
 
 def _draw(file: pathlib.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:

@@ -18,6 +18,7 @@ from experiments import build_inversion, checkpointing, logging_utils
 from free_jax import augment, panel, scenes
 from free_jax import zoo as zoo_lib
 from free_jax.episodes import balanced_labels
+from free_jax.errors import InputError
 
 
 class Pool(NamedTuple):
@@ -118,6 +119,45 @@ def recover(
     return pool
 
 
+def reuse(config: Any, folder: str, asked: np.ndarray) -> tuple[Pool, np.ndarray]:
+    """Images and answers of an earlier run, as far as this run asks for them.
+
+    Args:
+      config: of this run; ``recover.images_per_class``, ``recover.scenes`` and
+        ``panel.teachers`` may be smaller than the earlier run's.
+      folder: the earlier run's working directory.
+      asked: [T'] indices over all teachers: whose answers are wanted.
+
+    Raises:
+      InputError: the folder holds no finished pool, or a smaller one.
+    """
+    root = pathlib.Path(folder)
+    recovered = sorted(root.glob("recovered/[a-z]*.npz"))
+    described = sorted(root.glob("described/[a-z]*.npz"))
+    if not recovered or not described:
+        raise InputError(
+            f"config.recover.reuse={folder}: no recovered images and answers in its "
+            "folders recovered and described; give the workdir of a panel run"
+        )
+    parts = [dict(np.load(file)) for file in recovered]
+    pool = Pool(*(np.concatenate([p[n] for p in parts]) for n in Pool._fields))
+    logits = np.concatenate([np.load(file)["logits"] for file in described])
+    if len(logits) != len(pool.images):
+        raise InputError(
+            f"config.recover.reuse={folder}: {len(pool.images)} images but answers "
+            f"about {len(logits)}; let that run finish first"
+        )
+    scenes_at = np.flatnonzero(pool.owners < 0)[: config.recover.scenes]
+    keep = [scenes_at]
+    if config.recover.images_per_class:
+        most = config.recover.images_per_class * config.way
+        # Labels run through the classes, so the first ones hold each equally often.
+        for owner in range(pool.owners.max() + 1):
+            keep.insert(-1, np.flatnonzero(pool.owners == owner)[:most])
+    index = np.concatenate(keep)
+    return Pool(*(x[index] for x in pool)), logits[index][:, asked]
+
+
 def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> dict:
     draw = jax.jit(jax.vmap(lambda key: scenes.dead_leaves(key, image_shape)))
     keys = jax.random.split(jax.random.fold_in(root, 0), count)
@@ -189,7 +229,7 @@ def _chunks(
                 raise Stopped
             arrays = job()
             partial = folder / f".{name}.npz"
-            np.savez(partial, **arrays)
+            np.savez(partial, allow_pickle=False, **arrays)
             os.replace(partial, file)  # A killed save leaves no half a chunk.
             done += 1
             progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))

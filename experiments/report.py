@@ -19,6 +19,7 @@ from experiments import (
 )
 from free_jax import model_io, panel
 from free_jax.types import ImageBank
+from free_jax.zoo import Zoo
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
 
@@ -75,7 +76,7 @@ def write(
             if stop.requested:
                 return {"stopped_at": config.num_steps}
             store.put(method, shots, evaluate())
-        cell = store.get(method, shots)
+        cell = store.get(method, shots) or {}
         row = {"method": method, "shots": shots}
         for name, value in cell.items():
             if name == "skipped":
@@ -173,6 +174,27 @@ def _methods(
 ) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
     """Name to evaluation, ours first."""
     learner, zoo = experiment.test_learner, experiment.zoo
+    known: dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]] = {
+        "random": lambda s: yardsticks.random_initialisation(s, learner, config.seed)
+    }
+    if zoo is not None:
+        known |= _of_zoo(config, experiment, zoo, setting)
+    methods = {
+        name: lambda s, classify=classify: yardsticks.evaluate(s, classify, params)
+        for name, classify in experiment.methods.items()
+    }
+    wanted = [name for name in config.eval.yardsticks if name in known]
+    return methods | {YARDSTICKS[name]: known[name] for name in wanted}
+
+
+def _of_zoo(
+    config: Any,
+    experiment: build.Experiment,
+    zoo: Zoo,
+    setting: yardsticks.Setting,
+) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
+    """Yardsticks that need teachers."""
+    learner = experiment.test_learner
 
     @functools.cache
     def described() -> ImageBank:
@@ -184,8 +206,7 @@ def _methods(
             functools.partial(describe, zoo.teachers), setting.bank
         )
 
-    known = {
-        "random": lambda s: yardsticks.random_initialisation(s, learner, config.seed),
+    return {
         "average": lambda s: yardsticks.teacher_average(
             s, learner, experiment.student, zoo
         ),
@@ -196,12 +217,6 @@ def _methods(
         "panel": lambda s: yardsticks.whole_panel(s, described()),
         "panel_heads": lambda s: yardsticks.panel_heads(s, described()),
     }
-    wanted = [n for n in config.eval.yardsticks if zoo is not None or n == "random"]
-    methods = {
-        name: lambda s, classify=classify: yardsticks.evaluate(s, classify, params)
-        for name, classify in experiment.methods.items()
-    }
-    return methods | {YARDSTICKS[name]: known[name] for name in wanted}
 
 
 def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:

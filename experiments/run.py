@@ -34,7 +34,8 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command = command_line.parse(argv)
-        set_host_devices(command.config.get("host_devices", 1))
+        devices: Any = command.config.get("host_devices", 1)
+        set_host_devices(devices)
         set_compilation_cache(command.compilation_cache)
         run = find_run(command.config)
         start_distributed(command.distributed)

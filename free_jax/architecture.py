@@ -59,9 +59,10 @@ class Architecture:
         features: bool = False,
     ) -> Float[Array, "n f"]:
         """Logits [n, way] (or features) of images [n, h, w, c] in [0, 1]."""
-        return self.module.apply(
+        out: Any = self.module.apply(
             variables, self.normalize(images), norm=norm, features=features
         )
+        return out
 
     def apply_with_moments(
         self,

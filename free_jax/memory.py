@@ -79,5 +79,5 @@ def add_many(bank: ImageBank, recovered: Recovered) -> ImageBank:
 
 def from_arrays(images: np.ndarray, counts: np.ndarray) -> ImageBank:
     """A fixed data set as a bank: images [C, M, h, w, c] uint8, counts [C]."""
-    counts = jnp.asarray(counts, jnp.int32)
-    return ImageBank(jnp.asarray(images), counts, jnp.zeros_like(counts))
+    held = jnp.asarray(counts, jnp.int32)
+    return ImageBank(jnp.asarray(images), held, jnp.zeros_like(held))

@@ -183,6 +183,7 @@ def protonet(student: Architecture) -> MetaLearner:
     ) -> Float[Array, "n way"]:
         variables = {"params": adapted.params, "batch_stats": adapted.stats}
         features = student.apply(variables, images, norm=norm, features=True)
+        assert adapted.prototypes is not None  # made by this learner's `adapt`
         gaps = features[:, None, :] - adapted.prototypes[None]  # [n, W, f]
         return -jnp.square(gaps).sum(-1)
 

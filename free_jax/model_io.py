@@ -29,7 +29,7 @@ def save_model(path: Any, arch: Architecture, params: PyTree, **notes: Any) -> N
     # Renamed when whole: a reader never meets half a model.
     unfinished = f"{os.fspath(path)}.unfinished"
     with open(unfinished, "wb") as file:
-        np.savez(file, header=np.asarray(header), **arrays)
+        np.savez(file, allow_pickle=False, header=np.asarray(header), **arrays)
     os.replace(unfinished, path)
 
 

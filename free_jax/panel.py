@@ -150,7 +150,7 @@ def trust(
       A `Trust`, on the host.
     """
     logits, class_ids = np.asarray(logits), np.asarray(class_ids)
-    finite = np.isfinite(logits).all((0, 2))
+    finite = np.asarray(np.isfinite(logits).all((0, 2)))
     shifted = np.where(np.isfinite(logits), logits, 0.0)
     shifted = shifted - shifted.max(-1, keepdims=True)
     p = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)

@@ -10,9 +10,24 @@ import toy
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from experiments import checkpointing, command_line, recovering, run, train
+from experiments import (
+    checkpointing,
+    command_line,
+    recovering,
+    run,
+    sabotage,
+    train,
+)
 from experiments.data import preset, procedural
-from free_jax import Teachers, Zoo, ZooGroup, architecture, load_model, save_zoo
+from free_jax import (
+    Teachers,
+    Zoo,
+    ZooGroup,
+    architecture,
+    load_model,
+    load_zoo,
+    save_zoo,
+)
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
 SMALL = [
@@ -157,3 +172,58 @@ def test_nothing_to_learn_from_is_refused(zoo_path, tmp_path):
     )
     with pytest.raises(run.InputError, match="leave nothing to learn from"):
         train.main(config, str(tmp_path))
+
+
+def test_images_and_answers_of_an_earlier_run_are_used_again(
+    finished, zoo_path, tmp_path, monkeypatch
+):
+    earlier, result = finished
+    monkeypatch.setattr(recovering, "_chunks", lambda *a: pytest.fail("asked anew"))
+    again = train.main(
+        parse(zoo_path, f"--config.recover.reuse={earlier}"), str(tmp_path / "all")
+    )
+    assert again["results"] == result["results"]
+    # Part of it: two images a teacher in place of ten, five scenes, one teacher a group.
+    config = parse(
+        zoo_path,
+        f"--config.recover.reuse={earlier}",
+        "--config.recover.images_per_class=1",
+        "--config.recover.scenes=5",
+        "--config.panel.teachers=1",
+    )
+    pool, logits = recovering.reuse(config, str(earlier), np.asarray([0, 3]))
+    assert pool.images.shape == (5 * 5 + 5, 32, 32, 3)
+    assert logits.shape == (30, 2, 5)
+    everything, answers = recovering.reuse(
+        parse(zoo_path, "--config.recover.scenes=99"), str(earlier), np.arange(5)
+    )
+    for i in (0, 7, 29):
+        same = (everything.images == pool.images[i]).all((1, 2, 3))
+        np.testing.assert_array_equal(answers[same][0, [0, 3]], logits[i])
+    for owner in range(5):
+        mine = pool.classes[pool.owners == owner]
+        assert len(set(mine.tolist())) == 5
+    with pytest.raises(run.InputError, match="give the workdir of a panel run"):
+        recovering.reuse(config, str(tmp_path / "nothing"), np.arange(5))
+
+
+def test_sabotage_breaks_the_share_it_is_told(zoo_path):
+    zoo = load_zoo(zoo_path)
+    broken = sabotage.sabotage(zoo, 0.5, seed=0)
+    for before, after in zip(zoo.groups, broken.groups, strict=True):
+        same_ids = (before.teachers.class_ids == after.teachers.class_ids).all(1)
+        kernels = [
+            np.asarray(group.teachers.variables["params"]["conv1"]["kernel"])
+            for group in (before, after)
+        ]
+        same_weights = (kernels[0] == kernels[1]).reshape(len(kernels[0]), -1).all(1)
+        harmed = ~np.asarray(same_ids) | ~same_weights
+        assert harmed.sum() == np.ceil(before.num_teachers / 2)
+        assert (~np.asarray(same_ids)).sum() >= 1
+        # The same classes, in another order.
+        for a, b in zip(
+            before.teachers.class_ids, after.teachers.class_ids, strict=True
+        ):
+            assert set(a.tolist()) == set(b.tolist())
+    with pytest.raises(run.InputError, match="between 0 and 1"):
+        sabotage.sabotage(zoo, 1.5, seed=0)

@@ -91,6 +91,20 @@ def data_config(name: str) -> dict[str, Any]:
     return {"name": name, "path": "", "image_size": 0, "cache_dir": ""}
 
 
+def zoo_config() -> dict[str, Any]:
+    """The teachers.
+
+    `path` is a folder of .pth or .safetensors teachers, or a converted zoo; several,
+    separated by commas, make a heterogeneous zoo.
+    """
+    return {
+        "path": "",
+        "num_teachers": 0,  # the first ones of each group; 0: all
+        "sabotage": 0.0,  # share broken on purpose, to see what it costs
+        "pretrain": teacher_recipe(0),
+    }
+
+
 def harness_config() -> dict[str, Any]:
     """Logging, checkpoints and devices."""
     return {
@@ -114,9 +128,7 @@ def free_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "way": 5,
             "num_steps": 1000,
             "data": data_config(data),
-            # path: folder of .pth or .safetensors teachers, or a converted zoo;
-            # several, separated by commas, make a heterogeneous zoo.
-            "zoo": {"path": "", "num_teachers": 0, "pretrain": teacher_recipe(0)},
+            "zoo": zoo_config(),
             "student": {"name": "conv4", "kwargs": {"width": 32}},
             "generator": {"width": 64, "latent_dim": 256, "labels": "concat"},
             "inversion": {
@@ -198,7 +210,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "way": 5,
             "num_steps": 3000,
             "data": data_config(data),
-            "zoo": {"path": "", "num_teachers": 0, "pretrain": teacher_recipe(0)},
+            "zoo": zoo_config(),
             "student": {"name": "conv4", "kwargs": {"width": 32}},
             "recover": {
                 "backend": "pixels",  # or generator, one a teacher
@@ -207,6 +219,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "learning_rate": 0.1,
                 "generator_width": 32,
                 "teachers_at_once": 1,
+                "reuse": "",  # workdir of an earlier panel run: its images and answers
                 "scenes": 10000,  # synthetic images added to the recovered ones
                 "objective": {
                     "cross_entropy": 1.0,

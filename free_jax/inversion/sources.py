@@ -1,7 +1,7 @@
 """Where recovered images come from: a generator and latents, or the pixels."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -52,9 +52,10 @@ def generator_source(generator: Generator, latent_dim: int = 256) -> Source:
         return {"generator": shared, "latents": latents}
 
     def render(leaves: PyTree, labels: jax.Array) -> jax.Array:
-        return generator.apply(
+        images: Any = generator.apply(
             {"params": leaves["generator"]}, leaves["latents"], labels
         )
+        return images
 
     return Source(
         init, start, render, lambda grads: grads["generator"], generator.image_shape

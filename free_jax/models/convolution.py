@@ -4,11 +4,11 @@ On CPU the backend's convolution is the fastest forward pass, but inside a loop
 (`lax.scan`, `lax.map`) its own gradient for the kernel is up to a hundred times slower
 than the same sums as matrix products.  "mixed" therefore takes the direct form for the
 output and for the gradient of the images (which is a convolution too) and one product
-a tap for the gradient of the kernel; teachers need none of these.  "auto" on CPU is "mixed", or
-patches for few input channels, or project + shift where the output has fewer channels
-than the kernel has taps; elsewhere it is the backend's own convolution.  `vmap` over
-kernels turns the matmul forms into batched matmuls and the others into grouped
-convolutions.  Figures: ``python benchmarks/convolution.py``.
+a tap for the gradient of the kernel; teachers need none of these.  "auto" on CPU is
+"mixed", or patches for few input channels, or project + shift where the output has
+fewer channels than the kernel has taps; elsewhere it is the backend's own convolution.
+`vmap` over kernels turns the matmul forms into batched matmuls and the others into
+grouped convolutions.  Figures: ``python benchmarks/convolution.py``.
 """
 
 import functools

@@ -56,7 +56,7 @@ class BatchNorm(nn.Module):
                     name,
                     value,
                     reduce_fn=lambda _, new: new,
-                    init_fn=lambda: None,
+                    init_fn=lambda: jnp.zeros(()),  # never used: see reduce_fn
                 )
         if norm == "running" or self.is_initializing():
             running_mean = self.variable("batch_stats", "mean", jnp.zeros, (c,))
