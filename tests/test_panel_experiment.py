@@ -183,7 +183,7 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         parse(zoo_path, f"--config.recover.reuse={earlier}"), str(tmp_path / "all")
     )
     assert again["results"] == result["results"]
-    # Part of it: two images a teacher in place of ten, five scenes, one teacher a group.
+    # Part of it: fewer images and scenes, one teacher a group.
     config = parse(
         zoo_path,
         f"--config.recover.reuse={earlier}",
