@@ -65,12 +65,8 @@ def batch_apply(
 
 
 def _init(student: Architecture) -> Callable[..., PyTree]:
-    def init(key: jax.Array, *, zero_head_bias: bool = False) -> PyTree:
-        params = student.init(key)["params"]
-        if zero_head_bias:  # PURER-Plus and Trustworthy-DFML do this, FREE does not.
-            head = params["head"]
-            params = {**params, "head": {**head, "bias": 0.0 * head["bias"]}}
-        return params
+    def init(key: jax.Array) -> PyTree:
+        return student.init(key)["params"]
 
     return init
 

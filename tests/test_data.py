@@ -102,24 +102,6 @@ def test_presets():
         data.preset("cifar")
 
 
-def test_parts_share_out_every_image_in_order():
-    images = np.zeros((2, 10, 1, 1, 3), np.uint8)
-    images[0] = np.arange(1, 11)[:, None, None, None]
-    images[1, :5] = np.arange(21, 26)[:, None, None, None]
-    split = data.Split(images, np.array([10, 5], np.int32), ("a", "b"))
-    train, held_out = data.train_part(split), data.held_out_part(split)
-    assert train.images[..., 0, 0, 0].tolist() == [
-        [1, 2, 3, 4, 5, 6, 7, 8],
-        [21, 22, 23, 24, 0, 0, 0, 0],
-    ]
-    assert held_out.images[..., 0, 0, 0].tolist() == [[9, 10], [25, 0]]
-    assert train.counts.tolist() == [8, 4] and held_out.counts.tolist() == [2, 1]
-    train.images[:] = 0
-    assert split.images[0, 0, 0, 0, 0] == 1
-    with pytest.raises(data.DataError, match=r"fraction=1\.5"):
-        data.train_part(split, 1.5)
-
-
 def test_require_names_the_class_and_the_need():
     split = procedural.make_split("val", images_per_class=6, image_size=4)
     data.require(split, way=8, images_per_class=6, what="val episodes")

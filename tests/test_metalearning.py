@@ -255,30 +255,6 @@ def test_no_steps_leave_the_parameters(key):
     assert jax.tree.structure(shapes) == jax.tree.structure(PARAMS)
 
 
-def test_head_bias_can_start_at_zero(key):
-    linear = Linear("linear", 3, (2, 2, 1), (0.5,), (0.5,))
-
-    class WithBias(nn.Module):
-        way: int
-
-        @nn.compact
-        def __call__(self, images, *, norm, features=False):
-            dense = nn.Dense(self.way, name="head", bias_init=nn.initializers.ones)
-            self.variable("batch_stats", "mean", jnp.zeros, (1,))
-            return dense(images.reshape(images.shape[0], -1))
-
-    class Biased(Linear):
-        @property
-        def module(self):
-            return WithBias(self.way)
-
-    learner = maml(Biased(**dataclasses.asdict(linear)))
-    assert (learner.init(key)["head"]["bias"] == 1).all()
-    zeroed = learner.init(key, zero_head_bias=True)
-    assert (zeroed["head"]["bias"] == 0).all()
-    toy.assert_equal(zeroed["head"]["kernel"], learner.init(key)["head"]["kernel"])
-
-
 @pytest.mark.parametrize("kwargs", [{"inner_lr": 0.0}, {"num_steps": -1}])
 def test_meaningless_settings_are_refused(kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))):

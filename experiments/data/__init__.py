@@ -1,6 +1,6 @@
 """Real and procedural images as host arrays, read without TensorFlow."""
 
-from experiments.data.base import DataError, Split, held_out_part, require, train_part
+from experiments.data.base import DataError, Split, require
 from experiments.data.loading import load_split
 from experiments.data.presets import Preset, preset
 
@@ -8,9 +8,7 @@ __all__ = [
     "DataError",
     "Preset",
     "Split",
-    "held_out_part",
     "load_split",
     "preset",
     "require",
-    "train_part",
 ]

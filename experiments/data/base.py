@@ -1,6 +1,5 @@
-"""The record every data set is loaded into, and checks and cuts of it."""
+"""The record every data set is loaded into, and checks of it."""
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -57,54 +56,3 @@ def require(split: Split, *, way: int, images_per_class: int, what: str) -> None
             f"({short} of {num_classes} classes are too small); lower shots or "
             "queries, add images, or remove the class"
         )
-
-
-def train_part(split: Split, fraction: float = 0.8) -> Split:
-    """Returns the first `floor(fraction * n)` images of each class, in stored order.
-
-    Args:
-      split: the images, [C, M, h, w, 3].
-      fraction: share of each class, between 0 and 1.
-
-    Returns:
-      A split of the same classes, with its own copy of the images.
-
-    Raises:
-      DataError: `fraction` is not between 0 and 1.
-    """
-    return _cut(split, np.zeros_like(split.counts), _boundary(split, fraction))
-
-
-def held_out_part(split: Split, fraction: float = 0.8) -> Split:
-    """Returns the images of each class that `train_part` leaves.
-
-    Args:
-      split: the images, [C, M, h, w, 3].
-      fraction: share of each class that `train_part` takes.
-
-    Returns:
-      A split of the same classes, with its own copy of the images.
-
-    Raises:
-      DataError: `fraction` is not between 0 and 1.
-    """
-    return _cut(split, _boundary(split, fraction), split.counts)
-
-
-def _boundary(split: Split, fraction: float) -> np.ndarray:
-    if not 0.0 < fraction < 1.0:
-        raise DataError(f"fraction={fraction} must be between 0 and 1")
-    # The small term keeps products such as 0.29 * 100 from falling below 29.
-    return np.array(
-        [math.floor(fraction * int(n) + 1e-9) for n in split.counts], np.int32
-    )
-
-
-def _cut(split: Split, start: np.ndarray, stop: np.ndarray) -> Split:
-    counts = (stop - start).astype(np.int32)
-    num_classes = len(split.class_names)
-    shape = (num_classes, int(counts.max()), *split.images.shape[2:])
-    images = np.zeros(shape, np.uint8)
-    for c in range(num_classes):
-        images[c, : counts[c]] = split.images[c, start[c] : stop[c]]
-    return Split(images, counts, split.class_names)
