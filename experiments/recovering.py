@@ -158,6 +158,17 @@ def reuse(config: Any, folder: str, asked: np.ndarray) -> tuple[Pool, np.ndarray
     return Pool(*(x[index] for x in pool)), logits[index][:, asked]
 
 
+def seconds_spent(workdir: str) -> float:
+    """Time that recovering and asking took, over all interruptions."""
+    files = [*pathlib.Path(workdir).glob("recovered/[a-z]*.npz")]
+    files += pathlib.Path(workdir).glob("described/[a-z]*.npz")
+    total = 0.0
+    for file in files:
+        with np.load(file) as stored:
+            total += float(stored["seconds"]) if "seconds" in stored else 0.0
+    return total
+
+
 def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> dict:
     draw = jax.jit(jax.vmap(lambda key: scenes.dead_leaves(key, image_shape)))
     keys = jax.random.split(jax.random.fold_in(root, 0), count)
@@ -227,7 +238,9 @@ def _chunks(
         if not file.exists():
             if stop.requested:
                 raise Stopped
+            clock = time.monotonic()
             arrays = job()
+            arrays["seconds"] = np.asarray(time.monotonic() - clock)
             partial = folder / f".{name}.npz"
             np.savez(partial, allow_pickle=False, **arrays)
             os.replace(partial, file)  # A killed save leaves no half a chunk.

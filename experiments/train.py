@@ -111,7 +111,8 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     writer = logging_utils.MetricWriter(
         workdir, tensorboard=config.log.get("tensorboard", False)
     )
-    extra: dict[str, Any] = {"seconds": 0.0, "curve": [], "best": None}
+    spent = recovering.seconds_spent(config.get("recover", {}).get("reuse") or workdir)
+    extra: dict[str, Any] = {"seconds": spent, "curve": [], "best": None}
     # Until a score selects, these are placeholders and `best` is None.
     selected = _copy(algorithm.params(state))
     carried = {"state": state, "selected": selected}
