@@ -54,11 +54,11 @@ def described(
         trust = panel.trust(logits, class_ids, pool.classes, pool.owners)
         weights = trust.weights
         jsonio.write_json(folder / "teachers.json", trust._asdict())
-        doubted = np.flatnonzero(weights < 1 / 2)
+        doubted = np.flatnonzero(weights == 0)
         if doubted.size:
             print(
                 f"{doubted.size} of {len(weights)} teachers tell little or contradict "
-                f"the others and count less or nothing: {doubted[:20].tolist()}; see "
+                f"the others and are left out: {doubted[:20].tolist()}; see "
                 f"{folder / 'teachers.json'}",
                 flush=True,
             )

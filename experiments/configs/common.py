@@ -231,7 +231,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             },
             "panel": {
                 "teachers": 0,  # how many are asked; 0: all
-                "trust": True,  # down-weight teachers that tell nothing or disagree
+                "trust": True,  # leave out teachers that tell nothing or contradict
             },
             "distill": {
                 "optimizer": adam(3e-3),
