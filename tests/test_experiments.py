@@ -16,7 +16,7 @@ from experiments.data import procedural
 from free_jax import Teachers, Zoo, load_model, load_zoo, maml, save_zoo
 from free_jax.errors import InputError
 
-CONFIG = "experiments/configs/demo.py:smoke"
+CONFIG = "experiments/configs/demo.py:smoke,free"
 # Smaller than the smoke variant: what is tested is the harness, not the learning.
 TINY = [
     "--config.student.kwargs.width=4",

@@ -1,26 +1,21 @@
 """The whole path on embedded images, nothing to download: `make demo`.
 
-Trains a small zoo on procedural classes, recovers its tasks, meta-trains on them and
-evaluates on classes that no teacher saw.
+Trains a small zoo on procedural classes, recovers images from its teachers, distils
+what all of them say into one model, and evaluates on classes that no teacher saw.
+``:free`` meta-trains with FREE instead, ``:reference`` with the released code's choices.
 """
 
 from experiments.configs import common
 
 
 def get_config(variant: str = ""):
-    """Returns the config of a variant (``:smoke``, ``:reference``, ``:seed=N``)."""
-    chosen = common.parse_variant(variant, smoke=False, reference=False, seed=-1)
-    config = common.free_config("procedural")
+    """Returns the config of a variant; several are joined by commas."""
+    chosen = common.parse_variant(
+        variant, free=False, smoke=False, reference=False, seed=-1
+    )
+    config = _free() if chosen.free or chosen.reference else _panel()
     config.zoo.pretrain.num_teachers = 12
     config.zoo.pretrain.epochs = 12
-    config.generator.width = 16
-    config.num_steps = 30
-    # BELL's alignment costs some four points on these classes (BUILD_NOTES.md); on
-    # CIFAR-FS it is neutral at this length.
-    config.align.scale = 0.0
-    config.inversion.warmup_steps = 10
-    config.replay.max_updates = 10
-    config.eval.every_steps = 10
     config.eval.val_episodes = 50
     if chosen.reference:
         config = common.released_code(config)
@@ -28,4 +23,23 @@ def get_config(variant: str = ""):
         config = common.smoke(config)
     if chosen.seed >= 0:
         config.seed = chosen.seed
+    return config
+
+
+def _panel():
+    config = common.panel_config("procedural")
+    config.recover.num_steps = 60
+    config.recover.scenes = 2000
+    config.num_steps = 500
+    config.eval.every_steps = 250
+    return config
+
+
+def _free():
+    config = common.free_config("procedural")
+    config.generator.width = 16
+    config.num_steps = 30
+    config.inversion.warmup_steps = 10
+    config.replay.max_updates = 10
+    config.eval.every_steps = 10
     return config
