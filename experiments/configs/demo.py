@@ -2,7 +2,7 @@
 
 Trains a small zoo on procedural classes, recovers images from its teachers, distils
 what all of them say into one model, and evaluates on classes that no teacher saw.
-``:free`` meta-trains with FREE instead, ``:reference`` with the released code's choices.
+``:free`` meta-trains with FREE instead, ``:reference`` as its released code does.
 """
 
 from experiments.configs import common
