@@ -67,7 +67,8 @@ def zoo_path(tmp_path_factory):
             kernel = head["kernel"].at[1].set(0.0)
             head = {**head, "kernel": kernel}
         variables = {**stack, "params": {**stack["params"], "head": head}}
-        ids = jnp.arange(5) + 3 * jnp.arange(count)[:, None]
+        # No class twice: untrained teachers would contradict each other.
+        ids = jnp.arange(5) + 5 * jnp.arange(3 * seed, 3 * seed + count)[:, None]
         teachers = Teachers(variables, ids.astype(jnp.int32))
         groups.append(ZooGroup(arch, teachers, np.full(count, np.nan), "procedural"))
     folder = tmp_path_factory.mktemp("zoo") / "zoo"

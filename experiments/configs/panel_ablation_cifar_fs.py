@@ -46,7 +46,7 @@ CHANGES = {
 
 def get_config(variant: str = ""):
     """Returns the config of ``what=NAME`` (and ``seed=N``)."""
-    chosen = common.parse_variant(variant, what="base", seed=0)
+    chosen = common.parse_variant(variant, what="base", smoke=False, seed=0)
     if chosen.what not in CHANGES:
         raise ValueError(f"what={chosen.what!r}: choose one of {', '.join(CHANGES)}")
     config = common.panel_config("cifar_fs")
@@ -56,5 +56,7 @@ def get_config(variant: str = ""):
     config.eval.val_episodes = 0  # the final evaluation is on these classes already
     config.eval.yardsticks = ()
     config.update_from_flattened_dict(CHANGES[chosen.what])
+    if chosen.smoke:
+        config = common.smoke(config)
     config.seed = chosen.seed
     return config
