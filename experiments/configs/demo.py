@@ -32,6 +32,8 @@ def _panel():
     config.recover.scenes = 2000
     config.num_steps = 500
     config.eval.every_steps = 250
+    config.eval.shots = (1,)
+    config.eval.yardsticks = ("random", "average", "panel")
     return config
 
 
