@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import build
+from experiments import inputs
+from experiments.algorithms import Experiment
 from free_jax import evaluation
 from free_jax.errors import InputError
 
@@ -25,7 +26,7 @@ class Judge(NamedTuple):
 
 def judge(
     config: Any,
-    experiment: build.Experiment,
+    experiment: Experiment,
     place: Callable,
     map_tasks: Callable,
 ) -> Judge:
@@ -69,7 +70,7 @@ def judge(
 
     if not options.val_episodes:
         return Judge(lambda params, state: {}, rule)
-    bank = place(build.evaluation_bank(config, "val"))
+    bank = place(inputs.evaluation_bank(config, "val"))
     by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
     pseudo = None
     if options.select == "pseudo":

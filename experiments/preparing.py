@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build, checkpointing, jsonio, pictures, recovering
+from experiments import checkpointing, inputs, jsonio, pictures, recovering
 from free_jax import panel
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described
@@ -39,7 +39,7 @@ def described(
       InputError: no teacher is left to believe.
     """
     folder = pathlib.Path(workdir)
-    size = build.preset(config).image_size
+    size = inputs.preset(config).image_size
     if config.recover.reuse:
         columns = _columns(zoo, asked)
         pool, logits = recovering.reuse(config, config.recover.reuse, columns)

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 import optax
 
-from experiments import build, checkpointing, logging_utils, validation
+from experiments import checkpointing, inputs, logging_utils, validation
+from experiments.algorithms import base
 from experiments.optimizers import optimizer
 from free_jax import memory, pretraining
 from free_jax import zoo as zoo_lib
@@ -76,15 +77,15 @@ def train_zoo(
     target = pathlib.Path(workdir) / "zoo"
     if (target / "zoo.json").exists():
         return zoo_lib.load_zoo(target), recipe.epochs
-    split = build.load_split(config, "train")
-    preset = build.preset(config)
+    split = inputs.load_split(config, "train")
+    preset = inputs.preset(config)
     per_class = int(recipe.train_fraction * split.counts.min())
     if recipe.way > len(split.class_names):
         raise InputError(
             f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
             f"classes of {config.data.name}"
         )
-    arch = build.classifier(recipe.model, recipe.way, preset)
+    arch = base.classifier(recipe.model, recipe.way, preset)
     if recipe.batch_size > per_class * recipe.way:
         raise InputError(
             f"pretrain.batch_size={recipe.batch_size} exceeds the "
@@ -104,7 +105,7 @@ def train_zoo(
         batch_size=recipe.batch_size,
         flip=recipe.flip,
     )
-    place, map_tasks = build.placement(config)
+    place, map_tasks = inputs.placement(config)
     rng = np.random.default_rng(config.seed)
     class_ids = np.stack(
         [

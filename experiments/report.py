@@ -10,13 +10,13 @@ import jax
 import numpy as np
 
 from experiments import (
-    build,
     checkpointing,
     jsonio,
     logging_utils,
     pictures,
     yardsticks,
 )
+from experiments.algorithms import Experiment
 from free_jax import model_io, panel
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
@@ -50,7 +50,7 @@ def read(config: Any, workdir: str) -> dict[str, Any] | None:
 def write(
     config: Any,
     workdir: str,
-    experiment: build.Experiment,
+    experiment: Experiment,
     outcome: dict[str, Any],
     setting: yardsticks.Setting,
     stop: checkpointing.StopRequest,
@@ -143,7 +143,7 @@ class _Store:
 
 def _cells(
     config: Any,
-    experiment: build.Experiment,
+    experiment: Experiment,
     outcome: dict[str, Any],
     setting: yardsticks.Setting,
 ) -> Iterator[tuple[int, str, Callable[[], dict[str, Any]]]]:
@@ -170,7 +170,7 @@ def _cells(
 
 
 def _methods(
-    config: Any, experiment: build.Experiment, params: Any, setting: yardsticks.Setting
+    config: Any, experiment: Experiment, params: Any, setting: yardsticks.Setting
 ) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
     """Name to evaluation, ours first."""
     learner, zoo = experiment.test_learner, experiment.zoo
@@ -189,7 +189,7 @@ def _methods(
 
 def _of_zoo(
     config: Any,
-    experiment: build.Experiment,
+    experiment: Experiment,
     zoo: Zoo,
     setting: yardsticks.Setting,
 ) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
@@ -224,7 +224,7 @@ def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:
     if experiment.memory_of:
         bank = jax.device_get(experiment.memory_of(outcome["state"]))
         shown = min(10, bank.images.shape[1])
-        recent = build.most_recent(bank, shown)[:12]
+        recent = _most_recent(bank, shown)[:12]
         if len(recent):
             known = np.flatnonzero(np.asarray(bank.counts) >= shown)[:12]
             pictures.save_grid(
@@ -251,3 +251,14 @@ def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:
             ylabel="accuracy (%)",
             title=f"{config.algorithm} on {config.data.name}",
         )
+
+
+def _most_recent(bank: ImageBank, images: int) -> np.ndarray:
+    """The last images stored of every class that has as many, [C', images, h, w, c]."""
+    counts, cursor = np.asarray(bank.counts), np.asarray(bank.cursor)
+    rows = []
+    for class_id in np.flatnonzero(counts >= images):
+        index = (cursor[class_id] - 1 - np.arange(images)) % counts[class_id]
+        rows.append(np.asarray(bank.images[class_id])[index])
+    shape = (0, images, *bank.images.shape[2:])
+    return np.stack(rows) if rows else np.zeros(shape, np.uint8)

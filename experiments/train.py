@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import (
-    build,
+    algorithms,
     checkpointing,
+    inputs,
     judging,
     logging_utils,
     preparing,
@@ -58,7 +59,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         if finished is not None:
             return finished
         # Bad test data should stop the run before the training, not after it.
-        final_bank = build.evaluation_bank(config, config.eval.split)
+        final_bank = inputs.evaluation_bank(config, config.eval.split)
         zoo = None
         if config.zoo.pretrain.num_teachers:
             zoo, stopped = pretrain_zoo.train_zoo(
@@ -67,16 +68,16 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             if zoo is None:
                 return {"stopped_at": stopped}
         elif config.zoo.path:
-            zoo = build.load_zoo(config)
-        place, map_tasks = build.placement(config)
+            zoo = inputs.load_zoo(config)
+        place, map_tasks = inputs.placement(config)
         if zoo is not None:
-            zoo = build.place_zoo(zoo, place)
+            zoo = inputs.place_zoo(zoo, place)
 
         def prepare(zoo, asked, map_tasks):
             return preparing.described(config, zoo, asked, map_tasks, workdir, stop)
 
         try:
-            experiment = build.experiment(config, zoo, map_tasks, prepare)
+            experiment = algorithms.experiment(config, zoo, map_tasks, prepare)
         except recovering.Stopped:
             return {"stopped_at": 0}
         judge = judging.judge(config, experiment, place, map_tasks)

@@ -1,12 +1,10 @@
 """Values of a config that cannot be meant, refused before anything is computed."""
 
-from collections.abc import Callable
 from typing import Any
 
-from experiments import build, build_inversion
+from experiments.algorithms import ALGORITHMS, Choices
 from free_jax.errors import InputError
 
-Choices = dict[str, tuple[Any, tuple[str, ...]]]
 YARDSTICKS = ("random", "average", "teacher", "finetune", "panel", "panel_heads")
 
 
@@ -16,8 +14,8 @@ def validate(config: Any) -> None:
     Raises:
       InputError: names the key and the remedy.
     """
-    _check_choices({"algorithm": (config.algorithm, tuple(build.ALGORITHMS))})
-    choices, positive = _OF_ALGORITHM[config.algorithm](config)
+    _check_choices({"algorithm": (config.algorithm, tuple(ALGORITHMS))})
+    choices, positive = ALGORITHMS[config.algorithm].limits(config)
     choices |= {
         "eval.select": (config.eval.select, ("last", "pseudo", "val")),
         "eval.split": (config.eval.split, ("test", "val")),
@@ -51,72 +49,6 @@ def _check_choices(choices: Choices) -> None:
             raise InputError(
                 f"config.{key}={value!r}: choose one of {', '.join(known)}{hint}"
             )
-
-
-def _episodic(config: Any) -> tuple[Choices, dict[str, float]]:
-    replay = config.replay
-    positive = ("shots", "queries", "episodes_per_update")
-    return {}, {f"replay.{key}": replay[key] for key in positive}
-
-
-def _free(config: Any) -> tuple[Choices, dict[str, float]]:
-    inversion = config.inversion
-    choices: Choices = {
-        "align.distill": (config.align.distill, ("kl", "prob_dot")),
-        "inversion.objective.agreement": (
-            inversion.objective.agreement,
-            ("kl", "prob_dot"),
-        ),
-        "inversion.outer_state": (inversion.outer_state, ("persistent", "fresh")),
-        "inversion.meta_gradient": (inversion.meta_gradient, ("last", "sum")),
-        "inversion.keep": (inversion.keep, ("last", "best")),
-        "memory.store": (config.memory.store, ("all", "last")),
-        "generator.labels": (config.generator.labels, ("none", "split", "concat")),
-    }
-    positive = {
-        "generator.width": config.generator.width,
-        "generator.latent_dim": config.generator.latent_dim,
-        "inversion.teachers_per_step": inversion.teachers_per_step,
-        "inversion.images_per_class": inversion.images_per_class,
-    }
-    return choices, _episodic(config)[1] | positive
-
-
-def _panel(config: Any) -> tuple[Choices, dict[str, float]]:
-    recover = config.recover
-    if config.eval.select == "pseudo":
-        raise InputError(
-            "config.eval.select=pseudo: the panel keeps no tasks to select by; choose "
-            "last or val"
-        )
-    if recover.images_per_class < 0 or recover.scenes < 0:
-        raise InputError(
-            f"config.recover: images_per_class={recover.images_per_class} and scenes="
-            f"{recover.scenes} must not be negative"
-        )
-    if not recover.images_per_class and not recover.scenes:
-        raise InputError(
-            "config.recover: images_per_class=0 and scenes=0 leave nothing to learn "
-            "from; ask for one of them"
-        )
-    choices: Choices = {
-        "recover.backend": (recover.backend, build_inversion.BACKENDS),
-        "distill.mix": (config.distill.mix, ("none", "mixup", "cutmix")),
-    }
-    positive = {
-        "recover.num_steps": recover.num_steps,
-        "recover.teachers_at_once": recover.teachers_at_once,
-        "recover.generator_width": recover.generator_width,
-        "distill.batch_size": config.distill.batch_size,
-    }
-    return choices, positive
-
-
-_OF_ALGORITHM: dict[str, Callable[[Any], tuple[Choices, dict[str, float]]]] = {
-    "free": _free,
-    "episodic": _episodic,
-    "panel": _panel,
-}
 
 
 def _check_zoo(config: Any) -> None:

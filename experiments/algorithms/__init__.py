@@ -1,0 +1,30 @@
+"""Values of ``config.algorithm``: a file each, with ``limits`` and ``build``."""
+
+from collections.abc import Callable
+from typing import Any
+
+from experiments import inputs
+from experiments.algorithms import episodic, free, panel
+from experiments.algorithms.base import Choices, Experiment, Positive
+from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
+
+ALGORITHMS = {"free": free, "episodic": episodic, "panel": panel}
+__all__ = ["ALGORITHMS", "Choices", "Experiment", "Positive", "experiment"]
+
+
+def experiment(
+    config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable, prepare: Callable
+) -> Experiment:
+    """Builds what ``config.algorithm`` names.
+
+    Args:
+      config: of the run.
+      zoo: teachers, or None.
+      map_tasks: how tasks are spread.
+      prepare: ``(zoo, asked zoo, map_tasks) -> Described``: recovers images from the
+        first and asks the second about them, for algorithms that need that.
+    """
+    if config.algorithm != "episodic" and zoo is None:
+        raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")
+    return ALGORITHMS[config.algorithm].build(config, zoo, map_tasks, prepare)

@@ -1,0 +1,122 @@
+"""What the training loop needs of an algorithm, and the parts several share."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import optax
+
+from experiments.data import Preset
+from free_jax import evaluation, metalearning
+from free_jax import replay as replay_lib
+from free_jax import zoo as zoo_lib
+from free_jax.algorithms import Algorithm
+from free_jax.architecture import Architecture, architecture
+from free_jax.errors import InputError
+from free_jax.types import ImageBank
+
+# Keys of a config with their value and what it may be.
+Choices = dict[str, tuple[Any, tuple[str, ...]]]
+# Keys of a config whose value must be at least one.
+Positive = dict[str, float]
+
+
+class Experiment(NamedTuple):
+    """What the training loop needs.
+
+    Attributes:
+      algorithm: init, step, params.
+      data: second argument of ``step``: the zoo's teachers, or a bank of images.
+      model: the network that is trained and saved.
+      student: the same with one output a way, which adaptation by gradient and the
+        yardsticks use.
+      methods: name in the table to how the trained parameters classify an episode;
+        the first one is the headline and what selection looks at.
+      test_learner: adaptation by gradient, which the yardsticks share.
+      pseudo_task: (shots, queries) of episodes of recovered images.
+      images_per_step: recovered in a step.
+      status: metrics of the status line and their short names there.
+      memory_of: ``state -> ImageBank`` of recovered images, or None.
+      zoo: the teachers, or None where no method uses them.
+    """
+
+    algorithm: Algorithm
+    data: Any
+    model: Architecture
+    student: Architecture
+    methods: dict[str, evaluation.Classify]
+    test_learner: metalearning.MetaLearner
+    pseudo_task: tuple[int, int]
+    images_per_step: int
+    status: dict[str, str]
+    memory_of: Callable[[Any], ImageBank] | None
+    zoo: zoo_lib.Zoo | None
+
+
+def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
+    """Architecture from a section ``dict(name=..., kwargs=...)``."""
+    size = chosen.image_size
+    try:
+        return architecture(
+            model.name,
+            way=way,
+            image_shape=(size, size, 3),
+            mean=chosen.mean,
+            std=chosen.std,
+            **dict(model.kwargs),
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model {model.name!r}: {error}") from None
+
+
+def learners(
+    config: Any, student: Architecture
+) -> tuple[metalearning.MetaLearner, metalearning.MetaLearner]:
+    """The learner as it is trained and as it is tested."""
+    section = config.learner
+    if section.kind == "protonet":
+        learner = metalearning.protonet(student)
+        return learner, learner
+    make = functools.partial(
+        metalearning.maml,
+        student,
+        first_order=section.first_order,
+        head_only=section.kind == "anil",
+    )
+    try:
+        train = make(num_steps=section.train_steps, inner_lr=section.inner_lr)
+        test = make(
+            num_steps=section.test_steps,
+            inner_lr=section.test_lr or section.inner_lr,
+        )
+    except ValueError as error:
+        raise InputError(f"config.learner: {error}") from None
+    return train, test
+
+
+def episodic_update(
+    config: Any,
+    learner: metalearning.MetaLearner,
+    tx: optax.GradientTransformation,
+    map_tasks: Callable,
+) -> Callable:
+    """One meta-update on episodes, as section ``replay`` says."""
+    section = config.replay
+    return replay_lib.episodic_update(
+        learner,
+        tx,
+        way=config.way,
+        shots=section.shots,
+        queries=section.queries,
+        episodes_per_update=section.episodes_per_update,
+        augment_images=section.augment,
+        map_tasks=map_tasks,
+    )
+
+
+def adapted(
+    config: Any, learner: metalearning.MetaLearner
+) -> dict[str, evaluation.Classify]:
+    """The one method of a meta-learner: adapt it to the episode."""
+    name = f"{config.algorithm} ({config.learner.kind})"
+    return {name: evaluation.learner_classifier(learner)}

@@ -1,0 +1,49 @@
+"""Meta-learning on episodes of real images: the upper bound, from a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+from experiments import inputs
+from experiments.algorithms import base
+from experiments.data import require
+from experiments.optimizers import optimizer
+from free_jax import memory
+from free_jax import zoo as zoo_lib
+from free_jax.algorithms import episodic
+
+
+def limits(config: Any) -> tuple[base.Choices, base.Positive]:
+    """What the config may hold."""
+    replay = config.replay
+    positive = ("shots", "queries", "episodes_per_update")
+    return {}, {f"replay.{key}": replay[key] for key in positive}
+
+
+def build(
+    config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable, prepare
+) -> base.Experiment:
+    """See `algorithms.experiment`."""
+    del prepare
+    student = base.classifier(config.student, config.way, inputs.preset(config))
+    train_learner, test_learner = base.learners(config, student)
+    split = inputs.load_split(config, "train")
+    needed = config.replay.shots + config.replay.queries
+    what = f"the train split in {config.data.path or config.data.name}"
+    require(split, way=config.way, images_per_class=needed, what=what)
+    tx = optimizer(config.optimizer)
+    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    data = memory.from_arrays(split.images, split.counts)
+    algorithm = episodic(train_learner, update, tx)
+    return base.Experiment(
+        algorithm=algorithm,
+        data=data,
+        model=student,
+        student=student,
+        methods=base.adapted(config, test_learner),
+        test_learner=test_learner,
+        pseudo_task=(config.replay.shots, config.replay.queries),
+        images_per_step=0,
+        status={"replay_accuracy": "train acc"},
+        memory_of=None,
+        zoo=zoo,
+    )

@@ -1,0 +1,141 @@
+"""FREE from a config."""
+
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+from experiments import inputs
+from experiments.algorithms import base, episodic
+from experiments.optimizers import optimizer
+from free_jax import inversion
+from free_jax import replay as replay_lib
+from free_jax import zoo as zoo_lib
+from free_jax.algorithms import free
+from free_jax.errors import InputError
+from free_jax.models import Generator
+
+
+def limits(config: Any) -> tuple[base.Choices, base.Positive]:
+    """What the config may hold."""
+    inversion = config.inversion
+    choices: base.Choices = {
+        "align.distill": (config.align.distill, ("kl", "prob_dot")),
+        "inversion.objective.agreement": (
+            inversion.objective.agreement,
+            ("kl", "prob_dot"),
+        ),
+        "inversion.outer_state": (inversion.outer_state, ("persistent", "fresh")),
+        "inversion.meta_gradient": (inversion.meta_gradient, ("last", "sum")),
+        "inversion.keep": (inversion.keep, ("last", "best")),
+        "memory.store": (config.memory.store, ("all", "last")),
+        "generator.labels": (config.generator.labels, ("none", "split", "concat")),
+    }
+    positive = {
+        "generator.width": config.generator.width,
+        "generator.latent_dim": config.generator.latent_dim,
+        "inversion.teachers_per_step": inversion.teachers_per_step,
+        "inversion.images_per_class": inversion.images_per_class,
+    }
+    return choices, episodic.limits(config)[1] | positive
+
+
+def build(
+    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare
+) -> base.Experiment:
+    """See `algorithms.experiment`."""
+    del prepare
+    student = base.classifier(config.student, config.way, inputs.preset(config))
+    train_learner, test_learner = base.learners(config, student)
+    options = config.inversion
+    generator = Generator(
+        image_shape=student.image_shape,
+        width=config.generator.width,
+        num_classes=config.way if config.generator.labels != "none" else 0,
+        label_input="split" if config.generator.labels == "split" else "concat",
+    )
+    inner = optax.multi_transform(
+        {
+            "generator": optimizer(options.generator_optimizer),
+            "latents": optimizer(options.latent_optimizer),
+        },
+        {"generator": "generator", "latents": "latents"},
+    )
+    objective = inversion.Objective(**options.objective.to_dict())
+    needed = config.replay.shots + config.replay.queries
+    if needed > options.images_per_class:
+        raise InputError(
+            f"config.replay needs {needed} images a class (shots + queries) but "
+            f"inversion.images_per_class={options.images_per_class} recovers fewer"
+        )
+    tx = optimizer(config.optimizer)
+    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    try:
+        generators = tuple(
+            inversion.meta_generator(
+                generator,
+                arch,
+                inner_optimizer=inner,
+                objective=objective,
+                student=student,
+                num_steps=options.num_steps,
+                latent_dim=config.generator.latent_dim,
+                meta_gradient=options.meta_gradient,
+                keep=options.keep,
+            )
+            for arch in zoo.architectures
+        )
+        algorithm = free(
+            generators,
+            zoo.architectures,
+            train_learner,
+            student,
+            replay_lib.replay(
+                update,
+                patience=config.replay.patience,
+                max_updates=config.replay.max_updates,
+            ),
+            generator_optimizer=optimizer(options.outer_optimizer),
+            optimizer=tx,
+            align_optimizer=optimizer(config.align.optimizer),
+            teachers_per_step=_teachers_per_step(config, zoo),
+            num_classes=zoo.num_classes,
+            images_per_class=options.images_per_class,
+            memory_per_class=config.memory.per_class,
+            warmup_steps=options.warmup_steps,
+            distill=config.align.distill,
+            hard_label_weight=config.align.hard_label_weight,
+            align_scale=config.align.scale,
+            augment_per_image=options.objective.augment_per_image,
+            store=config.memory.store,
+            generator_optimizer_state=options.outer_state,
+            map_tasks=map_tasks,
+        )
+    except ValueError as error:
+        raise InputError(f"config: {error}") from None
+    return base.Experiment(
+        algorithm=algorithm,
+        data=zoo.teachers,
+        model=student,
+        student=student,
+        methods=base.adapted(config, test_learner),
+        test_learner=test_learner,
+        pseudo_task=(config.replay.shots, config.replay.queries),
+        images_per_step=options.teachers_per_step
+        * config.way
+        * options.images_per_class,
+        status={
+            "inversion_ce": "ce",
+            "teacher_accuracy": "teacher acc",
+            "replay_accuracy": "replay acc",
+        },
+        memory_of=lambda state: state.memory,
+        zoo=zoo,
+    )
+
+
+def _teachers_per_step(config: Any, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
+    """Splits the step's teachers evenly over the groups, first groups first."""
+    total, groups = config.inversion.teachers_per_step, len(zoo.groups)
+    counts = [total // groups + (i < total % groups) for i in range(groups)]
+    return tuple(counts)
