@@ -26,6 +26,7 @@ def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
                 arch,
                 num_steps=options.num_steps,
                 learning_rate=options.learning_rate,
+                start=options.start,
                 objective=objective,
             )
         # One generator a teacher, from the same random start: no meta-training.

@@ -41,7 +41,7 @@ def judge(
         rule = f"val_{options.shots[0]}shot_{options.protocol}"
     elif options.select == "pseudo":
         rule = f"pseudo_{options.protocol}"
-        if experiment.memory_of is None:
+        if experiment.memory_of is None and experiment.held_out is None:
             raise InputError(
                 f"config.eval.select=pseudo: {config.algorithm} recovers no images; "
                 "choose last or val"
@@ -73,7 +73,8 @@ def judge(
     bank = place(inputs.evaluation_bank(config, "val"))
     by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
     pseudo = None
-    if options.select == "pseudo":
+    held_out = experiment.held_out
+    if options.select == "pseudo" or held_out is not None:
         pseudo_shots, pseudo_queries = experiment.pseudo_task
         pseudo = evaluator(pseudo_shots, pseudo_queries)
 
@@ -83,8 +84,8 @@ def judge(
             for name, value in evaluate(key, params, bank).items():
                 found[f"val_{shots}shot_{name}"] = value.mean
                 found[f"val_{shots}shot_{name}_ci95"] = value.ci95
-        if pseudo is not None and experiment.memory_of is not None:
-            recovered = experiment.memory_of(state)
+        if pseudo is not None:
+            recovered = experiment.memory_of(state) if held_out is None else held_out
             # Before enough classes were recovered there is no pseudo-task to draw.
             ready = int((recovered.counts >= sum(experiment.pseudo_task)).sum())
             if ready >= config.way:

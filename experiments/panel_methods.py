@@ -17,6 +17,7 @@ def methods(
     weights: jax.Array,
     temperature: float,
     learner: metalearning.MetaLearner,
+    head_scale: float,
 ) -> dict[str, Classify]:
     """Few-shot methods on one distilled model, the headline first.
 
@@ -27,6 +28,8 @@ def methods(
       weights: [T] trust in each teacher.
       temperature: of the heads' softmax.
       learner: adapts the trunk and a new head of `way` outputs by gradient.
+      head_scale: the new head starts as nearest class mean of support features, with
+        logits of about this size; 0 starts it from zeros.
     """
 
     def describe(variables: PyTree, images: jax.Array) -> jax.Array:
@@ -42,6 +45,13 @@ def methods(
     def adapted(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
         params = variables["params"]
         head = jax.tree.map(lambda x: jnp.zeros((*x.shape[:-1], way)), params["head"])
+        if head_scale:
+            features = student.apply(
+                variables, episode.support_images, norm="batch", features=True
+            )
+            head = heads.dense_centroids(
+                features, episode.support_labels, way, head_scale
+            )
         adapted = learner.adapt(
             {**params, "head": head}, episode.support_images, episode.support_labels
         )

@@ -7,30 +7,43 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import checkpointing, inputs, jsonio, pictures, recovering
-from free_jax import panel
+from experiments import (
+    checkpointing,
+    inputs,
+    jsonio,
+    panel_choice,
+    pictures,
+    recovering,
+)
+from free_jax import memory
+from free_jax import panel as panel_lib
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described
 from free_jax.errors import InputError
+from free_jax.types import ImageBank
 
 
 def described(
     config: Any,
     zoo: zoo_lib.Zoo,
-    asked: zoo_lib.Zoo,
+    panel: panel_choice.PanelChoice,
     map_tasks: Callable,
     workdir: str,
     stop: checkpointing.StopRequest,
-) -> Described:
+) -> tuple[Described, ImageBank | None]:
     """Recovers images, asks teachers about them, and judges the teachers.
 
     Args:
       config: of the run.
       zoo: teachers that images are recovered from.
-      asked: teachers that describe every image.
+      panel: whose teachers describe every image.
       map_tasks: how the teachers of a chunk are spread.
       workdir: run directory.
       stop: polled between chunks.
+
+    Returns:
+      The panel's answers, and the images of held-out classes, if there are any; their
+      owners' images are in the bank only, never among those described.
 
     Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
 
@@ -41,17 +54,23 @@ def described(
     folder = pathlib.Path(workdir)
     size = inputs.preset(config).image_size
     if config.recover.reuse:
-        columns = _columns(zoo, asked)
-        pool, logits = recovering.reuse(config, config.recover.reuse, columns)
+        pool, logits = recovering.reuse(config, config.recover.reuse, panel.asked)
     else:
         shape = (size, size, 3)
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+        asked = zoo_lib.select(zoo, panel.asked)
         logits = recovering.ask(config, asked, pool.images, workdir, stop)
     _draw(folder / "recovered.png", pool, zoo)
-    class_ids = np.concatenate([np.asarray(t.class_ids) for t in asked.teachers])
+    bank = None
+    if panel.held_out.size:
+        bank = held_out_bank(pool, panel)
+        seen = np.isin(pool.owners, panel.asked) | (pool.owners < 0)
+        pool, logits = recovering.Pool(*(x[seen] for x in pool)), logits[seen]
+    class_ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
+    class_ids = class_ids[panel.asked]
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
     if config.panel.trust:
-        trust = panel.trust(logits, class_ids, pool.classes, pool.owners)
+        trust = panel_lib.trust(logits, class_ids, pool.classes, pool.owners)
         weights = trust.weights
         jsonio.write_json(folder / "teachers.json", trust._asdict())
         doubted = np.flatnonzero(weights == 0)
@@ -67,20 +86,22 @@ def described(
             "no teacher of the zoo answers anything that depends on the image; see "
             f"{folder / 'teachers.json'}"
         )
-    return Described(
+    described = Described(
         images=jnp.asarray(pool.images),
         logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
         weights=jnp.asarray(weights),
     )
+    return described, bank
 
 
-def _columns(zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> np.ndarray:
-    """Where the asked teachers are among all: the first ones of each group."""
-    columns, first = [], 0
-    for all_of_group, some in zip(zoo.groups, asked.groups, strict=True):
-        columns.append(first + np.arange(some.num_teachers))
-        first += all_of_group.num_teachers
-    return np.concatenate(columns)
+def held_out_bank(pool: recovering.Pool, panel: panel_choice.PanelChoice) -> ImageBank:
+    """Images of the held-out classes, recovered from teachers outside the panel."""
+    rows = [np.flatnonzero(pool.classes == known) for known in panel.held_out]
+    most = max(len(row) for row in rows)
+    images = np.zeros((len(rows), most, *pool.images.shape[1:]), np.uint8)
+    for number, row in enumerate(rows):
+        images[number, : len(row)] = pool.images[row]
+    return memory.from_arrays(images, np.array([len(row) for row in rows]))
 
 
 def _draw(file: pathlib.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:

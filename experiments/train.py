@@ -73,8 +73,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         if zoo is not None:
             zoo = inputs.place_zoo(zoo, place)
 
-        def prepare(zoo, asked, map_tasks):
-            return preparing.described(config, zoo, asked, map_tasks, workdir, stop)
+        def prepare(zoo, panel, map_tasks):
+            return preparing.described(config, zoo, panel, map_tasks, workdir, stop)
 
         try:
             experiment = algorithms.experiment(config, zoo, map_tasks, prepare)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from free_jax import augment
+from free_jax import augment, heads
 from free_jax.architecture import Architecture
 from free_jax.episodes import to_float
 from free_jax.types import ImageBank, PyTree, Teachers
@@ -111,6 +111,48 @@ def describe_bank(
     return bank._replace(images=described)
 
 
+def best_teachers(
+    head: heads.Head, *, way: int, num_teachers: int, keep: int
+) -> heads.Head:
+    """A head that listens to the few teachers which tell the support classes apart.
+
+    A teacher is rated by the scatter of its answers between the class means of the
+    support set, less what the scatter within the classes would cause by chance (zero
+    for one image a class, where it cannot be known).
+
+    Args:
+      head: works on descriptions of all teachers; sees zeros for those left out.
+      way: classes of an episode.
+      num_teachers: T; descriptions are [n, T * W], teacher by teacher.
+      keep: teachers that count, at most T.
+
+    Returns:
+      A head.
+
+    Raises:
+      ValueError: `keep` is not between 1 and T.
+    """
+    if not 1 <= keep <= num_teachers:
+        raise ValueError(f"keep={keep} must be between 1 and {num_teachers} teachers")
+
+    def run(support: jax.Array, labels: jax.Array, queries: jax.Array) -> jax.Array:
+        answers = support.reshape(support.shape[0], num_teachers, -1)
+        members = jax.nn.one_hot(labels, way)
+        shots = members.sum(0)
+        means = jnp.einsum("nc,ntw->ctw", members / shots, answers)
+        between = jnp.square(means - means.mean(0)).sum((0, 2)) / (way - 1)
+        apart = jnp.square(answers - means[labels]).sum((0, 2))
+        # One image a class has no scatter: 0 / 0 is meant to be 0.
+        within = apart / jnp.maximum(support.shape[0] - way, 1)
+        rating = between - within / shots.mean()
+        chosen = jax.lax.top_k(rating, keep)[1]
+        mask = jnp.zeros(num_teachers).at[chosen].set(1.0)
+        mask = jnp.repeat(mask, answers.shape[-1])
+        return head(support * mask, labels, queries * mask)
+
+    return run
+
+
 class Trust(NamedTuple):
     """How far each teacher of a panel is believed, judged without data.
 
@@ -137,8 +179,9 @@ def trust(
 
     A teacher is left out if an answer is not finite, if its answers tell less than a
     quarter of the panel's median information, or if its agreement with the others is
-    not above chance (by two standard errors).  Finer weights by information and
-    agreement cost accuracy: teachers of hard tasks are worth as much as others.
+    not above chance (by two standard errors).  A
+    teacher counts fully or not at all: weights by information and agreement scored
+    the same and left out honest teachers of hard tasks.
 
     Args:
       logits: what each teacher says about each image.

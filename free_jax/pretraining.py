@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from free_jax import objectives
 from free_jax.architecture import Architecture
+from free_jax.supervised import supervised_step
 from free_jax.types import ImageBank, PyTree
 
 
@@ -68,6 +69,15 @@ def teacher_trainer(
         variables = arch.init(key)
         return TeacherState(variables, optimizer.init(variables["params"]))
 
+    def loss_fn(params: PyTree, images: jax.Array, labels: jax.Array):
+        logits, moments = arch.apply_with_moments(
+            {"params": params}, images, norm="batch"
+        )
+        loss = objectives.cross_entropy(logits, labels)
+        return loss, (moments, objectives.accuracy(logits, labels))
+
+    update = supervised_step(loss_fn, optimizer, momentum)
+
     def epoch(
         bank: ImageBank, task: tuple[jax.Array, Int[Array, " way"], TeacherState]
     ) -> tuple[TeacherState, EpochInfo]:
@@ -87,30 +97,9 @@ def teacher_trainer(
             return images, labels
 
         def step(state: TeacherState, inputs):
-            images, labels = batch(*inputs)
-
-            def loss_fn(params):
-                variables = {**state.variables, "params": params}
-                logits, moments = arch.apply_with_moments(
-                    variables, images, norm="batch"
-                )
-                loss = objectives.cross_entropy(logits, labels)
-                return loss, (moments, objectives.accuracy(logits, labels))
-
-            params = state.variables["params"]
-            (loss, (moments, accuracy)), grads = jax.value_and_grad(
-                loss_fn, has_aux=True
-            )(params)
-            updates, opt = optimizer.update(grads, state.opt, params)
-            running = jax.tree.map(
-                lambda old, new: momentum * old + (1 - momentum) * new,
-                state.variables["batch_stats"],
-                moments,
+            variables, opt, loss, accuracy = update(
+                state.variables, state.opt, *batch(*inputs)
             )
-            variables = {
-                "params": optax.apply_updates(params, updates),
-                "batch_stats": running,
-            }
             return TeacherState(variables, opt), EpochInfo(loss, accuracy)
 
         rows = order.reshape(num_batches, batch_size)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from free_jax import heads
+from free_jax import heads, panel
 
 WAY, SHOTS, DIM = 3, 4, 6
 LABELS = jnp.repeat(jnp.arange(WAY), SHOTS)
@@ -120,3 +120,56 @@ def test_no_rounds_are_plain_centroids(task):
         heads.nearest_centroid(WAY)(support, LABELS, queries),
         rtol=1e-4,
     )
+
+
+def test_dense_centroids_score_by_squared_distance(task):
+    support, queries, _ = task
+    # A large common part and a large scale must not matter.
+    support, queries = 3 * support + 50, 3 * queries + 50
+    head = heads.dense_centroids(support, LABELS, WAY, 10.0)
+    logits = np.asarray(queries @ head["kernel"] + head["bias"])
+    support = np.asarray(support)
+    means = np.stack([support[np.asarray(LABELS) == c].mean(0) for c in range(WAY)])
+    square = ((support - support.mean(0)) ** 2).sum(1).mean()
+    distances = ((np.asarray(queries)[:, None] - means) ** 2).sum(-1)
+    wanted = -10.0 * distances / (2 * square)
+    np.testing.assert_allclose(
+        logits - logits.mean(1, keepdims=True),
+        wanted - wanted.mean(1, keepdims=True),
+        atol=1e-2,
+    )
+
+
+def test_best_teachers_are_those_that_separate_the_support_set():
+    way, shots, num_teachers = 3, 4, 5
+    rng = np.random.default_rng(0)
+    labels = jnp.repeat(jnp.arange(way), shots)
+    # Teacher 3 separates the classes; teacher 1 scatters most, but within them.
+    answers = rng.normal(size=(way * shots, num_teachers, 2))
+    answers[:, 1] *= 5
+    angle = 2 * np.pi * np.asarray(labels) / way
+    answers[:, 3] = 4 * np.stack([np.cos(angle), np.sin(angle)], 1)
+    heard = []
+
+    def head(support, labels, queries):
+        heard.append((support, queries))
+        return queries[:, :way]
+
+    support = jnp.asarray(answers.reshape(len(labels), -1))
+    one = panel.best_teachers(head, way=way, num_teachers=num_teachers, keep=1)
+    one(support, labels, support + 1)
+    wanted = np.zeros((len(labels), num_teachers, 2))
+    wanted[:, 3] = answers[:, 3]
+    np.testing.assert_allclose(heard[0][0], wanted.reshape(len(labels), -1), rtol=1e-6)
+    wanted[:, 3] += 1
+    np.testing.assert_allclose(heard[0][1], wanted.reshape(len(labels), -1), rtol=1e-6)
+    every = panel.best_teachers(head, way=way, num_teachers=num_teachers, keep=5)
+    every(support, labels, support)
+    np.testing.assert_array_equal(heard[1][0], support)
+    # One image a class: the scatter within is unknown and nothing is not a number.
+    single = panel.best_teachers(
+        lambda support, labels, queries: support, way=3, num_teachers=5, keep=2
+    )(support[::shots], jnp.arange(3), support)
+    assert np.isfinite(single).all() and (np.asarray(single) != 0).any()
+    with pytest.raises(ValueError, match="between 1 and 5"):
+        panel.best_teachers(head, way=way, num_teachers=5, keep=6)

@@ -9,9 +9,9 @@ import optax
 import pytest
 import toy
 
-from free_jax import models, zoo
+from free_jax import models, scenes, zoo
 from free_jax.episodes import balanced_labels
-from free_jax.inversion import Adversary, Objective, meta_generator
+from free_jax.inversion import Adversary, Objective, meta_generator, pixel_source
 from free_jax.parallel import map_tasks
 
 K, N = 3, 2
@@ -86,6 +86,15 @@ def loops(teachers, step):
         )
         for i in range(3)
     ]
+
+
+def test_pixels_may_start_from_scenes():
+    shape, labels = (8, 8, 3), jnp.arange(4)
+    source = pixel_source(shape, 0.0, "scenes")
+    images = source.render(source.start(jax.random.key(0), (), labels), labels)
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 1), 4)
+    drawn = jnp.stack([scenes.dead_leaves(key, shape) for key in keys])
+    np.testing.assert_allclose(images, jnp.clip(drawn, 0.05, 0.95), atol=1e-5)
 
 
 def test_one_teacher_is_a_python_loop(teachers, loops):

@@ -13,6 +13,7 @@ from PIL import Image
 from experiments import (
     checkpointing,
     command_line,
+    preparing,
     recovering,
     run,
     sabotage,
@@ -149,9 +150,53 @@ def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
     assert result["results"]
 
 
+def test_held_out_classes_are_seen_by_the_judge_alone(
+    finished, zoo_path, tmp_path, monkeypatch
+):
+    earlier, _ = finished
+    told = []
+
+    def spy(pool, panel):
+        told.append((pool, panel, bank_of(pool, panel)))
+        return told[-1][-1]
+
+    bank_of = preparing.held_out_bank
+    monkeypatch.setattr(preparing, "held_out_bank", spy)
+    prepared = []
+    monkeypatch.setattr(
+        train,
+        "_train",
+        lambda c, w, experiment, *a: prepared.append(experiment) or {"stopped_at": 0},
+    )
+    config = parse(
+        zoo_path,
+        f"--config.recover.reuse={earlier}",
+        "--config.panel.held_out_classes=7",
+        "--config.panel.trust=False",  # judging one teacher alone is another test
+        "--config.eval.select=pseudo",
+    )
+    train.main(config, str(tmp_path))
+    pool, panel, bank = told[0]
+    known = np.concatenate([t.class_ids for t in load_zoo(zoo_path).teachers])
+    assert not np.isin(known[panel.asked], panel.held_out).any()
+    left_out = np.setdiff1d(np.arange(5), panel.asked)
+    assert np.isin(known[left_out], panel.held_out).any(1).all()
+    data = prepared[0].data
+    assert data.logits.shape[1] == len(panel.asked)
+    # Two images a class and teacher, and ten scenes: nothing of the teachers left out.
+    assert data.images.shape[0] == 10 * len(panel.asked) + 10
+    for number, class_id in enumerate(panel.held_out):
+        wanted = pool.images[pool.classes == class_id]
+        assert bank.counts[number] == len(wanted)
+        np.testing.assert_array_equal(bank.images[number, : len(wanted)], wanted)
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("--config.panel.held_out_classes=3", "must be between 5 and 20"),
+        ("--config.panel.held_out_classes=20", "every teacher knows one of them"),
+        ("--config.recover.start=photos", "choose one of noise, scenes"),
         ("--config.recover.backend=pixel", "choose one of pixels, generator"),
         ("--config.distill.mix=paste", "choose one of none, mixup, cutmix"),
         ("--config.eval.select=pseudo", "choose last or val"),

@@ -23,6 +23,7 @@ from free_jax.zoo import (
     load_zoo,
     merge,
     save_zoo,
+    select,
     stack,
     subset,
     take,
@@ -86,6 +87,27 @@ def test_take_and_stack_refuse_what_does_not_fit(mixed):
         stack([take(teachers, 0) for teachers in mixed.teachers])
     with pytest.raises(InputError, match="no teachers"):
         stack([])
+
+
+def test_select_counts_over_all_groups(mixed):
+    sizes = [group.num_teachers for group in mixed.groups]
+    last = sum(sizes) - 1
+    chosen = select(mixed, np.asarray([1, last]))
+    assert [group.num_teachers for group in chosen.groups] == [1, 1]
+    for before, after, row in (
+        (mixed.groups[0], chosen.groups[0], 1),
+        (mixed.groups[-1], chosen.groups[-1], sizes[-1] - 1),
+    ):
+        for a, b in zip(
+            jax.tree.leaves(before.teachers),
+            jax.tree.leaves(after.teachers),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a[row], b[0])
+    # A group left empty is dropped; no teacher at all is refused.
+    assert len(select(mixed, np.asarray([0])).groups) == 1
+    with pytest.raises(InputError, match="no teacher"):
+        select(mixed, np.asarray([], int))
 
 
 def test_properties_and_subset(mixed):

@@ -22,8 +22,8 @@ def experiment(
       config: of the run.
       zoo: teachers, or None.
       map_tasks: how tasks are spread.
-      prepare: ``(zoo, asked zoo, map_tasks) -> Described``: recovers images from the
-        first and asks the second about them, for algorithms that need that.
+      prepare: ``(zoo, PanelChoice, map_tasks) -> (Described, held-out images)``:
+        recovers images and asks the panel, for algorithms that need that.
     """
     if config.algorithm != "episodic" and zoo is None:
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")

@@ -37,6 +37,8 @@ class Experiment(NamedTuple):
       images_per_step: recovered in a step.
       status: metrics of the status line and their short names there.
       memory_of: ``state -> ImageBank`` of recovered images, or None.
+      held_out: images recovered of classes that the training never sees, whose
+        episodes judge a model without data; None where there are none.
       zoo: the teachers, or None where no method uses them.
     """
 
@@ -51,6 +53,7 @@ class Experiment(NamedTuple):
     status: dict[str, str]
     memory_of: Callable[[Any], ImageBank] | None
     zoo: zoo_lib.Zoo | None
+    held_out: ImageBank | None = None
 
 
 def classifier(model: Any, way: int, chosen: Preset) -> Architecture:

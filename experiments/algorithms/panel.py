@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from experiments import build_inversion, inputs, panel_methods
+from experiments import build_inversion, inputs, panel_choice, panel_methods
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
 from free_jax import zoo as zoo_lib
@@ -16,10 +16,10 @@ from free_jax.errors import InputError
 def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     """What the config may hold."""
     recover = config.recover
-    if config.eval.select == "pseudo":
+    if config.eval.select == "pseudo" and not config.panel.held_out_classes:
         raise InputError(
-            "config.eval.select=pseudo: the panel keeps no tasks to select by; choose "
-            "last or val"
+            "config.eval.select=pseudo: nothing is held out to select by; set "
+            "config.panel.held_out_classes, or choose last or val"
         )
     if recover.images_per_class < 0 or recover.scenes < 0:
         raise InputError(
@@ -34,6 +34,8 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     choices: base.Choices = {
         "recover.backend": (recover.backend, build_inversion.BACKENDS),
         "distill.mix": (config.distill.mix, ("none", "mixup", "cutmix")),
+        "distill.edges": (config.distill.edges, ("black", "wrap")),
+        "recover.start": (recover.start, ("noise", "scenes")),
     }
     positive = {
         "recover.num_steps": recover.num_steps,
@@ -49,8 +51,8 @@ def build(
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
     chosen = inputs.preset(config)
-    asked = panel_teachers(config, zoo)
-    num_teachers = asked.num_teachers
+    panel = panel_choice.choose(config, zoo)
+    num_teachers = len(panel.asked)
     model = base.classifier(config.student, num_teachers * zoo.way, chosen)
     options = config.distill
     tx = optimizer(options.optimizer)
@@ -65,6 +67,7 @@ def build(
             batch_size=options.batch_size,
             temperature=options.temperature,
             crop_padding=options.crop_padding,
+            edges=options.edges,
             mix=options.mix,
             similarity=options.similarity,
         )
@@ -74,7 +77,7 @@ def build(
     # and what the yardsticks start from.
     student = base.classifier(config.student, config.way, chosen)
     _, test_learner = base.learners(config, student)
-    described = prepare(zoo, asked, map_tasks)  # Last: it takes minutes.
+    described, held_out = prepare(zoo, panel, map_tasks)  # Last: it takes minutes.
     return base.Experiment(
         algorithm=algorithm,
         data=described,
@@ -87,17 +90,13 @@ def build(
             weights=described.weights,
             temperature=options.temperature,
             learner=test_learner,
+            head_scale=config.learner.head_scale,
         ),
         test_learner=test_learner,
         pseudo_task=(1, 15),
+        held_out=held_out,
         images_per_step=0,
         status={"distill_loss": "kl", "agreement": "agree"},
         memory_of=None,
         zoo=zoo,
     )
-
-
-def panel_teachers(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
-    """The teachers that are asked: all, or the first few of each group."""
-    count = config.panel.teachers
-    return zoo_lib.subset(zoo, count) if count else zoo

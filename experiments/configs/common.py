@@ -219,6 +219,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "learning_rate": 0.1,
                 "generator_width": 32,
                 "teachers_at_once": 1,
+                "start": "noise",  # or scenes: what pixels are optimised from
                 "reuse": "",  # workdir of an earlier panel run: its images and answers
                 "scenes": 10000,  # synthetic images added to the recovered ones
                 "objective": {
@@ -231,6 +232,9 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             },
             "panel": {
                 "teachers": 0,  # how many are asked; 0: all
+                # Classes known to no teacher that is asked: episodes of their images,
+                # recovered from the others, judge a setting without data.
+                "held_out_classes": 0,
                 "trust": True,  # leave out teachers that tell nothing or contradict
             },
             "distill": {
@@ -239,6 +243,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "batch_size": 128,
                 "temperature": 2.0,
                 "crop_padding": 4,
+                "edges": "black",  # or wrap
                 "mix": "none",  # mixup or cutmix
                 "similarity": 0.0,
             },
@@ -250,6 +255,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "train_steps": 5,
                 "test_steps": 10,
                 "test_lr": 0.0,
+                "head_scale": 10.0,  # of the first head, from class means; 0: zeros
             },
             "eval": {
                 **eval_config(),

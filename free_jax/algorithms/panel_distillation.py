@@ -16,6 +16,7 @@ from free_jax import augment, heads
 from free_jax.algorithms.base import Algorithm
 from free_jax.architecture import Architecture
 from free_jax.episodes import to_float
+from free_jax.supervised import supervised_step
 from free_jax.types import PyTree
 
 
@@ -103,10 +104,9 @@ def panel_distillation(
         opt = optimizer.init(variables["params"])
         return DistillState(jnp.int32(0), variables, opt)
 
-    def loss_fn(params, state, images, targets, weights):
-        variables = {**state.variables, "params": params}
+    def loss_fn(params, images, targets, weights):
         features, moments = student.apply_with_moments(
-            variables, images, norm="batch", features=True
+            {"params": params}, images, norm="batch", features=True
         )
         logits = student.head(params, features)
         log_s = jax.nn.log_softmax(logits.reshape(targets.shape) / temperature)
@@ -120,6 +120,8 @@ def panel_distillation(
         same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
         return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
 
+    update = supervised_step(loss_fn, optimizer, momentum)
+
     def step(
         key: Key[Array, ""], state: DistillState, data: Described
     ) -> tuple[DistillState, DistillInfo]:
@@ -131,20 +133,9 @@ def panel_distillation(
         targets = jax.nn.softmax(data.logits[rows] / temperature)
         if mix != "none":
             images, targets = augment.mix_pairs(key_mix, images, targets, mix)
-        params = state.variables["params"]
-        (loss, (moments, same)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, state, images, targets, data.weights
+        variables, opt, loss, same = update(
+            state.variables, state.opt, images, targets, data.weights
         )
-        updates, opt = optimizer.update(grads, state.opt, params)
-        running = jax.tree.map(
-            lambda old, new: momentum * old + (1 - momentum) * new,
-            state.variables["batch_stats"],
-            moments,
-        )
-        variables = {
-            "params": optax.apply_updates(params, updates),
-            "batch_stats": running,
-        }
         new = DistillState(state.step + 1, variables, opt)
         return new, DistillInfo(loss, same, jnp.isfinite(loss))
 

@@ -1,5 +1,7 @@
 """Pixel inversion: every image of a task is optimised by itself, from noise."""
 
+from typing import Literal
+
 import optax
 
 from free_jax.architecture import Architecture
@@ -18,6 +20,7 @@ def pixel_inverter(
     num_steps: int = 150,
     learning_rate: float = 0.1,
     deviation: float = 0.2,
+    start: Literal["noise", "scenes"] = "noise",
     objective: Objective = PIXELS,
 ) -> Inverter:
     """Adam on the pixels with cosine decay; slower than FIVE, no training needed.
@@ -31,6 +34,8 @@ def pixel_inverter(
       learning_rate: at the start; decays to zero.
       deviation: of the noise that images start from, before the sigmoid; what is
         not needed of it stays in the image.
+      start: from noise, or from `scenes.dead_leaves`, whose edges and colours stay
+        where the teacher does not object.
       objective: weights of the losses.
 
     Returns:
@@ -45,7 +50,7 @@ def pixel_inverter(
     if learning_rate <= 0:
         raise ValueError(f"learning_rate={learning_rate} must be positive")
     return inverter(
-        pixel_source(teacher.image_shape, deviation),
+        pixel_source(teacher.image_shape, deviation, start),
         white_box(objective, teacher),
         teacher,
         optimizer=optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps)),

@@ -1,11 +1,12 @@
 """Where recovered images come from: a generator and latents, or the pixels."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from free_jax import scenes
 from free_jax.models import Generator
 from free_jax.types import PyTree
 
@@ -62,17 +63,33 @@ def generator_source(generator: Generator, latent_dim: int = 256) -> Source:
     )
 
 
-def pixel_source(image_shape: tuple[int, int, int], deviation: float = 1.0) -> Source:
+def pixel_source(
+    image_shape: tuple[int, int, int],
+    deviation: float = 1.0,
+    begin: Literal["noise", "scenes"] = "noise",
+) -> Source:
     """The pixels themselves, kept in [0, 1] by a sigmoid; nothing is shared.
 
     Args:
       image_shape: (h, w, c).
       deviation: of the normal noise that the sigmoid's inputs start from.
+      begin: from that noise around grey, or around synthetic scenes.
+
+    Raises:
+      ValueError: an unknown beginning.
     """
+    if begin not in ("noise", "scenes"):
+        raise ValueError(f"start={begin!r}: choose noise or scenes")
 
     def start(key: jax.Array, shared: PyTree, labels: jax.Array) -> jax.Array:
         del shared
-        return deviation * jax.random.normal(key, (labels.shape[0], *image_shape))
+        noise = deviation * jax.random.normal(key, (labels.shape[0], *image_shape))
+        if begin == "noise":
+            return noise
+        keys = jax.random.split(jax.random.fold_in(key, 1), labels.shape[0])
+        drawn = jax.vmap(lambda k: scenes.dead_leaves(k, image_shape))(keys)
+        # Near black and white the sigmoid is flat: pixels there would never move.
+        return noise + jax.scipy.special.logit(jnp.clip(drawn, 0.05, 0.95))
 
     return Source(
         init=lambda key: (),

@@ -1,14 +1,25 @@
 """Pools of pre-trained teachers, in memory and on disk."""
 
 from free_jax.zoo.checkpoint import load_zoo, save_zoo
-from free_jax.zoo.pool import Zoo, ZooGroup, merge, stack, subset, take
+from free_jax.zoo.pool import (
+    Zoo,
+    ZooGroup,
+    first_of_each_group,
+    merge,
+    select,
+    stack,
+    subset,
+    take,
+)
 
 __all__ = [
     "Zoo",
     "ZooGroup",
+    "first_of_each_group",
     "load_zoo",
     "merge",
     "save_zoo",
+    "select",
     "stack",
     "subset",
     "take",

@@ -206,20 +206,53 @@ def take(
 
 def subset(zoo: Zoo, num_teachers: int) -> Zoo:
     """The first `num_teachers` of each group (or all, where it has fewer)."""
+    return select(zoo, first_of_each_group(zoo, num_teachers))
+
+
+def first_of_each_group(zoo: Zoo, num_teachers: int) -> Int[np.ndarray, " n"]:
+    """Indices, over the teachers of all groups, of the first ones of each group."""
     if num_teachers < 1:
         raise InputError(f"num_teachers={num_teachers} must be at least 1")
-    groups = [
-        dataclasses.replace(
-            group,
-            # On the host: slicing on the device compiles once for each leaf shape.
-            teachers=jax.tree.map(
-                lambda leaf: jnp.asarray(np.asarray(leaf)[:num_teachers]),
-                group.teachers,
-            ),
-            accuracy=group.accuracy[:num_teachers],
+    sizes = [group.num_teachers for group in zoo.groups]
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    return np.concatenate(
+        [
+            start + np.arange(min(size, num_teachers))
+            for start, size in zip(starts, sizes, strict=False)
+        ]
+    )
+
+
+def select(zoo: Zoo, index: Int[np.ndarray, " n"]) -> Zoo:
+    """The teachers of a zoo that an index names; groups left empty are dropped.
+
+    Args:
+      zoo: any.
+      index: [n] increasing, over the teachers of all groups.
+
+    Raises:
+      InputError: the index is empty.
+    """
+    groups, first = [], 0
+    for group in zoo.groups:
+        last = first + group.num_teachers
+        rows = index[(index >= first) & (index < last)] - first
+        first = last
+        if not rows.size:
+            continue
+        groups.append(
+            dataclasses.replace(
+                group,
+                # On the host: slicing on the device compiles once a leaf shape.
+                teachers=jax.tree.map(
+                    lambda leaf, rows=rows: jnp.asarray(np.asarray(leaf)[rows]),
+                    group.teachers,
+                ),
+                accuracy=group.accuracy[rows],
+            )
         )
-        for group in zoo.groups
-    ]
+    if not groups:
+        raise InputError("no teacher of the zoo is selected")
     return Zoo(tuple(groups), zoo.class_names)
 
 
