@@ -2,11 +2,11 @@
 
 On CPU the backend's convolution is the fastest forward pass, but inside a loop
 (`lax.scan`, `lax.map`) its own gradient for the kernel is up to a hundred times slower
-than the same sums as matrix products.  "mixed" therefore takes the direct form for the
-output and for the gradient of the images (which is a convolution too) and one product
-a tap for the gradient of the kernel; teachers need none of these.  "auto" on CPU is
-"mixed", or patches for few input channels, or project + shift where the output has
-fewer channels than the kernel has taps; elsewhere it is the backend's own convolution.
+than the same sums in other forms.  "mixed" therefore takes the direct form for the
+output and for the gradient of the images (which is a convolution too), and one that
+suits the number of channels for the gradient of the kernel; teachers need none of
+these.  "auto" on CPU is "mixed", or project + shift where the output has fewer channels
+than the kernel has taps; elsewhere it is the backend's own convolution.
 `vmap` over kernels turns the matmul forms into batched matmuls and the others into
 grouped convolutions.  Figures: ``python benchmarks/convolution.py``.
 """
@@ -24,18 +24,19 @@ from jaxtyping import Array, Float
 Lowering = Literal["auto", "direct", "mixed", "patches", "project"]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-# With fewer input channels patches are small and beat the direct form.
-_FEW_CHANNELS = 8
+# Between these many input channels the gradient for a kernel is fastest as a
+# convolution, below as one matrix product of all taps, above as one product a tap.
+_FEW_CHANNELS, _MANY_CHANNELS = 8, 32
 
 
 def _resolve(lowering: Lowering, kernel_shape: tuple[int, ...], stride: int):
-    kh, kw, c, o = kernel_shape
+    kh, kw, _, o = kernel_shape
     if lowering == "auto":
         if jax.default_backend() != "cpu":
             return "direct"
         if o < kh * kw:
             return "project"
-        lowering = "patches" if c < _FEW_CHANNELS else "mixed"
+        lowering = "mixed"
     # The image gradient of a strided convolution is not a plain convolution.
     return "patches" if lowering == "mixed" and stride > 1 else lowering
 
@@ -128,24 +129,77 @@ def _mixed_forward(images: jax.Array, kernel: jax.Array, padding: Padding):
 
 def _mixed_backward(padding: Padding, saved, gradient: jax.Array):
     images, kernel = saved
-    kh, kw, c, o = kernel.shape
-    # Written with `_mixed` itself, so that second derivatives are fast as well.
-    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    return (
+        _image_gradient(gradient, kernel, padding),
+        _kernel_gradient(images, gradient, padding),
+    )
+
+
+_mixed.defvjp(_mixed_forward, _mixed_backward)
+
+
+def _image_gradient(
+    gradient: jax.Array, kernel: jax.Array, padding: Padding
+) -> jax.Array:
+    kh, kw, _, _ = kernel.shape
     (top, bottom), (left, right) = padding
     around = (
         (kh - 1 - top, kh - 1 - bottom),
         (kw - 1 - left, kw - 1 - right),
     )
-    to_images = _mixed(gradient, turned, around)
-    # One product a tap: no patches are built.
-    rows = gradient.reshape(-1, o)
-    to_kernel = jnp.stack(
-        [tap.reshape(-1, c).T @ rows for tap in _taps(images, kh, kw, 1, padding)]
+    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    few = turned.shape[-1] < kh * kw
+    return conv2d(
+        gradient, turned, padding=around, lowering="project" if few else "mixed"
     )
-    return to_images, to_kernel.reshape(kernel.shape)
 
 
-_mixed.defvjp(_mixed_forward, _mixed_backward)
+# Output and both gradients are bilinear, and the derivative of each in one argument is
+# one of the three: second derivatives take no other form than first ones.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _kernel_gradient(
+    images: jax.Array, gradient: jax.Array, padding: Padding
+) -> jax.Array:
+    """Sum over images and positions of what a tap sees times the gradient there."""
+    (n, h, w, c), (_, rows, columns, o) = images.shape, gradient.shape
+    kh = h + sum(padding[0]) - rows + 1
+    kw = w + sum(padding[1]) - columns + 1
+    if _FEW_CHANNELS <= c <= _MANY_CHANNELS:
+        # A convolution with channels for images, images for channels and the gradient
+        # for a kernel; the barriers keep it in the form that the backend knows.
+        channels = lax.optimization_barrier(images.transpose(3, 1, 2, 0))
+        windows = lax.optimization_barrier(gradient.transpose(1, 2, 0, 3))
+        out = lax.optimization_barrier(_direct(channels, windows, 1, padding))
+        return out.transpose(1, 2, 0, 3)
+    products = gradient.reshape(-1, o)
+    if c < _FEW_CHANNELS:
+        # Few rows, each contiguous: one product of all taps.
+        channels = jnp.pad(images, ((0, 0), *padding, (0, 0))).transpose(3, 0, 1, 2)
+        channels = lax.optimization_barrier(channels)
+        seen = jnp.stack(
+            [
+                channels[:, :, i : i + rows, j : j + columns]
+                for i in range(kh)
+                for j in range(kw)
+            ]
+        )
+        out = seen.reshape(kh * kw * c, -1) @ products
+    else:  # One product a tap: no patches are built.
+        taps = _taps(images, kh, kw, 1, padding)
+        out = jnp.stack([tap.reshape(-1, c).T @ products for tap in taps])
+    return out.reshape(kh, kw, c, o)
+
+
+def _kernel_gradient_forward(images: jax.Array, gradient: jax.Array, padding: Padding):
+    return _kernel_gradient(images, gradient, padding), (images, gradient)
+
+
+def _kernel_gradient_backward(padding: Padding, saved, kernel: jax.Array):
+    images, gradient = saved
+    return _image_gradient(gradient, kernel, padding), _mixed(images, kernel, padding)
+
+
+_kernel_gradient.defvjp(_kernel_gradient_forward, _kernel_gradient_backward)
 
 
 def upsample_conv2d(

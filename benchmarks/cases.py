@@ -1,0 +1,368 @@
+"""The pieces of work that `against_torch.py` compares, each in both libraries.
+
+Images and weights are random: time does not depend on what they show.  Both sides
+start from the same weights; `tests/test_benchmarks.py` shows that they then compute the
+same losses.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import torch
+
+import free_jax as fj
+from benchmarks.torch_baseline import episodes as torch_episodes
+from benchmarks.torch_baseline import free as torch_free
+from benchmarks.torch_baseline import inversion as torch_inversion
+from benchmarks.torch_baseline import networks as torch_networks
+from benchmarks.torch_baseline import training as torch_training
+from free_jax import evaluation, interop, memory, pretraining, replay
+from free_jax.algorithms import free
+from free_jax.architecture import Architecture
+from free_jax.models import Generator
+
+WAY, SIZE, LATENT, INNER_STEPS, TEST_STEPS = 5, 32, 256, 5, 10
+MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
+# What FREE's released code asks of recovered images.
+RELEASED = fj.Objective(
+    moments=0.0,
+    agreement="prob_dot",
+    student_gradient=False,
+    augment_per_image=False,
+)
+
+
+class Case(NamedTuple):
+    """One piece of work.
+
+    Attributes:
+      ours: does it once and waits for the result.
+      eager: the same in eager PyTorch.
+      compiled: the same under `torch.compile`, or None where that cannot be.
+      units: how many inner steps, episodes, batches or steps one call holds.
+      unit: their name.
+    """
+
+    ours: Callable[[], Any]
+    eager: Callable[[], Any]
+    compiled: Callable[[], Any] | None
+    units: int
+    unit: str
+
+
+def classifier(name: str, **kwargs) -> Architecture:
+    return fj.architecture(
+        name, way=WAY, image_shape=(SIZE, SIZE, 3), mean=MEAN, std=STD, **kwargs
+    )
+
+
+def normalize(images: torch.Tensor) -> torch.Tensor:
+    """Images [n, c, h, w] in [0, 1] to what the networks are given."""
+    mean, std = (torch.tensor(x).view(1, 3, 1, 1) for x in (MEAN, STD))
+    return (images - mean) / std
+
+
+def to_torch(images) -> torch.Tensor:
+    """[..., h, w, c] to [..., c, h, w]."""
+    return torch.tensor(np.moveaxis(np.asarray(images), -1, -3).copy())
+
+
+def torch_classifier(arch: Architecture, variables) -> torch_networks.State:
+    state = interop.to_state_dict(jax.device_get(variables), arch)
+    inner = (".C.", ".BN.")  # drops Conv4's second copies
+    if arch.name == "conv4":
+        state = {
+            k: v
+            for k, v in state.items()
+            if any(part in k for part in inner) or k.startswith("trunk.5")
+        }
+    return torch_networks.tensors(state)
+
+
+def torch_generator(generator: Generator, params) -> torch_networks.State:
+    state = interop.generator_to_state_dict({"params": params}, generator)
+    return {
+        k: v
+        for k, v in torch_networks.tensors(state).items()
+        if "running" not in k
+    }
+
+
+def inversion(
+    name: str, *, width: int = 64, images_per_class: int = 20, steps: int = INNER_STEPS
+) -> Case:
+    """FIVE's inner loop for one teacher."""
+    arch = classifier(name)
+    generator = Generator((SIZE, SIZE, 3), width)
+    labels = fj.balanced_labels(WAY, images_per_class)
+    inverter = fj.meta_generator(
+        generator,
+        arch,
+        inner_optimizer=optax.adam(1e-3, b1=0.5),
+        objective=RELEASED,
+        num_steps=steps,
+        latent_dim=LATENT,
+    )
+    teacher = fj.Teachers(arch.init(jax.random.key(0)), jnp.arange(WAY))
+    params = inverter.init(jax.random.key(1))
+    invert = jax.jit(inverter.invert)
+
+    def ours():
+        _, info, gradient = invert(jax.random.key(2), params, teacher, labels)
+        return jax.block_until_ready((info.loss, gradient))[0]
+
+    state = torch_classifier(arch, teacher.variables)
+    phi = torch_generator(generator, params)
+    latents = torch.randn(len(labels), LATENT)
+    targets = torch.tensor(np.asarray(labels), dtype=torch.long)
+    views = [torch_inversion.View(i - 2, 1, bool(i % 2)) for i in range(steps)]
+    network = torch_networks.NETWORKS[name]
+
+    def loss(fast, z, view):
+        return torch_inversion.loss(fast, z, state, network, targets, view, normalize)
+
+    def eager():
+        return torch_inversion.invert(phi, latents, views, loss)[2]
+
+    fast_loss = torch.compile(loss, dynamic=True)
+
+    def compiled():
+        return torch_inversion.invert(phi, latents, views, fast_loss)[2]
+
+    return Case(ours, eager, compiled, steps, "inner step")
+
+
+def _bank(classes: int = 8, per_class: int = 30) -> fj.ImageBank:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (classes, per_class, SIZE, SIZE, 3), np.uint8)
+    return memory.from_arrays(images, np.full(classes, per_class))
+
+
+def torch_episode(episode: fj.Episode) -> torch_episodes.Episode:
+    def part(images, labels):
+        labels = torch.tensor(np.asarray(labels), dtype=torch.long)
+        return normalize(to_torch(images)), labels
+
+    return torch_episodes.Episode(
+        *part(episode.support_images, episode.support_labels),
+        *part(episode.query_images, episode.query_labels),
+    )
+
+
+def _torch_episodes(bank, shots: int, queries: int, count: int):
+    return [
+        torch_episode(
+            fj.sample_episode(key, bank, way=WAY, shots=shots, queries=queries)
+        )
+        for key in jax.random.split(jax.random.key(3), count)
+    ]
+
+
+def _torch_student(student: Architecture, params) -> torch_networks.State:
+    state = torch_classifier(student, {"params": params})
+    return {
+        name: state[name].requires_grad_() for name in torch_networks.weights(state)
+    }
+
+
+def maml(
+    shots: int, *, map_tasks: Callable, episodes: int = 10, queries: int = 15
+) -> Case:
+    """One second-order MAML update of several episodes."""
+    student = classifier("conv4")
+    learner = fj.maml(student, num_steps=INNER_STEPS)
+    optimizer = optax.adam(1e-3)
+    bank = _bank()
+    update = jax.jit(
+        replay.episodic_update(
+            learner,
+            optimizer,
+            way=WAY,
+            shots=shots,
+            queries=queries,
+            episodes_per_update=episodes,
+            map_tasks=map_tasks,
+        )
+    )
+    params = learner.init(jax.random.key(0))
+    opt_state = optimizer.init(params)
+
+    def ours():
+        result = update(jax.random.key(3), params, opt_state, bank)
+        return jax.block_until_ready(result)[2].loss
+
+    weights = _torch_student(student, params)
+    torch_optimizer = torch.optim.Adam(list(weights.values()), 1e-3)
+    tasks = _torch_episodes(bank, shots, queries, episodes)
+
+    def eager():
+        return torch_episodes.update(weights, torch_optimizer, tasks, INNER_STEPS)
+
+    # torch.compile does not trace a gradient within the graph.
+    return Case(ours, eager, None, episodes, "episode")
+
+
+def evaluate(
+    shots: int, *, map_tasks: Callable, episodes: int = 20, queries: int = 15
+) -> Case:
+    """Adaptation and transductive accuracy of several episodes."""
+    student = classifier("conv4")
+    learner = fj.maml(student, num_steps=TEST_STEPS)
+    params = learner.init(jax.random.key(0))
+    bank = _bank()
+
+    def classify(params, episode):
+        adapted = learner.adapt(params, episode.support_images, episode.support_labels)
+        return {"transductive": learner.predict(adapted, episode.query_images)}
+
+    run = evaluation.evaluator(
+        classify,
+        way=WAY,
+        shots=shots,
+        queries=queries,
+        num_episodes=episodes,
+        map_tasks=map_tasks,
+    )
+
+    def ours():
+        return run(jax.random.key(3), params, bank)["transductive"].per_episode
+
+    weights = _torch_student(student, params)
+    tasks = _torch_episodes(bank, shots, queries, episodes)
+    network = torch.compile(torch_networks.conv4, dynamic=True)
+
+    def eager():
+        return torch_episodes.evaluate(weights, tasks, TEST_STEPS)
+
+    def compiled():
+        return torch_episodes.evaluate(weights, tasks, TEST_STEPS, network)
+
+    return Case(ours, eager, compiled, episodes, "episode")
+
+
+def train(
+    *, map_tasks: Callable, teachers: int = 2, batches: int = 4, batch_size: int = 128
+) -> Case:
+    """Part of an epoch of Conv4 teachers."""
+    arch = classifier("conv4")
+    per_class = -(-batches * batch_size // WAY)
+    bank = _bank(classes=WAY, per_class=per_class)
+    init, epoch, _ = pretraining.teacher_trainer(
+        arch,
+        optax.chain(optax.clip_by_global_norm(50.0), optax.adam(0.01)),
+        images_per_class=per_class,
+        batch_size=batch_size,
+    )
+    keys = jax.random.split(jax.random.key(0), teachers)
+    states = jax.vmap(init)(keys)
+    ids = jnp.broadcast_to(jnp.arange(WAY), (teachers, WAY))
+    run = jax.jit(map_tasks(epoch))
+
+    def ours():
+        return jax.block_until_ready(run(bank, (keys, ids, states)))[1].loss
+
+    images = torch.tensor(np.asarray(bank.images)).flatten(0, 1).movedim(-1, 1)
+    shape = (batches, batch_size)
+    order = torch.randperm(len(images))[: batches * batch_size].view(shape)
+    labels = order // per_class
+    flips = torch.rand(shape) < 0.5
+    first = jax.tree.map(lambda x: x[0], states.variables)
+    start = torch_classifier(arch, first)
+    training = torch.compile(torch_training.conv4_training)
+
+    def loop(network):
+        for _ in range(teachers):
+            state = {name: value.clone() for name, value in start.items()}
+            losses = torch_training.epoch(
+                state, images[order], labels, flips, normalize, network
+            )
+        return losses
+
+    return Case(
+        ours,
+        lambda: loop(torch_training.conv4_training),
+        lambda: loop(training),
+        teachers * batches,
+        "batch",
+    )
+
+
+def free_step(
+    *,
+    map_tasks: Callable,
+    teachers: int = 4,
+    width: int = 64,
+    images_per_class: int = 20,
+    updates: int = 1,
+    episodes: int = 10,
+) -> Case:
+    """One step of FREE after its warm-up, with a fixed number of replay updates."""
+    student, generator = classifier("conv4"), Generator((SIZE, SIZE, 3), width)
+    learner = fj.maml(student, num_steps=INNER_STEPS)
+    optimizer = optax.adam(1e-3)
+    inverter = fj.meta_generator(
+        generator,
+        student,
+        inner_optimizer=optax.adam(1e-3, b1=0.5),
+        objective=RELEASED,
+        student=student,
+        num_steps=INNER_STEPS,
+        latent_dim=LATENT,
+    )
+    update = replay.episodic_update(
+        learner,
+        optimizer,
+        way=WAY,
+        shots=1,
+        queries=15,
+        episodes_per_update=episodes,
+        map_tasks=map_tasks,
+    )
+    algorithm = free(
+        (inverter,),
+        (student,),
+        learner,
+        student,
+        replay.replay(update, patience=updates, max_updates=updates),
+        generator_optimizer=optax.adam(1e-3, b1=0.5),
+        optimizer=optimizer,
+        align_optimizer=optax.adam(1e-3),
+        teachers_per_step=(teachers,),
+        num_classes=WAY,
+        images_per_class=images_per_class,
+        warmup_steps=0,
+        distill="prob_dot",
+        augment_per_image=False,
+        generator_optimizer_state="fresh",
+        map_tasks=map_tasks,
+    )
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    variables = jax.vmap(student.init)(jax.random.split(jax.random.key(1), teachers))
+    ids = jnp.broadcast_to(jnp.arange(WAY, dtype=jnp.int32), (teachers, WAY))
+    pool = (fj.Teachers(variables, ids),)
+    run = jax.jit(algorithm.step)
+
+    def ours():
+        return jax.block_until_ready(run(jax.random.key(2), state, pool))[1]
+
+    labels = fj.balanced_labels(WAY, images_per_class)
+    targets = torch.tensor(np.asarray(labels), dtype=torch.long)
+    views = [torch_inversion.View(i - 2, 1, bool(i % 2)) for i in range(INNER_STEPS)]
+    phi = torch_generator(generator, state.generator)
+    weights = _torch_student(student, state.params)
+    stack = [
+        torch_classifier(student, jax.tree.map(lambda x, i=i: x[i], variables))
+        for i in range(teachers)
+    ]
+    tasks = _torch_episodes(_bank(), 1, 15, episodes)
+
+    def eager():
+        return torch_free.step(
+            phi, weights, stack, targets, views, normalize, lambda: tasks, updates
+        )
+
+    return Case(ours, eager, None, 1, "step")
