@@ -10,18 +10,22 @@ from free_jax.inversion.loop import InversionInfo, Inverter, inverter
 from free_jax.inversion.objective import Adversary, Critic, Objective, white_box
 from free_jax.inversion.pixels import pixel_inverter
 from free_jax.inversion.sources import Source, generator_source, pixel_source
+from free_jax.inversion.zero_order import Estimator, estimate, zero_order
 
 __all__ = [
     "Adversary",
     "Critic",
+    "Estimator",
     "InversionInfo",
     "Inverter",
     "Objective",
     "Source",
+    "estimate",
     "generator_source",
     "inverter",
     "meta_generator",
     "pixel_inverter",
     "pixel_source",
     "white_box",
+    "zero_order",
 ]
