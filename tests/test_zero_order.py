@@ -9,7 +9,7 @@ import optax
 import pytest
 import toy
 
-from free_jax import black_box, objectives, zoo
+from free_jax import black_box, zoo
 from free_jax.episodes import balanced_labels
 from free_jax.inversion import (
     Adversary,
@@ -117,11 +117,13 @@ def test_chunks_do_not_change_the_estimate():
     slopes, images = normal(0, 3, *SHAPE), normal(1, 3, *SHAPE)
     loss = functools.partial(linear, slopes)
     found = [
-        estimate(jax.random.key(5), loss, images, Estimator(12, at_once=at_once))[1]
-        for at_once in (1, 5, 12, 100)
+        estimate(jax.random.key(5), loss, images, Estimator(12, 1.0, at_once=at_once))[
+            1
+        ]
+        for at_once in (1, 5, 100)
     ]
     for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(other, found[0], rtol=1e-4, atol=1e-3)
 
 
 def test_queries_are_what_the_loss_sees():
@@ -152,15 +154,16 @@ def critic_inputs():
     return images, LABELS, teacher, Adversary(params, 0.7)
 
 
-@pytest.mark.parametrize("student_gradient", [True, False])
-@pytest.mark.parametrize("agreement", objectives.AGREEMENTS)
+@pytest.mark.parametrize(
+    ("agreement", "student_gradient"), [("kl", True), ("l1", False)]
+)
 def test_parity_with_the_white_box_as_directions_grow(agreement, student_gradient):
     objective = PLAIN._replace(agreement=agreement, student_gradient=student_gradient)
     key = jax.random.key(6)
     exact = white_box(objective, toy.TINY, toy.TINY)
     loss, ce, wanted = jax.jit(exact)(jax.random.split(key)[0], *critic_inputs())
     angles = []
-    for count in (50, 3000):
+    for count in (50, 2000):
         critic = zero_order(
             objective,
             toy.TINY,
@@ -169,13 +172,13 @@ def test_parity_with_the_white_box_as_directions_grow(agreement, student_gradien
         )
         found_loss, found_ce, found = jax.jit(critic)(key, *critic_inputs())
         np.testing.assert_allclose((found_loss, found_ce), (loss, ce), rtol=1e-5)
-        cosine = jnp.vdot(found, wanted)
-        angles.append(cosine / jnp.linalg.norm(found) / jnp.linalg.norm(wanted))
+        dot = jnp.vdot(found, wanted)
+        angles.append(dot / jnp.linalg.norm(found) / jnp.linalg.norm(wanted))
         # Unbiased: the estimate's part along the gradient has its length.
         np.testing.assert_allclose(
-            cosine / jnp.vdot(wanted, wanted), 1.0, atol=4 / count**0.5
+            dot / jnp.vdot(wanted, wanted), 1.0, atol=4 / count**0.5
         )
-    assert angles[0] < angles[1] and angles[1] > 0.85
+    assert angles[0] < angles[1] and angles[1] > 0.8
 
 
 def test_a_black_box_has_no_statistics_and_options_are_checked():
@@ -207,11 +210,11 @@ def test_answers_by_hand():
     five = jnp.log(jnp.asarray([[0.5, 0.2, 0.15, 0.1, 0.05]]))
     top = jnp.exp(black_box.answers("top_k")(five))
     np.testing.assert_allclose(top, [[0.5, 0.2, 0.1, 0.1, 0.1]], rtol=1e-5)
-    with pytest.raises(ValueError, match="choose one of logits"):
-        black_box.answers("label")
+    with pytest.raises(ValueError, match="at least 1"):
+        black_box.answers("top_k", top_k=0)
 
 
-@pytest.mark.parametrize("gives", ["logits", "rounded", "top_k", "labels"])
+@pytest.mark.parametrize("gives", ["rounded", "labels"])
 def test_recovers_what_a_trained_teacher_wants_to_see(gives):
     """From queries alone, whatever is told; a label costs a longer perturbation."""
     labels = balanced_labels(toy.WAY, 6)
