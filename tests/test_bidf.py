@@ -241,7 +241,6 @@ def test_fresh_generators_are_not_learned():
     [
         ({"num_teachers": (1, 2)}, "1 groups"),
         ({"images_per_class": 9}, "exceeds memory_per_class=8"),
-        ({"generator_start": "cold"}, "'shared' or 'fresh'"),
     ],
 )
 def test_contradictions_are_refused(change, match):

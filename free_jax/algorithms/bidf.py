@@ -88,8 +88,7 @@ class _Lesson(NamedTuple):
     accuracy: jax.Array
     grads: PyTree  # of the meta-model
     direction: PyTree  # of the generator
-    info: InversionInfo  # means of both sets
-    boundary_loss: jax.Array
+    infos: tuple[InversionInfo, InversionInfo]
     queries: jax.Array
 
 
@@ -226,8 +225,7 @@ def bidf(
             accuracy=accuracy,
             grads=pull_back(outer)[0],
             direction=jax.tree.map(jnp.add, support_direction, query_direction),
-            info=jax.tree.map(lambda a, b: (a + b) / 2, support_info, query_info),
-            boundary_loss=query_info.loss[-1] - query_info.cross_entropy[-1],
+            infos=(support_info, query_info),
             # Both inversions, and each set once more for the distillation.
             queries=support_info.queries + query_info.queries + 2 * len(labels),
         )
@@ -273,19 +271,20 @@ def bidf(
         params, opt = move(optimizer, grads, state.opt, state.params)
         params, opt, replayed = replay(key_replay, params, opt, bank)
 
+        first, second = lesson.infos
         leaves = jax.tree.leaves((generator, params))
         finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
         info = BidfInfo(
-            inversion_ce=lesson.info.cross_entropy[-1],
-            teacher_accuracy=lesson.info.teacher_accuracy,
-            boundary_loss=lesson.boundary_loss,
+            inversion_ce=(first.cross_entropy[-1] + second.cross_entropy[-1]) / 2,
+            teacher_accuracy=(first.teacher_accuracy + second.teacher_accuracy) / 2,
+            boundary_loss=second.loss[-1] - second.cross_entropy[-1],
             distill_loss=lesson.loss,
             distill_accuracy=lesson.accuracy,
             replay_loss=replayed.loss,
             replay_accuracy=replayed.accuracy,
             replay_updates=replayed.num_updates,
             step_queries=lesson.queries,
-            is_finite=finite & (lesson.info.is_finite == 1),
+            is_finite=finite & first.is_finite & second.is_finite,
         )
         return BidfState(
             step=state.step + 1,
