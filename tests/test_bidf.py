@@ -18,7 +18,7 @@ from free_jax.episodes import balanced_labels
 from free_jax.errors import InputError
 from free_jax.inversion import Adversary, Estimator, Objective, meta_generator
 from free_jax.metalearning import batch_apply, maml
-from free_jax.objectives import kl, prob_dot
+from free_jax.objectives import kl
 
 PER_CLASS, CAPACITY, K = 2, 8, 2
 LARGE = toy.tiny((20, 24, 3), width=6)
@@ -208,19 +208,16 @@ def test_meta_gradient_of_both_levels_by_finite_differences():
                 ("query", episode.query_labels),
             )
         )
-        for form in (kl, prob_dot):
-            levels = bilevel.bilevel(
-                toy.TINY, distill=form.__name__, inner_lr=0.1, num_steps=2
-            )
+        levels = bilevel.bilevel(toy.TINY, inner_lr=0.1, num_steps=1)
 
-            @jax.jit
-            def outer(params, levels=levels):
-                return levels.loss(levels.adapt(params, support), query)[0]
+        @jax.jit
+        def outer(params):
+            return levels.loss(levels.adapt(params, support), query)[0]
 
-            direction = toy.double(toy.random_like(params, 3))
-            exact = toy.dot(jax.grad(outer)(params), direction)
-            numeric = toy.central_difference(outer, params, direction, 1e-6)
-            np.testing.assert_allclose(exact, numeric, rtol=1e-4)
+        direction = toy.double(toy.random_like(params, 3))
+        exact = toy.dot(jax.jit(jax.grad(outer))(params), direction)
+        numeric = toy.central_difference(outer, params, direction, 1e-6)
+        np.testing.assert_allclose(exact, numeric, rtol=1e-4)
 
 
 def test_fresh_generators_are_not_learned():

@@ -51,7 +51,7 @@ def normal(seed, *shape):
 )
 def test_unbiased_on_linear_losses(options):
     slopes, images = normal(0, 2, *SHAPE), normal(1, 2, *SHAPE)
-    count = 20000
+    count = 4000
     loss = functools.partial(linear, slopes)
     _, found = jax.jit(
         lambda key: estimate(
@@ -63,7 +63,7 @@ def test_unbiased_on_linear_losses(options):
     assert float(jnp.abs(found - slopes).max()) < 5 * (D / count) ** 0.5
     cosine = jnp.vdot(found, slopes)
     cosine /= jnp.linalg.norm(found) * jnp.linalg.norm(slopes)
-    np.testing.assert_allclose(cosine, (count / (count + D)) ** 0.5, atol=2e-3)
+    np.testing.assert_allclose(cosine, (count / (count + D)) ** 0.5, atol=1e-2)
 
 
 def test_low_frequencies_see_the_projection_only():
@@ -77,14 +77,13 @@ def test_low_frequencies_see_the_projection_only():
             key,
             functools.partial(linear, slopes),
             jnp.zeros_like(slopes),
-            Estimator(20000, frequencies=3, at_once=500),
+            Estimator(5000, frequencies=3, at_once=500),
         )
     )(jax.random.key(2))
-    assert float(jnp.abs(found - wanted).max()) < 5 * (27 / 20000) ** 0.5
+    assert float(jnp.abs(found - wanted).max()) < 5 * (27 / 5000) ** 0.5
 
 
-@pytest.mark.parametrize("frequencies", [0, 8, 4])
-@pytest.mark.parametrize("count", [10, 100])
+@pytest.mark.parametrize(("count", "frequencies"), [(10, 0), (100, 0), (100, 4)])
 def test_cosine_on_quadratics_is_the_predicted_one(count, frequencies):
     images = normal(3, 64, *SHAPE)
     basis = cosines(8, frequencies or 8)
@@ -157,28 +156,23 @@ def critic_inputs():
 @pytest.mark.parametrize(
     ("agreement", "student_gradient"), [("kl", True), ("l1", False)]
 )
-def test_parity_with_the_white_box_as_directions_grow(agreement, student_gradient):
+def test_parity_with_the_white_box_at_many_directions(agreement, student_gradient):
     objective = PLAIN._replace(agreement=agreement, student_gradient=student_gradient)
     key = jax.random.key(6)
     exact = white_box(objective, toy.TINY, toy.TINY)
     loss, ce, wanted = jax.jit(exact)(jax.random.split(key)[0], *critic_inputs())
-    angles = []
-    for count in (50, 2000):
-        critic = zero_order(
-            objective,
-            toy.TINY,
-            toy.TINY,
-            estimator=Estimator(count, 1e-2, at_once=50),
-        )
-        found_loss, found_ce, found = jax.jit(critic)(key, *critic_inputs())
-        np.testing.assert_allclose((found_loss, found_ce), (loss, ce), rtol=1e-5)
-        dot = jnp.vdot(found, wanted)
-        angles.append(dot / jnp.linalg.norm(found) / jnp.linalg.norm(wanted))
-        # Unbiased: the estimate's part along the gradient has its length.
-        np.testing.assert_allclose(
-            dot / jnp.vdot(wanted, wanted), 1.0, atol=4 / count**0.5
-        )
-    assert angles[0] < angles[1] and angles[1] > 0.8
+    count = 1000
+    critic = zero_order(
+        objective, toy.TINY, toy.TINY, estimator=Estimator(count, 1e-2, at_once=50)
+    )
+    found_loss, found_ce, found = jax.jit(critic)(key, *critic_inputs())
+    np.testing.assert_allclose((found_loss, found_ce), (loss, ce), rtol=1e-5)
+    dot = jnp.vdot(found, wanted)
+    cosine = dot / jnp.linalg.norm(found) / jnp.linalg.norm(wanted)
+    # 768 pixels; the exact terms, and directions that the gradient lies in, help.
+    assert cosine > (count / (count + 768)) ** 0.5 - 0.03
+    # Unbiased: the estimate's part along the gradient has its length.
+    np.testing.assert_allclose(dot / jnp.vdot(wanted, wanted), 1.0, atol=0.1)
 
 
 def test_a_black_box_has_no_statistics_and_options_are_checked():
