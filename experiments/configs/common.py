@@ -377,11 +377,12 @@ def released_bidf(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 def cpu_bidf(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """For one CPU core: some ten minutes in place of hours."""
     config.generator.width = 32
-    config.num_steps = 40
+    config.num_steps = 24
+    config.inversion.num_steps = 20
     config.inversion.images_per_class = 10
-    config.inversion.boundary_after = 10
+    config.inversion.boundary_after = 8
     config.replay.max_updates = 20
-    config.replay.patience = 20
+    config.eval.every_steps = 6
     config.eval.val_episodes = 50
     config.eval.yardsticks = ("random",)
     return config
