@@ -116,9 +116,18 @@ def write(
             "seconds": outcome["seconds"],
             "images_recovered": config.num_steps * experiment.images_per_step,
             "curve": outcome["curve"],
+            **_queries(experiment, outcome),
         },
         config,
     )
+
+
+def _queries(experiment: Experiment, outcome: dict[str, Any]) -> dict[str, Any]:
+    """Images that teachers were asked about in training, where that is counted."""
+    if not experiment.queries_of:
+        return {}
+    spent = experiment.queries_of(outcome["state"])
+    return {"queries": {"total": int(spent.sum()), "per_teacher": spent.tolist()}}
 
 
 class _Store:
@@ -233,24 +242,28 @@ def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:
                 rows=len(recent),
                 labels=[experiment.zoo.class_names[i] for i in known],
             )
-    series = {}
-    for shots in config.eval.shots:
-        name = f"val_{shots}shot_{config.eval.protocol}"
-        points = [
-            (row["seconds"] / 60, row[name], row[f"{name}_ci95"])
-            for row in outcome["curve"]
-            if name in row
-        ]
-        if points:
-            series[f"{shots}-shot, validation classes"] = points
-    if series:
-        pictures.save_curves(
-            folder / "accuracy.png",
-            series,
-            xlabel="minutes",
-            ylabel="accuracy (%)",
-            title=f"{config.algorithm} on {config.data.name}",
-        )
+    title = f"{config.algorithm} on {config.data.name}"
+    curve = [row | {"minutes": row["seconds"] / 60} for row in outcome["curve"]]
+    axes = {"accuracy.png": ("minutes", "minutes")}
+    if experiment.queries_of:
+        axes["queries.png"] = ("queries", "images that teachers were asked about")
+    for file, (x, xlabel) in axes.items():
+        series = {}
+        for shots in config.eval.shots:
+            name = f"val_{shots}shot_{config.eval.protocol}"
+            points = [
+                (row[x], row[name], row[f"{name}_ci95"]) for row in curve if name in row
+            ]
+            if points:
+                series[f"{shots}-shot, validation classes"] = points
+        if series:
+            pictures.save_curves(
+                folder / file,
+                series,
+                xlabel=xlabel,
+                ylabel="accuracy (%)",
+                title=title,
+            )
 
 
 def _most_recent(bank: ImageBank, images: int) -> np.ndarray:

@@ -152,6 +152,8 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             is_finite = scalars.pop("is_finite")
             if judged:
                 scalars |= judge.scores(algorithm.params(state), state)
+            if experiment.queries_of:
+                scalars["queries"] = int(experiment.queries_of(state).sum())
             # Nothing that is not finite may overwrite a sound checkpoint.
             logging_utils.check_finite(done, scalars, since=checked)
             if not is_finite:

@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Int
 from free_jax.types import PyTree
 
 Distill = Literal["kl", "prob_dot"]
+Agreement = Literal["kl", "prob_dot", "l1"]
+AGREEMENTS = ("kl", "prob_dot", "l1")
 Logits = Float[Array, "n way"]
 
 
@@ -61,29 +63,44 @@ def distillation(form: Distill) -> Callable[[Logits, Logits], Float[Array, ""]]:
     return losses[form]
 
 
-def agreement(student: Logits, teacher: Logits, form: Distill) -> Float[Array, ""]:
-    """How much student and teacher agree; an adversarial image makes it small.
+def agreement_rows(
+    student: Logits, teacher: Logits, form: Agreement
+) -> Float[Array, " n"]:
+    """How much student and teacher agree on each image.
 
-    Only rows on which both predict the same class count (released code of FREE;
-    BiDf-MKD's boundary support).
+    Only rows on which both predict the same class count, others are 0 (released code
+    of FREE; BiDf-MKD's boundary support).
 
     Args:
       student: [n, way].
       teacher: [n, way].
-      form: "kl" is -mean_n m_n KL(p_t || p_s), the form of Fast-Datafree;
-        "prob_dot" is -mean_n m_n sum_c p_s (log p_s - p_t), FREE's released code.
+      form: "kl" is -m_n KL(p_t || p_s), the form of Fast-Datafree; "prob_dot" is
+        -m_n sum_c p_s (log p_s - p_t), FREE's released code; "l1" is
+        -m_n sum_c |z_t - z_s| of the logits, BiDf-MKD's released code for black boxes.
 
     Returns:
-      A scalar to be minimised.
+      [n], to be minimised: an adversarial image makes it small.
+
+    Raises:
+      ValueError: the form is unknown.
     """
     same = (student.argmax(-1) == teacher.argmax(-1)).astype(teacher.dtype)
     p_t, p_s = jax.nn.softmax(teacher), jax.nn.softmax(student)
     log_t, log_s = jax.nn.log_softmax(teacher), jax.nn.log_softmax(student)
     if form == "prob_dot":
         rows = (p_s * (log_s - p_t)).sum(-1)
-    else:
+    elif form == "kl":
         rows = (p_t * (log_t - log_s)).sum(-1)
-    return -(jax.lax.stop_gradient(same) * rows).mean()
+    elif form == "l1":
+        rows = jnp.abs(teacher - student).sum(-1)
+    else:
+        raise ValueError(f"agreement={form!r}: choose one of {', '.join(AGREEMENTS)}")
+    return -jax.lax.stop_gradient(same) * rows
+
+
+def agreement(student: Logits, teacher: Logits, form: Agreement) -> Float[Array, ""]:
+    """Mean over images of `agreement_rows`."""
+    return agreement_rows(student, teacher, form).mean()
 
 
 def moment_matching(moments: PyTree, batch_stats: PyTree) -> Float[Array, ""]:

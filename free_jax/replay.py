@@ -26,9 +26,8 @@ class ReplayInfo(NamedTuple):
     num_updates: jax.Array
 
 
-def episodic_update(
+def episodic_gradients(
     learner: MetaLearner,
-    optimizer: optax.GradientTransformation,
     *,
     way: int,
     shots: int,
@@ -37,21 +36,20 @@ def episodic_update(
     augment_images: bool = False,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Callable:
-    """One optimiser step on the summed loss of several episodes.
+    """Gradient of the summed loss of several episodes.
 
     Args:
       learner: its loss is differentiated.
-      optimizer: of the meta-model.
       way: classes in an episode.
       shots: support images a class.
       queries: query images a class.
-      episodes_per_update: losses summed in one step.
+      episodes_per_update: losses summed.
       augment_images: crop and flip every image of an episode; the released codes
         replay images as they are.
       map_tasks: see `parallel.map_tasks`.
 
     Returns:
-      ``(key, params, opt_state, bank) -> (params, opt_state, EpisodeInfo means)``.
+      ``(key, params, bank) -> (gradient like params, EpisodeInfo means)``.
     """
 
     def one(shared, key):
@@ -72,13 +70,33 @@ def episodic_update(
 
     mapped = map_tasks(one)
 
-    def update(key: jax.Array, params: PyTree, opt_state: PyTree, bank: ImageBank):
-        keys = jax.random.split(key, episodes_per_update)
-        info, grads = mapped((params, bank), keys)
+    def gradients(key: jax.Array, params: PyTree, bank: ImageBank):
+        info, grads = mapped((params, bank), jax.random.split(key, episodes_per_update))
         grads = jax.tree.map(lambda g: g.sum(0), grads)
+        return grads, jax.tree.map(lambda x: x.mean(), info)
+
+    return gradients
+
+
+def episodic_update(
+    learner: MetaLearner, optimizer: optax.GradientTransformation, **options
+) -> Callable:
+    """One optimiser step on the summed loss of several episodes.
+
+    Args:
+      learner: its loss is differentiated.
+      optimizer: of the meta-model.
+      **options: see `episodic_gradients`.
+
+    Returns:
+      ``(key, params, opt_state, bank) -> (params, opt_state, EpisodeInfo means)``.
+    """
+    gradients = episodic_gradients(learner, **options)
+
+    def update(key: jax.Array, params: PyTree, opt_state: PyTree, bank: ImageBank):
+        grads, info = gradients(key, params, bank)
         updates, opt_state = optimizer.update(grads, opt_state, params)
-        params = optax.apply_updates(params, updates)
-        return params, opt_state, jax.tree.map(lambda x: x.mean(), info)
+        return optax.apply_updates(params, updates), opt_state, info
 
     return update
 

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
 from experiments.data import Preset
@@ -40,6 +41,8 @@ class Experiment(NamedTuple):
       held_out: images recovered of classes that the training never sees, whose
         episodes judge a model without data; None where there are none.
       zoo: the teachers, or None where no method uses them.
+      queries_of: ``state -> [T]`` images that each teacher was asked about so far, or
+        None where nothing counts them.
     """
 
     algorithm: Algorithm
@@ -54,6 +57,7 @@ class Experiment(NamedTuple):
     memory_of: Callable[[Any], ImageBank] | None
     zoo: zoo_lib.Zoo | None
     held_out: ImageBank | None = None
+    queries_of: Callable[[Any], np.ndarray] | None = None
 
 
 def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
@@ -97,6 +101,19 @@ def learners(
     return train, test
 
 
+def episode_options(config: Any, map_tasks: Callable) -> dict[str, Any]:
+    """Keywords of `replay.episodic_gradients`, as section ``replay`` says."""
+    section = config.replay
+    return {
+        "way": config.way,
+        "shots": section.shots,
+        "queries": section.queries,
+        "episodes_per_update": section.episodes_per_update,
+        "augment_images": section.augment,
+        "map_tasks": map_tasks,
+    }
+
+
 def episodic_update(
     config: Any,
     learner: metalearning.MetaLearner,
@@ -104,17 +121,8 @@ def episodic_update(
     map_tasks: Callable,
 ) -> Callable:
     """One meta-update on episodes, as section ``replay`` says."""
-    section = config.replay
-    return replay_lib.episodic_update(
-        learner,
-        tx,
-        way=config.way,
-        shots=section.shots,
-        queries=section.queries,
-        episodes_per_update=section.episodes_per_update,
-        augment_images=section.augment,
-        map_tasks=map_tasks,
-    )
+    options = episode_options(config, map_tasks)
+    return replay_lib.episodic_update(learner, tx, **options)
 
 
 def adapted(

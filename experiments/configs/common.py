@@ -184,6 +184,75 @@ def free_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
     )
 
 
+def bidf_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
+    """Every key of a BiDf-MKD run; `released_bidf` is what the published code does."""
+    free = free_config(data)
+    return ml_collections.ConfigDict(
+        {
+            "run": "meta_train",
+            "algorithm": "bidf",
+            "seed": 0,
+            "way": 5,
+            "num_steps": 300,  # one teacher a step
+            "data": data_config(data),
+            "zoo": zoo_config(),
+            "student": {"name": "conv4", "kwargs": {"width": 32}},
+            "generator": {
+                "width": 64,
+                "latent_dim": 256,
+                "labels": "concat",
+                "start": "shared",  # or fresh for each inversion
+            },
+            "inversion": {
+                "num_steps": 40,
+                "images_per_class": 30,  # of the support set, and of the query set
+                "boundary_after": 20,  # steps
+                "generator_optimizer": adam(3e-3, b1=0.5),
+                "latent_optimizer": adam(1e-2, b1=0.5),
+                # Half of the way to what the step's inversions found, on average.
+                "outer_optimizer": {"name": "sgd", "kwargs": {"learning_rate": 0.25}},
+                "meta_gradient": "reptile",
+                "keep": "last",  # or best, by loss
+                "objective": {
+                    "cross_entropy": 1.0,
+                    "moments": 0.0,  # a black box tells none
+                    "adversarial": 1.0,
+                    "total_variation": 0.0,
+                    "agreement": "kl",
+                    "student_gradient": True,
+                    "crop_padding": 4,
+                    "augment_per_image": True,
+                },
+            },
+            "black_box": {
+                "gradient": "zero_order",  # or white_box, for comparison
+                "gives": "logits",  # or probabilities, rounded, top_k, labels
+                "digits": 3,  # of rounded probabilities
+                "top_k": 2,  # classes told
+                "num_directions": 4,
+                "smoothing": 0.5,
+                "frequencies": 8,  # 0: all pixels
+                "antithetic": False,
+                "at_once": 4,
+            },
+            "distill": {"loss": "kl", "inner_lr": 0.01, "num_steps": 10},
+            "memory": {"per_class": 600},
+            "learner": free.learner.to_dict(),
+            "optimizer": adam(3e-3),  # 1e-3 in the released code
+            "replay": {
+                "shots": 1,
+                "queries": 15,
+                "episodes_per_update": 4,
+                "patience": 200,
+                "max_updates": 100,  # 200 updates without a new best in the code
+                "augment": True,  # crop and flip; not in the released code
+            },
+            "eval": eval_config(),
+            **harness_config(),
+        }
+    )
+
+
 def eval_config() -> dict[str, Any]:
     """How a run is evaluated."""
     return {
@@ -287,6 +356,44 @@ def released_code(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     return config
 
 
+def released_bidf(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """BiDf-MKD's released code where it is well defined (spec section 11.3)."""
+    config.seed = 2022
+    config.generator.labels = "none"
+    config.generator.start = "fresh"
+    inversion = config.inversion
+    inversion.num_steps = 200
+    inversion.boundary_after = 20
+    inversion.generator_optimizer = adam(1e-3, b1=0.5)
+    inversion.latent_optimizer = adam(1e-3, b1=0.5)
+    inversion.keep = "best"  # by loss; the code's surrogate is an arbitrary number
+    inversion.objective.agreement = "l1"
+    inversion.objective.student_gradient = False
+    inversion.objective.augment_per_image = False
+    box = config.black_box
+    box.num_directions, box.smoothing, box.frequencies = 100, 0.005, 0
+    box.at_once = 20
+    config.distill.loss = "prob_dot"
+    config.optimizer = adam(1e-3)
+    config.replay.augment = False
+    config.replay.max_updates = 2000
+    return config
+
+
+def cpu_bidf(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """For one CPU core: some ten minutes in place of hours."""
+    config.generator.width = 32
+    config.num_steps = 24
+    config.inversion.num_steps = 20
+    config.inversion.images_per_class = 10
+    config.inversion.boundary_after = 8
+    config.replay.max_updates = 20
+    config.eval.every_steps = 6
+    config.eval.val_episodes = 50
+    config.eval.yardsticks = ("random",)
+    return config
+
+
 def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """A minute on two cores: procedural images, three small teachers, a few steps."""
     config.data.name = "procedural"
@@ -302,8 +409,13 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.distill.batch_size = 16
     else:
         config.generator.width = 8
-        config.inversion.warmup_steps = 2
-        config.inversion.teachers_per_step = 2
+        if config.algorithm == "bidf":
+            config.inversion.num_steps = 3
+            config.inversion.images_per_class = 10
+            config.inversion.boundary_after = 2
+        else:
+            config.inversion.warmup_steps = 2
+            config.inversion.teachers_per_step = 2
         config.memory.per_class = 40
         config.replay.max_updates = 2
         config.replay.episodes_per_update = 2

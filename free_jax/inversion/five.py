@@ -5,14 +5,17 @@ few steps; the gradients at the end of those steps, summed over teachers, move t
 shared generator (first-order meta-learning; FREE, CVPR 2024, section on FIVE).
 """
 
+from collections.abc import Callable
 from typing import Literal
 
+import jax
 import optax
 
 from free_jax.architecture import Architecture
-from free_jax.inversion.loop import Inverter, inverter
+from free_jax.inversion.loop import Inverter, MetaGradient, inverter
 from free_jax.inversion.objective import Objective, white_box
 from free_jax.inversion.sources import generator_source
+from free_jax.inversion.zero_order import Estimator, zero_order
 from free_jax.models import Generator
 
 
@@ -25,8 +28,10 @@ def meta_generator(
     student: Architecture | None = None,
     num_steps: int = 5,
     latent_dim: int = 256,
-    meta_gradient: Literal["last", "sum"] = "last",
+    meta_gradient: MetaGradient = "last",
     keep: Literal["last", "best"] = "last",
+    estimator: Estimator | None = None,
+    respond: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Inverter:
     """Binds a generator to the teachers of one architecture.
 
@@ -43,6 +48,9 @@ def meta_generator(
       latent_dim: d.
       meta_gradient: see `inverter`.
       keep: see `inverter`.
+      estimator: None differentiates the teacher; otherwise it is only asked, see
+        `zero_order`.
+      respond: what a teacher that is only asked tells, see `black_box.answers`.
 
     Returns:
       An `Inverter`; its ``gradient`` is the generator's meta-gradient.
@@ -58,12 +66,20 @@ def meta_generator(
             f"the generator knows {generator.num_classes} labels but teachers are "
             f"{teacher.way}-way; use num_classes={teacher.way} or 0"
         )
+    if estimator is None:
+        critic, queries = white_box(objective, teacher, student), 1
+    else:
+        queries = estimator.queries
+        critic = zero_order(
+            objective, teacher, student, estimator=estimator, respond=respond
+        )
     return inverter(
         generator_source(generator, latent_dim),
-        white_box(objective, teacher, student),
+        critic,
         teacher,
         optimizer=inner_optimizer,
         num_steps=num_steps,
         meta_gradient=meta_gradient,
+        queries_per_image=queries,
         keep=keep,
     )

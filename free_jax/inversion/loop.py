@@ -14,6 +14,8 @@ from free_jax.inversion.objective import Adversary, Critic
 from free_jax.inversion.sources import Source
 from free_jax.types import PyTree, Recovered, Teachers
 
+MetaGradient = Literal["last", "sum", "reptile"]
+
 
 class InversionInfo(NamedTuple):
     """Diagnostics of one teacher's inversion.
@@ -24,12 +26,14 @@ class InversionInfo(NamedTuple):
       teacher_accuracy: [] share of the returned (unaugmented) images that the teacher
         gives the wanted label.
       is_finite: [] whether every loss was finite.
+      queries: [] int32 images that the teacher was asked about, exactly.
     """
 
     loss: jax.Array
     cross_entropy: jax.Array
     teacher_accuracy: jax.Array
     is_finite: jax.Array
+    queries: jax.Array
 
 
 class Inverter(NamedTuple):
@@ -52,7 +56,8 @@ def inverter(
     *,
     optimizer: optax.GradientTransformation,
     num_steps: int,
-    meta_gradient: Literal["last", "sum"] = "last",
+    meta_gradient: MetaGradient = "last",
+    queries_per_image: int = 1,
     keep: Literal["last", "best"] = "last",
 ) -> Inverter:
     """Composes an inversion from its parts.
@@ -64,7 +69,9 @@ def inverter(
       optimizer: applied to the source's leaves.
       num_steps: K, at least 1.
       meta_gradient: the shared part's gradient at the "last" step (FREE's released
-        code) or the "sum" over all steps (Fast-Datafree).
+        code), the "sum" over all steps (Fast-Datafree), or "reptile", the way back
+        from the adapted parameters to the shared ones, which suits many steps.
+      queries_per_image: what one call of the critic asks of the teacher.
       keep: return the images of the last step (FREE) or of the lowest loss.
 
     Returns:
@@ -75,9 +82,9 @@ def inverter(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
-    if meta_gradient not in ("last", "sum") or keep not in ("last", "best"):
+    if meta_gradient not in ("last", "sum", "reptile") or keep not in ("last", "best"):
         raise ValueError(
-            f"meta_gradient={meta_gradient!r} must be 'last' or 'sum' and "
+            f"meta_gradient={meta_gradient!r} must be 'last', 'sum' or 'reptile' and "
             f"keep={keep!r} must be 'last' or 'best'"
         )
 
@@ -130,6 +137,9 @@ def inverter(
         gradient = source.shared_part(grads)
         if meta_gradient == "sum":
             gradient = jax.tree.map(jnp.add, total, gradient)
+        elif meta_gradient == "reptile":
+            adapted = source.shared_part(leaves)
+            gradient = jax.tree.map(jnp.subtract, shared, adapted)
         _, images = better(best, loss, images)
         losses = jnp.append(losses, loss)
         logits = teacher.apply(
@@ -140,6 +150,8 @@ def inverter(
             cross_entropy=jnp.append(ces, ce),
             teacher_accuracy=objectives.accuracy(logits, labels),
             is_finite=jnp.isfinite(losses).all(),
+            # The last ones are those of `teacher_accuracy`.
+            queries=jnp.int32(labels.shape[0] * (num_steps * queries_per_image + 1)),
         )
         return Recovered(images, labels, teachers.class_ids), info, gradient
 

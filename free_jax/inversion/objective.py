@@ -21,7 +21,8 @@ class Objective(NamedTuple):
         released code, 1 in TGR and Trustworthy-DFML).
       adversarial: weight of disagreeing with the student, used when one is given.
       total_variation: weight of the smoothness prior (none in the released code).
-      agreement: "kl" or "prob_dot" (released code), see `objectives.agreement`.
+      agreement: "kl", "prob_dot" (FREE's released code) or "l1" (BiDf-MKD's for black
+        boxes), see `objectives.agreement_rows`.
       student_gradient: let the adversarial gradient pass through the student too;
         the released code does not.
       crop_padding: largest random shift in pixels before the teacher sees an image.
@@ -34,7 +35,7 @@ class Objective(NamedTuple):
     moments: float = 1.0
     adversarial: float = 1.0
     total_variation: float = 0.0
-    agreement: objectives.Distill = "kl"
+    agreement: objectives.Agreement = "kl"
     student_gradient: bool = True
     crop_padding: int = 4
     augment_per_image: bool = True
@@ -58,6 +59,17 @@ class Adversary(NamedTuple):
 Critic = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
+def check_objective(objective: Objective) -> None:
+    """Raises ValueError for an unknown form of agreement or edges."""
+    if objective.agreement not in objectives.AGREEMENTS:
+        raise ValueError(
+            f"agreement={objective.agreement!r}: choose one of "
+            f"{', '.join(objectives.AGREEMENTS)}"
+        )
+    if objective.edges not in ("black", "wrap"):
+        raise ValueError(f"edges={objective.edges!r} must be 'black' or 'wrap'")
+
+
 def white_box(
     objective: Objective, teacher: Architecture, student: Architecture | None = None
 ) -> Critic:
@@ -74,9 +86,7 @@ def white_box(
     Raises:
       ValueError: an unknown form of agreement or edges.
     """
-    objectives.distillation(objective.agreement)
-    if objective.edges not in ("black", "wrap"):
-        raise ValueError(f"edges={objective.edges!r} must be 'black' or 'wrap'")
+    check_objective(objective)
 
     def loss_fn(images, key, labels, variables, adversary):
         views = augment.crop_flip(

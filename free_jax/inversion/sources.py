@@ -19,7 +19,7 @@ class Source(NamedTuple):
         meta-learned; an empty tuple where nothing is.
       start: ``(key, shared, labels [N]) -> leaves``, what one inversion adapts.
       render: ``(leaves, labels) -> images [N, h, w, c] in [0, 1]``.
-      shared_part: ``gradient like leaves -> gradient like shared``.
+      shared_part: ``tree like leaves -> tree like shared``.
       image_shape: (h, w, c).
     """
 

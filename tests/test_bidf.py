@@ -1,0 +1,310 @@
+"""BiDf-MKD against a loop, its schedule and counts, and the command line end to end."""
+
+import functools
+import json
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from experiments import command_line, run, train
+from free_jax import algorithms, augment, bilevel, memory, replay, zoo
+from free_jax.episodes import balanced_labels
+from free_jax.errors import InputError
+from free_jax.inversion import Adversary, Estimator, Objective, meta_generator
+from free_jax.metalearning import batch_apply, maml
+from free_jax.objectives import kl
+
+PER_CLASS, CAPACITY, K = 2, 8, 2
+LARGE = toy.tiny((20, 24, 3), width=6)
+ESTIMATOR = Estimator(3, 0.1, 4, at_once=2)
+OPTIMIZER = optax.sgd(0.05, momentum=0.9)
+LEARNER = maml(toy.TINY, num_steps=1, inner_lr=0.1)
+LEVELS = bilevel.bilevel(toy.TINY, inner_lr=0.1, num_steps=K)
+EPISODES = {"way": toy.WAY, "shots": 1, "queries": 1}
+LABELS = balanced_labels(toy.WAY, PER_CLASS)
+# Two inversions of two steps and their accuracy, and both sets for the distillation.
+QUERIES = 2 * len(LABELS) * (2 * 4 + 1) + 2 * len(LABELS)
+
+
+def build_inverter(arch):
+    return meta_generator(
+        toy.GENERATOR,
+        arch,
+        inner_optimizer=optax.sgd(0.05),
+        objective=Objective(moments=0.0, crop_padding=2, agreement="l1"),
+        student=toy.TINY,
+        num_steps=2,
+        latent_dim=toy.LATENT,
+        meta_gradient="reptile",
+        estimator=ESTIMATOR,
+    )
+
+
+@functools.cache
+def beside():
+    return replay.episodic_gradients(LEARNER, episodes_per_update=2, **EPISODES)
+
+
+def no_replay(key, params, opt_state, bank):
+    """What the rest of the step does stands alone; replay is tested with FREE."""
+    zero = jnp.zeros(())
+    return params, opt_state, replay.ReplayInfo(zero, zero, jnp.int32(0))
+
+
+def build(archs, **kwargs):
+    options = {
+        "optimizer": OPTIMIZER,
+        "generator_optimizer": optax.sgd(0.5),
+        "num_teachers": (3, 2)[: len(archs)],
+        "num_classes": toy.CLASSES,
+        "images_per_class": PER_CLASS,
+        "memory_per_class": CAPACITY,
+        "boundary_after": 1,
+    }
+    return algorithms.bidf(
+        tuple(build_inverter(arch) for arch in archs),
+        archs,
+        LEARNER,
+        toy.TINY,
+        LEVELS,
+        beside(),
+        no_replay,
+        **{**options, **kwargs},
+    )
+
+
+def start(algorithm):
+    """A state without compiling `init`."""
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    filled = {
+        name: jax.tree.map(
+            lambda x: 0.4 * x, toy.random_like(getattr(state, name), seed)
+        )
+        for seed, name in enumerate(("generator", "params"))
+    }
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    return zeros._replace(**filled)
+
+
+@functools.cache
+def mixed():
+    """Two architectures, and four steps of the algorithm as one program each."""
+    archs = (toy.TINY, LARGE)
+    algorithm = build(archs)
+    data = (toy.random_teachers(toy.TINY, 3), toy.random_teachers(LARGE, 2, seed=1))
+    step = jax.jit(chex.assert_max_traces(algorithm.step, n=1))
+    state, path = start(algorithm), []
+    for i in range(4):
+        state, info = step(jax.random.key(i), state, data)
+        path.append((state, info))
+    return algorithm, data, step, path
+
+
+def test_state_keeps_structure_one_trace_and_counts_queries():
+    algorithm, _, _, path = mixed()
+    before = start(algorithm)
+    for number, (state, info) in enumerate(path, 1):
+        assert jax.tree.structure(state) == jax.tree.structure(before)
+        assert int(state.step) == number and bool(info.is_finite)
+        assert int(info.step_queries) == QUERIES
+        spent = np.concatenate(state.queries)
+        assert spent.sum() == number * QUERIES and not (spent % QUERIES).any()
+        stored = int(state.memory.counts.sum())
+        assert stored <= number * 2 * len(LABELS)
+    # Both architectures had their turn.
+    assert all(int(group.sum()) > 0 for group in path[-1][0].queries)
+    # Without a student to differ from, the loss is the cross-entropy.
+    assert path[0][1].boundary_loss == 0
+
+
+def test_a_step_is_a_python_loop():
+    algorithm, data, step, _ = mixed()
+    state = start(algorithm)._replace(step=jnp.int32(1))
+    key = jax.random.key(11)
+    found, info = step(key, state, data)
+
+    key_group, key_teacher, key_lesson, key_episodes, _ = jax.random.split(key, 5)
+    group = int(jax.random.randint(key_group, (), 0, 2))
+    index = int(jax.random.randint(key_teacher, (), 0, (3, 2)[group]))
+    arch, teacher = (toy.TINY, LARGE)[group], zoo.take(data[group], index)
+    keys = jax.random.split(key_lesson, 6)
+    invert = jax.jit(build_inverter(arch).invert)
+
+    def teach(key, images):
+        views = augment.crop_flip(key, images)
+        return views, arch.apply(
+            teacher.variables, augment.fit_to(views, arch.image_shape)
+        )
+
+    def loss(params, views, said):
+        return kl(batch_apply(toy.TINY, params, views), said)
+
+    support, first, way_back = invert(keys[1], state.generator, teacher, LABELS)
+    views, said = teach(keys[2], support.images)
+
+    def adapt(params):
+        for _ in range(K):
+            grads = jax.grad(loss)(params, views, said)
+            params = jax.tree.map(lambda p, g: p - 0.1 * g, params, grads)
+        return params
+
+    fast = jax.jit(adapt)(state.params)
+    query, second, other = invert(
+        keys[4], state.generator, teacher, LABELS, Adversary(fast, jnp.float32(1))
+    )
+    asked = teach(keys[5], query.images)
+    value, grads = jax.jit(
+        jax.value_and_grad(lambda params: loss(adapt(params), *asked))
+    )(state.params)
+    np.testing.assert_allclose(info.distill_loss, value, rtol=1e-3)
+    np.testing.assert_allclose(
+        info.teacher_accuracy, (first.teacher_accuracy + second.teacher_accuracy) / 2
+    )
+    np.testing.assert_allclose(
+        info.boundary_loss, second.loss[-1] - second.cross_entropy[-1], rtol=1e-3
+    )
+    # The shared generator goes half of the way that both inversions went together.
+    generator = jax.tree.map(
+        lambda p, a, b: p - 0.5 * (a + b), state.generator, way_back, other
+    )
+    toy.assert_close(found.generator, generator, rtol=1e-3, atol=1e-4)
+    bank = memory.add(memory.add(state.memory, support), query)
+    np.testing.assert_array_equal(found.memory.counts, bank.counts)
+    gap = found.memory.images.astype(int) - bank.images.astype(int)
+    assert jnp.abs(gap).max() <= 1  # Rounding down is not continuous.
+    # One update on distillation and episodes together.
+    episodes, _ = jax.jit(beside())(key_episodes, state.params, found.memory)
+    total = jax.tree.map(jnp.add, grads, episodes)
+    updates, _ = OPTIMIZER.update(total, state.opt, state.params)
+    params = optax.apply_updates(state.params, updates)
+    toy.assert_close(found.params, params, rtol=1e-2, atol=1e-3)
+
+
+def test_meta_gradient_of_both_levels_by_finite_differences():
+    with jax.enable_x64():
+        shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
+        params = toy.double(jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes)))
+        episode = toy.double(toy.random_episode())
+        rng = np.random.default_rng(0)
+        support, query = (
+            bilevel.Taught(
+                getattr(episode, f"{name}_images"),
+                jnp.asarray(rng.normal(size=(len(labels), toy.WAY))),
+                labels,
+            )
+            for name, labels in (
+                ("support", episode.support_labels),
+                ("query", episode.query_labels),
+            )
+        )
+        levels = bilevel.bilevel(toy.TINY, inner_lr=0.1, num_steps=1)
+
+        @jax.jit
+        def outer(params):
+            return levels.loss(levels.adapt(params, support), query)[0]
+
+        direction = toy.double(toy.random_like(params, 3))
+        exact = toy.dot(jax.jit(jax.grad(outer))(params), direction)
+        numeric = toy.central_difference(outer, params, direction, 1e-6)
+        np.testing.assert_allclose(exact, numeric, rtol=1e-4)
+
+
+def test_fresh_generators_are_not_learned():
+    algorithm = build((toy.TINY,), generator_start="fresh")
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    data = (toy.random_teachers(toy.TINY, 3),)
+    # Untouched: the same tracer comes out.
+    jaxpr = jax.make_jaxpr(algorithm.step)(jax.random.key(0), start(algorithm), data)
+    first = 1 + len(jax.tree.leaves(state.step))
+    kept = len(jax.tree.leaves(state.generator))
+    inside = jaxpr.jaxpr.invars[first : first + kept]
+    outside = jaxpr.jaxpr.outvars[first - 1 : first - 1 + kept]
+    assert inside == outside
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"num_teachers": (1, 2)}, "1 groups"),
+        ({"images_per_class": 9}, "exceeds memory_per_class=8"),
+    ],
+)
+def test_contradictions_are_refused(change, match):
+    with pytest.raises(ValueError, match=match):
+        build((toy.TINY,), **change)
+
+
+# ---- the command line ------------------------------------------------------------
+
+CONFIG = "experiments/configs/bidf_cifar_fs_5w1s.py:smoke"
+TINY = [
+    "--config.student.kwargs.width=4",
+    "--config.generator.width=4",
+    "--config.zoo.pretrain.model.kwargs.width=4",
+    "--config.zoo.pretrain.epochs=1",
+    "--config.eval.episodes=8",
+    "--config.eval.val_episodes=4",
+    "--config.eval.queries=5",
+    "--config.replay.queries=5",
+    "--config.learner.test_steps=2",
+    "--config.learner.train_steps=1",
+    "--config.inversion.images_per_class=4",
+    "--config.eval.yardsticks=('random',)",
+    "--config.log.every_secs=0",
+]
+
+
+def test_a_run_tells_accuracy_by_queries(tmp_path):
+    argv = ["run.py", f"--config={CONFIG}", *TINY, f"--workdir={tmp_path}"]
+    assert run.main([*argv, "--compilation_cache=off", "--distributed=off"]) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    config = command_line.parse(argv).config
+    asked = config.inversion.num_steps * (1 + config.black_box.num_directions) + 1 + 1
+    a_step = 2 * 5 * config.inversion.images_per_class * asked
+    assert result["queries"]["total"] == config.num_steps * a_step
+    assert sum(result["queries"]["per_teacher"]) == result["queries"]["total"]
+    assert len(result["queries"]["per_teacher"]) == 3
+    assert [row["queries"] for row in result["curve"]] == [2 * a_step, 4 * a_step]
+    assert set(result["results"]) == {"bidf (maml)", "random initialisation"}
+    for name in ("queries.png", "recovered.png", "model.npz"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.black_box.gives=words", "choose one of logits"),
+        ("--config.black_box.gradient=grey", "choose one of zero_order"),
+        ("--config.black_box.num_directions=0", "must be at least 1"),
+        ("--config.replay.episodes_per_update=1", "at least 2"),
+        ("--config.inversion.objective.agreement=l2", "choose one of kl"),
+    ],
+)
+def test_bad_config_is_one_clear_line(override, message):
+    config = command_line.parse(["run.py", f"--config={CONFIG}", override]).config
+    with pytest.raises(InputError, match=message) as error:
+        train.main(config, "/nonexistent/never/made")
+    assert "\n" not in str(error.value)
+
+
+def test_scenarios_and_variants():
+    def parse(variant):
+        path = CONFIG.replace(":smoke", f":{variant}")
+        return command_line.parse(["run.py", f"--config={path}"]).config
+
+    assert parse("api=MH").student.kwargs.global_pool
+    assert parse("white_box").black_box.gradient == "white_box"
+    released = parse("reference")
+    assert released.distill.loss == "prob_dot"
+    assert released.inversion.objective.agreement == "l1"
+    assert (released.black_box.num_directions, released.black_box.frequencies) == (
+        100,
+        0,
+    )
+    with pytest.raises(InputError, match="choose SS, SH or MH"):
+        parse("api=XX")
