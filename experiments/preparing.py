@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import checkpointing, inputs, jsonio, pictures, recovering
-from free_jax import panel
+from free_jax import endpoints, panel
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described
 from free_jax.errors import InputError
@@ -47,6 +47,10 @@ def described(
         shape = (size, size, 3)
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
         logits = recovering.ask(config, asked, pool.images, workdir, stop)
+        if endpoints.hub_of(asked):
+            images = most_answers(logits)
+            pool = recovering.Pool(*(array[:images] for array in pool))
+            logits = logits[:images]
     _draw(folder / "recovered.png", pool, zoo)
     class_ids = np.concatenate([np.asarray(t.class_ids) for t in asked.teachers])
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
@@ -72,6 +76,24 @@ def described(
         logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
         weights=jnp.asarray(weights),
     )
+
+
+def most_answers(logits: np.ndarray) -> int:
+    """How many images to use so that most answers are.
+
+    Teachers whose budget ended, or that were given up, answered the first images only;
+    a teacher counts if it answered all images that are used.
+
+    Args:
+      logits: [N, T, W], NaN where there is no answer.
+
+    >>> most_answers(np.asarray([[0, 0], [0, 0], [0, np.nan]])[..., None])
+    2
+    """
+    silent = np.isnan(logits).any(-1)
+    answered = np.where(silent.any(0), silent.argmax(0), len(logits))
+    counts = np.unique(answered)
+    return int(max(counts, key=lambda n: n * (answered >= n).sum()))
 
 
 def _columns(zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> np.ndarray:

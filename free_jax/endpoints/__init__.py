@@ -6,13 +6,14 @@ from free_jax.endpoints.hub import Hub, Patience
 from free_jax.endpoints.ledger import Ledger
 from free_jax.endpoints.onnx_file import OnnxFile
 from free_jax.endpoints.open_inference import OpenInference
-from free_jax.endpoints.zoo import hub_of, remote_zoo
+from free_jax.endpoints.zoo import Normalization, hub_of, remote_zoo
 
 __all__ = [
     "Card",
     "Client",
     "Hub",
     "Ledger",
+    "Normalization",
     "OnnxFile",
     "OpenInference",
     "Patience",

@@ -50,9 +50,9 @@ def check(card: Card) -> Card:
 def to_logits(card: Card, answer: np.ndarray, images: int) -> np.ndarray:
     """Logits whose softmax is what the endpoint said.
 
-    A probability that was rounded to zero becomes half of what would have been rounded
-    up; classes that top-k leaves out share the rest, at most as likely as the last one
-    named; a label is one certain to 90 %.
+    A probability that was rounded to zero becomes a quarter of the last digit; classes
+    that top-k leaves out share the rest, at most as likely as the last one named; a
+    label is one certain to 90 %.
 
     Args:
       card: what the endpoint declared.
@@ -93,7 +93,7 @@ def to_logits(card: Card, answer: np.ndarray, images: int) -> np.ndarray:
         left = (1 - total) / np.maximum(absent.sum(-1), 1)
         last = np.where(absent, np.inf, said).min(-1)
         said = np.where(absent, np.minimum(left, last)[:, None], said)
-    return np.log(np.maximum(said, step / 2)).astype(np.float32)
+    return np.log(np.maximum(said, step / 4)).astype(np.float32)
 
 
 def _shaped(answer: np.ndarray, shape: tuple[int, ...], wanted: str) -> np.ndarray:

@@ -96,6 +96,7 @@ class Hub:
         self._ledger = ledger or Ledger()
         self._total, self._patience = total, patience
         self._defect: BaseException | None = None
+        self._missing = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="endpoints", daemon=True
@@ -154,6 +155,15 @@ class Hub:
             for line in self._lines
         ]
 
+    def all_answered(self, _: Any = None) -> bool:
+        """Whether every query since the last call found an answer.
+
+        Args:
+          _: results of the program that asked, so that it has ended.
+        """
+        missing, self._missing = self._missing, 0
+        return not missing
+
     def raise_if_broken(self) -> None:
         """Tells what `ask` must not raise.
 
@@ -208,6 +218,7 @@ class Hub:
                 self._run(self._ask_all(index, images, out))
             except BaseException as error:
                 self._defect = error
+        self._missing += int(np.isnan(out[..., 0]).sum())
         return out
 
     def _run(self, work: Any) -> Any:

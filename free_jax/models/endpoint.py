@@ -40,8 +40,8 @@ class Endpoint(nn.Module):
         index = self.param("endpoint", lambda _: jnp.zeros((), jnp.int32))
         if features or self.is_mutable_collection("moments"):
             raise InputError(
-                "endpoints only answer queries: they have no features and no batch-norm "
-                "statistics; set objective.moments=0, or use a method for black boxes"
+                "endpoints only answer queries: they have no features and no statistics "
+                "of layers; set objective.moments=0, or use a method for black boxes"
             )
         if self.is_initializing():
             return jnp.zeros((images.shape[0], self.way))
