@@ -23,13 +23,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(REPOSITORY))
+if str(REPOSITORY) not in sys.path:
+    sys.path.insert(0, str(REPOSITORY))
 
-import numpy as np
+import numpy as np  # noqa: E402
 
-from free_jax import zoo as zoo_lib
-from free_jax.errors import InputError
-from free_jax.interop.onnx_weights import to_onnx
+from free_jax import zoo as zoo_lib  # noqa: E402
+from free_jax.errors import InputError  # noqa: E402
+from free_jax.interop.onnx_weights import to_onnx  # noqa: E402
 
 
 def export(zoo: zoo_lib.Zoo, folder: Any, port: int = 8080) -> pathlib.Path:

@@ -138,7 +138,7 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     writer.truncate_after(start)
 
     hub = endpoints.hub_of(experiment.zoo)
-    # A step whose queries found no answer is undone, so its former state must outlive it.
+    # A step whose queries found no answer is undone: the state before must outlive it.
     step_fn = jax.jit(algorithm.step, donate_argnums=() if hub else 1)
     progress = logging_utils.Progress(
         config.num_steps, start, every_secs=config.log.every_secs

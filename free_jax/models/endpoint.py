@@ -38,13 +38,13 @@ class Endpoint(nn.Module):
         """
         del norm  # What an endpoint normalises by is its own affair.
         index = self.param("endpoint", lambda _: jnp.zeros((), jnp.int32))
-        if features or self.is_mutable_collection("moments"):
-            raise InputError(
-                "endpoints only answer queries: they have no features and no statistics "
-                "of layers; set objective.moments=0, or use a method for black boxes"
-            )
         if self.is_initializing():
             return jnp.zeros((images.shape[0], self.way))
+        if features or self.is_mutable_collection("moments"):
+            raise InputError(
+                "endpoints only answer queries: they have no features and no layer "
+                "statistics; set objective.moments=0, or use a method for black boxes"
+            )
         return _ask(self.hub, self.way, index, images)
 
 
