@@ -21,7 +21,7 @@ from free_jax.types import ImageBank
 
 HOW_TO_GIVE_TEACHERS = (
     "give a folder of .pth or .safetensors teachers, a converted zoo, or the zoo "
-    "folder that a pretrain run wrote"
+    "folder that a pretrain run wrote; or a list of endpoints by config.zoo.apis"
 )
 
 
@@ -82,14 +82,19 @@ def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
 def load_zoo(config: Any) -> zoo_lib.Zoo:
     """The configured teachers, converted on first use and cached afterwards."""
     zoos = [_load_one_zoo(config, path) for path in config.zoo.path.split(",")]
-    zoo = zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos)
+    return select(config, zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos))
+
+
+def select(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
+    """The teachers of a zoo that the config asks for."""
     if config.zoo.num_teachers:
         zoo = zoo_lib.subset(zoo, config.zoo.num_teachers)
     if config.zoo.get("sabotage", 0.0):
         zoo = sabotage.sabotage(zoo, config.zoo.sabotage, config.seed)
     if zoo.way != config.way:
         raise InputError(
-            f"config.way={config.way} but the teachers in {config.zoo.path} are "
+            f"config.way={config.way} but the teachers in "
+            f"{config.zoo.path or config.zoo.apis} are "
             f"{zoo.way}-way; set --config.way={zoo.way}"
         )
     return zoo

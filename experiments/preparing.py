@@ -15,7 +15,7 @@ from experiments import (
     pictures,
     recovering,
 )
-from free_jax import memory
+from free_jax import endpoints, memory
 from free_jax import panel as panel_lib
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described
@@ -60,6 +60,10 @@ def described(
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
         asked = zoo_lib.select(zoo, panel.asked)
         logits = recovering.ask(config, asked, pool.images, workdir, stop)
+        if endpoints.hub_of(asked):
+            images = most_answers(logits)
+            pool = recovering.Pool(*(array[:images] for array in pool))
+            logits = logits[:images]
     _draw(folder / "recovered.png", pool, zoo)
     bank = None
     if panel.held_out.size:
@@ -102,6 +106,24 @@ def held_out_bank(pool: recovering.Pool, panel: panel_choice.PanelChoice) -> Ima
     for number, row in enumerate(rows):
         images[number, : len(row)] = pool.images[row]
     return memory.from_arrays(images, np.array([len(row) for row in rows]))
+
+
+def most_answers(logits: np.ndarray) -> int:
+    """How many images to use so that most answers are.
+
+    Teachers whose budget ended, or that were given up, answered the first images only;
+    a teacher counts if it answered all images that are used.
+
+    Args:
+      logits: [N, T, W], NaN where there is no answer.
+
+    >>> most_answers(np.asarray([[0, 0], [0, 0], [0, np.nan]])[..., None])
+    2
+    """
+    silent = np.isnan(logits).any(-1)
+    answered = np.where(silent.any(0), silent.argmax(0), len(logits))
+    counts = np.unique(answered)
+    return int(max(counts, key=lambda n: n * (answered >= n).sum()))
 
 
 def _draw(file: pathlib.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build_inversion, checkpointing, logging_utils
-from free_jax import augment, panel, scenes
+from free_jax import augment, endpoints, panel, scenes
 from free_jax import zoo as zoo_lib
 from free_jax.episodes import balanced_labels
 from free_jax.errors import InputError
@@ -191,6 +191,10 @@ def ask(
 ) -> np.ndarray:
     """What all teachers say about images: logits [N, T, W]; forward queries only.
 
+    Endpoints may leave queries without an answer (NaN); a chunk with such is not kept,
+    because its answers are in the ledger and the others may come with the next run.
+    Where their budget ends, N is smaller than the number of images.
+
     Args:
       config: of the run.
       zoo: teachers.
@@ -204,13 +208,18 @@ def ask(
     """
     describe = panel.describer(zoo.architectures, output="logits", mirror=False)
     run = jax.jit(describe)
+    hub = endpoints.hub_of(zoo)
 
     def question(start: int) -> dict[str, np.ndarray]:
         part = images[start : start + chunk]
-        missing = chunk - len(part)
-        # The last chunk is padded: one shape, one compilation.
+        # The last chunk is padded: one shape, one compilation.  Endpoints are not asked
+        # about padding.
+        missing = 0 if hub else chunk - len(part)
         part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        said = np.asarray(run(zoo.teachers, part))[: chunk - missing]
+        said = np.asarray(run(zoo.teachers, part))
+        said = said[: len(said) - missing]
+        if hub:
+            hub.raise_if_broken()
         return {"logits": said.reshape(len(said), -1, zoo.way)}
 
     jobs = [
@@ -218,8 +227,19 @@ def ask(
         for start in range(0, len(images), chunk)
     ]
     folder = pathlib.Path(workdir) / "described"
-    parts = _chunks(folder, "asking all teachers", jobs, config, stop)
-    return np.concatenate([part["logits"] for part in parts])
+    keep = _complete if hub else lambda array: True
+    found = []
+    for part in _chunks(folder, "asking all teachers", jobs, config, stop, keep):
+        found.append(part["logits"])
+        if hub and not hub.alive().any() and np.isnan(found[-1]).any():
+            asked = sum(map(len, found))
+            print(f"the budget of queries ends after {asked} of {len(images)} images")
+            break
+    return np.concatenate(found)
+
+
+def _complete(array: np.ndarray) -> bool:
+    return bool(np.isfinite(array).all())
 
 
 def _chunks(
@@ -228,8 +248,12 @@ def _chunks(
     jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]],
     config: Any,
     stop: checkpointing.StopRequest,
+    keep: Callable[[np.ndarray], bool] = lambda array: True,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Does the jobs that have no file yet, and yields all results in order."""
+    """Does the jobs that have no file yet, and yields all results in order.
+
+    Results with an array that is not to be kept get no file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     progress = logging_utils.Progress(len(jobs), every_secs=config.log.every_secs)
     start, done = time.monotonic(), 0
@@ -241,11 +265,14 @@ def _chunks(
             clock = time.monotonic()
             arrays = job()
             arrays["seconds"] = np.asarray(time.monotonic() - clock)
+            done += 1
+            progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))
+            if not all(keep(array) for array in arrays.values()):
+                yield arrays
+                continue
             partial = folder / f".{name}.npz"
             np.savez(partial, allow_pickle=False, **arrays)
             os.replace(partial, file)  # A killed save leaves no half a chunk.
-            done += 1
-            progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))
         with np.load(file) as stored:
             yield dict(stored)
     if done:

@@ -17,7 +17,7 @@ from experiments import (
     yardsticks,
 )
 from experiments.algorithms import Experiment
-from free_jax import model_io, panel
+from free_jax import endpoints, model_io, panel
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
 
@@ -102,6 +102,13 @@ def write(
         seed=config.seed,
     )
     _draw(config, folder, experiment, outcome)
+    hub = endpoints.hub_of(experiment.zoo)
+    queries = hub.report() if hub else None
+    if queries:
+        each = max(count["queries"] for count in queries["endpoints"].values())
+        print(
+            f"queries: {queries['queries']} images in total, at most {each} an endpoint"
+        )
     print(f"written to {folder}: result.json, table.md, model.npz, metrics, pictures")
     return logging_utils.write_result(
         workdir,
@@ -116,7 +123,9 @@ def write(
             "seconds": outcome["seconds"],
             "images_recovered": config.num_steps * experiment.images_per_step,
             "curve": outcome["curve"],
+            # Endpoints say what they charged; without any, our own count stands.
             **_queries(experiment, outcome),
+            **({"queries": queries} if queries else {}),
         },
         config,
     )
@@ -204,6 +213,13 @@ def _of_zoo(
 ) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
     """Yardsticks that need teachers."""
     learner = experiment.test_learner
+    if endpoints.hub_of(zoo):
+
+        def not_asked(setting: yardsticks.Setting) -> yardsticks.Scores:
+            raise yardsticks.NotApplicable("teachers are endpoints: no weights to use")
+
+        names = ("average", "teacher", "finetune", "panel", "panel_heads")
+        return dict.fromkeys(names, not_asked)
 
     @functools.cache
     def described() -> ImageBank:

@@ -36,6 +36,9 @@ def main(argv: Sequence[str]) -> int:
         command = command_line.parse(argv)
         devices: Any = command.config.get("host_devices", 1)
         set_host_devices(devices)
+        if command.config.get("zoo", {}).get("apis"):
+            # With it, programs that wait for the host can wait for each other.
+            jax.config.update("jax_cpu_enable_async_dispatch", False)
         set_compilation_cache(command.compilation_cache)
         run = find_run(command.config)
         start_distributed(command.distributed)

@@ -1,5 +1,6 @@
 """The meta-training loop, read top to bottom."""
 
+import contextlib
 import time
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from experiments import (
     algorithms,
+    apis,
     checkpointing,
     inputs,
     judging,
@@ -20,6 +22,7 @@ from experiments import (
     validation,
     yardsticks,
 )
+from free_jax import endpoints
 from free_jax.errors import InputError
 
 # What may differ between the runs that share a working directory.
@@ -54,6 +57,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     with (
         checkpointing.claim_workdir(workdir, config, may_change=MAY_CHANGE),
         checkpointing.StopRequest() as stop,
+        contextlib.ExitStack() as exits,
     ):
         finished = report.read(config, workdir)
         if finished is not None:
@@ -69,6 +73,9 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
                 return {"stopped_at": stopped}
         elif config.zoo.path:
             zoo = inputs.load_zoo(config)
+        elif config.zoo.apis:
+            remote = apis.opened(config.zoo.apis, workdir, config.data.name)
+            zoo = inputs.select(config, exits.enter_context(remote))
         place, map_tasks = inputs.placement(config)
         if zoo is not None:
             zoo = inputs.place_zoo(zoo, place)
@@ -130,7 +137,9 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
         print(f"resuming after step {start}/{config.num_steps}", flush=True)
     writer.truncate_after(start)
 
-    step_fn = jax.jit(algorithm.step, donate_argnums=1)
+    hub = endpoints.hub_of(experiment.zoo)
+    # A step whose queries found no answer is undone: the state before must outlive it.
+    step_fn = jax.jit(algorithm.step, donate_argnums=() if hub else 1)
     progress = logging_utils.Progress(
         config.num_steps, start, every_secs=config.log.every_secs
     )
@@ -138,11 +147,26 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     if start == 0:
         print("compiling the first step (cached afterwards) ...", flush=True)
     clock = time.monotonic()
-    checked = start
+    if hub:
+        hub.all_answered()  # What was asked before the loop is no step's.
+    checked, info = start, None
     for number in range(start, config.num_steps):
         done = number + 1
-        state, info = step_fn(jax.random.fold_in(root, 2 + number), state, data)
-        last = done == config.num_steps
+        new = step_fn(jax.random.fold_in(root, 2 + number), state, data)
+        over = False
+        if hub and not hub.all_answered(jax.block_until_ready(new)):
+            hub.raise_if_broken()
+            over = not hub.alive().any()
+            new = state, info
+        state, info = new
+        if info is None:
+            if over or done == config.num_steps:
+                raise logging_utils.RunError(
+                    "no step found answers to all of its queries; raise the budget in "
+                    f"{config.zoo.apis}, or ask less a step"
+                )
+            continue
+        last = done == config.num_steps or over
         stopping = stop.reached(done) and not last
         judged = last or done % config.eval.every_steps == 0
         logged = judged or stopping or done % config.log.every_steps == 0
@@ -170,7 +194,9 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             shown = {v: scalars[k] for k, v in experiment.status.items()}
             progress.update(done, shown | _val(scalars), force=judged)
         if judged:
-            extra["curve"].append({"step": done, "seconds": extra["seconds"]} | scalars)
+            spent = {"queries": hub.queries} if hub else {}
+            row = {"step": done, "seconds": extra["seconds"]} | spent | scalars
+            extra["curve"].append(row)
             score = scalars.get(judge.rule)
             if score is not None and (extra["best"] is None or score > extra["best"]):
                 extra["best"] = score
@@ -184,6 +210,9 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             checkpoints.close()
             writer.close()
             return {"stopped_at": done}
+        if over:
+            print(f"the budget of queries is spent: ending after step {done}")
+            break
     checkpoints.close()
     writer.close()
     if judge.rule and extra["best"] is None:

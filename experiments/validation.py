@@ -53,6 +53,17 @@ def _check_choices(choices: Choices) -> None:
 
 def _check_zoo(config: Any) -> None:
     pretrain = config.zoo.pretrain
+    if config.zoo.apis:
+        for key, given in (
+            ("path", config.zoo.path),
+            ("pretrain.num_teachers", pretrain.num_teachers),
+            ("sabotage", config.zoo.sabotage),
+        ):
+            if given:
+                raise InputError(
+                    f"config.zoo.apis and config.zoo.{key} exclude each other: the "
+                    "teachers are endpoints, or they are here"
+                )
     if not pretrain.num_teachers:
         return
     if config.zoo.path:

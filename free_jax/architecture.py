@@ -40,11 +40,17 @@ class Architecture:
         """The Linen module."""
         return get_model(self.name, way=self.way, **dict(self.kwargs))
 
+    @property
+    def remote(self) -> bool:
+        """Asked over a network: map over teachers with `jax.vmap`, not `lax.map`."""
+        return self.name == "endpoint"
+
     def init(self, key: Key[Array, ""]) -> PyTree:
         """Random variables ``{"params": ..., "batch_stats": ...}`` of one network."""
         images = jnp.zeros((1, *self.image_shape))
         variables = self.module.init(key, images, norm="batch")
-        return {name: variables[name] for name in ("params", "batch_stats")}
+        # An endpoint has no statistics.
+        return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
     def normalize(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
         """Maps images in [0, 1] to what the network was trained on."""

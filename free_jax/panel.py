@@ -29,7 +29,8 @@ def describer(
 ) -> Callable[[tuple[Teachers, ...], jax.Array], jax.Array]:
     """Builds the description of images by all teachers of a zoo.
 
-    Teachers are visited one after the other, so memory does not grow with the zoo.
+    Teachers are visited one after the other, so memory does not grow with the zoo;
+    remote ones are asked all at once.
 
     Args:
       architectures: one a group.
@@ -73,7 +74,10 @@ def describer(
                     said = (said + say(arch, variables, views[:, :, ::-1])) / 2
                 return said
 
-            out = jax.lax.map(one, stack.variables)  # [T, n, d]
+            if arch.remote:
+                out = jax.vmap(one)(stack.variables)
+            else:
+                out = jax.lax.map(one, stack.variables)  # [T, n, d]
             parts.append(jnp.moveaxis(out, 0, 1).reshape(images.shape[0], -1))
         return jnp.concatenate(parts, axis=-1)
 

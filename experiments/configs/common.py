@@ -99,6 +99,7 @@ def zoo_config() -> dict[str, Any]:
     """
     return {
         "path": "",
+        "apis": "",  # instead of a path: list of endpoints, see experiments/apis.py
         "num_teachers": 0,  # the first ones of each group; 0: all
         "sabotage": 0.0,  # share broken on purpose, to see what it costs
         "pretrain": teacher_recipe(0),

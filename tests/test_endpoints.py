@@ -1,0 +1,633 @@
+"""Remote teachers against a real MLServer on loopback, sound and behind a bad proxy."""
+
+import contextlib
+import importlib.util
+import json
+import pathlib
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+MISSING = [
+    name
+    for name in ("mlserver", "onnxruntime", "onnx", "aiohttp", "orjson")
+    if importlib.util.find_spec(name) is None
+]
+if MISSING:
+    pytest.skip(f"not installed: {', '.join(MISSING)}", allow_module_level=True)
+
+import yaml  # noqa: E402
+from aiohttp import web  # noqa: E402
+from faulty_proxy import Proxy, free_port  # noqa: E402
+
+from experiments import apis, command_line, run, serve_zoo, train  # noqa: E402
+from experiments.data import preset, procedural  # noqa: E402
+from free_jax import (  # noqa: E402
+    InputError,
+    Teachers,
+    Zoo,
+    ZooGroup,
+    architecture,
+    endpoints,
+    panel,
+    save_zoo,
+    take,
+)
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+WAY, COUNT = 5, 3
+QUICK = {"seconds": 8, "first_delay": 0.02, "longest_delay": 0.5, "opening": 0.2}
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    """Three teachers of the procedural classes, whose answers differ by image."""
+    chosen = preset("procedural")
+    arch = architecture(
+        "conv4",
+        way=WAY,
+        image_shape=(32, 32, 3),
+        mean=chosen.mean,
+        std=chosen.std,
+        width=4,
+    )
+    stack = toy.random_teachers(arch, COUNT, seed=1).variables
+    head = jax.tree.map(lambda x: 5 * x, stack["params"]["head"])
+    variables = {**stack, "params": {**stack["params"], "head": head}}
+    ids = jnp.arange(WAY * COUNT, dtype=jnp.int32).reshape(COUNT, WAY)
+    group = ZooGroup(
+        arch, Teachers(variables, ids), np.full(COUNT, np.nan), "procedural"
+    )
+    return Zoo((group,), procedural.class_names("train"))
+
+
+@pytest.fixture(scope="module")
+def served(zoo, tmp_path_factory):
+    """A real MLServer with the three teachers; the folder of ``apis.yaml``."""
+    folder = tmp_path_factory.mktemp("served")
+    serve_zoo.export(zoo, folder, free_port())
+    with serve_zoo.serving(folder):
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def proxy(served):
+    url = yaml.safe_load((served / "apis.yaml").read_text())["defaults"]["url"]
+    made = Proxy(url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def listed(served, proxy, tmp_path):
+    """Writes a list of the three endpoints behind the proxy, with changes."""
+
+    def write(change=lambda entries: None, url=None, **sections):
+        content = yaml.safe_load((served / "apis.yaml").read_text())
+        content["defaults"] |= {"url": url or proxy.url, "max_batch": 4, "timeout": 5}
+        content["patience"] = dict(QUICK)
+        change(content["endpoints"])
+        file = tmp_path / "apis.yaml"
+        file.write_text(yaml.safe_dump({**content, **sections}))
+        return file
+
+    proxy.reset()
+    return write
+
+
+@contextlib.contextmanager
+def opened(file, workdir=None):
+    """The remote zoo, its hub, and ``images -> [n, T, way]`` asked of all at once."""
+    with apis.opened(str(file), str(workdir or file.parent), "procedural") as remote:
+        describe = panel.describer(remote.architectures, output="logits", mirror=False)
+        ask = jax.jit(describe)
+        yield (
+            remote,
+            endpoints.hub_of(remote),
+            lambda images: np.asarray(ask(remote.teachers, images)).reshape(
+                len(images), -1, WAY
+            ),
+        )
+
+
+def pictures(count=10, seed=0):
+    rng = np.random.default_rng(seed)
+    return jnp.asarray(rng.uniform(size=(count, 32, 32, 3)), jnp.float32)
+
+
+@pytest.fixture(scope="module")
+def truth(zoo):
+    describe = panel.describer(zoo.architectures, output="logits", mirror=False)
+    ask = jax.jit(describe)
+    return lambda images: np.asarray(ask(zoo.teachers, images)).reshape(
+        len(images), -1, WAY
+    )
+
+
+def assert_same(got, wanted):
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_answers_are_the_teachers_and_repeated_images_cost_nothing(listed, truth):
+    images = pictures()
+    with opened(listed()) as (remote, hub, ask):
+        assert_same(ask(images), truth(images))
+        assert hub.queries == 10 * COUNT
+        assert_same(ask(images[::-1]), truth(images[::-1]))
+        twice = jnp.concatenate([images[:2], images[:2]])
+        assert_same(ask(twice), truth(twice))
+        assert hub.queries == 10 * COUNT
+        counts = hub.report()["endpoints"]["teacher001"]
+        assert counts["answered"] == counts["queries"] == 10
+        assert counts["answered_by_ledger"] == 10 + 4
+        # One teacher after the other, as in `lax.map`, is the same.
+        arch, stack = remote.architectures[0], remote.teachers[0]
+        apply = jax.jit(lambda v, x: jax.lax.map(lambda one: arch.apply(one, x), v))
+        mapped = apply(stack.variables, images[:3])
+        assert_same(mapped.swapaxes(0, 1), truth(images[:3]))
+
+
+def test_zero_order_inversion_over_http_follows_the_one_in_process(listed, zoo, proxy):
+    """Two steps down a forward-difference gradient: the images must agree."""
+    labels = jnp.arange(4) % WAY
+
+    def invert(arch, teacher, images):
+        def loss(x):
+            logits = arch.apply(teacher.variables, x)
+            return -jax.nn.log_softmax(logits)[jnp.arange(4), labels]
+
+        def step(x, key):
+            noise = jax.random.normal(key, (3, *x.shape))
+            norm = jnp.sqrt(jnp.square(noise).sum((2, 3, 4), keepdims=True))
+            units = noise / norm
+            rise = jax.lax.map(lambda u: loss(x + 0.1 * u) - loss(x), units)
+            slope = (rise[..., None, None, None] * units).mean(0)
+            return x - 50 * slope, loss(x).mean()
+
+        return jax.lax.scan(step, images, jax.random.split(jax.random.key(1), 2))
+
+    with opened(listed()) as (remote, hub, _):
+        got, losses = jax.jit(lambda t, x: invert(remote.architectures[0], t, x))(
+            take(remote.teachers[0], 1), pictures(4)
+        )
+        # The images themselves once a step, and three perturbed copies of each.
+        assert hub.queries == 2 * 4 * (1 + 3)
+    wanted, theirs = jax.jit(lambda t, x: invert(zoo.architectures[0], t, x))(
+        take(zoo.teachers[0], 1), pictures(4)
+    )
+    assert np.abs(np.asarray(wanted - pictures(4))).max() > 0.01
+    np.testing.assert_allclose(got, wanted, atol=2e-3)
+    np.testing.assert_allclose(losses, theirs, atol=2e-3)
+
+
+def test_black_boxes_have_no_gradient_features_or_moments(listed):
+    with opened(listed()) as (remote, hub, _):
+        arch, teacher = remote.architectures[0], take(remote.teachers[0], 0)
+        with pytest.raises(InputError, match="no gradients"):
+            jax.grad(lambda x: arch.apply(teacher.variables, x).sum())(pictures(1))
+        for wrong in (
+            lambda: arch.apply_with_moments(teacher.variables, pictures(1)),
+            lambda: arch.apply(teacher.variables, pictures(1), features=True),
+        ):
+            with pytest.raises(InputError, match="only answer queries"):
+                wrong()
+        assert hub.queries == 0
+
+
+def failing(status, share=0, **headers):
+    def fault(number, request):
+        if number % 10 == share:
+            return web.Response(status=status, text="no", headers=headers)
+
+    return fault
+
+
+@pytest.mark.parametrize(
+    ("fault", "billed"),
+    [
+        (failing(500), True),
+        (failing(503), False),
+        (failing(429, **{"Retry-After": "0.3"}), False),
+        (lambda number, request: "drop" if number % 10 == 0 else None, True),
+    ],
+    ids=["500", "503", "429", "drop"],
+)
+def test_a_tenth_of_requests_failing_changes_only_the_counts(
+    listed, proxy, truth, capsys, fault, billed
+):
+    images = pictures(40, seed=2)
+    with opened(listed()) as (_, hub, ask):
+        proxy.fault = fault
+        start = time.monotonic()
+        assert_same(ask(images), truth(images))
+        if (
+            "429" in str(capsys)
+            or fault.__closure__
+            and "Retry-After" in str(fault.__closure__[0].cell_contents)
+        ):
+            assert time.monotonic() - start >= 0.3
+        failed = proxy.requests - 30  # 40 images, 4 a request, three endpoints
+        assert failed >= 3
+        assert hub.queries == 120 + 4 * failed * billed
+        report = hub.report()["endpoints"].values()
+        assert sum(r["failed_but_billed"] for r in report) == 4 * failed * billed
+        assert sum(r["refused_not_billed"] for r in report) == 4 * failed * (not billed)
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_latency_is_waited_for_once_not_once_a_teacher(listed, proxy, truth):
+    images = pictures(8, seed=3)
+    with opened(listed()) as (_, _, ask):
+        ask(pictures(1, seed=99))  # compiled
+        proxy.fault = lambda number, request: 0.5
+        start = time.monotonic()
+        assert_same(ask(images), truth(images))
+        # Six requests, all under way at the same time.
+        assert time.monotonic() - start < 1.5
+
+
+def tampered(change):
+    def answer(body):
+        tensor = body["outputs"][0]
+        values = np.asarray(tensor["data"], float).reshape(tensor["shape"])
+        body["outputs"][0] = {**tensor, **change(values, body)}
+        return body
+
+    return answer
+
+
+def wrong_count(values, body):
+    return {"data": values[:, :4].ravel().tolist(), "shape": [len(values), 4]}
+
+
+def with_nan(values, body):
+    return {"data": [None] + values.ravel().tolist()[1:]}
+
+
+def other_model(values, body):
+    body["model_name"] = "somebody_else"
+    return {}
+
+
+BROKEN = {
+    "not JSON but a page|no JSON but a page": web.Response,
+    "values that are not finite": tampered(with_nan),
+    "where 5 classes for each of 4 images": tampered(wrong_count),
+    "another model (somebody_else": tampered(other_model),
+    "no distribution": None,
+    "HTTP status 404 (no such model": 404,
+    "HTTP status 401 (token": 401,
+    "no answer within 0.3 s": 5.0,
+}
+
+
+@pytest.mark.parametrize("message", list(BROKEN), ids=range(len(BROKEN)))
+def test_one_broken_endpoint_is_named_and_left_out(
+    listed, proxy, truth, capsys, message
+):
+    images, how = pictures(4, seed=4), BROKEN[message]
+
+    def change(entries):
+        if how is None:
+            entries[1]["output"] = "probabilities"
+        if how == 5.0:
+            entries[1]["timeout"] = 0.3
+
+    def fault(number, request):
+        if "teacher001" not in request.path:
+            return None
+        if how is web.Response:
+            return web.Response(text="<html>Sign in</html>", content_type="text/html")
+        return web.Response(status=how) if isinstance(how, int) else how
+
+    patience = {**QUICK, "seconds": 0.5}
+    with opened(listed(change, patience=patience)) as (remote, hub, ask):
+        proxy.fault = fault
+        got = ask(images)
+        assert np.isnan(got[:, 1]).all()
+        assert_same(got[:, [0, 2]], truth(images)[:, [0, 2]])
+        assert hub.alive().tolist() == [True, False, True]
+        assert not hub.all_answered() and hub.all_answered()
+        asked = proxy.requests
+        assert np.isnan(ask(pictures(4, seed=5))[:, 1]).all()
+        assert proxy.requests == asked + 2  # Left out from then on.
+        hub.raise_if_broken()
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert "endpoint teacher001" in lines[0] and message.split("|")[-1] in lines[0]
+    assert "left out" in lines[0]
+
+
+def test_unreachable_endpoints_are_left_out_and_none_left_is_an_error(
+    listed, truth, capsys
+):
+    nowhere = f"http://127.0.0.1:{free_port()}"
+
+    def one(entries):
+        entries[2]["url"] = nowhere
+
+    with opened(listed(one)) as (_, hub, ask):
+        assert_same(ask(pictures(2))[:, :2], truth(pictures(2))[:, :2])
+        assert hub.queries == 4
+    assert "endpoint teacher002: cannot be reached" in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"no endpoint answers.*teacher000, cannot be"):
+        with opened(listed(url=nowhere)):
+            pass
+
+
+def test_server_restarted_between_requests(served, zoo, truth, tmp_path, listed):
+    folder = tmp_path / "own"
+    serve_zoo.export(zoo, folder, free_port())
+    url = yaml.safe_load((folder / "apis.yaml").read_text())["defaults"]["url"]
+    images = pictures(12, seed=6)
+    patience = {**QUICK, "seconds": 60}
+    with contextlib.ExitStack() as first:
+        first.enter_context(serve_zoo.serving(folder))
+        with opened(listed(url=url, patience=patience)) as (_, hub, ask):
+            assert_same(ask(images[:4]), truth(images[:4]))
+            first.close()  # The server is gone, its connections are broken.
+            answers = []
+            asking = threading.Thread(target=lambda: answers.append(ask(images)))
+            asking.start()
+            time.sleep(0.5)
+            with serve_zoo.serving(folder):
+                asking.join()
+            assert_same(answers[0], truth(images))
+            # Refused connections are not billed; broken ones may have been answered.
+            broken = sum(
+                r["failed_but_billed"] for r in hub.report()["endpoints"].values()
+            )
+            assert hub.queries == 12 * COUNT + broken
+
+
+@pytest.mark.parametrize("total", [False, True])
+def test_budgets_are_exact(listed, proxy, truth, total):
+    images = pictures(10, seed=7)
+
+    def limit(entries):
+        if not total:
+            entries[0]["budget"] = 6
+
+    with opened(listed(limit, budget=17 if total else 0)) as (_, hub, ask):
+        # A failure that is billed counts.
+        proxy.fault = lambda number, request: (
+            web.Response(status=500)
+            if "teacher000" in request.path and number <= 3
+            else None
+        )
+        got, wanted = ask(images), truth(images)
+        known = np.isfinite(got).all(-1)
+        assert_same(got[known], wanted[known])
+        if total:
+            assert hub.queries == 17 and hub.spent and not hub.alive().any()
+        else:
+            counts = hub.report()["endpoints"]["teacher000"]
+            assert counts["queries"] == 6 and counts["state"] == "spent"
+            assert known[:, 0].sum() == 6 - counts["failed_but_billed"]
+            assert known[:, 1:].all() and hub.alive().tolist() == [False, True, True]
+            assert hub.remaining()[0] == 0
+        before = hub.queries
+        ask(images)
+        assert hub.queries == before
+
+
+def test_killed_run_asks_nothing_twice(listed, proxy, truth, tmp_path):
+    file = listed()
+    code = f"""
+        import jax, numpy as np
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
+        from experiments import apis
+        from free_jax import panel
+        rng = np.random.default_rng(0)
+        images = np.asarray(rng.uniform(size=(40, 32, 32, 3)), np.float32)
+        with apis.opened({str(file)!r}, {str(tmp_path)!r}, "procedural") as zoo:
+            ask = jax.jit(panel.describer(zoo.architectures, mirror=False))
+            for start in range(0, 40, 8):
+                ask(zoo.teachers, images[start : start + 8]).block_until_ready()
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code)], cwd=ROOT, stdout=subprocess.PIPE
+    )
+
+    def kill(number, request):
+        if number == 15:
+            process.send_signal(signal.SIGKILL)
+
+    proxy.fault = kill
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    sent = proxy.requests
+    proxy.fault = lambda number, request: None
+    with opened(file, tmp_path) as (_, hub, ask):
+        before = hub.queries
+        # What was sent is counted, whether or not its answer arrived.
+        assert 4 * sent <= before <= 4 * (sent + COUNT * 4)
+        under_way = sum(
+            r["failed_but_billed"] for r in hub.report()["endpoints"].values()
+        )
+        assert_same(ask(pictures(40)), truth(pictures(40)))
+        assert hub.queries == 40 * COUNT + under_way
+    # No image of an answered request was sent again.
+    repeated = len(proxy.bodies) - len(set(proxy.bodies))
+    assert repeated <= under_way / 4 <= COUNT * 4
+
+
+def test_token_is_sent_but_never_written(listed, proxy, tmp_path, monkeypatch, capsys):
+    def with_token(entries):
+        entries[0]["token_variable"] = "SOME_TOKEN"
+
+    file = listed(with_token)
+    monkeypatch.delenv("SOME_TOKEN", raising=False)
+    with pytest.raises(InputError, match="teacher000: the environment variable SOME_"):
+        with opened(file):
+            pass
+    monkeypatch.setenv("SOME_TOKEN", "s3cret")
+    proxy.fault = lambda number, request: (
+        web.Response(status=500) if number == 1 else None
+    )
+    with opened(file) as (_, hub, ask):
+        ask(pictures(2))
+        written = json.dumps(hub.report())
+    assert proxy.tokens == {None, "Bearer s3cret"}
+    printed = capsys.readouterr()
+    kept = b"".join(f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
+    assert b"s3cret" not in kept and "s3cret" not in written
+    assert "s3cret" not in printed.out + printed.err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"image_size": 28}, "takes FP32 .*not images of 28x28x3; correct image_size"),
+        ({"class_names": ["a", "b", "c"]}, "has 5 outputs but 3 class names"),
+        ({"class_names": ["a", "a", "c"]}, "must be two or more, distinct"),
+        ({"clas_names": []}, "unknown key 'clas_names'; did you mean class_names"),
+        ({"image_size": "32"}, "image_size='32' must be of type int"),
+        ({"url": "127.0.0.1"}, "must start with http"),
+        ({"output": "scores"}, "output='scores'; choose logits"),
+        ({"std": [0.5, 0.5]}, "std 2 values but images have 3 channels"),
+        ({"onnx": "nowhere.onnx"}, "nowhere.onnx: no such file"),
+        ({"onnx": "apis.yaml"}, "no model that can be run"),
+        ({"max_batch": 0}, "max_batch=0 must be positive"),
+        ({"model": ""}, "give url and model, or onnx"),
+        ({"name": "teacher000"}, "teacher000'. appear twice"),
+    ],
+)
+def test_what_is_wrong_in_the_list_is_said_before_any_query(listed, change, message):
+    file = listed(lambda entries: entries[1].update(change))
+    with pytest.raises(InputError, match=message) as caught:
+        with opened(file):
+            pass
+    assert "\n" not in str(caught.value)
+
+
+def test_onnx_files_are_endpoints_too(listed, served, truth):
+    def as_files(entries):
+        for number, entry in enumerate(entries):
+            entry["onnx"] = str(served / f"teacher{number:03d}" / "model.onnx")
+
+    with opened(listed(as_files)) as (_, hub, ask):
+        assert_same(ask(pictures(6)), truth(pictures(6)))
+        assert hub.queries == 6 * COUNT
+
+
+@pytest.mark.parametrize("name", ["resnet10", "resnet50"])
+def test_resnets_as_onnx_agree(name):
+    import onnxruntime
+    from flax import traverse_util
+
+    from free_jax.interop.onnx_weights import to_onnx
+
+    arch = architecture(name, way=3, image_shape=(16, 16, 3))
+    rng = np.random.default_rng(0)
+    shapes = jax.eval_shape(arch.init, jax.random.key(0))
+    variables = traverse_util.unflatten_dict(
+        {
+            path: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
+            if path[-1] in ("var", "scale")
+            else (rng.normal(size=leaf.shape) * 0.05).astype(np.float32)
+            for path, leaf in traverse_util.flatten_dict(shapes).items()
+        }
+    )
+    images = pictures(2)[:, :16, :16]
+    session = onnxruntime.InferenceSession(to_onnx(variables, arch, name))
+    (got,) = session.run(None, {"images": np.asarray(arch.normalize(images))})
+    wanted = np.asarray(arch.apply(variables, images))
+    np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_less_telling_answers_become_logits_of_what_they_tell():
+    def card(output, digits=0):
+        return endpoints.Card("x", 4, (32, 32, 3), output, digits)
+
+    def softmax(logits):
+        shifted = np.exp(np.float64(logits))
+        return shifted / shifted.sum(-1, keepdims=True)
+
+    p = np.asarray([[0.7, 0.2, 0.1, 0.0], [0.25, 0.25, 0.25, 0.25]])
+    said = softmax(endpoints.to_logits(card("probabilities"), p, 2))
+    np.testing.assert_allclose(said, p, atol=1e-6)
+    said = softmax(endpoints.to_logits(card("probabilities", 2), p, 2))
+    assert 0 < said[0, 3] < 0.005
+    top = np.asarray([[0.7, 0.2, 0.0, 0.0]])
+    said = softmax(endpoints.to_logits(card("top_k"), top, 1))
+    np.testing.assert_allclose(said, [[0.7, 0.2, 0.05, 0.05]], atol=1e-6)
+    said = endpoints.to_logits(card("label"), np.asarray([[2], [0]]), 2)
+    assert said.argmax(1).tolist() == [2, 0]
+    np.testing.assert_allclose(softmax(said).max(1), 0.9, atol=1e-6)
+    for output, answer, message in [
+        ("probabilities", 2 * p, "no distribution"),
+        ("probabilities", p - 0.1, "no distribution"),
+        ("logits", p[:, :3], "4 classes for each of 2"),
+        ("logits", p.T, "4 classes for each of 2"),
+        ("label", np.asarray([4, 0]), "none of the 4 classes"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            endpoints.to_logits(card(output), answer, 2)
+
+
+def test_binary_request_is_what_tritons_own_client_sends():
+    client = pytest.importorskip("tritonclient.http")
+    images = np.asarray(pictures(2))
+    ours = endpoints.OpenInference(endpoints.Card("x", 5, (32, 32, 3)), "http://h", "m")
+    ours._binary, ours._layout = True, "nchw"
+    body, headers = ours._encode(images)
+    theirs = client.InferInput("input", [2, 3, 32, 32], "FP32")
+    theirs.set_data_from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2)))
+    wanted, length = client.InferenceServerClient.generate_request_body([theirs])
+    start = int(headers["Inference-Header-Content-Length"])
+    assert json.loads(body[:start])["inputs"] == json.loads(wanted[:length])["inputs"]
+    assert body[start:] == wanted[length:]
+
+
+SMALL = [
+    "--config.student.kwargs.width=4",
+    "--config.recover.images_per_class=0",
+    "--config.recover.scenes=30",
+    "--config.eval.episodes=4",
+    "--config.eval.val_episodes=0",
+    "--config.eval.queries=3",
+    "--config.eval.shots=(1,)",
+    "--config.eval.yardsticks=('random','panel')",
+    "--config.learner.test_steps=1",
+    "--config.zoo.pretrain.num_teachers=0",
+    "--config.panel.trust=False",
+]
+
+
+def parse(*extra):
+    config = "--config=experiments/configs/panel_cifar_fs.py:smoke"
+    return command_line.parse(["run.py", config, *SMALL, *extra]).config
+
+
+def test_panel_over_http_is_the_panel_in_process(listed, zoo, tmp_path, proxy):
+    save_zoo(zoo, tmp_path / "zoo")
+    train.main(parse(f"--config.zoo.path={tmp_path / 'zoo'}"), str(tmp_path / "local"))
+    proxy.fault = failing(500)
+    remote = train.main(parse(f"--config.zoo.apis={listed()}"), str(tmp_path / "http"))
+    logits = [
+        np.load(tmp_path / run / "described" / "images-000000.npz")["logits"]
+        for run in ("local", "http")
+    ]
+    assert_same(logits[1], logits[0][: len(logits[1])])
+    queries = remote["queries"]
+    failed = sum(r["failed_but_billed"] for r in queries["endpoints"].values())
+    assert queries["queries"] == 30 * COUNT + failed and failed > 0
+    assert all(row["queries"] == queries["queries"] for row in remote["curve"])
+    skipped = remote["results"]["panel of all teachers, centroids"]["1"]
+    assert "endpoints" in skipped["skipped"]
+
+
+def test_panel_whose_budget_ends_learns_from_what_it_has(listed, tmp_path, capsys):
+    file = listed(budget=60)
+    result = train.main(parse(f"--config.zoo.apis={file}"), str(tmp_path / "run"))
+    assert result["queries"]["queries"] == 60
+    assert (tmp_path / "run" / "model.npz").exists()
+    assert "the budget of queries ends after" in capsys.readouterr().out
+
+
+def test_a_wrong_command_is_one_line(listed, tmp_path, capsys):
+    argv = ["run.py", "--config=experiments/configs/panel_cifar_fs.py:smoke", *SMALL]
+    argv += [f"--workdir={tmp_path / 'w'}", "--distributed=off"]
+    argv += ["--compilation_cache=off", f"--config.zoo.apis={tmp_path / 'no.yaml'}"]
+    assert run.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "no.yaml: No such file" in error and error.count("\n") == 1
+    # The white-box stage of the panel is refused for endpoints.
+    both = parse(f"--config.zoo.apis={listed()}", "--config.zoo.path=here")
+    with pytest.raises(InputError, match="exclude each other"):
+        train.main(both, str(tmp_path / "x"))
+    white = parse(
+        f"--config.zoo.apis={listed()}", "--config.recover.images_per_class=2"
+    )
+    with pytest.raises(InputError, match="only answer queries"):
+        train.main(white, str(tmp_path / "y"))
