@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import inputs
-from experiments.algorithms import episodic, free, panel
+from experiments.algorithms import episodic, free, panel, purer
 from experiments.algorithms.base import Choices, Experiment, Positive
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
-ALGORITHMS = {"free": free, "episodic": episodic, "panel": panel}
+ALGORITHMS = {"free": free, "episodic": episodic, "panel": panel, "purer": purer}
 __all__ = ["ALGORITHMS", "Choices", "Experiment", "Positive", "experiment"]
 
 

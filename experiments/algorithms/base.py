@@ -38,6 +38,7 @@ class Experiment(NamedTuple):
       status: metrics of the status line and their short names there.
       memory_of: ``state -> ImageBank`` of recovered images, or None.
       zoo: the teachers, or None where no method uses them.
+      images_kept: recovered once and improved in every step.
     """
 
     algorithm: Algorithm
@@ -51,6 +52,7 @@ class Experiment(NamedTuple):
     status: dict[str, str]
     memory_of: Callable[[Any], ImageBank] | None
     zoo: zoo_lib.Zoo | None
+    images_kept: int = 0
 
 
 def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
@@ -110,6 +112,7 @@ def episodic_update(
         queries=section.queries,
         episodes_per_update=section.episodes_per_update,
         augment_images=section.augment,
+        split=section.get("split", "random"),
         map_tasks=map_tasks,
     )
 
@@ -120,3 +123,8 @@ def adapted(
     """The one method of a meta-learner: adapt it to the episode."""
     name = f"{config.algorithm} ({config.learner.kind})"
     return {name: evaluation.learner_classifier(learner)}
+
+
+def spread(total: int, groups: int) -> tuple[int, ...]:
+    """Splits a step's teachers evenly over the zoo's groups, first groups first."""
+    return tuple(total // groups + (i < total % groups) for i in range(groups))

@@ -208,19 +208,17 @@ def subset(zoo: Zoo, num_teachers: int) -> Zoo:
     """The first `num_teachers` of each group (or all, where it has fewer)."""
     if num_teachers < 1:
         raise InputError(f"num_teachers={num_teachers} must be at least 1")
-    groups = [
-        dataclasses.replace(
-            group,
-            # On the host: slicing on the device compiles once for each leaf shape.
-            teachers=jax.tree.map(
-                lambda leaf: jnp.asarray(np.asarray(leaf)[:num_teachers]),
-                group.teachers,
-            ),
-            accuracy=group.accuracy[:num_teachers],
-        )
-        for group in zoo.groups
-    ]
+    groups = [pick(group, slice(num_teachers)) for group in zoo.groups]
     return Zoo(tuple(groups), zoo.class_names)
+
+
+def pick(group: ZooGroup, rows: slice | np.ndarray) -> ZooGroup:
+    """A group of some of its teachers, chosen on the host."""
+    # On the host: slicing on the device compiles once for each leaf shape.
+    teachers = jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), group.teachers
+    )
+    return dataclasses.replace(group, teachers=teachers, accuracy=group.accuracy[rows])
 
 
 def merge(zoos: Sequence[Zoo]) -> Zoo:
