@@ -121,7 +121,8 @@ def write(
             "seed": config.seed,
             "steps": config.num_steps,
             "seconds": outcome["seconds"],
-            "images_recovered": config.num_steps * experiment.images_per_step,
+            "images_recovered": experiment.images_kept
+            + config.num_steps * experiment.images_per_step,
             "curve": outcome["curve"],
             # Endpoints say what they charged; without any, our own count stands.
             **_queries(experiment, outcome),

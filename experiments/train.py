@@ -32,7 +32,9 @@ MAY_CHANGE = (
     "checkpoint",
     "data.cache_dir",
     "mesh",
-    # A finished run may be evaluated anew, with other episodes.
+    # A finished run may be evaluated anew: other episodes, classes, or calibration.
+    "calibration",
+    "eval.split",
     "eval.shots",
     "eval.queries",
     "eval.episodes",

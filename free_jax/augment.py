@@ -16,6 +16,7 @@ def crop_flip(
     padding: int = 4,
     per_image: bool = True,
     edges: Edges = "black",
+    flip: bool = True,
 ) -> Float[Array, "n h w c"]:
     """Shifts each image by some pixels and mirrors it half of the time.
 
@@ -31,6 +32,7 @@ def crop_flip(
         batch, as torchvision's tensor transforms did in the released codes.
       edges: a shift brings in "black" (padding and cropping, as everywhere in the
         field) or the opposite edge ("wrap", a roll).
+      flip: False never mirrors.
 
     Returns:
       Images of the same shape.
@@ -46,8 +48,9 @@ def crop_flip(
     columns = jnp.arange(w) + offsets(key_columns)
     if edges == "wrap":
         rows, columns = rows % h, columns % w
-    flip = jax.random.bernoulli(key_flip, shape=(draws, 1))
-    columns = jnp.where(flip, columns[:, ::-1], columns)
+    if flip:
+        mirrored = jax.random.bernoulli(key_flip, shape=(draws, 1))
+        columns = jnp.where(mirrored, columns[:, ::-1], columns)
     select_rows = jnp.broadcast_to(jax.nn.one_hot(rows, h), (n, h, h))
     select_columns = jnp.broadcast_to(jax.nn.one_hot(columns, w), (n, w, w))
     out = jnp.einsum("nih,nhwc->niwc", select_rows, images, precision="highest")

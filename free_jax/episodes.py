@@ -1,10 +1,14 @@
 """Few-shot episodes drawn from a bank of images, on the device."""
 
+from typing import Literal
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
 from free_jax.types import Episode, ImageBank
+
+Split = Literal["random", "fixed"]
 
 
 def balanced_labels(way: int, images_per_class: int) -> Int[Array, " n"]:
@@ -24,7 +28,13 @@ def to_float(images: Array) -> Array:
 
 
 def sample_episode(
-    key: Key[Array, ""], bank: ImageBank, *, way: int, shots: int, queries: int
+    key: Key[Array, ""],
+    bank: ImageBank,
+    *,
+    way: int,
+    shots: int,
+    queries: int,
+    split: Split = "random",
 ) -> Episode:
     """Draws one episode.
 
@@ -40,9 +50,14 @@ def sample_episode(
       way: classes in the episode.
       shots: support images a class.
       queries: query images a class.
+      split: "fixed" takes the first rows of each class, always in the same order, so
+        that support images never become queries (released code of PURER-Plus).
 
     Returns:
       An `Episode`, rows grouped by class.
+
+    Raises:
+      ValueError: the bank cannot hold that many images a class.
     """
     key_classes, key_images = jax.random.split(key)
     per_class = shots + queries
@@ -52,9 +67,17 @@ def sample_episode(
     scores = jnp.where(bank.counts >= per_class, scores, -1.0)
     class_ids = jax.lax.top_k(scores, way)[1].astype(jnp.int32)
     capacity = bank.images.shape[1]
-    scores = jax.random.uniform(key_images, (way, capacity))
-    valid = jnp.arange(capacity) < bank.counts[class_ids][:, None]
-    rows = jax.lax.top_k(jnp.where(valid, scores, -1.0), per_class)[1]
+    if capacity < per_class:
+        raise ValueError(
+            f"an episode needs {per_class} images a class (shots + queries), the bank "
+            f"holds at most {capacity}"
+        )
+    if split == "fixed":
+        rows = jnp.broadcast_to(jnp.arange(per_class), (way, per_class))
+    else:
+        scores = jax.random.uniform(key_images, (way, capacity))
+        valid = jnp.arange(capacity) < bank.counts[class_ids][:, None]
+        rows = jax.lax.top_k(jnp.where(valid, scores, -1.0), per_class)[1]
     images = bank.images[class_ids[:, None], rows]  # [W, S+Q, ...]
     images = to_float(images)
     item_shape = images.shape[2:]

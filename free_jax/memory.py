@@ -51,8 +51,8 @@ def add(bank: ImageBank, recovered: Recovered) -> ImageBank:
             f"{per_class} images a class do not fit a memory of {capacity} a class"
         )
     order = jnp.argsort(recovered.labels, stable=True)
-    pixels = jnp.floor(255.0 * jnp.clip(recovered.images[order], 0.0, 1.0))
-    pixels = pixels.astype(jnp.uint8).reshape(way, per_class, *bank.images.shape[2:])
+    pixels = to_bytes(recovered.images[order])
+    pixels = pixels.reshape(way, per_class, *bank.images.shape[2:])
     ids = recovered.class_ids
     rows = (bank.cursor[ids][:, None] + jnp.arange(per_class)) % capacity  # [W, n]
     return ImageBank(
@@ -62,6 +62,11 @@ def add(bank: ImageBank, recovered: Recovered) -> ImageBank:
         ),
         cursor=bank.cursor.at[ids].set((bank.cursor[ids] + per_class) % capacity),
     )
+
+
+def to_bytes(images: jax.Array) -> jax.Array:
+    """Clips to [0, 1] and rounds down to 8 bits, as the released codes' PNG files."""
+    return jnp.floor(255.0 * jnp.clip(images, 0.0, 1.0)).astype(jnp.uint8)
 
 
 def add_many(bank: ImageBank, recovered: Recovered) -> ImageBank:

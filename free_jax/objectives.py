@@ -109,12 +109,13 @@ def moment_matching(moments: PyTree, batch_stats: PyTree) -> Float[Array, ""]:
     Sum over batch norms of ||mean - running mean||_2 + ||var - running var||_2
     (spec: BNREG), with a norm whose gradient is finite at zero.
     """
-
-    def distance(a: jax.Array, b: jax.Array) -> jax.Array:
-        return jnp.sqrt(jnp.square(a - b).sum() + 1e-12)
-
-    gaps = jax.tree.map(distance, moments, batch_stats)
+    gaps = jax.tree.map(lambda a, b: norm(a - b), moments, batch_stats)
     return sum(jax.tree.leaves(gaps), start=jnp.zeros(()))
+
+
+def norm(x: jax.Array) -> Float[Array, ""]:
+    """Frobenius norm of a whole array, with a gradient that is finite at zero."""
+    return jnp.sqrt(jnp.square(x).sum() + 1e-12)
 
 
 def total_variation(images: Float[Array, "n h w c"]) -> Float[Array, ""]:
@@ -122,3 +123,39 @@ def total_variation(images: Float[Array, "n h w c"]) -> Float[Array, ""]:
     rows = jnp.abs(images[:, 1:] - images[:, :-1]).mean()
     columns = jnp.abs(images[:, :, 1:] - images[:, :, :-1]).mean()
     return rows + columns
+
+
+def frobenius_variation(images: Float[Array, "n h w c"]) -> Float[Array, ""]:
+    """Smoothness prior of DeepInversion and PURER (spec section 4.2: TV2).
+
+    Sum of the Frobenius norms, over the whole batch, of the differences between
+    neighbours along rows, columns and both diagonals.
+    """
+    gaps = (
+        images[:, :, 1:] - images[:, :, :-1],
+        images[:, 1:] - images[:, :-1],
+        images[:, 1:, :-1] - images[:, :-1, 1:],
+        images[:, 1:, 1:] - images[:, :-1, :-1],
+    )
+    return sum((norm(gap) for gap in gaps), start=jnp.zeros(()))
+
+
+def supervised_contrastive(
+    features: Float[Array, "n d"], labels: Int[Array, " n"], temperature: float = 0.1
+) -> Float[Array, ""]:
+    """Pulls unit-length features of one class together and pushes others away.
+
+    Mean over rows i of -mean_p log(exp(s_ip) / sum_{a != i} exp(s_ia)), where p runs
+    over the other rows of i's class and s are cosines over the temperature; a row
+    without such rows counts as zero.
+
+    Reference:
+      Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, equation 2.
+    """
+    squares = jnp.square(features).sum(-1, keepdims=True)
+    rows = features * jax.lax.rsqrt(jnp.maximum(squares, 1e-12))
+    itself = jnp.eye(rows.shape[0], dtype=bool)
+    log_p = jax.nn.log_softmax(rows @ rows.T / temperature, where=~itself)
+    same = (labels[:, None] == labels) & ~itself
+    picked = jnp.where(same, log_p, 0.0).sum(-1)
+    return -(picked / jnp.maximum(same.sum(-1), 1)).mean()

@@ -34,6 +34,7 @@ def episodic_gradients(
     queries: int,
     episodes_per_update: int,
     augment_images: bool = False,
+    split: episodes.Split = "random",
     map_tasks: Callable = parallel.map_tasks,
 ) -> Callable:
     """Gradient of the summed loss of several episodes.
@@ -46,6 +47,7 @@ def episodic_gradients(
       episodes_per_update: losses summed.
       augment_images: crop and flip every image of an episode; the released codes
         replay images as they are.
+      split: see `episodes.sample_episode`.
       map_tasks: see `parallel.map_tasks`.
 
     Returns:
@@ -56,7 +58,7 @@ def episodic_gradients(
         params, bank = shared
         key_episode, key_support, key_query = jax.random.split(key, 3)
         episode = episodes.sample_episode(
-            key_episode, bank, way=way, shots=shots, queries=queries
+            key_episode, bank, way=way, shots=shots, queries=queries, split=split
         )
         if augment_images:
             episode = episode._replace(

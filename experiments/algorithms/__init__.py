@@ -4,12 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import inputs
-from experiments.algorithms import bidf, episodic, free, panel
+from experiments.algorithms import bidf, episodic, free, panel, purer
 from experiments.algorithms.base import Choices, Experiment, Positive
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
-ALGORITHMS = {"free": free, "bidf": bidf, "episodic": episodic, "panel": panel}
+ALGORITHMS = {
+    "free": free,
+    "purer": purer,
+    "bidf": bidf,
+    "panel": panel,
+    "episodic": episodic,
+}
 __all__ = ["ALGORITHMS", "Choices", "Experiment", "Positive", "experiment"]
 
 

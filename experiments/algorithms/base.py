@@ -43,6 +43,7 @@ class Experiment(NamedTuple):
       zoo: the teachers, or None where no method uses them.
       queries_of: ``state -> [T]`` images that each teacher was asked about so far, or
         None where nothing counts them.
+      images_kept: recovered once and improved in every step.
     """
 
     algorithm: Algorithm
@@ -58,6 +59,7 @@ class Experiment(NamedTuple):
     zoo: zoo_lib.Zoo | None
     held_out: ImageBank | None = None
     queries_of: Callable[[Any], np.ndarray] | None = None
+    images_kept: int = 0
 
 
 def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
@@ -110,6 +112,7 @@ def episode_options(config: Any, map_tasks: Callable) -> dict[str, Any]:
         "queries": section.queries,
         "episodes_per_update": section.episodes_per_update,
         "augment_images": section.augment,
+        "split": section.get("split", "random"),
         "map_tasks": map_tasks,
     }
 
@@ -131,3 +134,8 @@ def adapted(
     """The one method of a meta-learner: adapt it to the episode."""
     name = f"{config.algorithm} ({config.learner.kind})"
     return {name: evaluation.learner_classifier(learner)}
+
+
+def spread(total: int, groups: int) -> tuple[int, ...]:
+    """Splits a step's teachers evenly over the zoo's groups, first groups first."""
+    return tuple(total // groups + (i < total % groups) for i in range(groups))

@@ -98,7 +98,7 @@ def build(
             generator_optimizer=optimizer(options.outer_optimizer),
             optimizer=tx,
             align_optimizer=optimizer(config.align.optimizer),
-            teachers_per_step=_teachers_per_step(config, zoo),
+            teachers_per_step=base.spread(options.teachers_per_step, len(zoo.groups)),
             num_classes=zoo.num_classes,
             images_per_class=options.images_per_class,
             memory_per_class=config.memory.per_class,
@@ -132,10 +132,3 @@ def build(
         memory_of=lambda state: state.memory,
         zoo=zoo,
     )
-
-
-def _teachers_per_step(config: Any, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
-    """Splits the step's teachers evenly over the groups, first groups first."""
-    total, groups = config.inversion.teachers_per_step, len(zoo.groups)
-    counts = [total // groups + (i < total % groups) for i in range(groups)]
-    return tuple(counts)

@@ -408,6 +408,11 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
         config.recover.num_steps = 3
         config.recover.scenes = 20
         config.distill.batch_size = 16
+    elif config.algorithm == "purer":
+        config.pixels.teachers_per_step = 2
+        config.curriculum.start = 1
+        config.curriculum.patience = 1
+        config.replay.episodes_per_update = 2
     else:
         config.generator.width = 8
         if config.algorithm == "bidf":

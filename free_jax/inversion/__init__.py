@@ -10,7 +10,12 @@ from free_jax.inversion.five import meta_generator
 from free_jax.inversion.loop import InversionInfo, Inverter, inverter
 from free_jax.inversion.objective import Adversary, Critic, Objective, white_box
 from free_jax.inversion.pixels import pixel_inverter
-from free_jax.inversion.sources import Source, generator_source, pixel_source
+from free_jax.inversion.sources import (
+    Source,
+    generator_source,
+    normalized_source,
+    pixel_source,
+)
 from free_jax.inversion.zero_order import Estimator, estimate, zero_order
 
 __all__ = [
@@ -25,6 +30,7 @@ __all__ = [
     "generator_source",
     "inverter",
     "meta_generator",
+    "normalized_source",
     "pixel_inverter",
     "pixel_source",
     "white_box",

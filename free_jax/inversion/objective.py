@@ -1,7 +1,7 @@
 """What is asked of recovered images, and its gradient with respect to them."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Int, Key
@@ -20,7 +20,10 @@ class Objective(NamedTuple):
       moments: weight of matching the teacher's batch-norm statistics (0 in FREE's
         released code, 1 in TGR and Trustworthy-DFML).
       adversarial: weight of disagreeing with the student, used when one is given.
-      total_variation: weight of the smoothness prior (none in the released code).
+      total_variation: weight of the smoothness prior (none in FREE's released code).
+      variation: its form: "mean" absolute differences of images in [0, 1], or
+        "frobenius" norms over the batch of normalised images (PURER's).
+      l2: weight of the Frobenius norm of the normalised batch (PURER's).
       agreement: "kl", "prob_dot" (FREE's released code) or "l1" (BiDf-MKD's for black
         boxes), see `objectives.agreement_rows`.
       student_gradient: let the adversarial gradient pass through the student too;
@@ -29,17 +32,21 @@ class Objective(NamedTuple):
       augment_per_image: one crop and flip an image, or one a batch (released code).
       edges: what a shift brings in: "black" (released code) or "wrap", the opposite
         edge, which pixels of their own need.
+      flip: mirror half of the time (PURER does not).
     """
 
     cross_entropy: float = 1.0
     moments: float = 1.0
     adversarial: float = 1.0
     total_variation: float = 0.0
+    variation: Literal["mean", "frobenius"] = "mean"
+    l2: float = 0.0
     agreement: objectives.Agreement = "kl"
     student_gradient: bool = True
     crop_padding: int = 4
     augment_per_image: bool = True
     edges: augment.Edges = "black"
+    flip: bool = True
 
 
 class Adversary(NamedTuple):
@@ -60,7 +67,7 @@ Critic = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 
 
 def check_objective(objective: Objective) -> None:
-    """Raises ValueError for an unknown form of agreement or edges."""
+    """Raises ValueError for an unknown form of agreement, edges or variation."""
     if objective.agreement not in objectives.AGREEMENTS:
         raise ValueError(
             f"agreement={objective.agreement!r}: choose one of "
@@ -68,6 +75,10 @@ def check_objective(objective: Objective) -> None:
         )
     if objective.edges not in ("black", "wrap"):
         raise ValueError(f"edges={objective.edges!r} must be 'black' or 'wrap'")
+    if objective.variation not in ("mean", "frobenius"):
+        raise ValueError(
+            f"variation={objective.variation!r} must be 'mean' or 'frobenius'"
+        )
 
 
 def white_box(
@@ -84,9 +95,21 @@ def white_box(
       A `Critic`.
 
     Raises:
-      ValueError: an unknown form of agreement or edges.
+      ValueError: an unknown form of agreement, edges or variation.
     """
     check_objective(objective)
+
+    def prior(views):
+        loss = 0.0
+        if objective.total_variation and objective.variation == "mean":
+            loss += objective.total_variation * objectives.total_variation(views)
+        elif objective.total_variation:
+            loss += objective.total_variation * objectives.frobenius_variation(
+                teacher.normalize(views)
+            )
+        if objective.l2:
+            loss += objective.l2 * objectives.norm(teacher.normalize(views))
+        return loss
 
     def loss_fn(images, key, labels, variables, adversary):
         views = augment.crop_flip(
@@ -95,6 +118,7 @@ def white_box(
             padding=objective.crop_padding,
             per_image=objective.augment_per_image,
             edges=objective.edges,
+            flip=objective.flip,
         )
         seen = augment.fit_to(views, teacher.image_shape)
         if objective.moments:
@@ -107,8 +131,7 @@ def white_box(
             loss += objective.moments * objectives.moment_matching(
                 moments, variables["batch_stats"]
             )
-        if objective.total_variation:
-            loss += objective.total_variation * objectives.total_variation(views)
+        loss += prior(views)
         if student is not None and adversary is not None and objective.adversarial:
             view = augment.fit_to(views, student.image_shape)
             student_logits = batch_apply(student, adversary.params, view)

@@ -63,6 +63,30 @@ def generator_source(generator: Generator, latent_dim: int = 256) -> Source:
     )
 
 
+def normalized_source(
+    image_shape: tuple[int, int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    deviation: float = 1.0,
+) -> Source:
+    """Pixels after a network's normalisation, unbounded (PURER); nothing is shared.
+
+    Args:
+      image_shape: (h, w, c).
+      mean: of that normalisation; images are ``mean + std * pixels`` and may leave
+        [0, 1].
+      std: of that normalisation.
+      deviation: of the normal noise that pixels start from.
+    """
+    bounded = pixel_source(image_shape, deviation)
+
+    def render(leaves: PyTree, labels: jax.Array) -> jax.Array:
+        del labels
+        return jnp.asarray(mean) + jnp.asarray(std) * leaves
+
+    return bounded._replace(render=render)
+
+
 def pixel_source(
     image_shape: tuple[int, int, int],
     deviation: float = 1.0,

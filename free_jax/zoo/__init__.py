@@ -1,6 +1,7 @@
 """Pools of pre-trained teachers, in memory and on disk."""
 
 from free_jax.zoo.checkpoint import load_zoo, save_zoo
+from free_jax.zoo.disjoint import disjoint
 from free_jax.zoo.pool import (
     Zoo,
     ZooGroup,
@@ -15,6 +16,7 @@ from free_jax.zoo.pool import (
 __all__ = [
     "Zoo",
     "ZooGroup",
+    "disjoint",
     "first_of_each_group",
     "load_zoo",
     "merge",

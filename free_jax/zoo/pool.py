@@ -238,22 +238,20 @@ def select(zoo: Zoo, index: Int[np.ndarray, " n"]) -> Zoo:
         last = first + group.num_teachers
         rows = index[(index >= first) & (index < last)] - first
         first = last
-        if not rows.size:
-            continue
-        groups.append(
-            dataclasses.replace(
-                group,
-                # On the host: slicing on the device compiles once a leaf shape.
-                teachers=jax.tree.map(
-                    lambda leaf, rows=rows: jnp.asarray(np.asarray(leaf)[rows]),
-                    group.teachers,
-                ),
-                accuracy=group.accuracy[rows],
-            )
-        )
+        if rows.size:
+            groups.append(pick(group, rows))
     if not groups:
         raise InputError("no teacher of the zoo is selected")
     return Zoo(tuple(groups), zoo.class_names)
+
+
+def pick(group: ZooGroup, rows: slice | np.ndarray) -> ZooGroup:
+    """A group of some of its teachers, chosen on the host."""
+    # On the host: slicing on the device compiles once for each leaf shape.
+    teachers = jax.tree.map(
+        lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), group.teachers
+    )
+    return dataclasses.replace(group, teachers=teachers, accuracy=group.accuracy[rows])
 
 
 def merge(zoos: Sequence[Zoo]) -> Zoo:

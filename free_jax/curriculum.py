@@ -1,0 +1,69 @@
+"""PURER's episode curriculum: when the next pixel step is an adversarial one.
+
+While training accuracy keeps improving, images are only inverted.  When it has not
+improved for some updates, ONE pixel step also makes a random episode harder for the
+meta-model, and the best accuracy is forgotten.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Begin = Literal["adversarial", "patience"]
+
+
+class Curriculum(NamedTuple):
+    """What the rule remembers.
+
+    Attributes:
+      best: [] best accuracy since the last adversarial step; negative before any.
+      since_best: [] int32 updates in a row that brought no new best.
+      adversarial: [] bool, whether the next pixel step is adversarial.
+    """
+
+    best: jax.Array
+    since_best: jax.Array
+    adversarial: jax.Array
+
+
+def init() -> Curriculum:
+    """Nothing seen yet; the next step is a plain one."""
+    return Curriculum(jnp.float32(-1.0), jnp.int32(0), jnp.bool(False))
+
+
+def advance(
+    rule: Curriculum,
+    step: jax.Array,
+    accuracy: jax.Array,
+    *,
+    start: int,
+    patience: int,
+    begin: Begin = "adversarial",
+) -> Curriculum:
+    """What follows from one update; the former ``adversarial`` is used up.
+
+    Args:
+      rule: before the update.
+      step: [] int32 number of the update, from 1.
+      accuracy: [] of its episodes, at least 0.
+      start: updates up to this one are never judged (4000 in the released codes).
+      patience: updates without a new best that trigger an adversarial step (6).
+      begin: at `start` either ask for a first "adversarial" step (PURER) or not
+        ("patience", PURER-Plus).
+
+    Reference:
+      Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free
+      Meta-Learning", CVPR 2023; control flow of the released code.
+    """
+    judged = step > start
+    improved = accuracy > rule.best
+    since_best = jnp.where(improved, 0, rule.since_best + 1)
+    triggered = judged & (since_best >= patience)
+    first = (step == start) & (begin == "adversarial")
+    kept = judged & ~triggered
+    return Curriculum(
+        best=jnp.where(kept, jnp.maximum(accuracy, rule.best), -1.0),
+        since_best=jnp.where(kept, since_best, 0),
+        adversarial=triggered | first,
+    )

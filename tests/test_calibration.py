@@ -1,0 +1,116 @@
+"""The contrastive loss against a loop, and calibration against its definition."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from free_jax import calibration, inversion, objectives
+from free_jax.metalearning import maml
+
+LEARNER = maml(toy.TINY, num_steps=2, inner_lr=0.1)
+RATE, STEPS, PER_CLASS = 0.05, 2, 2
+INVERTER = inversion.pixel_inverter(toy.TINY, num_steps=3)
+
+
+def loop(features, labels, temperature):
+    rows = features / np.linalg.norm(features, axis=1, keepdims=True)
+    losses = []
+    for i in range(len(rows)):
+        scores = {
+            a: np.exp(rows[i] @ rows[a] / temperature)
+            for a in range(len(rows))
+            if a != i
+        }
+        positives = [p for p in scores if labels[p] == labels[i]]
+        terms = [np.log(scores[p] / sum(scores.values())) for p in positives]
+        losses.append(-np.mean(terms) if terms else 0.0)
+    return np.mean(losses)
+
+
+def test_supervised_contrastive_is_a_loop():
+    rng = np.random.default_rng(0)
+    features, labels = rng.normal(size=(7, 4)), np.array([0, 1, 0, 2, 1, 0, 3])
+    found = objectives.supervised_contrastive(
+        jnp.asarray(features, jnp.float32), jnp.asarray(labels), 0.3
+    )
+    np.testing.assert_allclose(found, loop(features, labels, 0.3), rtol=1e-5)
+
+
+def test_supervised_contrastive_on_a_closed_form():
+    # Two orthogonal classes of two equal rows each.
+    rows = jnp.array([[1.0, 0], [3.0, 0], [0, 1.0], [0, 2.0]])
+    labels, sharp = jnp.array([0, 0, 1, 1]), np.exp(2.0)
+    found = objectives.supervised_contrastive(rows, labels, 0.5)
+    np.testing.assert_allclose(found, -np.log(sharp / (sharp + 2)), rtol=1e-5)
+    # A dead feature vector (all zero after a ReLU) has a gradient.
+    zero = jax.grad(objectives.supervised_contrastive)(rows.at[0].set(0.0), labels)
+    assert np.isfinite(zero).all()
+
+
+@pytest.fixture(scope="module")
+def adapted():
+    shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
+    params = jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes, 1))
+    episode = toy.random_episode(shots=2)
+    found = jax.jit(LEARNER.adapt)(
+        params, episode.support_images, episode.support_labels
+    )
+    return params, episode, found
+
+
+def build(**change):
+    options = {"images_per_class": PER_CLASS, "num_steps": STEPS, "seed": 3}
+    options |= {"learning_rate": RATE, "temperature": 0.2, "cross_entropy": 0.5}
+    return calibration.calibrator(toy.TINY, INVERTER, **options | change)
+
+
+def test_calibration_is_its_definition(adapted):
+    params, episode, before = adapted
+    images, labels = episode.support_images, episode.support_labels
+    learner = calibration.calibrated(LEARNER, build())
+    found = jax.jit(learner.adapt)(params, images, labels)
+
+    # Invert the adapted model, with the support set's statistics as its own.
+    teacher = inversion.loop.Teachers(
+        {"params": before.params, "batch_stats": before.stats}, jnp.arange(3)
+    )
+    pseudo_labels = jnp.repeat(jnp.arange(3), PER_CLASS)
+    pseudo, _, _ = jax.jit(INVERTER.invert)(
+        jax.random.key(3), (), teacher, pseudo_labels
+    )
+
+    @jax.jit
+    def gradient(params):
+        def loss(params):
+            rows = [
+                toy.TINY.apply({"params": params}, x, norm="batch", features=True)
+                for x in (images, pseudo.images)
+            ]
+            both = jnp.concatenate([labels, pseudo_labels])
+            agree = objectives.supervised_contrastive(jnp.concatenate(rows), both, 0.2)
+            logits = toy.TINY.apply({"params": params}, images, norm="batch")
+            return agree + 0.5 * objectives.cross_entropy(logits, labels)
+
+        return jax.grad(loss)(params)
+
+    expected = before.params
+    for _ in range(STEPS):
+        grads = gradient(expected)
+        expected = jax.tree.map(lambda p, g: p - RATE * g, expected, grads)
+    toy.assert_close(found.params, expected, rtol=1e-3, atol=1e-4)
+    _, stats = toy.TINY.apply_with_moments({"params": expected}, images, norm="batch")
+    toy.assert_close(found.stats, stats, rtol=1e-2, atol=1e-3)
+    gap = jax.tree.map(lambda a, b: jnp.abs(a - b).max(), found.params, before.params)
+    assert float(gap["conv0"]["kernel"]) > 0
+    assert float(gap["head"]["kernel"]) > 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"num_steps": 0}, {"images_per_class": 0}, {"temperature": 0.0}],
+)
+def test_numbers_that_cannot_be_meant_are_refused(change):
+    with pytest.raises(ValueError, match="must be positive"):
+        build(**change)

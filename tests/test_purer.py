@@ -1,0 +1,511 @@
+"""PURER: curriculum, gradients, label order and one step, each against a reference."""
+
+import dataclasses
+import functools
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from experiments import command_line, train
+from free_jax import (
+    algorithms,
+    augment,
+    curriculum,
+    episodes,
+    inversion,
+    objectives,
+    replay,
+    zoo,
+)
+from free_jax.algorithms.purer import as_bank, hardness, judge_block
+from free_jax.errors import InputError
+from free_jax.metalearning import EpisodeInfo, maml, protonet
+from free_jax.types import ImageBank, Teachers
+from free_jax.zoo import Zoo, ZooGroup, disjoint
+
+N, SHOTS, QUERIES = 3, 1, 2
+OPTIMIZER = optax.sgd(0.05, momentum=0.9)
+PIXELS = optax.sgd(2.0)
+LEARNER = maml(toy.TINY, num_steps=1, inner_lr=0.1)
+OBJECTIVE = inversion.Objective(
+    moments=0.1,
+    adversarial=0.0,
+    total_variation=1e-2,
+    variation="frobenius",
+    l2=1e-2,
+    crop_padding=2,
+    augment_per_image=False,
+    edges="wrap",
+    flip=False,
+)
+SOURCE = inversion.normalized_source(toy.SHAPE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
+CRITIC = inversion.white_box(OBJECTIVE, toy.TINY)
+sample = functools.partial(
+    episodes.sample_episode, way=toy.WAY, shots=SHOTS, queries=QUERIES
+)
+update = replay.episodic_update(
+    LEARNER,
+    OPTIMIZER,
+    way=toy.WAY,
+    shots=SHOTS,
+    queries=QUERIES,
+    episodes_per_update=2,
+)
+
+
+def build(learner=LEARNER, update=update, **change):
+    options = {
+        "teachers_per_step": (2,),
+        "num_classes": toy.CLASSES,
+        "images_per_class": N,
+        "adversarial": 4.0,
+        "curriculum_start": 2,
+        "patience": 2,
+    }
+    return algorithms.purer(
+        SOURCE,
+        (CRITIC,),
+        learner,
+        update,
+        sample,
+        pixels_optimizer=PIXELS,
+        optimizer=OPTIMIZER,
+        **options | change,
+    )
+
+
+# ---- curriculum ------------------------------------------------------------------
+
+
+def released_transcript(accuracies, *, start, patience, begin):
+    """The released loops, in Python: which iterations take an adversarial step."""
+    adversarial, best, count, used = False, None, 0, []
+    for it, accuracy in enumerate(accuracies, 1):
+        used.append(adversarial)
+        adversarial = False  # one step uses it up
+        if begin == "adversarial" and it == start:
+            adversarial = True
+        if it > start and not adversarial:
+            if best is None or accuracy > best:
+                best, count = accuracy, 0
+            else:
+                count += 1
+            if count == patience:
+                adversarial, count, best = True, 0, None
+    return used
+
+
+@pytest.mark.parametrize("begin", ["adversarial", "patience"])
+@pytest.mark.parametrize(("start", "patience"), [(0, 1), (5, 3), (12, 6), (99, 2)])
+def test_curriculum_follows_the_released_loop(begin, start, patience):
+    # Few levels, so that equal accuracies (no improvement) occur often.
+    accuracies = np.random.default_rng(start).integers(0, 4, size=80) / 4
+    expected = released_transcript(
+        accuracies, start=start, patience=patience, begin=begin
+    )
+
+    def body(rule, row):
+        number, accuracy = row
+        rule_after = curriculum.advance(
+            rule, number, accuracy, start=start, patience=patience, begin=begin
+        )
+        return rule_after, rule.adversarial
+
+    rows = (jnp.arange(1, 81), jnp.asarray(accuracies, jnp.float32))
+    _, used = jax.lax.scan(body, curriculum.init(), rows)
+    assert used.tolist() == expected
+    assert sum(expected) > 1 or start == 99
+
+
+# ---- losses ----------------------------------------------------------------------
+
+
+def test_priors_are_their_closed_forms():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 4, 5, 3))
+    expected = 0.0
+    for di, dj in [(0, 1), (1, 0), (1, 1), (1, -1)]:
+        total = 0.0
+        for i in range(4):
+            for j in range(5):
+                if 0 <= i + di < 4 and 0 <= j + dj < 5:
+                    total += ((x[:, i + di, j + dj] - x[:, i, j]) ** 2).sum()
+        expected += np.sqrt(total)
+    images = jnp.asarray(x, jnp.float32)
+    np.testing.assert_allclose(
+        objectives.frobenius_variation(images), expected, rtol=1e-5
+    )
+    np.testing.assert_allclose(objectives.norm(images), np.sqrt((x**2).sum()), 1e-6)
+    assert np.isfinite(jax.grad(objectives.norm)(jnp.zeros(3))).all()
+
+
+def test_one_teachers_loss_is_the_sum_of_its_parts():
+    """Roll, cross-entropy, statistics, both priors, of NORMALISED pixels."""
+    teachers = toy.random_teachers(toy.TINY, 1)
+    teacher = zoo.take(teachers, 0)
+    rng = np.random.default_rng(1)
+    images = rng.uniform(size=(toy.CLASSES, N, *toy.SHAPE)).astype(np.float32)
+    key = jax.random.key(4)
+    loss, ce, ids, gradient = judge_block(CRITIC, jnp.asarray(images), (key, teacher))
+    assert ids.tolist() == teacher.class_ids.tolist()
+    assert gradient.shape == (toy.WAY, N, *toy.SHAPE)
+    rows = images[np.asarray(teacher.class_ids)].reshape(-1, *toy.SHAPE)
+    shifts = [(dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)]
+    views = augment.crop_flip(
+        key, jnp.asarray(rows), padding=2, per_image=False, edges="wrap", flip=False
+    )
+    rolled = [np.roll(rows, shift, (1, 2)) for shift in shifts]
+    gaps = [np.abs(views - other).max() for other in rolled]
+    assert np.min(gaps) < 1e-6  # one and the same roll for the whole batch
+    logits, moments = toy.TINY.apply_with_moments(teacher.variables, views)
+    labels = np.repeat(np.arange(toy.WAY), N)
+    log_p = np.asarray(jax.nn.log_softmax(logits))
+    wanted = -log_p[np.arange(len(labels)), labels].mean()
+    np.testing.assert_allclose(ce, wanted, rtol=1e-4)
+    for layer, found in moments.items():
+        stats = teacher.variables["batch_stats"][layer]
+        for name in ("mean", "var"):
+            wanted += 0.1 * np.linalg.norm(found[name] - stats[name])
+    x = np.asarray((views - 0.5) / 0.5, np.float64)
+    for gap in (
+        x[:, 1:] - x[:, :-1],
+        x[:, :, 1:] - x[:, :, :-1],
+        x[:, 1:, 1:] - x[:, :-1, :-1],
+        x[:, 1:, :-1] - x[:, :-1, 1:],
+    ):
+        wanted += 1e-2 * np.sqrt((gap**2).sum())
+    wanted += 1e-2 * np.sqrt((x**2).sum())
+    np.testing.assert_allclose(loss, wanted, rtol=1e-4)
+
+
+@pytest.mark.parametrize("part", ["support", "query"])
+def test_adversarial_gradient_is_that_of_finite_differences(part):
+    """In float64; through the support images it needs the inner loop's derivative."""
+    with jax.enable_x64(True):
+        learner = maml(toy.TINY, num_steps=2, inner_lr=0.3)
+        shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
+        params = toy.double(jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes, 2)))
+        rng = np.random.default_rng(3)
+        images = jnp.asarray(rng.uniform(size=(toy.WAY, N, *toy.SHAPE)))
+        counts = jnp.full((toy.WAY,), N)
+        key = jax.random.key(9)
+        gradient_of = jax.jit(hardness(learner, sample))
+        _, gradient = gradient_of(images, key, params, counts)
+        # Which rows are support? Mark every image with its own number.
+        marks = jnp.arange(toy.WAY * N, dtype=jnp.float64).reshape(toy.WAY, N, 1)
+        bank = ImageBank(marks, counts, jnp.zeros_like(counts))
+        drawn = sample(key, bank)
+        rows = drawn.support_images if part == "support" else drawn.query_images
+        chosen = jnp.zeros(toy.WAY * N).at[rows.astype(int).ravel()].set(1.0)
+        mask = chosen.reshape(toy.WAY, N, 1, 1, 1)
+        direction = mask * rng.normal(size=images.shape)
+        found = toy.central_difference(
+            lambda x: gradient_of(x, key, params, counts)[0], images, direction
+        )
+        assert abs(found) > 1e-4
+        np.testing.assert_allclose(toy.dot(gradient, direction), found, rtol=1e-5)
+
+
+# ---- label order -----------------------------------------------------------------
+
+
+def recognised(label_order, source=SOURCE):
+    """How many learned images the teachers give the class they are stored under."""
+    teachers = toy.trained_teachers()
+    # Outputs in descending order of class ids, so that sorting them changes them.
+    order = jnp.array([2, 0, 1])
+    head = teachers.variables["params"]["head"]
+    head = {"kernel": head["kernel"][..., order], "bias": head["bias"][..., order]}
+    params = {**teachers.variables["params"], "head": head}
+    variables = {**teachers.variables, "params": params}
+    teachers = Teachers(variables, teachers.class_ids[:, order])
+
+    def loss_gradient(images, key):
+        one = functools.partial(judge_block, CRITIC, label_order=label_order)
+        keys = jax.random.split(key, 3)
+        _, _, ids, blocks = jax.vmap(one, in_axes=(None, 0))(images, (keys, teachers))
+        return jnp.zeros_like(images).at[ids].add(blocks)
+
+    def step(images, key):
+        return images - 0.1 * jnp.sign(loss_gradient(images, key)), None
+
+    start = 0.5 + jnp.zeros((toy.CLASSES, 2, *toy.SHAPE))
+    keys = jax.random.split(jax.random.key(0), 15)
+    images, _ = jax.jit(lambda x: jax.lax.scan(step, x, keys))(start)
+    right = 0
+    for t in range(3):
+        teacher = zoo.take(teachers, t)
+        ids = np.asarray(teacher.class_ids)
+        logits = toy.TINY.apply(teacher.variables, images[ids].reshape(-1, *toy.SHAPE))
+        right += (np.asarray(logits).argmax(1) == np.repeat(np.arange(3), 2)).sum()
+    return right / 18
+
+
+def test_images_are_stored_under_the_class_their_teacher_sees():
+    assert recognised("teacher") > 0.9
+    # The slip stores the r-th smallest class's images under another class.
+    assert recognised("sorted") < 0.2
+
+
+# ---- one step --------------------------------------------------------------------
+
+
+def start(algorithm, seed=0):
+    """A state without compiling `init`'s many random numbers."""
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    return zeros._replace(
+        params=jax.tree.map(lambda x: 0.4 * x, toy.random_like(state.params, seed)),
+        pixels=toy.random_like(state.pixels, seed),
+        curriculum=curriculum.init(),
+    )
+
+
+@pytest.fixture(scope="module")
+def teachers():
+    found = toy.random_teachers(toy.TINY, 4)
+    return found._replace(class_ids=found.class_ids % (toy.CLASSES - 1))
+
+
+@functools.cache
+def stepper():
+    return jax.jit(chex.assert_max_traces(build().step, n=1))
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_a_step_is_a_python_loop(teachers, adversarial):
+    algorithm = build()
+    state = start(algorithm)
+    rule = state.curriculum._replace(adversarial=jnp.bool(adversarial))
+    state = state._replace(curriculum=rule, step=jnp.int32(4))
+    key = jax.random.key(7)
+    found, info = stepper()(key, state, (teachers,))
+
+    key_judge, key_harder, key_learn = jax.random.split(key, 3)
+    key_draw, key_judge = jax.random.split(jax.random.fold_in(key_judge, 0))
+    drawn = jax.random.permutation(key_draw, 4)[:2].tolist()
+    mean, std = np.array([0.5, 0.4, 0.3]), np.array([0.2, 0.3, 0.4])
+    images = jnp.asarray(mean + std * np.asarray(state.pixels), jnp.float32)
+    gradient, losses = np.zeros(images.shape), []
+    for task_key, i in zip(jax.random.split(key_judge, 2), drawn, strict=True):
+        teacher = zoo.take(teachers, i)
+        ids = np.asarray(teacher.class_ids)
+        rows = images[ids].reshape(-1, *toy.SHAPE)
+        labels = jnp.repeat(jnp.arange(toy.WAY), N)
+        loss, _, grads = jax.jit(CRITIC)(task_key, rows, labels, teacher, None)
+        losses.append(float(loss))
+        for block, class_id in zip(np.split(np.asarray(grads), 3), ids, strict=True):
+            gradient[class_id] += block
+    known = np.unique(np.asarray(teachers.class_ids))
+    counts = jnp.zeros(toy.CLASSES, jnp.int32).at[known].set(N)
+    bank = ImageBank(images, counts, jnp.zeros_like(counts))
+    if adversarial:
+        episode = sample(key_harder, bank)
+        assert set(episode.class_ids.tolist()) <= set(known.tolist())
+
+        def hard(images):
+            again = sample(key_harder, bank._replace(images=images))
+            return LEARNER.loss(state.params, again)[0]
+
+        gradient -= 4.0 * np.asarray(jax.jit(jax.grad(hard))(images))
+    pixels = np.asarray(state.pixels) - 2.0 * gradient * std
+    np.testing.assert_allclose(found.pixels, pixels, rtol=1e-3, atol=1e-5)
+    bank = bank._replace(images=jnp.asarray(mean + std * pixels, jnp.float32))
+    params, _, learned = jax.jit(update)(key_learn, state.params, state.opt, bank)
+    toy.assert_close(found.params, params, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(info.inversion_loss, np.mean(losses), rtol=1e-4)
+    np.testing.assert_allclose(info.replay_accuracy, learned.accuracy, rtol=1e-5)
+    assert info.adversarial == adversarial and bool(info.is_finite)
+    assert int(found.step) == 5 and not bool(found.curriculum.adversarial)
+
+
+def test_steps_scan_and_depend_on_the_seed_only(teachers):
+    ends = []
+    for seed in (0, 0, 1):
+        state = start(build())
+        for i in range(2):
+            step_key = jax.random.fold_in(jax.random.key(seed), i)
+            state, _ = stepper()(step_key, state, (teachers,))
+        ends.append(state)
+    toy.assert_equal(ends[0], ends[1])
+    assert float(jnp.abs(ends[0].pixels - ends[2].pixels).max()) > 0
+    state = jax.eval_shape(build().init, jax.random.key(0))
+
+    def scan(state, keys):
+        return jax.lax.scan(lambda s, k: build().step(k, s, (teachers,)), state, keys)
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    after, infos = jax.eval_shape(scan, state, keys)
+    assert jax.tree.structure(after) == jax.tree.structure(state)
+    assert infos.replay_loss.shape == (3,)
+
+
+def test_prefix_weights_count_teachers_down(teachers):
+    """With plain gradient descent the weights N..1 show in each class's pixels."""
+    sure = teachers._replace(class_ids=jnp.arange(12).reshape(4, 3))
+    zero = EpisodeInfo(jnp.zeros(()), jnp.zeros(()))
+    # Nothing is learned: what the teachers do to the pixels stands alone.
+    idle = LEARNER._replace(loss=lambda params, episode: (zero.loss, zero))
+    ends = []
+    for weighting in ("uniform", "prefix"):
+        algorithm = build(
+            idle,
+            lambda key, params, opt, bank: (params, opt, zero),
+            weighting=weighting,
+            teachers_per_step=(4,),
+            num_classes=12,
+        )
+        state = start(algorithm)
+        found, _ = jax.jit(algorithm.step)(jax.random.key(0), state, (sure,))
+        moved = np.linalg.norm((found.pixels - state.pixels).reshape(12, -1), axis=1)
+        ends.append(moved)
+    np.testing.assert_allclose(
+        ends[1] / ends[0], np.repeat([4.0, 3.0, 2.0, 1.0], 3), rtol=1e-3
+    )
+
+
+def test_bank_is_clipped_bytes_of_known_classes(teachers):
+    state = start(build())
+    bank = as_bank(SOURCE, state, (teachers,))
+    assert bank.images.dtype == jnp.uint8
+    known = np.unique(np.asarray(teachers.class_ids))
+    assert np.flatnonzero(bank.counts).tolist() == known.tolist()
+    value = 0.4 + 0.3 * float(state.pixels[2, 1, 3, 4, 1])
+    assert int(bank.images[2, 1, 3, 4, 1]) == int(255 * min(max(value, 0), 1))
+
+
+def test_fixed_split_keeps_support_images():
+    marks = jnp.arange(toy.WAY * N, dtype=jnp.float32).reshape(toy.WAY, N, 1)
+    counts = jnp.full((toy.WAY,), N)
+    bank = ImageBank(marks, counts, jnp.zeros_like(counts))
+    supports = {"fixed": set(), "random": set()}
+    for split, seen in supports.items():
+        for i in range(20):
+            drawn = sample(jax.random.key(i), bank, split=split)
+            seen |= set(drawn.support_images.ravel().tolist())
+    assert supports["fixed"] == {0.0, 3.0, 6.0} and len(supports["random"]) == 9
+    with pytest.raises(ValueError, match="an episode needs 5 images"):
+        episodes.sample_episode(jax.random.key(0), bank, way=3, shots=1, queries=4)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"teachers_per_step": (1, 1)}, "one a group"),
+        ({"teachers_per_step": (0,)}, "at least 1"),
+        ({"patience": 0}, "at least 1"),
+    ],
+)
+def test_contradictions_are_refused(change, match):
+    with pytest.raises(ValueError, match=match):
+        build(**change)
+
+
+# ---- pools and the command line --------------------------------------------------
+
+
+def toy_zoo(ids, accuracy):
+    found = toy.random_teachers(toy.TINY, len(ids))
+    found = found._replace(class_ids=jnp.asarray(ids, jnp.int32))
+    names = tuple(f"class {i}" for i in range(toy.CLASSES))
+    return Zoo((ZooGroup(toy.TINY, found, np.asarray(accuracy)),), names)
+
+
+def test_disjoint_pool_is_the_best_packing():
+    ids = [[0, 1, 2], [2, 3, 4], [3, 4, 5], [6, 7, 8], [0, 1, 5], [6, 7, 0]]
+    pool = toy_zoo(ids, [0.5, 0.9, 0.6, 0.5, 0.9, 0.9])
+    chosen = disjoint(pool, 3).teachers[0].class_ids.tolist()
+    assert chosen in ([ids[0], ids[2], ids[3]], [ids[1], ids[3], ids[4]])
+    assert chosen == [ids[1], ids[3], ids[4]]  # the more accurate of both
+    first = disjoint(pool, 2).groups[0]
+    assert not set(first.teachers.class_ids[0].tolist()) & set(
+        first.teachers.class_ids[1].tolist()
+    )
+    assert first.accuracy.sum() == pytest.approx(1.8)
+    with pytest.raises(InputError, match="6 teachers and 9 classes holds at most 3"):
+        disjoint(pool, 4)
+    twice = dataclasses.replace(pool.groups[0], accuracy=np.full(6, np.nan))
+    assert disjoint(Zoo((twice,), pool.class_names), 3).num_teachers == 3
+
+
+def parse(*extra, variant="smoke"):
+    config = f"experiments/configs/purer_cifar_fs_5w1s.py:{variant}"
+    return command_line.parse(["run.py", f"--config={config}", *extra]).config
+
+
+def test_smoke_run_and_its_pictures(tmp_path):
+    small = (
+        "--config.student.kwargs.width=4",
+        "--config.zoo.pretrain.model.kwargs.width=4",
+        "--config.zoo.pretrain.epochs=1",
+        "--config.eval.episodes=8",
+        "--config.eval.val_episodes=4",
+        "--config.eval.queries=5",
+        "--config.replay.queries=5",
+        "--config.learner.test_steps=2",
+        "--config.learner.train_steps=1",
+        "--config.eval.yardsticks=('random','average')",
+        "--config.calibration.inversion_steps=2",
+        "--config.eval.select=pseudo",
+        "--config.pixels.images_per_class=10",
+    )
+    result = train.main(parse(*small, variant="smoke,calibrate"), str(tmp_path))
+    assert set(result["results"]) == {
+        "purer (maml)",
+        "purer (maml), calibrated",
+        "random initialisation",
+        "teacher average",
+    }
+    assert (tmp_path / "recovered.png").stat().st_size > 0
+    assert result["images_recovered"] % 10 == 0 and result["images_recovered"] >= 50
+    assert any(row["adversarial"] for row in result["curve"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.pixels.images_per_class=3", "are learned"),
+        ("--config.zoo.disjoint=13", "holds at most"),
+        ("--config.pixels.weighting=even", "choose one of uniform, prefix"),
+        ("--config.start=mean", "choose one of random, average"),
+    ],
+)
+def test_bad_config_is_an_input_error(tmp_path, override, message):
+    from experiments import algorithms, inputs, validation
+
+    config = parse(override)
+    found = toy.random_teachers(toy.TINY, 2)
+    pool = toy_zoo(np.asarray(found.class_ids), [0.5, 0.5])
+    with pytest.raises(InputError, match=message):
+        validation.validate(config)
+        _, map_tasks = inputs.placement(config)
+        algorithms.experiment(config, pool, map_tasks, lambda *a: None)
+
+
+def test_variants_name_pool_and_learner():
+    config = parse(variant="reference,pool=disjoint13,learner=anil")
+    assert config.zoo.disjoint == config.pixels.teachers_per_step == 13
+    assert config.learner.kind == "anil" and config.start == "average"
+    assert parse(variant="reference").pixels.label_order == "sorted"
+    with pytest.raises(InputError, match="disjointN"):
+        parse(variant="pool=some")
+    with pytest.raises(InputError, match="inner loop"):
+        from experiments import validation
+
+        validation.validate(parse(variant="learner=protonet,calibrate"))
+
+
+def test_protonet_learns_from_pixels_too(teachers):
+    learner = protonet(toy.TINY)
+    found = replay.episodic_update(
+        learner, OPTIMIZER, way=3, shots=SHOTS, queries=QUERIES, episodes_per_update=2
+    )
+    algorithm = build(learner, found)
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    after, _ = jax.eval_shape(algorithm.step, jax.random.key(0), state, (teachers,))
+    assert jax.tree.structure(after) == jax.tree.structure(state)
