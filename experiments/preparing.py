@@ -1,4 +1,4 @@
-"""What panel distillation needs before its first step: images and all answers."""
+"""What some methods need before their first step: recovered images, all answers."""
 
 import pathlib
 from collections.abc import Callable
@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import checkpointing, inputs, jsonio, pictures, recovering
-from free_jax import panel
+from free_jax import memory, panel
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described
 from free_jax.errors import InputError
+from free_jax.types import ImageBank
 
 
 def described(
@@ -72,6 +73,40 @@ def described(
         logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
         weights=jnp.asarray(weights),
     )
+
+
+def pre_inverted(
+    config: Any,
+    zoo: zoo_lib.Zoo,
+    map_tasks: Callable,
+    workdir: str,
+    stop: checkpointing.StopRequest,
+) -> ImageBank:
+    """A memory of the images recovered from every teacher, by absolute class.
+
+    Args:
+      config: of the run.
+      zoo: teachers.
+      map_tasks: how the teachers of a chunk are spread.
+      workdir: run directory.
+      stop: polled between chunks.
+
+    Raises:
+      Stopped: stop was requested; finished chunks are kept.
+    """
+    size = inputs.preset(config).image_size
+    shape = (size, size, 3)
+    pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+    of_class = [
+        pool.images[pool.classes == class_id] for class_id in range(zoo.num_classes)
+    ]
+    counts = np.asarray([len(images) for images in of_class], np.int32)
+    images = np.zeros((zoo.num_classes, counts.max(), *shape), np.uint8)
+    for row, found in zip(images, of_class, strict=True):
+        row[: len(found)] = found
+    bank = memory.from_arrays(images, counts)
+    # The memory is full: what was written last comes last.
+    return bank._replace(cursor=bank.counts)
 
 
 def _columns(zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> np.ndarray:

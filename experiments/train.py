@@ -1,5 +1,6 @@
 """The meta-training loop, read top to bottom."""
 
+import math
 import time
 from typing import Any
 
@@ -13,7 +14,6 @@ from experiments import (
     inputs,
     judging,
     logging_utils,
-    preparing,
     pretrain_zoo,
     recovering,
     report,
@@ -25,6 +25,7 @@ from free_jax.errors import InputError
 # What may differ between the runs that share a working directory.
 MAY_CHANGE = (
     "num_steps",
+    "max_seconds",
     "log",
     "checkpoint",
     "data.cache_dir",
@@ -73,8 +74,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         if zoo is not None:
             zoo = inputs.place_zoo(zoo, place)
 
-        def prepare(zoo, asked, map_tasks):
-            return preparing.described(config, zoo, asked, map_tasks, workdir, stop)
+        def prepare(stage, *zoos):
+            return stage(config, *zoos, map_tasks, workdir, stop)
 
         try:
             experiment = algorithms.experiment(config, zoo, map_tasks, prepare)
@@ -138,11 +139,17 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     if start == 0:
         print("compiling the first step (cached afterwards) ...", flush=True)
     clock = time.monotonic()
-    checked = start
-    for number in range(start, config.num_steps):
+    checked = done = start
+    overdue = False
+    limit = config.get("max_seconds") or math.inf
+    end = start if start and extra["seconds"] >= limit else config.num_steps
+    for number in range(start, end):
         done = number + 1
         state, info = step_fn(jax.random.fold_in(root, 2 + number), state, data)
-        last = done == config.num_steps
+        if limit < math.inf:
+            jax.block_until_ready(info)
+        overdue = extra["seconds"] + time.monotonic() - clock >= limit
+        last = overdue or done == config.num_steps
         stopping = stop.reached(done) and not last
         judged = last or done % config.eval.every_steps == 0
         logged = judged or stopping or done % config.log.every_steps == 0
@@ -184,12 +191,21 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             return {"stopped_at": done}
     checkpoints.close()
     writer.close()
+    if overdue:
+        print(f"{config.max_seconds:g} seconds are over after step {done}", flush=True)
     if judge.rule and extra["best"] is None:
         raise logging_utils.RunError(
             f"no model was selected: {judge.rule} was never measured; lower "
             "config.eval.every_steps or recover more images"
         )
-    return {"params": selected, "state": state} | extra
+    updates = [experiment.meta_updates(row) for row in writer.read()]
+    return {
+        "params": selected,
+        "state": state,
+        "steps": done,
+        # Exact where every step was logged.
+        "meta_updates": round(done * float(np.mean(updates))),
+    } | extra
 
 
 def _val(scalars: dict[str, float]) -> dict[str, float]:

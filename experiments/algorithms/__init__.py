@@ -4,12 +4,18 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import inputs
-from experiments.algorithms import episodic, free, panel
+from experiments.algorithms import episodic, free, panel, preinverted, yardsticks
 from experiments.algorithms.base import Choices, Experiment, Positive
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
-ALGORITHMS = {"free": free, "episodic": episodic, "panel": panel}
+ALGORITHMS = {
+    "free": free,
+    "episodic": episodic,
+    "panel": panel,
+    "preinverted": preinverted,
+    "yardsticks": yardsticks,
+}
 __all__ = ["ALGORITHMS", "Choices", "Experiment", "Positive", "experiment"]
 
 
@@ -22,8 +28,8 @@ def experiment(
       config: of the run.
       zoo: teachers, or None.
       map_tasks: how tasks are spread.
-      prepare: ``(zoo, asked zoo, map_tasks) -> Described``: recovers images from the
-        first and asks the second about them, for algorithms that need that.
+      prepare: ``(stage of `preparing`, *zoos) -> its result``: recovers images, asks
+        teachers; it takes minutes, writes to the working directory, and may stop.
     """
     if config.algorithm != "episodic" and zoo is None:
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")

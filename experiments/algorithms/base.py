@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import optax
 
+from experiments import build_inversion
 from experiments.data import Preset
 from free_jax import evaluation, metalearning
 from free_jax import replay as replay_lib
@@ -38,6 +39,8 @@ class Experiment(NamedTuple):
       status: metrics of the status line and their short names there.
       memory_of: ``state -> ImageBank`` of recovered images, or None.
       zoo: the teachers, or None where no method uses them.
+      images_before: recovered before the first step.
+      meta_updates: from the metrics of a step, how often it updated the meta-model.
     """
 
     algorithm: Algorithm
@@ -51,6 +54,8 @@ class Experiment(NamedTuple):
     status: dict[str, str]
     memory_of: Callable[[Any], ImageBank] | None
     zoo: zoo_lib.Zoo | None
+    images_before: int = 0
+    meta_updates: Callable[[dict[str, float]], float] = lambda metrics: 1
 
 
 def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
@@ -92,6 +97,31 @@ def learners(
     except ValueError as error:
         raise InputError(f"config.learner: {error}") from None
     return train, test
+
+
+def recover_limits(recover: Any) -> tuple[Choices, Positive]:
+    """What a section ``recover`` may hold."""
+    if recover.images_per_class < 0:
+        raise InputError(
+            f"config.recover.images_per_class={recover.images_per_class} must not be "
+            "negative"
+        )
+    positive = (
+        "num_steps",
+        "teachers_at_once",
+        "generator_width",
+        "meta_steps",
+        "meta_teachers",
+    )
+    return (
+        {"recover.backend": (recover.backend, build_inversion.BACKENDS)},
+        {f"recover.{key}": recover[key] for key in positive},
+    )
+
+
+def images_recovered(config: Any, zoo: zoo_lib.Zoo) -> int:
+    """How many images section ``recover`` asks for."""
+    return zoo.num_teachers * zoo.way * config.recover.images_per_class
 
 
 def episodic_update(

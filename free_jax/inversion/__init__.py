@@ -7,6 +7,12 @@ and `pixel_inverter` are the two compositions in use.
 
 from free_jax.inversion.five import meta_generator
 from free_jax.inversion.loop import InversionInfo, Inverter, inverter
+from free_jax.inversion.meta_training import (
+    GeneratorInfo,
+    GeneratorState,
+    meta_training,
+    outer_update,
+)
 from free_jax.inversion.objective import Adversary, Critic, Objective, white_box
 from free_jax.inversion.pixels import pixel_inverter
 from free_jax.inversion.sources import Source, generator_source, pixel_source
@@ -14,6 +20,8 @@ from free_jax.inversion.sources import Source, generator_source, pixel_source
 __all__ = [
     "Adversary",
     "Critic",
+    "GeneratorInfo",
+    "GeneratorState",
     "InversionInfo",
     "Inverter",
     "Objective",
@@ -21,6 +29,8 @@ __all__ = [
     "generator_source",
     "inverter",
     "meta_generator",
+    "meta_training",
+    "outer_update",
     "pixel_inverter",
     "pixel_source",
     "white_box",
