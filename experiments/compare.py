@@ -31,6 +31,8 @@ MAY_CHANGE = ("choose", "methods", "seeds", *train.MAY_CHANGE)
 # Keys of a cell's evaluation that the comparison decides.
 SHARED = ("shots", "queries", "split", "episodes", "temperature")
 
+CONFIGS = command_line.REPOSITORY / "experiments" / "configs"
+
 
 class Cell(NamedTuple):
     """One method and seed.
@@ -125,8 +127,11 @@ def cell_config(config: Any, cell: Cell, zoo_path: str) -> Any:
       InputError: a config file or key that does not exist.
     """
     file, *overrides = shlex.split(config.methods[cell.method])
+    name = file.partition(":")[0]
+    if not (CONFIGS / name).is_file():
+        raise InputError(f"not available: there is no experiments/configs/{name}")
     own = command_line.parse(
-        ["compare", f"--config=experiments/configs/{file}", *overrides]
+        ["compare", f"--config={CONFIGS / file}", *overrides]
     ).config
     own.seed, own.way = cell.seed, config.way
     own.data, own.mesh = config.data, config.mesh

@@ -198,7 +198,7 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             f"no model was selected: {judge.rule} was never measured; lower "
             "config.eval.every_steps or recover more images"
         )
-    updates = [experiment.meta_updates(row) for row in writer.read()]
+    updates = [experiment.meta_updates(row) for row in writer.read()] or [0]
     return {
         "params": selected,
         "state": state,

@@ -112,11 +112,10 @@ def transported_params(student: Architecture, zoo: zoo_lib.Zoo) -> Any:
         raise NotApplicable(
             f"no teacher has the meta-model's architecture, {student.name}"
         )
+    stacks = [jax.device_get(x.variables["params"]) for x in zoo.teachers]
     networks = [
-        jax.tree.map(
-            lambda x, i=i: np.asarray(x[i]), group.teachers.variables["params"]
-        )
-        for group in zoo.groups
+        jax.tree.map(lambda x, i=i: x[i], stack)
+        for stack, group in zip(stacks, zoo.groups, strict=True)
         for i in range(group.num_teachers)
     ]
     reference = jax.tree.map(lambda x: x[0], stacks[same[0]])
