@@ -126,7 +126,7 @@ def transported_params(student: Architecture, zoo: zoo_lib.Zoo) -> Any:
 
 
 def robust_params(
-    student: Architecture, zoo: zoo_lib.Zoo, key: jax.Array, num_steps: int = 500
+    student: Architecture, zoo: zoo_lib.Zoo, key: jax.Array, num_steps: int = 300
 ) -> Any:
     """The initialisation that DRO fusion predicts, see `fusion.hypernetwork`.
 

@@ -12,15 +12,17 @@ from free_jax.errors import InputError
 pytest.importorskip("ot")
 
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(4, *toy.SHAPE)), "float32")
+FORWARD = jax.jit(lambda p: toy.ARCH.apply({"params": p}, IMAGES, norm="batch"))
 
 
-def network(seed=0, arch=toy.ARCH):
-    stack = toy.random_teachers(arch, 1, seed=seed)
+def network():
+    stack = toy.random_teachers(count=1)
     return jax.tree.map(lambda x: np.asarray(x[0]), stack.variables["params"])
 
 
-def logits(params, arch=toy.ARCH):
-    return arch.apply({"params": params}, IMAGES, norm="batch")
+def logits(params):
+    params = jax.tree.map(lambda x: jnp.asarray(x, "float32"), params)
+    return FORWARD(params)
 
 
 def reindexed(params, rng, index_of):

@@ -312,7 +312,8 @@ def free(
         return state._replace(step=state.step + 1), info
 
     def recover_only(key: Key[Array, ""], state: FreeState, data):
-        _, results = recover_all(*jax.random.split(key), state, data)
+        key_draw, key_invert, _ = jax.random.split(key, 3)
+        _, results = recover_all(key_draw, key_invert, state, data)
         return [found.images for found, _, _ in results], [g for *_, g in results]
 
     return Algorithm(init, step, lambda state: state.params, recover_only)
