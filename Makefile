@@ -33,5 +33,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 # torch only for parity tests and .pth files; this build needs no CUDA packages.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,tensorboard]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,tensorboard,fusion]"
 	touch $@

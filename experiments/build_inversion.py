@@ -9,7 +9,8 @@ from free_jax.architecture import Architecture
 from free_jax.errors import InputError
 from free_jax.models import Generator
 
-BACKENDS = ("pixels", "generator")
+# Pixels; one generator a teacher from a random start; FIVE, a meta-trained generator.
+BACKENDS = ("pixels", "generator", "five")
 
 
 def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
@@ -29,7 +30,7 @@ def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
                 start=options.start,
                 objective=objective,
             )
-        # One generator a teacher, from the same random start: no meta-training.
+        # FIVE is the same inversion from a start that was meta-trained for it.
         return inversion.meta_generator(
             Generator(
                 image_shape=arch.image_shape,
@@ -40,7 +41,7 @@ def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
             arch,
             inner_optimizer=optax.multi_transform(
                 {
-                    "generator": optax.adam(options.learning_rate / 10, b1=0.5),
+                    "generator": optax.adam(options.generator_rate, b1=0.5),
                     "latents": optax.adam(options.learning_rate, b1=0.5),
                 },
                 {"generator": "generator", "latents": "latents"},

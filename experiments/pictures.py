@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -88,18 +89,9 @@ def save_curves(
     Returns:
       Whether the plot was made; without matplotlib it is skipped, with one line.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        print(
-            f"note: {os.fspath(path)} was not drawn; pip install matplotlib",
-            file=sys.stderr,
-        )
+    figure = _figure(path)
+    if figure is None:
         return False
-    # The object interface, not pyplot: no global state, no display.
-    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     for name, points in series.items():
         table = np.asarray(points, np.float64)
@@ -116,10 +108,65 @@ def save_curves(
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     if axes.lines:
-        axes.legend(frameon=False)
+        axes.legend(frameon=False, fontsize="small" if len(axes.lines) > 4 else None)
     with _writable(path).open("wb") as file:
         figure.savefig(file, format="png")
     return True
+
+
+def save_bars(
+    path: epath.PathLike, heights: Mapping[str, float], *, xlabel: str, title: str = ""
+) -> bool:
+    """Draws horizontal bars, the first one on top; see `save_curves`."""
+    figure = _figure(path)
+    if figure is None:
+        return False
+    axes = figure.add_subplot()
+    axes.barh(list(heights), list(heights.values()))
+    axes.invert_yaxis()
+    axes.set(xlabel=xlabel, title=title)
+    axes.grid(alpha=0.3, axis="x")
+    with _writable(path).open("wb") as file:
+        figure.savefig(file, format="png")
+    return True
+
+
+def save_side_by_side(path: epath.PathLike, sheets: Mapping[str, epath.PathLike]):
+    """Pastes PNG files beside each other, each under its caption.
+
+    Args:
+      path: the PNG file; its folder is made if missing.
+      sheets: caption to file, at least one.
+    """
+    gap, top = 8, 20
+    loaded = {name: Image.open(os.fspath(file)) for name, file in sheets.items()}
+    width = sum(sheet.width + gap for sheet in loaded.values()) + gap
+    height = max(sheet.height for sheet in loaded.values()) + top + gap
+    picture = Image.new("RGB", (width, height), (255, 255, 255))
+    draw, x = ImageDraw.Draw(picture), gap
+    for name, sheet in loaded.items():
+        draw.text((x, 4), name, fill=(0, 0, 0), font=ImageFont.load_default(size=12))
+        picture.paste(sheet, (x, top))
+        x += sheet.width + gap
+    with _writable(path).open("wb") as file:
+        picture.save(file, format="PNG")
+
+
+def _figure(path: epath.PathLike) -> Any:
+    """An empty figure, or None, with one line, where matplotlib is missing."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(
+            f"note: {os.fspath(path)} was not drawn; pip install matplotlib",
+            file=sys.stderr,
+        )
+        return None
+    # The object interface, not pyplot: no global state, no display.
+    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _writable(path: epath.PathLike) -> epath.Path:

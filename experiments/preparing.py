@@ -1,4 +1,4 @@
-"""What panel distillation needs before its first step: images and all answers."""
+"""What some methods need before their first step: recovered images, all answers."""
 
 import pathlib
 from collections.abc import Callable
@@ -67,7 +67,7 @@ def described(
     _draw(folder / "recovered.png", pool, zoo)
     bank = None
     if panel.held_out.size:
-        bank = held_out_bank(pool, panel)
+        bank = bank_of_classes(pool, panel.held_out)
         seen = np.isin(pool.owners, panel.asked) | (pool.owners < 0)
         pool, logits = recovering.Pool(*(x[seen] for x in pool)), logits[seen]
     class_ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
@@ -98,16 +98,6 @@ def described(
     return described, bank
 
 
-def held_out_bank(pool: recovering.Pool, panel: panel_choice.PanelChoice) -> ImageBank:
-    """Images of the held-out classes, recovered from teachers outside the panel."""
-    rows = [np.flatnonzero(pool.classes == known) for known in panel.held_out]
-    most = max(len(row) for row in rows)
-    images = np.zeros((len(rows), most, *pool.images.shape[1:]), np.uint8)
-    for number, row in enumerate(rows):
-        images[number, : len(row)] = pool.images[row]
-    return memory.from_arrays(images, np.array([len(row) for row in rows]))
-
-
 def most_answers(logits: np.ndarray) -> int:
     """How many images to use so that most answers are.
 
@@ -124,6 +114,43 @@ def most_answers(logits: np.ndarray) -> int:
     answered = np.where(silent.any(0), silent.argmax(0), len(logits))
     counts = np.unique(answered)
     return int(max(counts, key=lambda n: n * (answered >= n).sum()))
+
+
+def pre_inverted(
+    config: Any,
+    zoo: zoo_lib.Zoo,
+    map_tasks: Callable,
+    workdir: str,
+    stop: checkpointing.StopRequest,
+) -> ImageBank:
+    """A memory of the images recovered from every teacher, by absolute class.
+
+    Args:
+      config: of the run.
+      zoo: teachers.
+      map_tasks: how the teachers of a chunk are spread.
+      workdir: run directory.
+      stop: polled between chunks.
+
+    Raises:
+      Stopped: stop was requested; finished chunks are kept.
+    """
+    size = inputs.preset(config).image_size
+    shape = (size, size, 3)
+    pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+    bank = bank_of_classes(pool, np.arange(zoo.num_classes))
+    # The memory is full: what was written last comes last.
+    return bank._replace(cursor=bank.counts)
+
+
+def bank_of_classes(pool: recovering.Pool, classes: np.ndarray) -> ImageBank:
+    """A row of recovered images for each of some absolute classes."""
+    of_class = [pool.images[pool.classes == known] for known in classes]
+    counts = np.asarray([len(images) for images in of_class], np.int32)
+    images = np.zeros((len(classes), counts.max(), *pool.images.shape[1:]), np.uint8)
+    for row, found in zip(images, of_class, strict=True):
+        row[: len(found)] = found
+    return memory.from_arrays(images, counts)
 
 
 def _draw(file: pathlib.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:

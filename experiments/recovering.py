@@ -14,7 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import build_inversion, checkpointing, logging_utils
+from experiments import (
+    build_inversion,
+    checkpointing,
+    logging_utils,
+    meta_training,
+)
+from experiments.meta_training import Stopped as Stopped
 from free_jax import augment, endpoints, panel, scenes
 from free_jax import zoo as zoo_lib
 from free_jax.episodes import balanced_labels
@@ -33,10 +39,6 @@ class Pool(NamedTuple):
     images: np.ndarray
     classes: np.ndarray
     owners: np.ndarray
-
-
-class Stopped(Exception):
-    """Raised between two chunks when the run was asked to stop."""
 
 
 def recover(
@@ -68,7 +70,21 @@ def recover(
     groups = zoo.groups if options.images_per_class else ()
     for number, group in enumerate(groups):
         inverter = build_inversion.inverter(config, group.architecture)
-        shared = inverter.init(jax.random.fold_in(root, 0))
+        key = jax.random.fold_in(root, 0)
+        if options.backend == "five":
+            shared = meta_training.trained_generator(
+                config,
+                f"group{number}",
+                key,
+                inverter,
+                labels,
+                group.teachers,
+                map_tasks,
+                workdir,
+                stop,
+            )
+        else:
+            shared = inverter.init(key)
 
         def one(shared, task, inverter=inverter):
             recovered, info, _ = inverter.invert(*task[:1], shared, task[1], labels)
@@ -158,12 +174,20 @@ def reuse(config: Any, folder: str, asked: np.ndarray) -> tuple[Pool, np.ndarray
     return Pool(*(x[index] for x in pool)), logits[index][:, asked]
 
 
-def seconds_spent(workdir: str) -> float:
-    """Time that recovering and asking took, over all interruptions."""
-    files = [*pathlib.Path(workdir).glob("recovered/[a-z]*.npz")]
-    files += pathlib.Path(workdir).glob("described/[a-z]*.npz")
-    total = 0.0
-    for file in files:
+def seconds_spent(workdir: str, *stages: str) -> float:
+    """Time that stages took, over all interruptions; meta-training is recovery.
+
+    Args:
+      workdir: run directory.
+      *stages: "recovered", "described"; both if none is given.
+    """
+    stages = stages or ("recovered", "described")
+    total = meta_training.seconds_spent(workdir) if "recovered" in stages else 0.0
+    for file in [
+        file
+        for stage in stages
+        for file in pathlib.Path(workdir).glob(f"{stage}/[a-z]*.npz")
+    ]:
         with np.load(file) as stored:
             total += float(stored["seconds"]) if "seconds" in stored else 0.0
     return total

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from experiments import (
     jsonio,
     logging_utils,
     pictures,
+    recovering,
     yardsticks,
 )
 from experiments.algorithms import Experiment
@@ -22,16 +24,6 @@ from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
-
-# Values of config.eval.yardsticks and the names in the table.
-YARDSTICKS = {
-    "random": "random initialisation",
-    "average": "teacher average",
-    "teacher": "one teacher, centroids",
-    "finetune": "one teacher, new head",
-    "panel": "panel of all teachers, centroids",
-    "panel_heads": "panel of all teachers, ridge / rounds",
-}
 
 
 def read(config: Any, workdir: str) -> dict[str, Any] | None:
@@ -61,7 +53,8 @@ def write(
       config: of the run.
       workdir: run directory.
       experiment: what was trained.
-      outcome: ``params`` (the selected ones), ``state``, ``seconds``, ``curve``.
+      outcome: ``params`` (the selected ones), ``state``, ``steps``, ``meta_updates``,
+        ``seconds``, ``curve``.
       setting: the episodes, the same for every method; its ``shots`` is replaced.
       stop: polled between methods; what is measured by then is kept.
 
@@ -74,8 +67,9 @@ def write(
     for shots, method, evaluate in _cells(config, experiment, outcome, setting):
         if store.get(method, shots) is None:
             if stop.requested:
-                return {"stopped_at": config.num_steps}
-            store.put(method, shots, evaluate())
+                return {"stopped_at": outcome["steps"]}
+            clock = time.monotonic()
+            store.put(method, shots, evaluate(), time.monotonic() - clock)
         cell = store.get(method, shots) or {}
         row = {"method": method, "shots": shots}
         for name, value in cell.items():
@@ -98,7 +92,7 @@ def write(
         jax.device_get(outcome["params"]),
         algorithm=config.algorithm,
         learner=jsonio.to_plain(config.learner),
-        steps=config.num_steps,
+        steps=outcome["steps"],
         seed=config.seed,
     )
     _draw(config, folder, experiment, outcome)
@@ -119,10 +113,13 @@ def write(
             "split": config.eval.split,
             "episodes": config.eval.episodes,
             "seed": config.seed,
-            "steps": config.num_steps,
+            "steps": outcome["steps"],
+            "meta_updates": outcome["meta_updates"],
             "seconds": outcome["seconds"],
-            "images_recovered": experiment.images_kept
-            + config.num_steps * experiment.images_per_step,
+            "recovery_seconds": _recovery_seconds(config, workdir, experiment, outcome),
+            "evaluation_seconds": store.seconds,
+            "images_recovered": experiment.images_before
+            + outcome["steps"] * experiment.images_per_step,
             "curve": outcome["curve"],
             # Endpoints say what they charged; without any, our own count stands.
             **_queries(experiment, outcome),
@@ -140,23 +137,58 @@ def _queries(experiment: Experiment, outcome: dict[str, Any]) -> dict[str, Any]:
     return {"queries": {"total": int(spent.sum()), "per_teacher": spent.tolist()}}
 
 
+def _recovery_seconds(
+    config: Any, workdir: str, experiment: Experiment, outcome: dict[str, Any]
+) -> float | None:
+    """Time that recovering images took; None where it was not told from learning.
+
+    Recovery before the first step was timed when it was done.  Where every step
+    recovers (and ``config.eval.time_recovery`` asks), that part alone is run again for
+    a median of three, times the number of steps.
+    """
+    if "recover" in config and experiment.images_before:
+        reused = config.get("recover", {}).get("reuse")
+        return recovering.seconds_spent(reused or workdir, "recovered")
+    if not experiment.images_per_step:
+        return 0.0
+    if experiment.algorithm.recover is None or not config.eval.time_recovery:
+        return None
+    run = jax.jit(experiment.algorithm.recover)
+    seconds = []
+    for number in range(4):  # The first one compiles.
+        key = jax.random.key(number)
+        clock = time.monotonic()
+        jax.block_until_ready(run(key, outcome["state"], experiment.data))
+        seconds.append(time.monotonic() - clock)
+    return outcome["steps"] * float(np.median(seconds[1:]))
+
+
 class _Store:
     """Measured cells of the table, on disk as soon as they are known."""
 
     def __init__(self, file: pathlib.Path, config_hash: str):
         self._file, self._hash = file, config_hash
         self.values: dict[str, dict[str, Any]] = {}
+        self.seconds = 0.0
         if file.exists():
             stored = json.loads(file.read_text())
             if stored["config_hash"] == config_hash:
                 self.values = stored["results"]
+                self.seconds = stored.get("seconds", 0.0)
 
     def get(self, method: str, shots: int) -> dict[str, Any] | None:
         return self.values.get(method, {}).get(str(shots))
 
-    def put(self, method: str, shots: int, cell: dict[str, Any]) -> None:
+    def put(
+        self, method: str, shots: int, cell: dict[str, Any], seconds: float
+    ) -> None:
         self.values.setdefault(method, {})[str(shots)] = jsonio.to_plain(cell)
-        stored = {"config_hash": self._hash, "results": self.values}
+        self.seconds += seconds
+        stored = {
+            "config_hash": self._hash,
+            "results": self.values,
+            "seconds": self.seconds,
+        }
         jsonio.write_json(self._file, stored)
 
 
@@ -203,7 +235,7 @@ def _methods(
         for name, classify in experiment.methods.items()
     }
     wanted = [name for name in config.eval.yardsticks if name in known]
-    return methods | {YARDSTICKS[name]: known[name] for name in wanted}
+    return methods | {yardsticks.NAMES[name]: known[name] for name in wanted}
 
 
 def _of_zoo(
@@ -232,14 +264,25 @@ def _of_zoo(
             functools.partial(describe, zoo.teachers), setting.bank
         )
 
+    student = experiment.student
+    # Every yardstick's own draws, the same in all runs of a seed.
+    root = jax.random.fold_in(jax.random.key(config.seed), 1)
+    keys = jax.random.split(jax.random.fold_in(root, 2), 2)
+
+    def meta_model(params: Callable[[], Any]) -> Callable:
+        made = functools.cache(params)  # Once for all shots.
+        return lambda s: yardsticks.meta_model(s, learner, made())
+
+    central = functools.cache(
+        lambda: yardsticks.most_central(zoo, config.eval.temperature, keys[0])
+    )
     return {
-        "average": lambda s: yardsticks.teacher_average(
-            s, learner, experiment.student, zoo
-        ),
+        "average": meta_model(lambda: yardsticks.average_params(student, zoo)),
+        "ota": meta_model(lambda: yardsticks.transported_params(student, zoo)),
+        "dro": meta_model(lambda: yardsticks.robust_params(student, zoo, keys[1])),
+        "best": lambda s: yardsticks.central_teacher(s, zoo, central()),
         "teacher": lambda s: yardsticks.one_teacher(s, zoo),
-        "finetune": lambda s: yardsticks.fine_tuned_teacher(
-            s, learner, experiment.student, zoo
-        ),
+        "finetune": lambda s: yardsticks.fine_tuned_teacher(s, learner, student, zoo),
         "panel": lambda s: yardsticks.whole_panel(s, described()),
         "panel_heads": lambda s: yardsticks.panel_heads(s, described()),
     }

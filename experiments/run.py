@@ -24,7 +24,11 @@ from experiments import command_line, logging_utils  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
 # Values of config.run; each module has main(config, workdir) -> dict.
-RUNS = {"meta_train": "experiments.train", "pretrain": "experiments.pretrain_zoo"}
+RUNS = {
+    "meta_train": "experiments.train",
+    "pretrain": "experiments.pretrain_zoo",
+    "compare": "experiments.compare",
+}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -1,6 +1,7 @@
 """The meta-training loop, read top to bottom."""
 
 import contextlib
+import math
 import time
 from typing import Any
 
@@ -15,7 +16,6 @@ from experiments import (
     inputs,
     judging,
     logging_utils,
-    preparing,
     pretrain_zoo,
     recovering,
     report,
@@ -28,6 +28,7 @@ from free_jax.errors import InputError
 # What may differ between the runs that share a working directory.
 MAY_CHANGE = (
     "num_steps",
+    "max_seconds",
     "log",
     "checkpoint",
     "data.cache_dir",
@@ -82,8 +83,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         if zoo is not None:
             zoo = inputs.place_zoo(zoo, place)
 
-        def prepare(zoo, panel, map_tasks):
-            return preparing.described(config, zoo, panel, map_tasks, workdir, stop)
+        def prepare(stage, *zoos):
+            return stage(config, *zoos, map_tasks, workdir, stop)
 
         try:
             experiment = algorithms.experiment(config, zoo, map_tasks, prepare)
@@ -151,24 +152,31 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     clock = time.monotonic()
     if hub:
         hub.all_answered()  # What was asked before the loop is no step's.
-    checked, info = start, None
-    for number in range(start, config.num_steps):
+    checked = done = start
+    info, ending = None, ""
+    limit = config.get("max_seconds") or math.inf
+    end = start if start and extra["seconds"] >= limit else config.num_steps
+    for number in range(start, end):
         done = number + 1
         new = step_fn(jax.random.fold_in(root, 2 + number), state, data)
-        over = False
         if hub and not hub.all_answered(jax.block_until_ready(new)):
             hub.raise_if_broken()
-            over = not hub.alive().any()
+            if not hub.alive().any():
+                ending = "the budget of queries is spent"
             new = state, info
         state, info = new
         if info is None:
-            if over or done == config.num_steps:
+            if ending or done == config.num_steps:
                 raise logging_utils.RunError(
                     "no step found answers to all of its queries; raise the budget in "
                     f"{config.zoo.apis}, or ask less a step"
                 )
             continue
-        last = done == config.num_steps or over
+        if limit < math.inf:
+            jax.block_until_ready(info)
+            if extra["seconds"] + time.monotonic() - clock >= limit:
+                ending = f"{config.max_seconds:g} seconds are over"
+        last = bool(ending) or done == config.num_steps
         stopping = stop.reached(done) and not last
         judged = last or done % config.eval.every_steps == 0
         logged = judged or stopping or done % config.log.every_steps == 0
@@ -212,8 +220,8 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             checkpoints.close()
             writer.close()
             return {"stopped_at": done}
-        if over:
-            print(f"the budget of queries is spent: ending after step {done}")
+        if ending:
+            print(f"{ending}: ending after step {done}", flush=True)
             break
     checkpoints.close()
     writer.close()
@@ -222,7 +230,14 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             f"no model was selected: {judge.rule} was never measured; lower "
             "config.eval.every_steps or recover more images"
         )
-    return {"params": selected, "state": state} | extra
+    updates = [experiment.meta_updates(row) for row in writer.read()] or [0]
+    return {
+        "params": selected,
+        "state": state,
+        "steps": done,
+        # Exact where every step was logged.
+        "meta_updates": round(done * float(np.mean(updates))),
+    } | extra
 
 
 def _val(scalars: dict[str, float]) -> dict[str, float]:

@@ -2,10 +2,9 @@
 
 from typing import Any
 
+from experiments import yardsticks
 from experiments.algorithms import ALGORITHMS, Choices
 from free_jax.errors import InputError
-
-YARDSTICKS = ("random", "average", "teacher", "finetune", "panel", "panel_heads")
 
 
 def validate(config: Any) -> None:
@@ -24,7 +23,7 @@ def validate(config: Any) -> None:
         "learner.kind": (config.learner.kind, ("maml", "anil", "protonet")),
     }
     for name in config.eval.yardsticks:
-        choices[f"eval.yardsticks ({name})"] = (name, YARDSTICKS)
+        choices[f"eval.yardsticks ({name})"] = (name, tuple(yardsticks.NAMES))
     _check_choices(choices)
     positive |= {
         "num_steps": config.num_steps,
@@ -39,7 +38,12 @@ def validate(config: Any) -> None:
             raise InputError(f"config.{key}={value}: must be at least 1")
     if not config.eval.shots:
         raise InputError("config.eval.shots is empty: give at least one, as (1,)")
-    _check_zoo(config)
+    if config.max_seconds < 0:
+        raise InputError(
+            f"config.max_seconds={config.max_seconds}: must not be negative; 0 is no "
+            "limit"
+        )
+    check_zoo(config)
 
 
 def _check_choices(choices: Choices) -> None:
@@ -51,7 +55,8 @@ def _check_choices(choices: Choices) -> None:
             )
 
 
-def _check_zoo(config: Any) -> None:
+def check_zoo(config: Any) -> None:
+    """Refuses a section ``zoo`` that both loads and trains teachers."""
     pretrain = config.zoo.pretrain
     if config.zoo.apis:
         for key, given in (

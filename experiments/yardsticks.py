@@ -7,13 +7,35 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from free_jax import evaluation, heads, initialization, metalearning, panel
+from free_jax import (
+    evaluation,
+    fusion,
+    heads,
+    initialization,
+    metalearning,
+    panel,
+    scenes,
+)
 from free_jax import zoo as zoo_lib
 from free_jax.architecture import Architecture
+from free_jax.errors import InputError
 from free_jax.evaluation import Accuracy
 from free_jax.types import ImageBank
 
 Scores = dict[str, Accuracy]
+
+# Values of config.eval.yardsticks and the names in the table.
+NAMES = {
+    "random": "random initialisation",
+    "average": "teacher average",
+    "ota": "teachers fused by optimal transport (OTA)",
+    "dro": "teachers fused by a robust hyper-network (DRO)",
+    "teacher": "one teacher, centroids",
+    "best": "most central teacher, centroids",
+    "finetune": "one teacher, new head",
+    "panel": "panel of all teachers, centroids",
+    "panel_heads": "panel of all teachers, ridge / rounds",
+}
 
 
 class Setting(NamedTuple):
@@ -66,45 +88,118 @@ def random_initialisation(
     return meta_model(setting, learner, learner.init(jax.random.key(seed)))
 
 
-def teacher_average(
-    setting: Setting,
-    learner: metalearning.MetaLearner,
-    student: Architecture,
-    zoo: zoo_lib.Zoo,
-) -> Scores:
-    """The same model and adaptation from the arithmetic mean of all teachers."""
-    return meta_model(setting, learner, average_params(student, zoo))
-
-
 def average_params(student: Architecture, zoo: zoo_lib.Zoo) -> Any:
     """Mean of the teachers' parameters.
 
     Raises:
       NotApplicable: a teacher is not of the meta-model's architecture.
     """
+    return jax.tree.map(lambda x: x.mean(0), _stacked(student, zoo, "averaged"))
+
+
+def transported_params(student: Architecture, zoo: zoo_lib.Zoo) -> Any:
+    """Mean of the teachers after their channels were matched to the first one's.
+
+    The head's outputs mean other classes in each teacher and are averaged as they
+    are, as `average_params` does.
+
+    Raises:
+      NotApplicable: no teacher is of the meta-model's architecture, or networks that
+        cannot be aligned.
+    """
+    same = [i for i, arch in enumerate(zoo.architectures) if arch == student]
+    if not same:
+        raise NotApplicable(
+            f"no teacher has the meta-model's architecture, {student.name}"
+        )
+    stacks = [jax.device_get(x.variables["params"]) for x in zoo.teachers]
+    networks = [
+        jax.tree.map(lambda x, i=i: x[i], stack)
+        for stack, group in zip(stacks, zoo.groups, strict=True)
+        for i in range(group.num_teachers)
+    ]
+    reference = jax.tree.map(lambda x: x[0], stacks[same[0]])
+    try:
+        return fusion.fuse(networks, reference)
+    except InputError as error:
+        raise NotApplicable(str(error)) from None
+
+
+def robust_params(
+    student: Architecture, zoo: zoo_lib.Zoo, key: jax.Array, num_steps: int = 300
+) -> Any:
+    """The initialisation that DRO fusion predicts, see `fusion.hypernetwork`.
+
+    Raises:
+      NotApplicable: as `average_params`.
+    """
+    rows, unravel = fusion.flatten(_stacked(student, zoo, "predicted by one network"))
+    algorithm = fusion.robust_hypernetwork()
+
+    @jax.jit
+    def fit(rows: jax.Array) -> jax.Array:
+        key_init, key_steps = jax.random.split(key)
+        state, _ = jax.lax.scan(
+            lambda state, k: algorithm.step(k, state, rows),
+            algorithm.init(key_init, rows),
+            jax.random.split(key_steps, num_steps),
+        )
+        return algorithm.params(state)
+
+    return unravel(fit(rows))
+
+
+def _stacked(student: Architecture, zoo: zoo_lib.Zoo, what: str) -> Any:
     others = [arch.name for arch in zoo.architectures if arch != student]
     if others:
         raise NotApplicable(
-            f"weights of {', '.join(others)} and {student.name} cannot be averaged"
+            f"weights of {', '.join(others)} and {student.name} cannot be {what}"
         )
     stacks = [teachers.variables["params"] for teachers in zoo.teachers]
-    return jax.tree.map(lambda *x: np.concatenate(x).mean(0), *stacks)
+    return jax.tree.map(lambda *x: np.concatenate(x), *stacks)
+
+
+def most_central(
+    zoo: zoo_lib.Zoo, temperature: float, key: jax.Array, num_scenes: int = 500
+) -> tuple[int, int]:
+    """Group and index of the teacher that agrees most with all others, without data.
+
+    Agreement is `panel.centrality` on synthetic scenes: forward queries only.
+    """
+    shape = zoo.architectures[0].image_shape
+    images = jax.jit(jax.vmap(lambda k: scenes.dead_leaves(k, shape)))(
+        jax.random.split(key, num_scenes)
+    )
+    describe = panel.describer(zoo.architectures, temperature=temperature, mirror=False)
+    said = np.asarray(jax.jit(describe)(zoo.teachers, images))
+    best = int(panel.centrality(said.reshape(num_scenes, -1, zoo.way)).argmax())
+    for number, group in enumerate(zoo.groups):
+        if best < group.num_teachers:
+            return number, best
+        best -= group.num_teachers
+    raise AssertionError("more answers than teachers")
+
+
+def central_teacher(setting: Setting, zoo: zoo_lib.Zoo, chosen: tuple[int, int]):
+    """Nearest centroid on the features of one chosen teacher (group, index)."""
+    return _teacher_features(setting, zoo, *chosen)
 
 
 def one_teacher(setting: Setting, zoo: zoo_lib.Zoo, num_teachers: int = 5) -> Scores:
     """Nearest centroid on one teacher's features, mean over a few teachers."""
-    arch, teachers = zoo.architectures[0], zoo.teachers[0]
     num_teachers = min(num_teachers, zoo.groups[0].num_teachers)
-    classify = evaluation.centroid_classifier(setting.way)
-    describe = panel.describer((arch,), output="features", mirror=False)
-    found: list[Scores] = []
-    for i in range(num_teachers):
-        one = jax.tree.map(lambda x, i=i: x[i : i + 1], teachers)
-        described = panel.describe_bank(
-            functools.partial(describe, (one,)), setting.bank
-        )
-        found.append(evaluate(setting, classify, None, described))
+    found = [_teacher_features(setting, zoo, 0, i) for i in range(num_teachers)]
     return _mean_over_teachers(found)
+
+
+def _teacher_features(setting: Setting, zoo: zoo_lib.Zoo, group: int, i: int) -> Scores:
+    arch, teachers = zoo.architectures[group], zoo.teachers[group]
+    describe = panel.describer((arch,), output="features", mirror=False)
+    one = jax.tree.map(lambda x: x[i : i + 1], teachers)
+    described = panel.describe_bank(functools.partial(describe, (one,)), setting.bank)
+    return evaluate(
+        setting, evaluation.centroid_classifier(setting.way), None, described
+    )
 
 
 def fine_tuned_teacher(

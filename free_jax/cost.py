@@ -92,8 +92,8 @@ def _count(jaxpr: core.Jaxpr) -> int:
             numbers = params["dimension_numbers"]
             outputs = kernel[numbers.rhs_spec[0]]
             size = math.prod(equation.outvars[0].aval.shape)
-            total += size * math.prod(kernel) // outputs // math.prod(
-                params["lhs_dilation"]
+            total += (
+                size * math.prod(kernel) // outputs // math.prod(params["lhs_dilation"])
             )
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]

@@ -157,6 +157,27 @@ def best_teachers(
     return run
 
 
+def centrality(said: Float[np.ndarray, "n t w"]) -> Float[np.ndarray, " t"]:
+    """How much each teacher's view of images resembles that of all the others.
+
+    Linear centred kernel alignment between a teacher's answers and the other teachers'
+    answers together, in [0, 1]; classes need not be shared, nor images be real.
+
+    Args:
+      said: what each teacher says about each image, e.g. `tempered` logits.
+
+    Reference:
+      Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
+      2019.
+    """
+    rows = np.asarray(said, np.float64)
+    rows = rows - rows.mean(0)
+    kernels = np.einsum("itw,jtw->tij", rows, rows)
+    others = kernels.sum(0) - kernels
+    length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
+    return (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)
+
+
 class Trust(NamedTuple):
     """How far each teacher of a panel is believed, judged without data.
 

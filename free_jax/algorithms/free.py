@@ -22,7 +22,7 @@ from free_jax import alignment, augment, memory, objectives, parallel, zoo
 from free_jax.algorithms.base import Algorithm
 from free_jax.architecture import Architecture
 from free_jax.episodes import balanced_labels
-from free_jax.inversion import Adversary, InversionInfo, Inverter
+from free_jax.inversion import Adversary, InversionInfo, Inverter, outer_update
 from free_jax.metalearning import MetaLearner, batch_apply
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
 
@@ -203,14 +203,12 @@ def free(
         return map_tasks(one)(shared, (keys, teachers))
 
     def update_generator(state: FreeState, grads: list[PyTree]) -> FreeState:
-        total = jax.tree.map(lambda *g: sum(x.sum(0) for x in g), *grads)
         opt_state = state.generator_opt
         if generator_optimizer_state == "fresh":
             opt_state = generator_optimizer.init(state.generator)
-        updates, opt_state = generator_optimizer.update(
-            total, opt_state, state.generator
+        generator, opt_state = outer_update(
+            generator_optimizer, state.generator, opt_state, grads
         )
-        generator = optax.apply_updates(state.generator, updates)
         return state._replace(generator=generator, generator_opt=opt_state)
 
     def remember(state: FreeState, recovered: list[Recovered]) -> FreeState:
@@ -261,10 +259,13 @@ def free(
         zero = jnp.zeros(())
         return state, (zero, zero, zero, jnp.int32(0))
 
-    def step(
-        key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
-    ) -> tuple[FreeState, FreeInfo]:
-        key_draw, key_invert, key_learn = jax.random.split(key, 3)
+    def recover_all(
+        key_draw: jax.Array,
+        key_invert: jax.Array,
+        state: FreeState,
+        data: tuple[Teachers, ...],
+    ) -> tuple[list[Teachers], list[tuple[Recovered, InversionInfo, PyTree]]]:
+        """Draws and inverts the step's teachers, one entry a group."""
         chosen, results = [], []
         for group in used:
             pool = data[group].class_ids.shape[0]
@@ -277,6 +278,13 @@ def free(
             chosen.append(zoo.take(data[group], draw))
             group_key = jax.random.fold_in(key_invert, group)
             results.append(recover(group_key, state, group, chosen[-1]))
+        return chosen, results
+
+    def step(
+        key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
+    ) -> tuple[FreeState, FreeInfo]:
+        key_draw, key_invert, key_learn = jax.random.split(key, 3)
+        chosen, results = recover_all(key_draw, key_invert, state, data)
         recovered = [found for found, _, _ in results]
         infos = [info for _, info, _ in results]
         warm = state.step >= warmup_steps
@@ -303,4 +311,9 @@ def free(
         )
         return state._replace(step=state.step + 1), info
 
-    return Algorithm(init=init, step=step, params=lambda state: state.params)
+    def recover_only(key: Key[Array, ""], state: FreeState, data):
+        key_draw, key_invert, _ = jax.random.split(key, 3)
+        _, results = recover_all(key_draw, key_invert, state, data)
+        return [found.images for found, _, _ in results], [g for *_, g in results]
+
+    return Algorithm(init, step, lambda state: state.params, recover_only)

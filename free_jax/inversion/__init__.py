@@ -8,6 +8,12 @@ compositions in use.
 
 from free_jax.inversion.five import meta_generator
 from free_jax.inversion.loop import InversionInfo, Inverter, inverter
+from free_jax.inversion.meta_training import (
+    GeneratorInfo,
+    GeneratorState,
+    meta_training,
+    outer_update,
+)
 from free_jax.inversion.objective import Adversary, Critic, Objective, white_box
 from free_jax.inversion.pixels import pixel_inverter
 from free_jax.inversion.sources import (
@@ -22,6 +28,8 @@ __all__ = [
     "Adversary",
     "Critic",
     "Estimator",
+    "GeneratorInfo",
+    "GeneratorState",
     "InversionInfo",
     "Inverter",
     "Objective",
@@ -30,7 +38,9 @@ __all__ = [
     "generator_source",
     "inverter",
     "meta_generator",
+    "meta_training",
     "normalized_source",
+    "outer_update",
     "pixel_inverter",
     "pixel_source",
     "white_box",
