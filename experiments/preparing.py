@@ -1,13 +1,21 @@
 """What panel distillation needs before its first step: images and all answers."""
 
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
-from experiments import checkpointing, inputs, jsonio, pictures, recovering
+from experiments import (
+    checkpointing,
+    hosts,
+    inputs,
+    jsonio,
+    pictures,
+    recovering,
+    reusing,
+)
 from free_jax import panel
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described
@@ -38,22 +46,25 @@ def described(
       Stopped: stop was requested; finished chunks are kept.
       InputError: no teacher is left to believe.
     """
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     size = inputs.preset(config).image_size
     if config.recover.reuse:
         columns = _columns(zoo, asked)
-        pool, logits = recovering.reuse(config, config.recover.reuse, columns)
+        pool, logits = reusing.reuse(config, config.recover.reuse, zoo, columns)
     else:
         shape = (size, size, 3)
+        reusing.sign(workdir, zoo, asked)
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
-        logits = recovering.ask(config, asked, pool.images, workdir, stop)
-    _draw(folder / "recovered.png", pool, zoo)
+        logits = recovering.ask(config, asked, pool.images, map_tasks, workdir, stop)
+    if hosts.is_writer():
+        _draw(folder / "recovered.png", pool, zoo)
     class_ids = np.concatenate([np.asarray(t.class_ids) for t in asked.teachers])
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
     if config.panel.trust:
         trust = panel.trust(logits, class_ids, pool.classes, pool.owners)
         weights = trust.weights
-        jsonio.write_json(folder / "teachers.json", trust._asdict())
+        if hosts.is_writer():
+            jsonio.write_json(folder / "teachers.json", trust._asdict())
         doubted = np.flatnonzero(weights == 0)
         if doubted.size:
             print(
@@ -83,7 +94,7 @@ def _columns(zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> np.ndarray:
     return np.concatenate(columns)
 
 
-def _draw(file: pathlib.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:
+def _draw(file: epath.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:
     """Ten images of each of the first twelve classes, and a row of scenes."""
     rows, names = [], []
     for known in np.unique(pool.classes):

@@ -2,15 +2,16 @@
 
 import functools
 import json
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments import (
     checkpointing,
+    hosts,
     jsonio,
     logging_utils,
     pictures,
@@ -36,15 +37,23 @@ YARDSTICKS = {
 
 def read(config: Any, workdir: str) -> dict[str, Any] | None:
     """The result of a run of this very config that is finished already, or None."""
-    file = pathlib.Path(workdir) / logging_utils.RESULT_FILE
-    if not file.exists():
-        return None
-    result = json.loads(file.read_text())
-    if result.get("config_hash") != jsonio.config_hash(config):
-        return None  # More steps were asked for since.
-    print((file.parent / "table.md").read_text())
-    print(f"{workdir} is finished; use another --workdir or more steps to train on")
+    folder = epath.Path(workdir)
+    result = hosts.agreed(
+        _stored(folder / logging_utils.RESULT_FILE, jsonio.config_hash(config))
+    )
+    if result is not None:
+        print((folder / "table.md").read_text())
+        print(f"{workdir} is finished; use another --workdir or more steps to train on")
     return result
+
+
+def _stored(file: epath.Path, config_hash: str) -> dict[str, Any] | None:
+    """A JSON file that names its config, if it is there and of that config."""
+    if not hosts.is_writer() or not file.exists():
+        return None
+    record = json.loads(file.read_text())
+    # With another config, more steps or episodes were asked for since.
+    return record if record.get("config_hash") == config_hash else None
 
 
 def write(
@@ -68,7 +77,7 @@ def write(
     Returns:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     store = _Store(folder / "cells.json", jsonio.config_hash(config))
     rows = []
     for shots, method, evaluate in _cells(config, experiment, outcome, setting):
@@ -91,17 +100,18 @@ def write(
         f"95 % intervals, seed {config.seed}, model selected by: {config.eval.select}"
     )
     table = logging_utils.print_table(rows, COLUMNS, title=title)
-    (folder / "table.md").write_text(f"{title}\n\n{table}\n")
-    model_io.save_model(
-        folder / "model.npz",
-        experiment.model,
-        jax.device_get(outcome["params"]),
-        algorithm=config.algorithm,
-        learner=jsonio.to_plain(config.learner),
-        steps=config.num_steps,
-        seed=config.seed,
-    )
-    _draw(config, folder, experiment, outcome)
+    if hosts.is_writer():
+        jsonio.write_text(folder / "table.md", f"{title}\n\n{table}\n")
+        model_io.save_model(
+            folder / "model.npz",
+            experiment.model,
+            jax.device_get(outcome["params"]),
+            algorithm=config.algorithm,
+            learner=jsonio.to_plain(config.learner),
+            steps=config.num_steps,
+            seed=config.seed,
+        )
+        _draw(config, folder, experiment, outcome)
     print(f"written to {folder}: result.json, table.md, model.npz, metrics, pictures")
     return logging_utils.write_result(
         workdir,
@@ -124,13 +134,10 @@ def write(
 class _Store:
     """Measured cells of the table, on disk as soon as they are known."""
 
-    def __init__(self, file: pathlib.Path, config_hash: str):
+    def __init__(self, file: epath.Path, config_hash: str):
         self._file, self._hash = file, config_hash
-        self.values: dict[str, dict[str, Any]] = {}
-        if file.exists():
-            stored = json.loads(file.read_text())
-            if stored["config_hash"] == config_hash:
-                self.values = stored["results"]
+        stored = hosts.agreed(_stored(file, config_hash)) or {"results": {}}
+        self.values: dict[str, dict[str, Any]] = stored["results"]
 
     def get(self, method: str, shots: int) -> dict[str, Any] | None:
         return self.values.get(method, {}).get(str(shots))
@@ -138,7 +145,8 @@ class _Store:
     def put(self, method: str, shots: int, cell: dict[str, Any]) -> None:
         self.values.setdefault(method, {})[str(shots)] = jsonio.to_plain(cell)
         stored = {"config_hash": self._hash, "results": self.values}
-        jsonio.write_json(self._file, stored)
+        if hosts.is_writer():
+            jsonio.write_json(self._file, stored)
 
 
 def _cells(
@@ -200,7 +208,9 @@ def _of_zoo(
     def described() -> ImageBank:
         # All images are described once, whatever the number of episodes and shots.
         describe = panel.describer(
-            zoo.architectures, temperature=config.eval.temperature
+            zoo.architectures,
+            temperature=config.eval.temperature,
+            map_tasks=setting.map_tasks,
         )
         return panel.describe_bank(
             functools.partial(describe, zoo.teachers), setting.bank
@@ -219,7 +229,7 @@ def _of_zoo(
     }
 
 
-def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:
+def _draw(config, folder: epath.Path, experiment, outcome) -> None:
     """Recovered images by class, and accuracy over time."""
     if experiment.memory_of:
         bank = jax.device_get(experiment.memory_of(outcome["state"]))

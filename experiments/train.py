@@ -52,7 +52,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     """
     validation.validate(config)
     with (
-        checkpointing.claim_workdir(workdir, config, may_change=MAY_CHANGE),
+        checkpointing.claim_workdir(workdir, config, may_change=may_change(config)),
         checkpointing.StopRequest() as stop,
     ):
         finished = report.read(config, workdir)
@@ -71,7 +71,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             zoo = inputs.load_zoo(config)
         place, map_tasks = inputs.placement(config)
         if zoo is not None:
-            zoo = inputs.place_zoo(zoo, place)
+            zoo = inputs.place_zoo(inputs.sabotaged(config, zoo), place)
 
         def prepare(zoo, asked, map_tasks):
             return preparing.described(config, zoo, asked, map_tasks, workdir, stop)
@@ -96,6 +96,14 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         return report.write(config, workdir, experiment, outcome, setting, stop)
 
 
+def may_change(config: Any) -> tuple[str, ...]:
+    """What may differ between the runs that share a working directory."""
+    if config.get("distill", {}).get("cosine"):
+        # The decay ends at the last step: more steps are another run from the start.
+        return tuple(key for key in MAY_CHANGE if key != "num_steps")
+    return MAY_CHANGE
+
+
 def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     """Runs the loop; returns the selected parameters and the run's history."""
     algorithm = experiment.algorithm
@@ -106,6 +114,8 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     data = place(experiment.data)
     checkpoints = checkpointing.Checkpoints(
         workdir,
+        config=config,
+        may_change=may_change(config),
         save_every_steps=config.checkpoint.every_steps or None,
         save_every_secs=config.checkpoint.every_secs or None,
     )

@@ -70,12 +70,11 @@ def episodic_update(
         )
         return info, grads
 
-    mapped = map_tasks(one)
+    mapped = map_tasks(one, everywhere=True, summed=True)
 
     def update(key: jax.Array, params: PyTree, opt_state: PyTree, bank: ImageBank):
         keys = jax.random.split(key, episodes_per_update)
         info, grads = mapped((params, bank), keys)
-        grads = jax.tree.map(lambda g: g.sum(0), grads)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
         return params, opt_state, jax.tree.map(lambda x: x.mean(), info)

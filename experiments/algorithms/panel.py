@@ -63,6 +63,8 @@ def build(
             num_teachers=num_teachers,
             optimizer=tx,
             batch_size=options.batch_size,
+            groups=options.groups,
+            map_tasks=map_tasks,
             temperature=options.temperature,
             crop_padding=options.crop_padding,
             mix=options.mix,

@@ -185,25 +185,30 @@ def free(
         )
 
     def recover(
-        key: jax.Array, state: FreeState, group: int, teachers: Teachers
+        key: jax.Array, state: FreeState, group: int, pool: Teachers, draw: jax.Array
     ) -> tuple[Recovered, InversionInfo, PyTree]:
-        """Inverts the group's drawn teachers; results [T, ...]."""
+        """Inverts the group's drawn teachers; results [T, ...], gradients summed."""
 
         def one(shared, task):
-            generator, adversary = shared
-            task_key, teacher = task
-            return inverters[group].invert(
-                task_key, generator, teacher, labels, adversary
+            # Taken here, a device copies the weights of its own teachers only.
+            generator, adversary, pool = shared
+            task_key, index = task
+            found, info, grads = inverters[group].invert(
+                task_key, generator, zoo.take(pool, index), labels, adversary
             )
+            return (found.images, info), grads
 
         # The student knows nothing during warm-up; disagreeing with it would be noise.
         adversarial = (state.step >= warmup_steps).astype(jnp.float32)
         keys = jax.random.split(key, teachers_per_step[group])
-        shared = (state.generator, Adversary(state.params, adversarial))
-        return map_tasks(one)(shared, (keys, teachers))
+        shared = (state.generator, Adversary(state.params, adversarial), pool)
+        mapped = map_tasks(one, everywhere=True, summed=True)
+        (images, info), grads = mapped(shared, (keys, draw))
+        repeated = jnp.broadcast_to(labels, images.shape[:2])
+        return Recovered(images, repeated, pool.class_ids[draw]), info, grads
 
     def update_generator(state: FreeState, grads: list[PyTree]) -> FreeState:
-        total = jax.tree.map(lambda *g: sum(x.sum(0) for x in g), *grads)
+        total = jax.tree.map(lambda *g: sum(g), *grads)
         opt_state = state.generator_opt
         if generator_optimizer_state == "fresh":
             opt_state = generator_optimizer.init(state.generator)
@@ -222,13 +227,19 @@ def free(
             bank = memory.add_many(bank, stack._replace(images=fitted(stack.images)))
         return state._replace(memory=bank)
 
-    def teach(key: jax.Array, recovered: Recovered, group: int, teachers: Teachers):
+    def teach(
+        key: jax.Array,
+        recovered: Recovered,
+        group: int,
+        pool: Teachers,
+        draw: jax.Array,
+    ):
         """One group's alignment tasks: (student views, teacher logits), [T, N, ...]."""
         arch = architectures[group]
 
-        def one(shared, task):
-            del shared
-            task_key, images, variables = task
+        def one(pool, task):
+            task_key, images, index = task
+            variables = zoo.take(pool, index).variables
             views = augment.crop_flip(task_key, images, per_image=augment_per_image)
             logits = arch.apply(variables, augment.fit_to(views, arch.image_shape))
             return augment.fit_to(views, student.image_shape), logits
@@ -236,14 +247,17 @@ def free(
         keys = jnp.broadcast_to(key, (teachers_per_step[group],))
         if augment_per_image:
             keys = jax.random.split(key, teachers_per_step[group])
-        return map_tasks(one)((), (keys, recovered.images, teachers.variables))
+        mapped = map_tasks(one, everywhere=True)
+        return mapped(pool, (keys, recovered.images, draw))
 
-    def learn(key: jax.Array, state: FreeState, recovered, chosen):
+    def learn(key: jax.Array, state: FreeState, recovered, pools, draws):
         key_views, key_order, key_replay = jax.random.split(key, 3)
         state = remember(state, recovered)
         tasks = [
-            teach(jax.random.fold_in(key_views, group), found, group, teachers)
-            for found, group, teachers in zip(recovered, used, chosen, strict=True)
+            teach(jax.random.fold_in(key_views, group), found, group, pool, draw)
+            for found, group, pool, draw in zip(
+                recovered, used, pools, draws, strict=True
+            )
         ]
         tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
         direction, losses = sequential(
@@ -256,8 +270,8 @@ def free(
         learned = (losses.mean(), info.loss, info.accuracy, info.num_updates)
         return state._replace(params=params, opt=opt), learned
 
-    def idle(key: jax.Array, state: FreeState, recovered, chosen):
-        del key, recovered, chosen
+    def idle(key: jax.Array, state: FreeState, recovered, pools, draws):
+        del key, recovered, pools, draws
         zero = jnp.zeros(())
         return state, (zero, zero, zero, jnp.int32(0))
 
@@ -265,24 +279,24 @@ def free(
         key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
     ) -> tuple[FreeState, FreeInfo]:
         key_draw, key_invert, key_learn = jax.random.split(key, 3)
-        chosen, results = [], []
-        for group in used:
-            pool = data[group].class_ids.shape[0]
+        pools = [data[group] for group in used]
+        draws, results = [], []
+        for group, pool in zip(used, pools, strict=True):
             draw = jax.random.randint(
                 jax.random.fold_in(key_draw, group),
                 (teachers_per_step[group],),
                 0,
-                pool,
+                pool.class_ids.shape[0],
             )
-            chosen.append(zoo.take(data[group], draw))
+            draws.append(draw)
             group_key = jax.random.fold_in(key_invert, group)
-            results.append(recover(group_key, state, group, chosen[-1]))
+            results.append(recover(group_key, state, group, pool, draw))
         recovered = [found for found, _, _ in results]
         infos = [info for _, info, _ in results]
         warm = state.step >= warmup_steps
         state = update_generator(state, [grads for _, _, grads in results])
         state, learned = jax.lax.cond(
-            warm, learn, idle, key_learn, state, recovered, chosen
+            warm, learn, idle, key_learn, state, recovered, pools, draws
         )
         distilled, replay_loss, replay_accuracy, replay_updates = learned
 

@@ -5,6 +5,7 @@ teacher it came from, was described by every teacher beforehand; a step draws a 
 and lowers the tempered KL of every head to its teacher.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from free_jax import augment, heads
+from free_jax import augment, heads, parallel
 from free_jax.algorithms.base import Algorithm
 from free_jax.architecture import Architecture
 from free_jax.episodes import to_float
@@ -58,12 +59,14 @@ def panel_distillation(
     num_teachers: int,
     optimizer: optax.GradientTransformation,
     batch_size: int = 128,
+    groups: int = 1,
     temperature: float = 4.0,
     crop_padding: int = 4,
     edges: augment.Edges = "black",
     mix: Mix = "none",
     similarity: float = 0.0,
     momentum: float = 0.95,
+    map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """Builds the distillation of a whole panel.
 
@@ -72,6 +75,9 @@ def panel_distillation(
       num_teachers: T.
       optimizer: of the student.
       batch_size: images a step, drawn with replacement.
+      groups: equal parts of a batch that are normalised each by itself, the unit that
+        `map_tasks` splits over devices.  It is independent of their number, so that
+        results are.
       temperature: of both softmaxes.
       crop_padding: largest random shift in pixels; images are mirrored half the time.
       edges: see `augment.crop_flip`.
@@ -81,6 +87,7 @@ def panel_distillation(
         student's features to those between the panel's descriptions, which is what a
         nearest-centroid head will use.
       momentum: of the running batch-norm statistics.
+      map_tasks: see `parallel.map_tasks`.
 
     Returns:
       An `Algorithm` whose data is a `Described`; ``params`` are Linen variables
@@ -97,6 +104,8 @@ def panel_distillation(
         raise ValueError(f"mix={mix!r}: choose none, mixup or cutmix")
     if temperature <= 0:
         raise ValueError(f"temperature={temperature} must be positive")
+    if groups < 1 or batch_size % groups:
+        raise ValueError(f"groups={groups} must divide batch_size={batch_size}")
 
     def init(key: Key[Array, ""]) -> DistillState:
         variables = student.init(key)
@@ -120,6 +129,16 @@ def panel_distillation(
         same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
         return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
 
+    def one(shared, group):
+        """One group's share of loss, moments, agreement and gradient."""
+        params, state, weights = shared
+        found = jax.value_and_grad(loss_fn, has_aux=True)(
+            params, state, *group, weights
+        )
+        return (), jax.tree.map(lambda x: x / groups, found)
+
+    mapped = map_tasks(one, summed=True)
+
     def step(
         key: Key[Array, ""], state: DistillState, data: Described
     ) -> tuple[DistillState, DistillInfo]:
@@ -132,9 +151,11 @@ def panel_distillation(
         if mix != "none":
             images, targets = augment.mix_pairs(key_mix, images, targets, mix)
         params = state.variables["params"]
-        (loss, (moments, same)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
-            params, state, images, targets, data.weights
+        parts = jax.tree.map(
+            lambda x: x.reshape(groups, -1, *x.shape[1:]), (images, targets)
         )
+        shared = (params, state, data.weights)
+        _, ((loss, (moments, same)), grads) = mapped(shared, parts)
         updates, opt = optimizer.update(grads, state.opt, params)
         running = jax.tree.map(
             lambda old, new: momentum * old + (1 - momentum) * new,
