@@ -100,13 +100,14 @@ def main() -> None:
         "cost_of_a_save_seconds": cost,
         "share_at_default_cadence": cost / EVERY_SECS,
     }
+    call = statistics.median(blocking)
     print(
-        f"state of {size:.0f} MB; a block of {STEPS} steps {statistics.median(plain):.2f}"
-        f" s, with a save {statistics.median(saving):.2f} s; the call of save returns "
-        f"after {statistics.median(blocking):.2f} s\n"
-        f"a save costs {cost:.2f} s (from {min(extra):.2f} to {max(extra):.2f}): "
-        f"{100 * cost / EVERY_SECS:.1f} % of a run that saves every {EVERY_SECS:.0f} s, "
-        f"5 % of one that saves every {20 * max(cost, 0):.0f} s"
+        f"state of {size:.0f} MB; a block of {STEPS} steps takes "
+        f"{statistics.median(plain):.2f} s, {statistics.median(saving):.2f} s with a "
+        f"save; the call of save returns after {call:.2f} s\n"
+        f"a save costs {cost:.2f} s ({min(extra):.2f} to {max(extra):.2f}): "
+        f"{100 * cost / EVERY_SECS:.1f} % of a run that saves every "
+        f"{EVERY_SECS:.0f} s, 5 % of one that saves every {20 * max(cost, 0):.0f} s"
     )
     if options.json:
         pathlib.Path(options.json).write_text(json.dumps(result, indent=1))

@@ -32,8 +32,6 @@ import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
-from free_jax import algorithms, evaluation, inversion, memory  # noqa: E402
-from free_jax import panel, parallel, pretraining  # noqa: E402
 from free_jax import replay as replay_lib  # noqa: E402
 
 TASKS, WAY, CLASSES = 8, 5, 20
@@ -56,7 +54,7 @@ def teachers():
 def images(per_class=20):
     shape = (CLASSES, per_class, 32, 32, 3)
     drawn = jax.random.randint(KEY, shape, 0, 255).astype(jnp.uint8)
-    return memory.from_arrays(drawn, jnp.full(CLASSES, per_class))
+    return fj.memory.from_arrays(drawn, jnp.full(CLASSES, per_class))
 
 
 def five(map_tasks):
@@ -72,7 +70,7 @@ def five(map_tasks):
 
 
 def meta_generator():
-    return inversion.meta_generator(
+    return fj.inversion.meta_generator(
         fj.models.Generator(image_shape=(32, 32, 3), width=16),
         ARCH,
         inner_optimizer=optax.adam(1e-3),
@@ -100,7 +98,7 @@ def meta_gradient(map_tasks):
 
 
 def episodes(map_tasks):
-    classify = evaluation.learner_classifier(LEARNER)
+    classify = fj.evaluation.learner_classifier(LEARNER)
 
     def one(shared, key):
         params, bank = shared
@@ -113,7 +111,7 @@ def episodes(map_tasks):
 
 
 def training(map_tasks):
-    init, epoch, _ = pretraining.teacher_trainer(
+    init, epoch, _ = fj.pretraining.teacher_trainer(
         ARCH, optax.adam(1e-2), images_per_class=20, batch_size=50
     )
     keys = jax.random.split(KEY, TASKS)
@@ -126,12 +124,12 @@ def description(map_tasks):
     def batched(fn, **options):
         return map_tasks(fn, **{**options, "local": "vmap"})
 
-    describe = panel.describer((ARCH,), map_tasks=batched)
+    describe = fj.panel.describer((ARCH,), map_tasks=batched)
     return describe, ((teachers(),), images().images[0])
 
 
 def distillation(map_tasks):
-    algorithm = algorithms.panel_distillation(
+    algorithm = fj.algorithms.panel_distillation(
         HEADS,
         num_teachers=TASKS,
         optimizer=optax.adam(1e-3),
@@ -149,7 +147,7 @@ def distillation(map_tasks):
 
 def free_step(map_tasks):
     tx = optax.adam(1e-3)
-    algorithm = algorithms.free(
+    algorithm = fj.algorithms.free(
         (meta_generator(),),
         (ARCH,),
         LEARNER,
@@ -196,7 +194,7 @@ def measure(build, devices, repeats):
     """One row of the table."""
     mesh = fj.make_mesh({"task": devices}, jax.devices()[:devices])
     everywhere = jax.NamedSharding(mesh, jax.P())
-    spread = functools.partial(parallel.map_tasks, mesh=mesh, local="vmap")
+    spread = functools.partial(fj.parallel.map_tasks, mesh=mesh, local="vmap")
     fn, arguments = build(spread)
     arguments = jax.device_put(arguments, everywhere)
     start = time.perf_counter()

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
@@ -138,7 +137,7 @@ def _load_one_zoo(config: Any, path: str) -> zoo_lib.Zoo:
     home = config.data.cache_dir or os.environ.get(
         "FREE_JAX_CACHE", "~/.cache/free_jax"
     )
-    zoos = pathlib.Path(home).expanduser() / "zoos"
+    zoos = epath.Path(home).expanduser() / "zoos"
     return hosts.in_turn(
         lambda: convert_zoo.cached_zoo(
             path,

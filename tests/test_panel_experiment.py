@@ -139,6 +139,13 @@ def test_stopped_while_recovering_it_continues_to_the_same_result(
     assert again["results"] == finished[1]["results"]
 
 
+def test_more_steps_under_a_decaying_rate_are_another_run(finished, zoo_path):
+    with pytest.raises(run.InputError, match="num_steps: 4 -> 5"):
+        train.main(parse(zoo_path, "--config.num_steps=5"), str(finished[0]))
+    constant = parse(zoo_path, "--config.distill.cosine=False")
+    assert "num_steps" in train.may_change(constant)
+
+
 def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("a teacher was inverted")
