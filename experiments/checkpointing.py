@@ -18,12 +18,12 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from jax.experimental import multihost_utils
 
-from experiments import jsonio
+from experiments import hosts, jsonio
 from experiments.stopping import StopRequest as StopRequest
 from experiments.workdir import Claim as Claim
 from experiments.workdir import claim_workdir as claim_workdir
+from experiments.workdir import differences
 from free_jax.errors import InputError
 from free_jax.types import PyTree
 
@@ -42,6 +42,8 @@ class Checkpoints:
         self,
         workdir: epath.PathLike,
         *,
+        config: Any = None,
+        may_change: tuple[str, ...] = (),
         keep: int = 2,
         save_every_steps: int | None = None,
         save_every_secs: float | None = None,
@@ -50,10 +52,12 @@ class Checkpoints:
 
         Args:
           workdir: the run's working directory.
+          config: kept with each checkpoint, and compared before a restore.
+          may_change: its keys that may differ, as in `claim_workdir`.
           keep: how many checkpoints to keep; at least 2, so that one may be damaged.
           save_every_steps: `due` at multiples of this.
-          save_every_secs: `due` when the last save is this long ago.  Ignored with
-            several processes, whose clocks would disagree.
+          save_every_secs: `due` when the last save is this long ago, by the clock of
+            process 0.
         """
         if keep < 2:
             raise InputError(f"checkpoint.keep={keep}: keep at least 2")
@@ -64,8 +68,11 @@ class Checkpoints:
         if not self._remote:
             self._folder = epath.Path(self._folder.expanduser().resolve())
         self._every_steps = save_every_steps
-        self._every_secs = save_every_secs if jax.process_count() == 1 else None
-        self._last_save = time.monotonic()
+        self._every_secs = save_every_secs
+        self._last_save = self._last_asked = time.monotonic()
+        self._ask_at = 0
+        self._config = {} if config is None else jsonio.flatten(config)
+        self._may_change = may_change
         self._step: int | None = None
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -78,11 +85,27 @@ class Checkpoints:
         )
 
     def due(self, step: int) -> bool:
-        """Whether the cadence asks for a save after `step`."""
-        by_steps = self._every_steps and step % self._every_steps == 0
-        waited = time.monotonic() - self._last_save
-        by_time = self._every_secs and waited >= self._every_secs
-        return bool(by_steps or by_time)
+        """Whether the cadence asks for a save after `step`.
+
+        Every process must call, at every step.
+        """
+        if self._every_steps and step % self._every_steps == 0:
+            return True
+        if not self._every_secs or step < self._ask_at:
+            return False
+        now = time.monotonic()
+        by_time = now - self._last_save >= self._every_secs
+        if not hosts.are_many():
+            return by_time
+        # Agreeing costs a message and waits for the device, so it is done about once
+        # a second, however short a step is.
+        seconds = max(now - self._last_asked, 1e-3)
+        asked = max(self._ask_at, step - 1)
+        by_time, self._ask_at = hosts.agreed(
+            [by_time, step + max(1, int((step - asked) / seconds))]
+        )
+        self._last_asked = now
+        return by_time
 
     def save(
         self, step: int, state: PyTree, extra: dict[str, Any], *, force: bool = False
@@ -103,7 +126,12 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return False
         self._step = step
-        record = {"format": FORMAT, "layout": _layout(state), "extra": extra}
+        record = {
+            "format": FORMAT,
+            "config": self._config,
+            "layout": _layout(state),
+            "extra": extra,
+        }
         try:
             self._manager.save(
                 step,
@@ -140,7 +168,7 @@ class Checkpoints:
         self.wait()
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
-            problem = self._damage(step)
+            problem = hosts.agreed(self._damage(step) if hosts.is_writer() else None)
             if problem is None:
                 return self._restore(step, abstract_state)
             self._set_aside(step, problem)
@@ -170,11 +198,16 @@ class Checkpoints:
         args = ocp.args
         composite = args.Composite(extra=args.JsonRestore())
         record = self._manager.restore(step, args=composite)["extra"]
-        differences = _differences(record.get("layout", {}), _layout(abstract))
-        if record.get("format") != FORMAT or differences:
+        before = record.get("config", {})
+        found = [
+            differences({"format": record.get("format")}, {"format": FORMAT}),
+            differences(before, self._config, self._may_change) if before else "",
+            differences(record.get("layout", {}), _layout(abstract), limit=5),
+        ]
+        if any(found):
             raise InputError(
                 f"checkpoint {self._folder / str(step)} holds another state or was "
-                f"written by another version: {differences or 'format'}; "
+                f"written by another version: {', '.join(filter(None, found))}; "
                 "use another --workdir, or the code and config that wrote it"
             )
         composite = args.Composite(state=args.StandardRestore(abstract))
@@ -183,7 +216,7 @@ class Checkpoints:
 
     def _seal(self) -> None:
         """Writes the digest; runs in Orbax's thread, just before the commit."""
-        if jax.process_index() != 0 or self._remote:
+        if not hosts.is_writer() or self._remote:
             return
         for folder in pathlib.Path(self._folder).iterdir():
             if folder.name.split(".")[0] == str(self._step):
@@ -205,7 +238,8 @@ class Checkpoints:
 
     def _set_aside(self, step: int, problem: str) -> None:
         target = self._workdir / f"damaged_checkpoint_{step}"
-        if jax.process_index() == 0:
+
+        def move() -> None:
             if target.exists():
                 target.rmtree()
             (self._folder / str(step)).rename(target)
@@ -214,15 +248,15 @@ class Checkpoints:
                 " using the one before",
                 file=sys.stderr,
             )
-        if jax.process_count() > 1:
-            multihost_utils.sync_global_devices("damaged checkpoint set aside")
+
+        hosts.first_only(move)
         self._manager.reload()
 
     def _explain(self, error: BaseException) -> None:
         """Raises a clear error if the disk is full, and frees the unfinished save."""
         if not _disk_is_full(error):
             return
-        if jax.process_index() == 0:
+        if hosts.is_writer():
             for folder in self._folder.glob("*.orbax-checkpoint-tmp*"):
                 folder.rmtree(missing_ok=True)
         # Orbax forgets an old checkpoint when it starts a new one, and deletes it when
@@ -265,15 +299,6 @@ def _layout(state: PyTree) -> dict[str, str]:
         )
         for path, leaf in leaves
     }
-
-
-def _differences(saved: dict[str, str], wanted: dict[str, str], limit: int = 5) -> str:
-    names = [n for n in sorted(saved | wanted) if saved.get(n) != wanted.get(n)]
-    shown = [
-        f"{n}: {saved.get(n, '(absent)')} -> {wanted.get(n, '(absent)')}"
-        for n in names[:limit]
-    ]
-    return ", ".join(shown) + (f" and {len(names) - limit} more" * (len(names) > limit))
 
 
 def _disk_is_full(error: BaseException | None) -> bool:

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import inspect
+import os
 import pathlib
 import re
 from collections.abc import Sequence
@@ -26,6 +27,9 @@ class Command(NamedTuple):
     workdir: str
     distributed: str
     compilation_cache: str
+    coordinator: str
+    num_processes: int
+    process_id: int
 
 
 def parse(argv: Sequence[str]) -> Command:
@@ -46,7 +50,15 @@ def parse(argv: Sequence[str]) -> Command:
         # A smoke run must not land in the directory of the full one.
         stem += "_" + re.sub(r"[^A-Za-z0-9.=-]+", "_", variant)
     workdir = values.workdir or f"runs/{stem}/seed{config.get('seed', 0)}"
-    return Command(values.config, workdir, values.distributed, values.compilation_cache)
+    return Command(
+        values.config,
+        workdir,
+        values.distributed,
+        values.compilation_cache,
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+    )
 
 
 def define_flags(
@@ -73,6 +85,20 @@ def define_flags(
         "Several hosts: found out, required, or not used.",
         values,
     )
+    # Cloud TPUs, Slurm and Kubernetes tell these to JAX themselves.
+    env = os.environ.get
+    flags.DEFINE_string(
+        "coordinator",
+        env("JAX_COORDINATOR_ADDRESS", ""),
+        "Several hosts: HOST:PORT of process 0; default $JAX_COORDINATOR_ADDRESS.",
+        values,
+    )
+    for name, default, text in [
+        ("num_processes", env("JAX_NUM_PROCESSES", 0), "how many processes"),
+        ("process_id", env("JAX_PROCESS_ID", -1), "the number of this one, from 0"),
+    ]:
+        text = f"Several hosts: {text}; default $JAX_{name.upper()}."
+        flags.DEFINE_integer(name, default, text, flag_values=values)
     flags.DEFINE_string(
         "compilation_cache",
         "",

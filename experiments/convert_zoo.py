@@ -9,6 +9,7 @@
 import argparse
 import hashlib
 import json
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def _fingerprint(source: Any, **settings) -> str:
 
 def cached_zoo(
     source: str | pathlib.Path,
-    cache_dir: str | pathlib.Path,
+    cache_dir: str | os.PathLike,
     class_names: Sequence[str],
     mean: Sequence[float],
     std: Sequence[float],

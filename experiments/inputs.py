@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 from etils import epath
 
-from experiments import convert_zoo, sabotage
+from experiments import convert_zoo, hosts, sabotage
 from experiments.data import Preset, Split, require
 from experiments.data import load_split as _load_split
 from experiments.data import preset as _preset
@@ -34,12 +34,14 @@ def preset(config: Any) -> Preset:
 
 def load_split(config: Any, split: str) -> Split:
     """One split of the configured data set."""
-    return _load_split(
-        config.data.name,
-        split,
-        path=config.data.path or None,
-        image_size=preset(config).image_size,
-        cache_dir=config.data.cache_dir or None,
+    return hosts.in_turn(
+        lambda: _load_split(
+            config.data.name,
+            split,
+            path=config.data.path or None,
+            image_size=preset(config).image_size,
+            cache_dir=config.data.cache_dir or None,
+        )
     )
 
 
@@ -57,7 +59,15 @@ def placement(config: Any) -> tuple[Callable, Callable]:
 
     Returns:
       ``place(tree)`` copies arrays to every device of the mesh; ``map_tasks(fn)``.
+
+    Raises:
+      InputError: the mesh does not fit the devices.
     """
+    if config.mesh.task == 1 and hosts.are_many():
+        raise InputError(
+            f"config.mesh.task=1 is one device, but {jax.process_count()} processes "
+            "run; set --config.mesh.task=-1 for all devices"
+        )
     if config.mesh.task == 1:
         local = functools.partial(parallel.map_tasks, local=config.mesh.local)
         return jax.device_put, local
@@ -67,7 +77,27 @@ def placement(config: Any) -> tuple[Callable, Callable]:
         raise InputError(f"config.mesh.task={config.mesh.task}: {error}") from None
     everywhere = jax.sharding.NamedSharding(mesh, jax.P())
     spread = functools.partial(parallel.map_tasks, mesh=mesh, local=config.mesh.local)
-    return functools.partial(jax.device_put, device=everywhere), spread
+
+    def place(tree: Any) -> Any:
+        if not hosts.are_many():
+            return jax.device_put(tree, everywhere)
+
+        def put(x: Any) -> jax.Array:
+            if isinstance(x, jax.Array) and not x.is_fully_addressable:
+                return jax.device_put(x, everywhere)
+            # Every process has the same values; device_put would compare them all.
+            x = np.asarray(x)
+            return jax.make_array_from_process_local_data(everywhere, x, x.shape)
+
+        return jax.tree.map(put, tree)
+
+    return place, spread
+
+
+def sabotaged(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
+    """The zoo, with the configured share of its teachers broken on purpose."""
+    share = config.zoo.get("sabotage", 0.0)
+    return sabotage.sabotage(zoo, share, config.seed) if share else zoo
 
 
 def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
@@ -89,8 +119,6 @@ def select(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
     """The teachers of a zoo that the config asks for."""
     if config.zoo.num_teachers:
         zoo = zoo_lib.subset(zoo, config.zoo.num_teachers)
-    if config.zoo.get("sabotage", 0.0):
-        zoo = sabotage.sabotage(zoo, config.zoo.sabotage, config.seed)
     if zoo.way != config.way:
         raise InputError(
             f"config.way={config.way} but the teachers in "
@@ -114,17 +142,19 @@ def _load_one_zoo(config: Any, path: str) -> zoo_lib.Zoo:
     home = config.data.cache_dir or os.environ.get(
         "FREE_JAX_CACHE", "~/.cache/free_jax"
     )
-    zoos = pathlib.Path(home).expanduser() / "zoos"
-    return convert_zoo.cached_zoo(
-        path,
-        zoos,
-        # Only the names of the training classes are read, never their images.
-        convert_zoo.class_names_of(config.data.path),
-        chosen.mean,
-        chosen.std,
-        chosen.image_size,
-        config.data.name,
-        progress=convert_zoo.show_progress,
+    zoos = epath.Path(home).expanduser() / "zoos"
+    return hosts.in_turn(
+        lambda: convert_zoo.cached_zoo(
+            path,
+            zoos,
+            # Only the names of the training classes are read, never their images.
+            convert_zoo.class_names_of(config.data.path),
+            chosen.mean,
+            chosen.std,
+            chosen.image_size,
+            config.data.name,
+            progress=convert_zoo.show_progress,
+        )
     )
 
 

@@ -58,15 +58,20 @@ def config_hash(config: Any) -> str:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-    """Writes a file whole or not at all: a reader sees the old text or the new."""
+    """Writes a text file whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+    """Writes a file whole or not at all: a reader sees the old content or the new."""
     if "://" in os.fspath(path):  # object stores replace whole objects already
-        epath.Path(path).write_text(text)
+        epath.Path(path).write_bytes(data)
         return
     folder, name = os.path.split(os.path.abspath(path))
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=f".{name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes files that only the owner can read

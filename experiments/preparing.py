@@ -1,19 +1,21 @@
 """What some methods need before their first step: recovered images, all answers."""
 
-import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from experiments import (
     checkpointing,
+    hosts,
     inputs,
     jsonio,
     panel_choice,
     pictures,
     recovering,
+    reusing,
 )
 from free_jax import endpoints, memory
 from free_jax import panel as panel_lib
@@ -51,20 +53,22 @@ def described(
       Stopped: stop was requested; finished chunks are kept.
       InputError: no teacher is left to believe.
     """
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     size = inputs.preset(config).image_size
     if config.recover.reuse:
-        pool, logits = recovering.reuse(config, config.recover.reuse, panel.asked)
+        pool, logits = reusing.reuse(config, config.recover.reuse, zoo, panel.asked)
     else:
         shape = (size, size, 3)
-        pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
         asked = zoo_lib.select(zoo, panel.asked)
-        logits = recovering.ask(config, asked, pool.images, workdir, stop)
+        reusing.sign(workdir, zoo, asked)
+        pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+        logits = recovering.ask(config, asked, pool.images, map_tasks, workdir, stop)
         if endpoints.hub_of(asked):
             images = most_answers(logits)
             pool = recovering.Pool(*(array[:images] for array in pool))
             logits = logits[:images]
-    _draw(folder / "recovered.png", pool, zoo)
+    if hosts.is_writer():
+        _draw(folder / "recovered.png", pool, zoo)
     bank = None
     if panel.held_out.size:
         bank = bank_of_classes(pool, panel.held_out)
@@ -76,7 +80,8 @@ def described(
     if config.panel.trust:
         trust = panel_lib.trust(logits, class_ids, pool.classes, pool.owners)
         weights = trust.weights
-        jsonio.write_json(folder / "teachers.json", trust._asdict())
+        if hosts.is_writer():
+            jsonio.write_json(folder / "teachers.json", trust._asdict())
         doubted = np.flatnonzero(weights == 0)
         if doubted.size:
             print(
@@ -153,7 +158,7 @@ def bank_of_classes(pool: recovering.Pool, classes: np.ndarray) -> ImageBank:
     return memory.from_arrays(images, counts)
 
 
-def _draw(file: pathlib.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:
+def _draw(file: epath.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:
     """Ten images of each of the first twelve classes, and a row of scenes."""
     rows, names = [], []
     for known in np.unique(pool.classes):

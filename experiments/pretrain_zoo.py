@@ -1,20 +1,21 @@
 """Trains a zoo of teachers on random groups of classes, vectorised and resumable."""
 
-import pathlib
 import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from etils import epath
 
-from experiments import checkpointing, inputs, logging_utils, validation
+from experiments import checkpointing, hosts, inputs, logging_utils, validation
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
 from free_jax import memory, pretraining
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
-from free_jax.types import Teachers
+from free_jax.types import ImageBank, Teachers
 
 
 def main(config: Any, workdir: str) -> dict[str, Any]:
@@ -74,8 +75,8 @@ def train_zoo(
     Returns:
       The zoo, or None when stopped; and the number of finished epochs.
     """
-    target = pathlib.Path(workdir) / "zoo"
-    if (target / "zoo.json").exists():
+    target = epath.Path(workdir) / "zoo"
+    if hosts.agreed((target / "zoo.json").exists()):
         return zoo_lib.load_zoo(target), recipe.epochs
     split = inputs.load_split(config, "train")
     preset = inputs.preset(config)
@@ -116,17 +117,26 @@ def train_zoo(
     bank = place(memory.from_arrays(split.images, split.counts))
     root = jax.random.key(config.seed)
     init_keys = jax.random.split(jax.random.fold_in(root, 0), recipe.num_teachers)
-    state = place(jax.jit(jax.vmap(init))(init_keys))
-    run_epoch = jax.jit(map_tasks(epoch), donate_argnums=())
+    # Teachers in training stay on the device that trains them.
+    state = jax.jit(map_tasks(lambda _, key: init(key)))((), init_keys)
+    trained = map_tasks(epoch)
+
+    def run(bank: ImageBank, tasks: tuple) -> tuple:
+        state, info = trained(bank, tasks)
+        return state, jax.tree.map(jnp.mean, info)
+
+    run_epoch = jax.jit(run)
     checkpoints = checkpointing.Checkpoints(
-        pathlib.Path(workdir) / "pretraining",
-        save_every_secs=config.checkpoint.every_secs,
+        epath.Path(workdir) / "pretraining",
+        config={"data": config.data, "seed": config.seed, "teachers": recipe},
+        may_change=("data.cache_dir",),
+        save_every_steps=config.checkpoint.every_steps or None,
+        save_every_secs=config.checkpoint.every_secs or None,
     )
     restored = checkpoints.restore_latest(state)
     done = 0
     if restored is not None:
         state, done, _ = restored
-        state = place(state)
         print(f"teachers: resuming after epoch {done}/{recipe.epochs}", flush=True)
     progress = logging_utils.Progress(
         recipe.epochs, done, every_secs=config.log.every_secs
@@ -138,8 +148,8 @@ def train_zoo(
         )
         state, info = run_epoch(bank, (keys, class_ids, state))
         scalars = {
-            "teacher loss": np.asarray(info.loss).mean(),
-            "train acc": np.asarray(info.accuracy).mean(),
+            "teacher loss": np.asarray(info.loss).item(),
+            "train acc": np.asarray(info.accuracy).item(),
         }
         logging_utils.check_finite(number + 1, scalars)
         progress.update(number + 1, scalars, force=number + 1 == recipe.epochs)
@@ -148,15 +158,14 @@ def train_zoo(
         if stopping:
             checkpoints.close()
             return None, number + 1
-    accuracy = jax.jit(map_tasks(evaluate))(bank, (class_ids, state.variables))
+    # Not "everywhere": the weights are tasks, too large to be on every device.
+    measured = jax.jit(map_tasks(evaluate))(bank, (class_ids, state.variables))
+    accuracy, variables = hosts.to_host((measured, state.variables))
     group = zoo_lib.ZooGroup(
-        arch,
-        Teachers(state.variables, jax.numpy.asarray(class_ids)),
-        np.asarray(accuracy),
-        config.data.name,
+        arch, Teachers(variables, class_ids), accuracy, config.data.name
     )
     zoo = zoo_lib.Zoo((group,), split.class_names)
-    zoo_lib.save_zoo(zoo, target)
+    hosts.first_only(lambda: zoo_lib.save_zoo(zoo, target))
     checkpoints.close()
     print(
         f"trained {recipe.num_teachers} {arch.name} teachers in "

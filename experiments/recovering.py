@@ -4,19 +4,23 @@ Both stages are done in chunks that are written as soon as they are known, so th
 stopped run loses a chunk at most.
 """
 
-import os
-import pathlib
+import io
+import sys
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from experiments import (
     build_inversion,
     checkpointing,
+    hosts,
+    jsonio,
     logging_utils,
     meta_training,
 )
@@ -24,7 +28,6 @@ from experiments.meta_training import Stopped as Stopped
 from free_jax import augment, endpoints, panel, scenes
 from free_jax import zoo as zoo_lib
 from free_jax.episodes import balanced_labels
-from free_jax.errors import InputError
 
 
 class Pool(NamedTuple):
@@ -91,7 +94,7 @@ def recover(
             pixels = augment.fit_to(recovered.images, image_shape)
             return jnp.floor(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8), info
 
-        run = jax.jit(map_tasks(one))
+        run = jax.jit(map_tasks(one, everywhere=True))
         for start in range(0, group.num_teachers, options.teachers_at_once):
             index = np.arange(
                 start, min(start + options.teachers_at_once, group.num_teachers)
@@ -117,7 +120,7 @@ def recover(
         jobs.append(
             ("scenes", lambda: _scenes(root, options.scenes, image_shape)),
         )
-    folder = pathlib.Path(workdir) / "recovered"
+    folder = epath.Path(workdir) / "recovered"
     parts = list(_chunks(folder, "recovering", jobs, config, stop))
     pool = Pool(
         *(
@@ -135,45 +138,6 @@ def recover(
     return pool
 
 
-def reuse(config: Any, folder: str, asked: np.ndarray) -> tuple[Pool, np.ndarray]:
-    """Images and answers of an earlier run, as far as this run asks for them.
-
-    Args:
-      config: of this run; ``recover.images_per_class``, ``recover.scenes`` and
-        ``panel.teachers`` may be smaller than the earlier run's.
-      folder: the earlier run's working directory.
-      asked: [T'] indices over all teachers: whose answers are wanted.
-
-    Raises:
-      InputError: the folder holds no finished pool, or a smaller one.
-    """
-    root = pathlib.Path(folder)
-    recovered = sorted(root.glob("recovered/[a-z]*.npz"))
-    described = sorted(root.glob("described/[a-z]*.npz"))
-    if not recovered or not described:
-        raise InputError(
-            f"config.recover.reuse={folder}: no recovered images and answers in its "
-            "folders recovered and described; give the workdir of a panel run"
-        )
-    parts = [dict(np.load(file)) for file in recovered]
-    pool = Pool(*(np.concatenate([p[n] for p in parts]) for n in Pool._fields))
-    logits = np.concatenate([np.load(file)["logits"] for file in described])
-    if len(logits) != len(pool.images):
-        raise InputError(
-            f"config.recover.reuse={folder}: {len(pool.images)} images but answers "
-            f"about {len(logits)}; let that run finish first"
-        )
-    scenes_at = np.flatnonzero(pool.owners < 0)[: config.recover.scenes]
-    keep = [scenes_at]
-    if config.recover.images_per_class:
-        most = config.recover.images_per_class * config.way
-        # Labels run through the classes, so the first ones hold each equally often.
-        for owner in range(pool.owners.max() + 1):
-            keep.insert(-1, np.flatnonzero(pool.owners == owner)[:most])
-    index = np.concatenate(keep)
-    return Pool(*(x[index] for x in pool)), logits[index][:, asked]
-
-
 def seconds_spent(workdir: str, *stages: str) -> float:
     """Time that stages took, over all interruptions; meta-training is recovery.
 
@@ -183,14 +147,17 @@ def seconds_spent(workdir: str, *stages: str) -> float:
     """
     stages = stages or ("recovered", "described")
     total = meta_training.seconds_spent(workdir) if "recovered" in stages else 0.0
-    for file in [
-        file
+    return total + sum(
+        float(read_chunk(file).get("seconds", 0.0))
         for stage in stages
-        for file in pathlib.Path(workdir).glob(f"{stage}/[a-z]*.npz")
-    ]:
-        with np.load(file) as stored:
-            total += float(stored["seconds"]) if "seconds" in stored else 0.0
-    return total
+        for file in finished(workdir, stage)
+    )
+
+
+def finished(workdir: str, stage: str) -> list[epath.Path]:
+    """The chunks of a stage, ``recovered`` or ``described``, in order."""
+    folder = epath.Path(workdir) / stage
+    return sorted(folder.glob("[a-z]*.npz")) if folder.exists() else []
 
 
 def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> dict:
@@ -208,6 +175,7 @@ def ask(
     config: Any,
     zoo: zoo_lib.Zoo,
     images: np.ndarray,
+    map_tasks: Callable,
     workdir: str,
     stop: checkpointing.StopRequest,
     *,
@@ -223,6 +191,7 @@ def ask(
       config: of the run.
       zoo: teachers.
       images: [N, h, w, c] uint8.
+      map_tasks: how the teachers are spread.
       workdir: chunks are kept in its folder ``described``.
       stop: polled between chunks.
       chunk: images asked about at once.
@@ -230,7 +199,9 @@ def ask(
     Raises:
       Stopped: stop was requested; the finished chunks are kept.
     """
-    describe = panel.describer(zoo.architectures, output="logits", mirror=False)
+    describe = panel.describer(
+        zoo.architectures, output="logits", mirror=False, map_tasks=map_tasks
+    )
     run = jax.jit(describe)
     hub = endpoints.hub_of(zoo)
 
@@ -250,7 +221,7 @@ def ask(
         (f"images-{start:06d}", lambda start=start: question(start))
         for start in range(0, len(images), chunk)
     ]
-    folder = pathlib.Path(workdir) / "described"
+    folder = epath.Path(workdir) / "described"
     keep = _complete if hub else lambda array: True
     found = []
     for part in _chunks(folder, "asking all teachers", jobs, config, stop, keep):
@@ -267,38 +238,56 @@ def _complete(array: np.ndarray) -> bool:
 
 
 def _chunks(
-    folder: pathlib.Path,
+    folder: epath.Path,
     title: str,
     jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]],
     config: Any,
     stop: checkpointing.StopRequest,
     keep: Callable[[np.ndarray], bool] = lambda array: True,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Does the jobs that have no file yet, and yields all results in order.
+    """Does the jobs that have no sound file yet, and yields all results in order.
 
     Results with an array that is not to be kept get no file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     progress = logging_utils.Progress(len(jobs), every_secs=config.log.every_secs)
     start, done = time.monotonic(), 0
-    for number, (name, job) in enumerate(jobs):
-        file = folder / f"{name}.npz"
-        if not file.exists():
-            if stop.requested:
-                raise Stopped
-            clock = time.monotonic()
-            arrays = job()
-            arrays["seconds"] = np.asarray(time.monotonic() - clock)
-            done += 1
-            progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))
-            if not all(keep(array) for array in arrays.values()):
-                yield arrays
-                continue
-            partial = folder / f".{name}.npz"
-            np.savez(partial, allow_pickle=False, **arrays)
-            os.replace(partial, file)  # A killed save leaves no half a chunk.
-        with np.load(file) as stored:
-            yield dict(stored)
+    files = [folder / f"{name}.npz" for name, _ in jobs]
+    if hosts.is_writer():
+        folder.mkdir(parents=True, exist_ok=True)
+    present = hosts.agreed([_is_sound(file) for file in files])
+    for number, (_, job) in enumerate(jobs):
+        if present[number]:
+            yield read_chunk(files[number])
+            continue
+        if stop.requested:
+            raise Stopped
+        clock = time.monotonic()
+        arrays = job()
+        arrays["seconds"] = np.asarray(time.monotonic() - clock)
+        if hosts.is_writer() and all(keep(array) for array in arrays.values()):
+            buffer = io.BytesIO()
+            np.savez(buffer, allow_pickle=False, **arrays)
+            jsonio.write_bytes(files[number], buffer.getvalue())
+        done += 1
+        progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))
+        yield arrays
     if done:
         seconds = logging_utils.format_duration(time.monotonic() - start)
         print(f"{title}: {done} chunks in {seconds}", flush=True)
+
+
+def read_chunk(file: epath.Path) -> dict[str, np.ndarray]:
+    """The arrays of one file."""
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+        return dict(stored)
+
+
+def _is_sound(file: epath.Path) -> bool:
+    if not hosts.is_writer() or not file.exists():
+        return False
+    try:
+        read_chunk(file)
+    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        print(f"warning: {file} is damaged ({error}); made anew", file=sys.stderr)
+        return False
+    return True

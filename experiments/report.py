@@ -2,16 +2,17 @@
 
 import functools
 import json
-import pathlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from experiments import (
     checkpointing,
+    hosts,
     jsonio,
     logging_utils,
     pictures,
@@ -28,15 +29,23 @@ COLUMNS = ("method", "shots", "transductive %", "inductive %")
 
 def read(config: Any, workdir: str) -> dict[str, Any] | None:
     """The result of a run of this very config that is finished already, or None."""
-    file = pathlib.Path(workdir) / logging_utils.RESULT_FILE
-    if not file.exists():
-        return None
-    result = json.loads(file.read_text())
-    if result.get("config_hash") != jsonio.config_hash(config):
-        return None  # More steps were asked for since.
-    print((file.parent / "table.md").read_text())
-    print(f"{workdir} is finished; use another --workdir or more steps to train on")
+    folder = epath.Path(workdir)
+    result = hosts.agreed(
+        _stored(folder / logging_utils.RESULT_FILE, jsonio.config_hash(config))
+    )
+    if result is not None:
+        print((folder / "table.md").read_text())
+        print(f"{workdir} is finished; use another --workdir or more steps to train on")
     return result
+
+
+def _stored(file: epath.Path, config_hash: str) -> dict[str, Any] | None:
+    """A JSON file that names its config, if it is there and of that config."""
+    if not hosts.is_writer() or not file.exists():
+        return None
+    record = json.loads(file.read_text())
+    # With another config, more steps or episodes were asked for since.
+    return record if record.get("config_hash") == config_hash else None
 
 
 def write(
@@ -61,7 +70,7 @@ def write(
     Returns:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
-    folder = pathlib.Path(workdir)
+    folder = epath.Path(workdir)
     store = _Store(folder / "cells.json", jsonio.config_hash(config))
     rows = []
     for shots, method, evaluate in _cells(config, experiment, outcome, setting):
@@ -85,17 +94,18 @@ def write(
         f"95 % intervals, seed {config.seed}, model selected by: {config.eval.select}"
     )
     table = logging_utils.print_table(rows, COLUMNS, title=title)
-    (folder / "table.md").write_text(f"{title}\n\n{table}\n")
-    model_io.save_model(
-        folder / "model.npz",
-        experiment.model,
-        jax.device_get(outcome["params"]),
-        algorithm=config.algorithm,
-        learner=jsonio.to_plain(config.learner),
-        steps=outcome["steps"],
-        seed=config.seed,
-    )
-    _draw(config, folder, experiment, outcome)
+    if hosts.is_writer():
+        jsonio.write_text(folder / "table.md", f"{title}\n\n{table}\n")
+        model_io.save_model(
+            folder / "model.npz",
+            experiment.model,
+            jax.device_get(outcome["params"]),
+            algorithm=config.algorithm,
+            learner=jsonio.to_plain(config.learner),
+            steps=outcome["steps"],
+            seed=config.seed,
+        )
+        _draw(config, folder, experiment, outcome)
     hub = endpoints.hub_of(experiment.zoo)
     queries = hub.report() if hub else None
     if queries:
@@ -166,15 +176,11 @@ def _recovery_seconds(
 class _Store:
     """Measured cells of the table, on disk as soon as they are known."""
 
-    def __init__(self, file: pathlib.Path, config_hash: str):
+    def __init__(self, file: epath.Path, config_hash: str):
         self._file, self._hash = file, config_hash
-        self.values: dict[str, dict[str, Any]] = {}
-        self.seconds = 0.0
-        if file.exists():
-            stored = json.loads(file.read_text())
-            if stored["config_hash"] == config_hash:
-                self.values = stored["results"]
-                self.seconds = stored.get("seconds", 0.0)
+        stored = hosts.agreed(_stored(file, config_hash)) or {"results": {}}
+        self.values: dict[str, dict[str, Any]] = stored["results"]
+        self.seconds: float = stored.get("seconds", 0.0)
 
     def get(self, method: str, shots: int) -> dict[str, Any] | None:
         return self.values.get(method, {}).get(str(shots))
@@ -189,7 +195,8 @@ class _Store:
             "results": self.values,
             "seconds": self.seconds,
         }
-        jsonio.write_json(self._file, stored)
+        if hosts.is_writer():
+            jsonio.write_json(self._file, stored)
 
 
 def _cells(
@@ -258,7 +265,9 @@ def _of_zoo(
     def described() -> ImageBank:
         # All images are described once, whatever the number of episodes and shots.
         describe = panel.describer(
-            zoo.architectures, temperature=config.eval.temperature
+            zoo.architectures,
+            temperature=config.eval.temperature,
+            map_tasks=setting.map_tasks,
         )
         return panel.describe_bank(
             functools.partial(describe, zoo.teachers), setting.bank
@@ -288,7 +297,7 @@ def _of_zoo(
     }
 
 
-def _draw(config, folder: pathlib.Path, experiment, outcome) -> None:
+def _draw(config, folder: epath.Path, experiment, outcome) -> None:
     """Recovered images by class, and accuracy over time."""
     if experiment.memory_of:
         bank = jax.device_get(experiment.memory_of(outcome["state"]))

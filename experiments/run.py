@@ -2,10 +2,12 @@
 
 --workdir=DIR            where to write; the same command continues a stopped run
 --config.KEY=VALUE       overrides one key of the config
---distributed=auto|on|off
+--distributed=auto|on|off  several hosts; with --coordinator=HOST:PORT,
+                         --num_processes=N, --process_id=I where no cluster tells them
 --compilation_cache=DIR|off
 """
 
+import errno
 import importlib
 import os
 import pathlib
@@ -45,9 +47,10 @@ def main(argv: Sequence[str]) -> int:
             jax.config.update("jax_cpu_enable_async_dispatch", False)
         set_compilation_cache(command.compilation_cache)
         run = find_run(command.config)
-        start_distributed(command.distributed)
-        if jax.process_index() == 0:
-            print(describe(), flush=True)
+        start_distributed(command)
+        if jax.process_index():
+            sys.stdout = open(os.devnull, "w")
+        print(describe(), flush=True)
         outcome = run(command.config, command.workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,11 +58,20 @@ def main(argv: Sequence[str]) -> int:
     except logging_utils.RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"error: the disk is full ({error}); what was written before is kept; "
+            "free some space and run the same command to continue",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("error: interrupted; the same command continues", file=sys.stderr)
         return 130
     step = (outcome or {}).get("stopped_at")
-    if step is not None and jax.process_index() == 0:
+    if step is not None:
         print(f"stopped at step {step}; resume with the same command", flush=True)
     return 0
 
@@ -89,17 +101,31 @@ def set_compilation_cache(folder: str) -> None:
     jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))
 
 
-def start_distributed(mode: str) -> None:
-    """Joins the other hosts; "auto" stays alone where there are none."""
-    if mode == "off":
+def start_distributed(command: command_line.Command) -> None:
+    """Joins the other processes; "auto" stays alone where there are none."""
+    if command.distributed == "off":
         return
+    told = {}
+    if command.coordinator:
+        told = {
+            "coordinator_address": command.coordinator,
+            "num_processes": command.num_processes or None,
+            "process_id": command.process_id if command.process_id >= 0 else None,
+        }
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(**told)
     except ValueError as error:
+        if told:
+            raise InputError(
+                f"--coordinator={command.coordinator}: {error} Give --num_processes "
+                "and --process_id"
+            ) from None
         if "coordinator_address" not in str(error):
             raise
-        if mode == "on":
-            raise InputError(f"--distributed=on: no cluster found ({error})") from None
+        if command.distributed == "on":
+            raise InputError(
+                f"--distributed=on: no cluster found ({error}) Give --coordinator"
+            ) from None
 
 
 def describe() -> str:

@@ -58,7 +58,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     """
     validation.validate(config)
     with (
-        checkpointing.claim_workdir(workdir, config, may_change=MAY_CHANGE),
+        checkpointing.claim_workdir(workdir, config, may_change=may_change(config)),
         checkpointing.StopRequest() as stop,
         contextlib.ExitStack() as exits,
     ):
@@ -81,7 +81,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             zoo = inputs.select(config, exits.enter_context(remote))
         place, map_tasks = inputs.placement(config)
         if zoo is not None:
-            zoo = inputs.place_zoo(zoo, place)
+            zoo = inputs.place_zoo(inputs.sabotaged(config, zoo), place)
 
         def prepare(stage, *zoos):
             return stage(config, *zoos, map_tasks, workdir, stop)
@@ -106,6 +106,14 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         return report.write(config, workdir, experiment, outcome, setting, stop)
 
 
+def may_change(config: Any) -> tuple[str, ...]:
+    """What may differ between the runs that share a working directory."""
+    if config.get("distill", {}).get("cosine"):
+        # The decay ends at the last step: more steps are another run from the start.
+        return tuple(key for key in MAY_CHANGE if key != "num_steps")
+    return MAY_CHANGE
+
+
 def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     """Runs the loop; returns the selected parameters and the run's history."""
     algorithm = experiment.algorithm
@@ -116,6 +124,8 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
     data = place(experiment.data)
     checkpoints = checkpointing.Checkpoints(
         workdir,
+        config=config,
+        may_change=may_change(config),
         save_every_steps=config.checkpoint.every_steps or None,
         save_every_secs=config.checkpoint.every_secs or None,
     )

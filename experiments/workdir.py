@@ -8,10 +8,9 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-import jax
 from etils import epath
 
-from experiments import jsonio
+from experiments import hosts, jsonio
 from free_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
@@ -64,20 +63,22 @@ def claim_workdir(
         holds a run of another config.
     """
     path = epath.Path(workdir)
-    is_writer = jax.process_index() == 0
-    with _clear_os_errors(path):
-        path.mkdir(parents=True, exist_ok=True)
-        handle = _lock(path) if is_writer and "://" not in os.fspath(path) else None
-    claim = Claim(path, handle)
-    try:
+
+    def claim() -> Claim:
         with _clear_os_errors(path):
-            _check_config(path, config, may_change)
-            if is_writer:
+            path.mkdir(parents=True, exist_ok=True)
+            handle = None if "://" in os.fspath(path) else _lock(path)
+        claim = Claim(path, handle)
+        try:
+            with _clear_os_errors(path):
+                _check_config(path, config, may_change)
                 jsonio.write_json(path / CONFIG_FILE, config)
-    except BaseException:
-        claim.release()
-        raise
-    return claim
+        except BaseException:
+            claim.release()
+            raise
+        return claim
+
+    return hosts.first_only(claim) or Claim(path, None)
 
 
 def _lock(path: epath.Path) -> int:
@@ -109,19 +110,34 @@ def _check_config(path: epath.Path, config: Any, may_change: tuple[str, ...]) ->
             f"{file} is not valid JSON, so the config of this run is unknown; "
             "restore the file, or use another --workdir"
         ) from None
-    now = jsonio.flatten(config)
+    changes = differences(before, jsonio.flatten(config), may_change)
+    if changes:
+        raise InputError(
+            f"workdir {path} holds a run of another config: {changes}; "
+            "use another --workdir or the same config"
+        )
+
+
+def differences(
+    before: dict[str, Any],
+    now: dict[str, Any],
+    may_change: tuple[str, ...] = (),
+    limit: int | None = None,
+) -> str:
+    """Names the keys of two flat dicts that differ, with both values.
+
+    >>> differences({"a": 1, "log.x": 1}, {"a": 2, "b": 3}, may_change=("log",))
+    'a: 1 -> 2, b: (absent) -> 3'
+    """
     absent = "(absent)"
-    changes = [
+    found = [
         f"{key}: {before.get(key, absent)} -> {now.get(key, absent)}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key, absent) != now.get(key, absent)
         and not any(key == p or key.startswith(p + ".") for p in may_change)
     ]
-    if changes:
-        raise InputError(
-            f"workdir {path} holds a run of another config: {', '.join(changes)}; "
-            "use another --workdir or the same config"
-        )
+    more = len(found) - limit if limit else 0
+    return ", ".join(found[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 @contextlib.contextmanager

@@ -127,7 +127,7 @@ def evaluator(
             for name, value in logits.items()
         }
 
-    run = jax.jit(map_tasks(one))
+    run = jax.jit(map_tasks(one, everywhere=True))
 
     def evaluate(key: jax.Array, params: PyTree, bank: ImageBank):
         keys = jax.random.split(key, num_episodes)

@@ -1,7 +1,7 @@
 """A trained meta-model as one file: weights, architecture and how it was made."""
 
+import io
 import json
-import os
 from typing import Any
 from zipfile import BadZipFile
 
@@ -18,7 +18,7 @@ def save_model(path: Any, arch: Architecture, params: PyTree, **notes: Any) -> N
     """Writes ``{architecture, params, notes}`` to one ``.npz`` file.
 
     Args:
-      path: local file name.
+      path: file name, local or e.g. ``gs://``.
       arch: the meta-model's architecture.
       params: its parameters.
       **notes: JSON values to keep with it, such as shots or accuracy.
@@ -26,11 +26,19 @@ def save_model(path: Any, arch: Architecture, params: PyTree, **notes: Any) -> N
     flat = traverse_util.flatten_dict(params, sep="/")
     header = json.dumps({"architecture": arch.as_dict(), "notes": notes})
     arrays = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, header=np.asarray(header), **arrays)
+    target = _file(path)
     # Renamed when whole: a reader never meets half a model.
-    unfinished = f"{os.fspath(path)}.unfinished"
-    with open(unfinished, "wb") as file:
-        np.savez(file, allow_pickle=False, header=np.asarray(header), **arrays)
-    os.replace(unfinished, path)
+    unfinished = target.with_name(f"{target.name}.unfinished")
+    unfinished.write_bytes(buffer.getvalue())
+    unfinished.replace(target)
+
+
+def _file(path: Any) -> Any:
+    from etils import epath
+
+    return epath.Path(path)
 
 
 def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
@@ -43,7 +51,8 @@ def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
       InputError: no such file, or it is not a saved model.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        stored = io.BytesIO(_file(path).read_bytes())
+        with np.load(stored, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             flat = {
                 name.removeprefix("params/"): jnp.asarray(file[name])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from free_jax import augment, heads
+from free_jax import augment, heads, parallel, zoo
 from free_jax.architecture import Architecture
 from free_jax.episodes import to_float
 from free_jax.types import ImageBank, PyTree, Teachers
@@ -26,11 +26,12 @@ def describer(
     output: Output = "probabilities",
     temperature: float = 4.0,
     mirror: bool = True,
+    map_tasks: Callable = parallel.map_tasks,
 ) -> Callable[[tuple[Teachers, ...], jax.Array], jax.Array]:
     """Builds the description of images by all teachers of a zoo.
 
-    Teachers are visited one after the other, so memory does not grow with the zoo;
-    remote ones are asked all at once.
+    A device visits its teachers one after the other, so memory does not grow with the
+    zoo; remote ones are asked all at once.
 
     Args:
       architectures: one a group.
@@ -38,6 +39,7 @@ def describer(
         head scaled to unit length a teacher.
       temperature: of the softmax.
       mirror: average over the image and its mirror image.
+      map_tasks: how teachers are spread, see `parallel.map_tasks`.
 
     Returns:
       ``(teachers, one stack a group; images [n, h, w, c], uint8 or floats in [0, 1])
@@ -68,16 +70,18 @@ def describer(
         for arch, stack in zip(architectures, teachers, strict=True):
             views = augment.fit_to(images, arch.image_shape)
 
-            def one(variables, arch=arch, views=views):
+            def one(shared, index, arch=arch):
+                stack, views = shared
+                variables = zoo.take(stack, index).variables
                 said = say(arch, variables, views)
                 if mirror:
                     said = (said + say(arch, variables, views[:, :, ::-1])) / 2
                 return said
 
-            if arch.remote:
-                out = jax.vmap(one)(stack.variables)
-            else:
-                out = jax.lax.map(one, stack.variables)  # [T, n, d]
+            how = "vmap" if arch.remote else "map"
+            run = map_tasks(one, local=how, everywhere=True)
+            teachers_at = jnp.arange(stack.class_ids.shape[0])
+            out = run((stack, views), teachers_at)  # [T, n, d]
             parts.append(jnp.moveaxis(out, 0, 1).reshape(images.shape[0], -1))
         return jnp.concatenate(parts, axis=-1)
 

@@ -7,12 +7,14 @@ mapped function with respect to anything shared, captured variables included, is
 silently summed over devices, and every literal carried through a loop is refused.
 """
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from free_jax.types import PyTree
@@ -58,12 +60,19 @@ def map_tasks(
     axis: str = "task",
     local: Local = "auto",
     batch_size: int | None = None,
+    everywhere: bool = False,
+    summed: bool = False,
 ) -> TaskFn:
     """Maps ``fn(shared, task)`` over the leading axis of the tasks.
 
     Equal to ``jax.vmap(fn, in_axes=(None, 0))`` up to rounding, and differentiable
     in `shared`.  On a mesh the task axis is padded with copies of the first task to
-    a multiple of the mesh axis; the padding is dropped from the result.
+    a multiple of the mesh axis; the padding is dropped from results and sums.
+
+    What a device needs of the others' results is told, not guessed: left to itself
+    the partitioner gathers whatever later code touches.  `everywhere` and `summed`
+    together cost one all-reduce (each device fills in its part of zeros), which for
+    results is twice the bytes of an all-gather, but rides with the sum.
 
     Args:
       fn: written for one task; both arguments and the result are pytrees.
@@ -73,9 +82,12 @@ def map_tasks(
         or "auto": "map" on CPU, where batching network weights only costs memory
         traffic, "vmap" elsewhere.
       batch_size: with "vmap", how many tasks a device holds at once; None is all.
+      everywhere: every device gets all results; otherwise each keeps its tasks'.
+      summed: `fn` returns ``(result, term)``, and terms are added up over the tasks.
 
     Returns:
-      A function of (shared, tasks) with results stacked on a leading axis.
+      A function of (shared, tasks) with results stacked on a leading axis; with
+      `summed`, ``(stacked results, sum of terms)``.
 
     Raises:
       ValueError: `local` is unknown.
@@ -85,30 +97,133 @@ def map_tasks(
     if local == "auto":
         local = "map" if jax.default_backend() == "cpu" else "vmap"
 
-    def run_local(shared: PyTree, tasks: PyTree) -> PyTree:
-        if local == "vmap" and batch_size is None:
-            return jax.vmap(fn, in_axes=(None, 0))(shared, tasks)
-        size = batch_size if local == "vmap" else None
-        return jax.lax.map(lambda task: fn(shared, task), tasks, batch_size=size)
+    def run_local(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
+        if jax.tree.leaves(tasks)[0].shape[0] == 1 and local == "map":
+            out = fn(shared, jax.tree.map(lambda x: x[0], tasks))
+            out = jax.tree.map(lambda x: jnp.asarray(x)[None], out)
+        elif local == "vmap" and batch_size is None:
+            out = jax.vmap(fn, in_axes=(None, 0))(shared, tasks)
+        else:
+            size = batch_size if local == "vmap" else None
+            one = functools.partial(fn, shared)
+            out = jax.lax.map(one, tasks, batch_size=size)
+        return out if summed else (out, ())
+
+    def returned(results: PyTree, terms: PyTree) -> PyTree:
+        return (results, terms) if summed else results
+
+    def run_alone(shared: PyTree, tasks: PyTree) -> PyTree:
+        results, terms = run_local(shared, tasks)
+        return returned(results, jax.tree.map(lambda x: x.sum(0), terms))
 
     if mesh is None or mesh.shape[axis] == 1:
-        return run_local
+        return run_alone
+    devices = mesh.shape[axis]
+
+    def run(shared: PyTree, tasks: PyTree) -> PyTree:
+        num_tasks = jax.tree.leaves(tasks)[0].shape[0]
+        share = -(-num_tasks // devices)
+        padding = share * devices - num_tasks
+        if padding:
+            index = np.concatenate([np.arange(num_tasks), np.zeros(padding, int)])
+            tasks = jax.tree.map(lambda x: x[index], tasks)
+        inside = axis in jax.sharding.get_abstract_mesh().manual_axes
+
+        def on_device(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
+            first = jax.lax.axis_index(axis) * share
+            if inside:
+                tasks = jax.tree.map(
+                    lambda x: jax.lax.dynamic_slice_in_dim(x, first, share), tasks
+                )
+            results, terms = run_local(shared, tasks)
+            is_task = first + np.arange(share) < num_tasks
+
+            def total(x: jax.Array) -> jax.Array:
+                mask = is_task.reshape(-1, *[1] * (x.ndim - 1))
+                return (jnp.where(mask, x, 0) if padding else x).sum(0)
+
+            def placed(x: jax.Array) -> jax.Array:
+                # One type for flags and numbers: one collective.
+                x = x.astype(jnp.float32) if x.dtype == bool else x
+                zeros = jnp.zeros((share * devices, *x.shape[1:]), x.dtype)
+                return jax.lax.dynamic_update_slice_in_dim(zeros, x, first, 0)
+
+            terms = jax.tree.map(total, terms)
+            if not (everywhere or inside):
+                return results, jax.lax.psum(terms, axis)
+            full = jax.tree.map(placed, results)
+            full, terms = jax.lax.psum((full, terms), axis)
+            results = jax.tree.map(lambda x, y: y.astype(x.dtype), results, full)
+            return results, terms
+
+        if everywhere and not inside:
+            # Else the partitioner may split what tasks are computed from, and gather
+            # it for its other uses.
+            tasks = jax.lax.with_sharding_constraint(tasks, NamedSharding(mesh, P()))
+        if inside:
+            results, terms = _value_only(on_device)(shared, tasks)
+        else:
+            results, terms = jax.shard_map(
+                on_device,
+                mesh=mesh,
+                in_specs=(P(), P(axis)),
+                out_specs=(P() if everywhere else P(axis), P()),
+                check_vma=False,
+            )(shared, tasks)
+        if padding:
+            results = jax.tree.map(lambda x: x[:num_tasks], results)
+        return returned(results, terms)
+
+    return run
+
+
+def map_seeds(step: Callable, mesh: Mesh, *, axis: str = "seed") -> Callable:
+    """Makes a step of one training run a step of several, split over a mesh axis.
+
+    The runs exchange nothing.  Within a run, a `map_tasks` of the same mesh splits its
+    tasks over the other axis, so that few tasks still fill a large mesh.  A device's
+    runs go one after the other: batched, a `lax.cond` would compute both branches.
+
+    Args:
+      step: ``(key, state, data) -> (state, info)``.
+      mesh: with `axis` and the axis that the step's tasks are split over.
+      axis: the mesh axis that runs are split over.
+
+    Returns:
+      ``(keys [S], states [S, ...], data) -> (states, infos [S])``; all runs see the
+      same data.  S must be a multiple of the mesh axis; ValueError if it is not.
+    """
+
+    def local(keys: jax.Array, states: PyTree, data: PyTree) -> PyTree:
+        return jax.lax.map(lambda run: step(*run, data), (keys, states))
 
     sharded = jax.shard_map(
-        run_local,
+        local,
         mesh=mesh,
-        in_specs=(P(), P(axis)),
+        in_specs=(P(axis), P(axis), P()),
         out_specs=P(axis),
         check_vma=False,
     )
 
-    def run(shared: PyTree, tasks: PyTree) -> PyTree:
-        num_tasks = jax.tree.leaves(tasks)[0].shape[0]
-        padding = -num_tasks % mesh.shape[axis]
-        if padding:
-            index = np.concatenate([np.arange(num_tasks), np.zeros(padding, int)])
-            tasks = jax.tree.map(lambda x: x[index], tasks)
-        out = sharded(shared, tasks)
-        return jax.tree.map(lambda x: x[:num_tasks], out) if padding else out
+    def run(keys: jax.Array, states: PyTree, data: PyTree) -> tuple[PyTree, PyTree]:
+        if keys.shape[0] % mesh.shape[axis]:
+            raise ValueError(
+                f"{keys.shape[0]} seeds do not divide over the {mesh.shape[axis]} "
+                f"devices of mesh axis {axis!r}; use a multiple"
+            )
+        return sharded(keys, states, data)
 
     return run
+
+
+def _value_only(fn: Callable) -> Callable:
+    """The same function; differentiating it is an error instead of a wrong number."""
+
+    def refuse(*_: PyTree) -> PyTree:
+        raise NotImplementedError(
+            "map_tasks inside map_seeds has no gradient: take it within one task"
+        )
+
+    guarded = jax.custom_vjp(fn)
+    guarded.defvjp(refuse, refuse)
+    return guarded

@@ -98,7 +98,7 @@ def teacher_trainer(
 
         def step(state: TeacherState, inputs):
             variables, opt, loss, accuracy = update(
-                state.variables, state.opt, *batch(*inputs)
+                state.variables, state.opt, batch(*inputs)
             )
             return TeacherState(variables, opt), EpochInfo(loss, accuracy)
 

@@ -70,11 +70,11 @@ def episodic_gradients(
         )
         return info, grads
 
-    mapped = map_tasks(one)
+    mapped = map_tasks(one, everywhere=True, summed=True)
 
     def gradients(key: jax.Array, params: PyTree, bank: ImageBank):
-        info, grads = mapped((params, bank), jax.random.split(key, episodes_per_update))
-        grads = jax.tree.map(lambda g: g.sum(0), grads)
+        keys = jax.random.split(key, episodes_per_update)
+        info, grads = mapped((params, bank), keys)
         return grads, jax.tree.map(lambda x: x.mean(), info)
 
     return gradients

@@ -11,7 +11,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
-from experiments import command_line, pretrain_zoo, run, train
+from experiments import command_line, pretrain_zoo, recovering, run, train
 from experiments.data import procedural
 from free_jax import Teachers, Zoo, load_model, load_zoo, maml, save_zoo
 from free_jax.errors import InputError
@@ -125,6 +125,22 @@ def test_fewer_steps_than_made_are_refused(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     with pytest.raises(InputError, match="has made 4 steps"):
         train.main(parse("--config.num_steps=3"), str(tmp_path / "run"))
+
+
+def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkeypatch):
+    shutil.copytree(finished[0] / "zoo", tmp_path / "zoo")
+    seen = []
+
+    def experiment(config, zoo, *_):
+        seen.append(zoo)
+        raise recovering.Stopped
+
+    monkeypatch.setattr(train.algorithms, "experiment", experiment)
+    config = parse("--config.zoo.sabotage=0.3")
+    assert train.main(config, str(tmp_path)) == {"stopped_at": 0}
+    honest, used = load_zoo(tmp_path / "zoo").groups[0], seen[0].groups[0]
+    changed = np.asarray(honest.teachers.class_ids != used.teachers.class_ids).any(1)
+    assert changed.sum() == 1
 
 
 def test_finished_run_is_not_trained_again(finished, monkeypatch):

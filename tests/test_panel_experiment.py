@@ -16,6 +16,7 @@ from experiments import (
     panel_choice,
     preparing,
     recovering,
+    reusing,
     run,
     sabotage,
     train,
@@ -30,6 +31,7 @@ from free_jax import (
     load_zoo,
     save_zoo,
 )
+from free_jax.zoo import subset
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
 SMALL = [
@@ -139,6 +141,13 @@ def test_stopped_while_recovering_it_continues_to_the_same_result(
     assert again["results"] == finished[1]["results"]
 
 
+def test_more_steps_under_a_decaying_rate_are_another_run(finished, zoo_path):
+    with pytest.raises(run.InputError, match="num_steps: 4 -> 5"):
+        train.main(parse(zoo_path, "--config.num_steps=5"), str(finished[0]))
+    constant = parse(zoo_path, "--config.distill.cosine=False")
+    assert "num_steps" in train.may_change(constant)
+
+
 def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("a teacher was inverted")
@@ -241,11 +250,12 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         "--config.recover.scenes=5",
         "--config.panel.teachers=1",
     )
-    pool, logits = recovering.reuse(config, str(earlier), np.asarray([0, 3]))
+    zoo = load_zoo(zoo_path)
+    pool, logits = reusing.reuse(config, str(earlier), zoo, np.asarray([0, 3]))
     assert pool.images.shape == (5 * 5 + 5, 32, 32, 3)
     assert logits.shape == (30, 2, 5)
-    everything, answers = recovering.reuse(
-        parse(zoo_path, "--config.recover.scenes=99"), str(earlier), np.arange(5)
+    everything, answers = reusing.reuse(
+        parse(zoo_path), str(earlier), zoo, np.arange(5)
     )
     for i in (0, 7, 29):
         same = (everything.images == pool.images[i]).all((1, 2, 3))
@@ -254,7 +264,27 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         mine = pool.classes[pool.owners == owner]
         assert len(set(mine.tolist())) == 5
     with pytest.raises(run.InputError, match="give the workdir of a panel run"):
-        recovering.reuse(config, str(tmp_path / "nothing"), np.arange(5))
+        reusing.reuse(config, str(tmp_path / "nothing"), zoo, np.arange(5))
+
+
+def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
+    earlier = str(finished[0])
+    zoo = load_zoo(zoo_path)
+    for override, message in [
+        ("scenes=11", "holds scenes=10, fewer than config.recover.scenes=11"),
+        ("images_per_class=3", "holds images_per_class=2, fewer than"),
+    ]:
+        config = parse(zoo_path, f"--config.recover.{override}")
+        with pytest.raises(run.InputError, match=message):
+            reusing.reuse(config, earlier, zoo, np.arange(5))
+    broken = sabotage.sabotage(zoo, 0.5, seed=0)
+    for other in (broken, subset(zoo, 1)):
+        with pytest.raises(run.InputError, match="come from other teachers"):
+            reusing.reuse(parse(zoo_path), earlier, other, np.arange(2))
+    with pytest.raises(run.InputError, match="asked 5 teachers, fewer"):
+        reusing.reuse(parse(zoo_path), earlier, zoo, np.arange(6))
+    with pytest.raises(run.InputError, match="the zoo has changed since"):
+        reusing.sign(earlier, broken, broken)
 
 
 def test_sabotage_breaks_the_share_it_is_told(zoo_path):

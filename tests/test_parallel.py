@@ -1,5 +1,6 @@
 """Mapping over tasks on meshes of fake devices against a Python loop."""
 
+import dataclasses
 import functools
 import re
 
@@ -10,10 +11,12 @@ import optax
 import pytest
 import toy
 
-from free_jax import make_mesh, map_tasks
+from free_jax import make_mesh, map_tasks, panel, replay
+from free_jax.algorithms import Described, free, panel_distillation
 from free_jax.episodes import balanced_labels
 from free_jax.inversion import meta_generator
-from free_jax.metalearning import maml
+from free_jax.metalearning import maml, protonet
+from free_jax.parallel import map_seeds
 
 EIGHT = len(jax.devices()) >= 8
 needs_eight = pytest.mark.skipif(not EIGHT, reason="needs 8 (fake) devices")
@@ -91,6 +94,215 @@ def test_values_and_gradients_are_those_of_a_loop(devices, local):
         toy.assert_close(found, expected(count), rtol=1e-4, atol=1e-5)
 
 
+def told(shared, task):
+    """The same with something to add up, a flag and whole numbers."""
+    out = adapted(shared, task)
+    result = out | {"good": out["loss"] < 1.0, "count": task["y"].astype(jnp.int32)}
+    return result, {"fast": out["fast"], "one": jnp.ones((), jnp.int32)}
+
+
+def told_total(mapped):
+    def run(w, shared, tasks):
+        out, sums = mapped({**shared, "w": w}, tasks)
+        weights = 1.0 + jnp.arange(out["loss"].shape[0])
+        scalar = (weights * out["loss"]).sum() + jnp.sin(sums["fast"]["a"]).sum()
+        return scalar, (out, sums)
+
+    return jax.jit(jax.value_and_grad(run, has_aux=True))
+
+
+@functools.cache
+def told_expected(count):
+    def loop(shared, tasks):
+        rows = [
+            told(shared, jax.tree.map(lambda x, i=i: x[i], tasks)) for i in range(count)
+        ]
+        out = jax.tree.map(lambda *x: jnp.stack(x), *(row[0] for row in rows))
+        return out, jax.tree.map(lambda *x: sum(x), *(row[1] for row in rows))
+
+    shared, tasks = problem(count)
+    return told_total(loop)(shared["w"], shared, tasks)
+
+
+@needs_eight
+@pytest.mark.parametrize(
+    ("devices", "local"), [(1, "map"), (2, "map"), (4, "vmap"), (8, "map")]
+)
+def test_sums_and_results_everywhere(devices, local):
+    mapped = told_total(
+        map_tasks(
+            told, mesh=mesh_of(devices), local=local, everywhere=True, summed=True
+        )
+    )
+    for count in (8, 3):
+        shared, tasks = problem(count)
+        found = mapped(shared["w"], shared, tasks)
+        toy.assert_close(found, told_expected(count), rtol=1e-4, atol=1e-5)
+        out, sums = found[0][1]
+        assert out["good"].dtype == bool and out["count"].dtype == jnp.int32
+        assert int(sums["one"]) == count  # Padding is not counted.
+        leaves = jax.tree.leaves((out, sums))
+        assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
+
+
+@needs_eight
+def test_padding_that_is_not_finite_does_not_leak():
+    def one(shared, task):
+        del shared
+        return 1 / task, 1 / task
+
+    # On 4 devices, three copies of the first task are added.
+    for everywhere in (False, True):
+        run = map_tasks(one, mesh=mesh_of(4), everywhere=everywhere, summed=True)
+        out, total = jax.jit(run)((), jnp.asarray([0.0, 1, 2, 4, 4]))
+        np.testing.assert_array_equal(out, [np.inf, 1, 0.5, 0.25, 0.25])
+        assert np.isinf(total)
+        out, total = jax.jit(run)((), jnp.asarray([2.0, 1, 2, 4, 4]))
+        assert total == 2.5
+
+
+COLLECTIVE = r" (all-gather|all-to-all|collective-permute|reduce-scatter|all-reduce)\("
+# What is read here is there before the machine code is optimised.
+FAST = {
+    "xla_backend_optimization_level": "0",
+    "xla_llvm_disable_expensive_passes": True,
+}
+
+
+@needs_eight
+def test_free_step_sends_three_sums_and_gathers_nothing():
+    """Meta-gradient and images; alignment's views; the gradient of replay."""
+    mesh = mesh_of(4)
+    spread = functools.partial(map_tasks, mesh=mesh, local="vmap")
+    learner = protonet(toy.TINY)
+    sgd = optax.sgd(1e-3)
+    update = replay.episodic_update(
+        learner, sgd, way=3, shots=1, queries=1, episodes_per_update=6, map_tasks=spread
+    )
+    inverter = meta_generator(
+        toy.GENERATOR,
+        toy.TINY,
+        inner_optimizer=sgd,
+        num_steps=1,
+        latent_dim=toy.LATENT,
+    )
+    algorithm = free(
+        (inverter,),
+        (toy.TINY,),
+        learner,
+        toy.TINY,
+        replay.replay(update, patience=2, max_updates=2),
+        generator_optimizer=sgd,
+        optimizer=sgd,
+        align_optimizer=sgd,
+        teachers_per_step=(3,),  # Does not divide: padded.
+        num_classes=toy.CLASSES,
+        images_per_class=2,
+        memory_per_class=4,
+        warmup_steps=0,
+        map_tasks=spread,
+    )
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    state = toy.random_like(jax.eval_shape(algorithm.init, jax.random.key(0)))
+    arguments = jax.device_put((state, (toy.random_teachers(toy.TINY, 5),)), everywhere)
+    lowered = jax.jit(algorithm.step).lower(jax.random.key(1), *arguments)
+    compiled = lowered.compile(compiler_options=FAST)
+    assert re.findall(COLLECTIVE, compiled.as_text()) == ["all-reduce"] * 3
+    state, _ = compiled(jax.random.key(1), *arguments)
+    leaves = jax.tree.leaves(state)
+    assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
+
+
+@needs_eight
+def test_panel_distillation_and_description_are_those_of_one_device():
+    mesh = mesh_of(4)
+    spread = functools.partial(map_tasks, mesh=mesh)
+    student = dataclasses.replace(toy.TINY, way=6)
+    data = Described(
+        toy.bank(per_class=2).images.reshape(-1, *toy.SHAPE),
+        jnp.asarray(np.random.default_rng(0).normal(size=(18, 2, 3)), jnp.float32),
+        jnp.ones(2),
+    )
+    stack = toy.random_teachers(toy.TINY, 3)
+    found = []
+    for mapping in (map_tasks, spread):
+        algorithm = panel_distillation(
+            student,
+            num_teachers=2,
+            optimizer=optax.sgd(0.1),
+            batch_size=8,
+            groups=4,
+            map_tasks=mapping,
+        )
+        state = jax.tree.map(
+            jnp.abs, toy.random_like(jax.eval_shape(algorithm.init, jax.random.key(0)))
+        )
+        describe = panel.describer((toy.TINY,), map_tasks=mapping)
+        found.append(
+            (
+                jax.jit(algorithm.step)(jax.random.key(1), state, data),
+                jax.jit(describe)((stack,), data.images),
+            )
+        )
+    toy.assert_close(*jax.device_get(found), rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="groups=3 must divide batch_size=8"):
+        panel_distillation(
+            student, num_teachers=2, optimizer=optax.sgd(0.1), batch_size=8, groups=3
+        )
+
+
+@needs_eight
+def test_seeds_on_a_second_axis_are_separate_runs():
+    mesh = make_mesh({"seed": 2, "task": 4})
+
+    def step_with(mapping):
+        mapped = mapping(
+            lambda shared, task: ((), jax.grad(lambda w: loss_of(w, task))(shared)),
+            everywhere=True,
+            summed=True,
+        )
+
+        def loss_of(w, task):
+            return adapted({"w": w, "scale": 0.5}, task)["loss"]
+
+        def step(key, state, data):
+            noisy = data | {"key": jax.random.split(key, 3)}
+            _, grads = mapped(state, noisy)
+            # A branch that only some runs take stays a branch.
+            rate = jax.lax.cond(state["b"].sum() > 0, lambda: 0.1, lambda: 0.2)
+            return jax.tree.map(lambda p, g: p - rate * g, state, grads), rate
+
+        return step
+
+    shared, tasks = problem(3)
+    states = jax.tree.map(lambda x: jnp.stack([x, -x, 2 * x, -2 * x]), shared["w"])
+    keys = jax.random.split(jax.random.key(5), 4)
+    inside = step_with(functools.partial(map_tasks, mesh=mesh))
+    compiled = jax.jit(map_seeds(inside, mesh)).lower(keys, states, tasks).compile()
+    assert set(re.findall(COLLECTIVE, compiled.as_text())) == {"all-reduce"}
+    alone = jax.jit(step_with(map_tasks))
+    wanted = [
+        alone(keys[i], jax.tree.map(lambda x, i=i: x[i], states), tasks)
+        for i in range(4)
+    ]
+    wanted = jax.tree.map(lambda *x: jnp.stack(x), *wanted)
+    assert set(np.asarray(wanted[1]).tolist()) == set(np.float32([0.1, 0.2]).tolist())
+    found = jax.device_get(compiled(keys, states, tasks))
+    toy.assert_close(found, jax.device_get(wanted), rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="3 seeds do not divide over the 2 devices"):
+        map_seeds(inside, mesh)(keys[:3], states, tasks)
+
+    def through(key, state, data):
+        def total(state):
+            mapped = map_tasks(adapted, mesh=mesh)
+            return mapped({**shared, "w": state}, data)["loss"].sum()
+
+        return jax.grad(total)(state), key
+
+    with pytest.raises(NotImplementedError, match="take it within one task"):
+        jax.eval_shape(map_seeds(through, mesh), keys, states, tasks)
+
+
 @needs_eight
 def test_nothing_shared_and_a_second_mesh_axis():
     mesh = make_mesh({"task": 4, "model": -1})
@@ -162,6 +374,20 @@ def test_networks_are_split_over_devices_without_gathering(build):
         single = run(params, jax.tree.map(lambda x, i=i: x[i], tasks))
         mine = jax.tree.map(lambda x, i=i: x[i], jax.device_get(out))
         toy.assert_close(mine, jax.device_get(single), rtol=1e-3, atol=1e-5)
+
+
+@needs_eight
+@pytest.mark.parametrize("build", [inversion_problem, maml_problem])
+def test_a_device_does_its_share_of_the_flops(build):
+    one, params, tasks = build()
+    tasks = jax.tree.map(lambda x: jnp.concatenate([x, x]), tasks)
+
+    def flops(devices):
+        run = map_tasks(one, mesh=mesh_of(devices), local="vmap")
+        lowered = jax.jit(run).lower(params, tasks)
+        return lowered.compile(compiler_options=FAST).cost_analysis()["flops"]
+
+    assert flops(8) == pytest.approx(flops(1) / 8, rel=0.05)
 
 
 @needs_eight

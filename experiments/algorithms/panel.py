@@ -40,7 +40,6 @@ def build(
     config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
-    del map_tasks
     chosen = inputs.preset(config)
     panel = panel_choice.choose(config, zoo)
     num_teachers = len(panel.asked)
@@ -56,6 +55,8 @@ def build(
             num_teachers=num_teachers,
             optimizer=tx,
             batch_size=options.batch_size,
+            groups=options.groups,
+            map_tasks=map_tasks,
             temperature=options.temperature,
             crop_padding=options.crop_padding,
             edges=options.edges,

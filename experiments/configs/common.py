@@ -318,6 +318,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "optimizer": adam(3e-3),
                 "cosine": True,
                 "batch_size": 128,
+                "groups": 1,  # of a batch, which a mesh splits over devices
                 "temperature": 2.0,
                 "crop_padding": 4,
                 "edges": "black",  # or wrap

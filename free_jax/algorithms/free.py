@@ -185,22 +185,27 @@ def free(
         )
 
     def recover(
-        key: jax.Array, state: FreeState, group: int, teachers: Teachers
+        key: jax.Array, state: FreeState, group: int, pool: Teachers, draw: jax.Array
     ) -> tuple[Recovered, InversionInfo, PyTree]:
-        """Inverts the group's drawn teachers; results [T, ...]."""
+        """Inverts the group's drawn teachers; results [T, ...], gradients summed."""
 
         def one(shared, task):
-            generator, adversary = shared
-            task_key, teacher = task
-            return inverters[group].invert(
-                task_key, generator, teacher, labels, adversary
+            # Taken here, a device copies the weights of its own teachers only.
+            generator, adversary, pool = shared
+            task_key, index = task
+            found, info, grads = inverters[group].invert(
+                task_key, generator, zoo.take(pool, index), labels, adversary
             )
+            return (found.images, info), grads
 
         # The student knows nothing during warm-up; disagreeing with it would be noise.
         adversarial = (state.step >= warmup_steps).astype(jnp.float32)
         keys = jax.random.split(key, teachers_per_step[group])
-        shared = (state.generator, Adversary(state.params, adversarial))
-        return map_tasks(one)(shared, (keys, teachers))
+        shared = (state.generator, Adversary(state.params, adversarial), pool)
+        mapped = map_tasks(one, everywhere=True, summed=True)
+        (images, info), grads = mapped(shared, (keys, draw))
+        repeated = jnp.broadcast_to(labels, images.shape[:2])
+        return Recovered(images, repeated, pool.class_ids[draw]), info, grads
 
     def update_generator(state: FreeState, grads: list[PyTree]) -> FreeState:
         opt_state = state.generator_opt
@@ -220,13 +225,19 @@ def free(
             bank = memory.add_many(bank, stack._replace(images=fitted(stack.images)))
         return state._replace(memory=bank)
 
-    def teach(key: jax.Array, recovered: Recovered, group: int, teachers: Teachers):
+    def teach(
+        key: jax.Array,
+        recovered: Recovered,
+        group: int,
+        pool: Teachers,
+        draw: jax.Array,
+    ):
         """One group's alignment tasks: (student views, teacher logits), [T, N, ...]."""
         arch = architectures[group]
 
-        def one(shared, task):
-            del shared
-            task_key, images, variables = task
+        def one(pool, task):
+            task_key, images, index = task
+            variables = zoo.take(pool, index).variables
             views = augment.crop_flip(task_key, images, per_image=augment_per_image)
             logits = arch.apply(variables, augment.fit_to(views, arch.image_shape))
             return augment.fit_to(views, student.image_shape), logits
@@ -234,14 +245,17 @@ def free(
         keys = jnp.broadcast_to(key, (teachers_per_step[group],))
         if augment_per_image:
             keys = jax.random.split(key, teachers_per_step[group])
-        return map_tasks(one)((), (keys, recovered.images, teachers.variables))
+        mapped = map_tasks(one, everywhere=True)
+        return mapped(pool, (keys, recovered.images, draw))
 
-    def learn(key: jax.Array, state: FreeState, recovered, chosen):
+    def learn(key: jax.Array, state: FreeState, recovered, pools, draws):
         key_views, key_order, key_replay = jax.random.split(key, 3)
         state = remember(state, recovered)
         tasks = [
-            teach(jax.random.fold_in(key_views, group), found, group, teachers)
-            for found, group, teachers in zip(recovered, used, chosen, strict=True)
+            teach(jax.random.fold_in(key_views, group), found, group, pool, draw)
+            for found, group, pool, draw in zip(
+                recovered, used, pools, draws, strict=True
+            )
         ]
         tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
         direction, losses = sequential(
@@ -254,8 +268,8 @@ def free(
         learned = (losses.mean(), info.loss, info.accuracy, info.num_updates)
         return state._replace(params=params, opt=opt), learned
 
-    def idle(key: jax.Array, state: FreeState, recovered, chosen):
-        del key, recovered, chosen
+    def idle(key: jax.Array, state: FreeState, recovered, pools, draws):
+        del key, recovered, pools, draws
         zero = jnp.zeros(())
         return state, (zero, zero, zero, jnp.int32(0))
 
@@ -263,34 +277,34 @@ def free(
         key_draw: jax.Array,
         key_invert: jax.Array,
         state: FreeState,
-        data: tuple[Teachers, ...],
-    ) -> tuple[list[Teachers], list[tuple[Recovered, InversionInfo, PyTree]]]:
+        pools: list[Teachers],
+    ) -> tuple[list[jax.Array], list[tuple[Recovered, InversionInfo, PyTree]]]:
         """Draws and inverts the step's teachers, one entry a group."""
-        chosen, results = [], []
-        for group in used:
-            pool = data[group].class_ids.shape[0]
+        draws, results = [], []
+        for group, pool in zip(used, pools, strict=True):
             draw = jax.random.randint(
                 jax.random.fold_in(key_draw, group),
                 (teachers_per_step[group],),
                 0,
-                pool,
+                pool.class_ids.shape[0],
             )
-            chosen.append(zoo.take(data[group], draw))
+            draws.append(draw)
             group_key = jax.random.fold_in(key_invert, group)
-            results.append(recover(group_key, state, group, chosen[-1]))
-        return chosen, results
+            results.append(recover(group_key, state, group, pool, draw))
+        return draws, results
 
     def step(
         key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
     ) -> tuple[FreeState, FreeInfo]:
         key_draw, key_invert, key_learn = jax.random.split(key, 3)
-        chosen, results = recover_all(key_draw, key_invert, state, data)
+        pools = [data[group] for group in used]
+        draws, results = recover_all(key_draw, key_invert, state, pools)
         recovered = [found for found, _, _ in results]
         infos = [info for _, info, _ in results]
         warm = state.step >= warmup_steps
         state = update_generator(state, [grads for _, _, grads in results])
         state, learned = jax.lax.cond(
-            warm, learn, idle, key_learn, state, recovered, chosen
+            warm, learn, idle, key_learn, state, recovered, pools, draws
         )
         distilled, replay_loss, replay_accuracy, replay_updates = learned
 

@@ -5,6 +5,7 @@ teacher it came from, was described by every teacher beforehand; a step draws a 
 and lowers the tempered KL of every head to its teacher.
 """
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from free_jax import augment, heads
+from free_jax import augment, heads, parallel
 from free_jax.algorithms.base import Algorithm
 from free_jax.architecture import Architecture
 from free_jax.episodes import to_float
@@ -59,12 +60,14 @@ def panel_distillation(
     num_teachers: int,
     optimizer: optax.GradientTransformation,
     batch_size: int = 128,
+    groups: int = 1,
     temperature: float = 4.0,
     crop_padding: int = 4,
     edges: augment.Edges = "black",
     mix: Mix = "none",
     similarity: float = 0.0,
     momentum: float = 0.95,
+    map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """Builds the distillation of a whole panel.
 
@@ -73,6 +76,9 @@ def panel_distillation(
       num_teachers: T.
       optimizer: of the student.
       batch_size: images a step, drawn with replacement.
+      groups: equal parts of a batch that are normalised each by itself, the unit that
+        `map_tasks` splits over devices.  It is independent of their number, so that
+        results are.
       temperature: of both softmaxes.
       crop_padding: largest random shift in pixels; images are mirrored half the time.
       edges: see `augment.crop_flip`.
@@ -82,6 +88,7 @@ def panel_distillation(
         student's features to those between the panel's descriptions, which is what a
         nearest-centroid head will use.
       momentum: of the running batch-norm statistics.
+      map_tasks: see `parallel.map_tasks`.
 
     Returns:
       An `Algorithm` whose data is a `Described`; ``params`` are Linen variables
@@ -98,6 +105,8 @@ def panel_distillation(
         raise ValueError(f"mix={mix!r}: choose none, mixup or cutmix")
     if temperature <= 0:
         raise ValueError(f"temperature={temperature} must be positive")
+    if groups < 1 or batch_size % groups:
+        raise ValueError(f"groups={groups} must divide batch_size={batch_size}")
 
     def init(key: Key[Array, ""]) -> DistillState:
         variables = student.init(key)
@@ -120,7 +129,9 @@ def panel_distillation(
         same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
         return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
 
-    update = supervised_step(loss_fn, optimizer, momentum)
+    update = supervised_step(
+        loss_fn, optimizer, momentum, groups=groups, map_tasks=map_tasks
+    )
 
     def step(
         key: Key[Array, ""], state: DistillState, data: Described
@@ -134,7 +145,7 @@ def panel_distillation(
         if mix != "none":
             images, targets = augment.mix_pairs(key_mix, images, targets, mix)
         variables, opt, loss, same = update(
-            state.variables, state.opt, images, targets, data.weights
+            state.variables, state.opt, (images, targets), data.weights
         )
         new = DistillState(state.step + 1, variables, opt)
         return new, DistillInfo(loss, same, jnp.isfinite(loss))

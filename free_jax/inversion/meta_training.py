@@ -41,12 +41,12 @@ def outer_update(
       optimizer: outer optimiser.
       generator: shared parameters.
       opt: its state.
-      gradients: one a group of teachers, leaves [T, ...].
+      gradients: one a group of teachers, each the sum over its teachers.
 
     Returns:
       ``(generator, opt)``.
     """
-    total = jax.tree.map(lambda *g: sum(x.sum(0) for x in g), *gradients)
+    total = jax.tree.map(lambda *g: sum(g), *gradients)
     updates, opt = optimizer.update(total, opt, generator)
     return optax.apply_updates(generator, updates), opt
 
@@ -77,7 +77,7 @@ def meta_training(
         task_key, teacher = task
         return inverter.invert(task_key, generator, teacher, labels)[1:]
 
-    mapped = map_tasks(one)
+    mapped = map_tasks(one, everywhere=True, summed=True)
 
     def init(key: Key[Array, ""]) -> GeneratorState:
         generator = inverter.init(key)

@@ -32,6 +32,8 @@ def _folder(path) -> Any:
 def save_zoo(zoo: Zoo, path: Any) -> None:
     """Writes a zoo to a folder (local or e.g. ``gs://``), replacing a former one.
 
+    With several processes, one of them calls, with arrays it holds whole.
+
     Args:
       zoo: what to write.
       path: the folder; created where missing.
@@ -39,8 +41,6 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
     Raises:
       InputError: the path is a file.
     """
-    import orbax.checkpoint as ocp
-
     folder = _folder(path)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot save a zoo to {folder}: it is a file; give a folder")
@@ -66,16 +66,28 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
             for group in zoo.groups
         ],
     }
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(_absolute(folder / arrays), _as_tree(zoo.teachers))
-    if jax.process_index() == 0:
-        partial = folder / "zoo.json.partial"
-        partial.write_text(json.dumps(metadata, indent=1) + "\n")
-        partial.replace(folder / "zoo.json")
-        # Also removes what interrupted saves left behind.
-        for old in folder.glob("arrays_*"):
-            if old.name != arrays:
-                old.rmtree()
+    # NumPy: Orbax refuses arrays of one process's devices where there are several.
+    tree = jax.tree.map(np.asarray, _as_tree(zoo.teachers))
+    with _checkpointer() as checkpointer:
+        checkpointer.save(_absolute(folder / arrays), tree)
+    partial = folder / "zoo.json.partial"
+    partial.write_text(json.dumps(metadata, indent=1) + "\n")
+    partial.replace(folder / "zoo.json")
+    # Also removes what interrupted saves left behind.
+    for old in folder.glob("arrays_*"):
+        if old.name != arrays:
+            old.rmtree()
+
+
+def _checkpointer() -> Any:
+    """Works for this process alone, without waiting for others."""
+    import orbax.checkpoint as ocp
+
+    me = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"zoo{me}"
+    )
+    return ocp.StandardCheckpointer(multiprocessing_options=alone)
 
 
 def _absolute(path: Any) -> Any:
@@ -104,8 +116,6 @@ def load_zoo(path: Any) -> Zoo:
     Raises:
       InputError: there is no zoo, or it is damaged or of another format version.
     """
-    import orbax.checkpoint as ocp
-
     folder = _folder(path)
     if not (folder / "zoo.json").exists():
         raise InputError(
@@ -149,7 +159,7 @@ def load_zoo(path: Any) -> Zoo:
         [abstract(*pair) for pair in zip(architectures, counts, strict=True)]
     )
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with _checkpointer() as checkpointer:
             tree = checkpointer.restore(_absolute(arrays), wanted)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(

@@ -1,0 +1,130 @@
+"""Images and answers that an earlier panel run left in its working directory."""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from experiments import hosts, jsonio
+from experiments.recovering import Pool, finished, read_chunk
+from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
+
+SIGNATURE_FILE = "zoo.json"
+
+
+def sign(workdir: str, zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> None:
+    """Notes in ``<workdir>/recovered`` whose images and answers are kept there.
+
+    Raises:
+      InputError: images of other teachers are there already.
+    """
+    file = epath.Path(workdir) / "recovered" / SIGNATURE_FILE
+    now = {"zoo": fingerprint(zoo), "asked": fingerprint(asked)}
+
+    def check() -> None:
+        if file.exists() and json.loads(file.read_text()) != now:
+            raise InputError(
+                f"{file.parent} holds images of other teachers: the zoo has changed "
+                "since; use another --workdir"
+            )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        jsonio.write_json(file, now)
+
+    hosts.first_only(check)
+
+
+def reuse(
+    config: Any, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray
+) -> tuple[Pool, np.ndarray]:
+    """Images and answers of an earlier run, as far as this run asks for them.
+
+    Args:
+      config: of this run; ``recover.images_per_class``, ``recover.scenes`` and
+        ``panel.teachers`` may be smaller than the earlier run's.
+      folder: the earlier run's working directory.
+      zoo: the teachers, which must be the earlier run's.
+      asked: [T'] indices over all teachers: whose answers are wanted.
+
+    Raises:
+      InputError: the folder holds no finished pool, a smaller one, or one of other
+        teachers.
+    """
+    recovered, described = (finished(folder, s) for s in ("recovered", "described"))
+    if not recovered or not described:
+        raise InputError(
+            f"config.recover.reuse={folder}: no recovered images and answers in its "
+            "folders recovered and described; give the workdir of a panel run"
+        )
+    parts = [read_chunk(file) for file in recovered]
+    pool = Pool(*(np.concatenate([p[n] for p in parts]) for n in Pool._fields))
+    logits = np.concatenate([read_chunk(file)["logits"] for file in described])
+    if len(logits) != len(pool.images):
+        raise InputError(
+            f"config.recover.reuse={folder}: {len(pool.images)} images but answers "
+            f"about {len(logits)}; let that run finish first"
+        )
+    _check_teachers(folder, zoo, pool, logits, asked)
+    keep = []
+    if config.recover.images_per_class:
+        most = config.recover.images_per_class * config.way
+        for owner in range(zoo.num_teachers):
+            # Labels run through the classes: the first ones hold each equally often.
+            keep.append(np.flatnonzero(pool.owners == owner)[:most])
+            _check_enough(
+                folder, "images_per_class", len(keep[-1]) // config.way, config.recover
+            )
+    keep.append(np.flatnonzero(pool.owners < 0)[: config.recover.scenes])
+    _check_enough(folder, "scenes", len(keep[-1]), config.recover)
+    index = np.concatenate(keep)
+    return Pool(*(x[index] for x in pool)), logits[index][:, asked]
+
+
+def _check_enough(folder: str, key: str, found: int, wanted: Any) -> None:
+    if found < wanted[key]:
+        raise InputError(
+            f"config.recover.reuse={folder} holds {key}={found}, fewer than "
+            f"config.recover.{key}={wanted[key]}; ask for at most {found}"
+        )
+
+
+def _check_teachers(
+    folder: str, zoo: zoo_lib.Zoo, pool: Pool, logits: np.ndarray, asked: np.ndarray
+) -> None:
+    if logits.shape[1] <= asked.max():
+        raise InputError(
+            f"config.recover.reuse={folder} asked {logits.shape[1]} teachers, fewer "
+            f"than this run; set --config.panel.teachers to at most what it asked"
+        )
+    file = epath.Path(folder) / "recovered" / SIGNATURE_FILE
+    if file.exists():
+        signed = json.loads(file.read_text())
+        # Answers of part of the zoo stand in other columns than those of all of it.
+        all_asked = signed["asked"] == signed["zoo"]
+        same = signed["zoo"] == fingerprint(zoo)
+        same &= all_asked or logits.shape[1] == len(asked)
+    else:  # An older run: at least the classes must be those of the teachers.
+        ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
+        owned = pool.owners >= 0
+        same = pool.owners.max(initial=-1) < len(ids)
+        same = same and (
+            (ids[pool.owners[owned]] == pool.classes[owned, None]).any(1).all()
+        )
+    if not same:
+        raise InputError(
+            f"config.recover.reuse={folder}: its images and answers come from other "
+            "teachers; give the same config.zoo, or recover anew without reuse"
+        )
+
+
+def fingerprint(zoo: zoo_lib.Zoo) -> str:
+    """Twelve hex digits that name the teachers: networks, weights and classes."""
+    digest = hashlib.sha256()
+    for group in zoo.groups:
+        digest.update(json.dumps(group.architecture.as_dict()).encode())
+        for leaf in jax.tree.leaves(group.teachers):
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:12]
