@@ -45,7 +45,7 @@ def build_inverter(arch):
 
 
 def even_episodes(key, params, bank):
-    """Episodes' gradients that are easy to compile; the real ones are tested with FREE."""
+    """Episodes' gradients, easy to compile; the real ones are tested elsewhere."""
     return jax.tree.map(lambda p: jnp.full_like(p, 0.1), params), ()
 
 
