@@ -450,9 +450,9 @@ def cpu_bidf(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.num_steps = 24
     config.inversion.num_steps = 20
     config.inversion.images_per_class = 10
-    config.inversion.boundary_after = 8
-    config.replay.max_updates = 20
-    config.eval.every_steps = 6
+    config.inversion.boundary_after = 6
+    config.replay.max_updates = 40
+    config.eval.every_steps = 4
     config.eval.val_episodes = 50
     config.eval.yardsticks = ("random",)
     return config

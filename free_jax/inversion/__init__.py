@@ -1,8 +1,8 @@
 """Inversion: images recovered from what a trained classifier says about them.
 
 Three parts meet in `inverter`: where images come from (`sources`), what is asked of
-them (`objective` differentiates the teacher, `zero_order` only asks it), and the loop that
-improves them (`loop`).  `meta_generator` (FIVE) and `pixel_inverter` are the two
+them (`objective` differentiates the teacher, `zero_order` only asks it), and the loop
+that improves them (`loop`).  `meta_generator` (FIVE) and `pixel_inverter` are the two
 compositions in use.
 """
 
