@@ -1,5 +1,6 @@
 """Remote teachers against a real MLServer on loopback, sound and behind a bad proxy."""
 
+import collections
 import contextlib
 import importlib.util
 import json
@@ -212,29 +213,24 @@ def failing(status, share=0, **headers):
 
 
 @pytest.mark.parametrize(
-    ("fault", "billed"),
+    ("fault", "billed", "wait"),
     [
-        (failing(500), True),
-        (failing(503), False),
-        (failing(429, **{"Retry-After": "0.3"}), False),
-        (lambda number, request: "drop" if number % 10 == 0 else None, True),
+        (failing(500), True, 0),
+        (failing(503), False, 0),
+        (failing(429, **{"Retry-After": "0.4"}), False, 0.4),
+        (lambda number, request: "drop" if number % 10 == 0 else None, True, 0),
     ],
     ids=["500", "503", "429", "drop"],
 )
 def test_a_tenth_of_requests_failing_changes_only_the_counts(
-    listed, proxy, truth, capsys, fault, billed
+    listed, proxy, truth, capsys, fault, billed, wait
 ):
     images = pictures(40, seed=2)
     with opened(listed()) as (_, hub, ask):
         proxy.fault = fault
         start = time.monotonic()
         assert_same(ask(images), truth(images))
-        if (
-            "429" in str(capsys)
-            or fault.__closure__
-            and "Retry-After" in str(fault.__closure__[0].cell_contents)
-        ):
-            assert time.monotonic() - start >= 0.3
+        assert time.monotonic() - start >= wait
         failed = proxy.requests - 30  # 40 images, 4 a request, three endpoints
         assert failed >= 3
         assert hub.queries == 120 + 4 * failed * billed
@@ -279,7 +275,7 @@ def other_model(values, body):
 
 
 BROKEN = {
-    "not JSON but a page|no JSON but a page": web.Response,
+    "no JSON but a page": web.Response,
     "values that are not finite": tampered(with_nan),
     "where 5 classes for each of 4 images": tampered(wrong_count),
     "another model (somebody_else": tampered(other_model),
@@ -323,7 +319,7 @@ def test_one_broken_endpoint_is_named_and_left_out(
         hub.raise_if_broken()
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
-    assert "endpoint teacher001" in lines[0] and message.split("|")[-1] in lines[0]
+    assert "endpoint teacher001" in lines[0] and message in lines[0]
     assert "left out" in lines[0]
 
 
@@ -436,9 +432,14 @@ def test_killed_run_asks_nothing_twice(listed, proxy, truth, tmp_path):
         )
         assert_same(ask(pictures(40)), truth(pictures(40)))
         assert hub.queries == 40 * COUNT + under_way
-    # No image of an answered request was sent again.
-    repeated = len(proxy.bodies) - len(set(proxy.bodies))
-    assert repeated <= under_way / 4 <= COUNT * 4
+    # Only images whose answer had not arrived were sent again.
+    sent = collections.Counter(
+        (path, tuple(image))
+        for path, body in proxy.bodies
+        for image in np.reshape(json.loads(body)["inputs"][0]["data"], (-1, 32**2 * 3))
+    )
+    assert len(sent) == 40 * COUNT
+    assert sum(sent.values()) - len(sent) <= under_way < 40
 
 
 def test_token_is_sent_but_never_written(listed, proxy, tmp_path, monkeypatch, capsys):
