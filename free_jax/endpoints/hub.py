@@ -197,7 +197,7 @@ class Hub:
             }
         return {"queries": self.queries, "budget": self._total, "endpoints": each}
 
-    def ask(self, index: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    def ask(self, index: Any, images: Any) -> np.ndarray:
         """Logits of images; blocks until all have an answer or none is to be had.
 
         Args:
@@ -260,7 +260,7 @@ class Hub:
                 self._ask(
                     self._lines[number], images[index == number], index, number, out
                 )
-                for number in np.unique(index)
+                for number in np.unique(index).tolist()
             )
         )
 

@@ -91,7 +91,11 @@ class OpenInference:
                 timeout=aiohttp.ClientTimeout(
                     total=self._timeout, sock_connect=min(self._timeout, 10)
                 ),
-                connector=aiohttp.TCPConnector(limit=self.in_flight),
+                # Servers close idle connections, often after 5 s; a query sent into
+                # one that is closing would have to count as billed.
+                connector=aiohttp.TCPConnector(
+                    limit=self.in_flight, keepalive_timeout=2.0
+                ),
             )
         try:
             found = await self._request("GET", self._path)
