@@ -148,12 +148,11 @@ class Hub:
     def remaining(self) -> list[float]:
         """Images that each endpoint may still be sent; infinite without a budget."""
         left = self._total - self.queries if self._total else float("inf")
-        return [
-            max(min(left, line.budget - self._ledger.billed(line.name)), 0)
-            if line.budget
-            else max(left, 0)
+        own = [
+            line.budget - self._ledger.billed(line.name) if line.budget else left
             for line in self._lines
         ]
+        return [float(max(min(left, mine), 0)) for mine in own]
 
     def all_answered(self, _: Any = None) -> bool:
         """Whether every query since the last call found an answer.
