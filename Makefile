@@ -4,10 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test lint types clean
+.PHONY: demo serve-demo test lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python experiments/run.py --config=experiments/configs/demo.py
+
+# Trains three small teachers, serves them by MLServer on loopback, and distils the
+# panel of what they answer over HTTP.
+serve-demo: $(VENV)/.installed-dev
+	$(BIN)/python experiments/run.py --workdir=runs/serve_demo/teachers \
+	  --config=experiments/configs/pretrain_cifar_fs_conv4.py:smoke
+	$(BIN)/python experiments/serve_zoo.py --zoo=runs/serve_demo/teachers/zoo \
+	  --folder=runs/serve_demo/served -- --workdir=runs/serve_demo/panel \
+	  --config=experiments/configs/panel_cifar_fs.py:smoke,queries \
+	  --config.zoo.pretrain.num_teachers=0
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile

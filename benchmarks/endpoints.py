@@ -3,8 +3,8 @@
     python benchmarks/endpoints.py [--images=2000] [--repeats=5] [--json=FILE]
 
 Starts MLServer on loopback with three untrained Conv4-32 and asks the first one, in
-turn, by a plain load generator (requests encoded beforehand, answers thrown away) and by
-the hub (encoding, digests, ledger on disk, checks, all included); same batches, same
+turn, by a plain load generator (requests encoded beforehand, answers thrown away) and
+by the hub (encoding, digests, ledger on disk, checks, all included); same batches, same
 requests in flight.  Then four inversion-like tasks at an endpoint with a given latency:
 one after the other, as one `vmap`, and as one `vmap` a thread in two threads, which
 keeps device and network busy at the same time.

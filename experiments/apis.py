@@ -86,6 +86,7 @@ def opened(file: str, workdir: str, domain: str) -> Iterator[zoo_lib.Zoo]:
         patience=endpoints.Patience(**content["patience"]),
     )
     try:
+        hub.open()
         zoo = endpoints.remote_zoo(
             hub,
             [client.card for client in clients],
@@ -93,7 +94,6 @@ def opened(file: str, workdir: str, domain: str) -> Iterator[zoo_lib.Zoo]:
             [_normalization(entry) for entry in entries],
             [entry.get("domain", domain) for entry in entries],
         )
-        hub.open()
         answering = int(hub.alive().sum())
         print(
             f"{answering} of {len(entries)} endpoints of {file} answer; "
@@ -195,7 +195,8 @@ def _client(source: pathlib.Path, entry: dict[str, Any]) -> endpoints.Client:
         entry["url"],
         entry["model"],
         version=str(entry.get("version", "")),
-        **options("layout", "token_variable", "max_batch", "in_flight", "timeout"),
+        timeout=float(entry.get("timeout", 30)),
+        **options("layout", "token_variable", "max_batch", "in_flight"),
     )
 
 

@@ -18,9 +18,9 @@ def free_port() -> int:
 class Proxy:
     """Passes requests on to `target`, but for those that `fault` spoils.
 
-    ``fault(number, request)`` sees the number of each inference request; it returns None
-    (pass on), an `aiohttp.web.Response`, seconds to wait before passing on, "drop" to
-    break the connection, or a function of the server's JSON answer.
+    ``fault(number, request)`` sees the number of each inference request; it returns
+    None (pass on), an `aiohttp.web.Response`, seconds to wait before passing on, "drop"
+    to break the connection, or a function of the server's JSON answer.
     """
 
     def __init__(self, target: str):
@@ -47,7 +47,10 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     async def _start(self):
-        self._session = aiohttp.ClientSession()
+        # The server closes idle connections after 5 s.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(keepalive_timeout=2.0)
+        )
         app = web.Application(client_max_size=2**26)
         app.router.add_route("*", "/{path:.*}", self._handle)
         self._runner = web.AppRunner(app)
@@ -64,7 +67,7 @@ class Proxy:
         fault = None
         if request.path.endswith("/infer"):
             self.requests += 1
-            self.bodies.append(body)
+            self.bodies.append((request.path, body))
             fault = self.fault(self.requests, request)
         if isinstance(fault, web.Response):
             return fault

@@ -1,5 +1,6 @@
 """Remote teachers against a real MLServer on loopback, sound and behind a bad proxy."""
 
+import collections
 import contextlib
 import importlib.util
 import json
@@ -10,6 +11,8 @@ import sys
 import textwrap
 import threading
 import time
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +32,14 @@ import yaml  # noqa: E402
 from aiohttp import web  # noqa: E402
 from faulty_proxy import Proxy, free_port  # noqa: E402
 
-from experiments import apis, command_line, run, serve_zoo, train  # noqa: E402
+from experiments import (  # noqa: E402
+    apis,
+    checkpointing,
+    command_line,
+    run,
+    serve_zoo,
+    train,
+)
 from experiments.data import preset, procedural  # noqa: E402
 from free_jax import (  # noqa: E402
     InputError,
@@ -169,9 +179,10 @@ def test_zero_order_inversion_over_http_follows_the_one_in_process(listed, zoo, 
             noise = jax.random.normal(key, (3, *x.shape))
             norm = jnp.sqrt(jnp.square(noise).sum((2, 3, 4), keepdims=True))
             units = noise / norm
-            rise = jax.lax.map(lambda u: loss(x + 0.1 * u) - loss(x), units)
+            base = loss(x)
+            rise = jax.lax.map(lambda u: loss(x + 0.1 * u) - base, units)
             slope = (rise[..., None, None, None] * units).mean(0)
-            return x - 50 * slope, loss(x).mean()
+            return x - 50 * slope, base.mean()
 
         return jax.lax.scan(step, images, jax.random.split(jax.random.key(1), 2))
 
@@ -212,28 +223,24 @@ def failing(status, share=0, **headers):
 
 
 @pytest.mark.parametrize(
-    ("fault", "billed"),
+    ("fault", "billed", "wait"),
     [
-        (failing(500), True),
-        (failing(503), False),
-        (failing(429, **{"Retry-After": "0.3"}), False),
-        (lambda number, request: "drop" if number % 10 == 0 else None, True),
+        (failing(500), True, 0),
+        (failing(503), False, 0),
+        (failing(429, **{"Retry-After": "0.4"}), False, 0.4),
+        (lambda number, request: "drop" if number % 10 == 0 else None, True, 0),
     ],
     ids=["500", "503", "429", "drop"],
 )
 def test_a_tenth_of_requests_failing_changes_only_the_counts(
-    listed, proxy, truth, capsys, fault, billed
+    listed, proxy, truth, capsys, fault, billed, wait
 ):
     images = pictures(40, seed=2)
     with opened(listed()) as (_, hub, ask):
         proxy.fault = fault
         start = time.monotonic()
         assert_same(ask(images), truth(images))
-        if "429" in str(capsys) or (
-            fault.__closure__
-            and "Retry-After" in str(fault.__closure__[0].cell_contents)
-        ):
-            assert time.monotonic() - start >= 0.3
+        assert time.monotonic() - start >= wait
         failed = proxy.requests - 30  # 40 images, 4 a request, three endpoints
         assert failed >= 3
         assert hub.queries == 120 + 4 * failed * billed
@@ -246,12 +253,13 @@ def test_a_tenth_of_requests_failing_changes_only_the_counts(
 def test_latency_is_waited_for_once_not_once_a_teacher(listed, proxy, truth):
     images = pictures(8, seed=3)
     with opened(listed()) as (_, _, ask):
-        ask(pictures(1, seed=99))  # compiled
+        ask(pictures(8, seed=99))  # compiled
         proxy.fault = lambda number, request: 0.5
         start = time.monotonic()
-        assert_same(ask(images), truth(images))
+        got = ask(images)
         # Six requests, all under way at the same time.
         assert time.monotonic() - start < 1.5
+    assert_same(got, truth(images))
 
 
 def tampered(change):
@@ -278,7 +286,7 @@ def other_model(values, body):
 
 
 BROKEN = {
-    "not JSON but a page|no JSON but a page": web.Response,
+    "no JSON but a page": web.Response,
     "values that are not finite": tampered(with_nan),
     "where 5 classes for each of 4 images": tampered(wrong_count),
     "another model (somebody_else": tampered(other_model),
@@ -309,7 +317,7 @@ def test_one_broken_endpoint_is_named_and_left_out(
         return web.Response(status=how) if isinstance(how, int) else how
 
     patience = {**QUICK, "seconds": 0.5}
-    with opened(listed(change, patience=patience)) as (remote, hub, ask):
+    with opened(listed(change, patience=patience)) as (_, hub, ask):
         proxy.fault = fault
         got = ask(images)
         assert np.isnan(got[:, 1]).all()
@@ -322,7 +330,7 @@ def test_one_broken_endpoint_is_named_and_left_out(
         hub.raise_if_broken()
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1, lines
-    assert "endpoint teacher001" in lines[0] and message.split("|")[-1] in lines[0]
+    assert "endpoint teacher001" in lines[0] and message in lines[0]
     assert "left out" in lines[0]
 
 
@@ -435,9 +443,14 @@ def test_killed_run_asks_nothing_twice(listed, proxy, truth, tmp_path):
         )
         assert_same(ask(pictures(40)), truth(pictures(40)))
         assert hub.queries == 40 * COUNT + under_way
-    # No image of an answered request was sent again.
-    repeated = len(proxy.bodies) - len(set(proxy.bodies))
-    assert repeated <= under_way / 4 <= COUNT * 4
+    # Only images whose answer had not arrived were sent again.
+    sent = collections.Counter(
+        (path, tuple(image))
+        for path, body in proxy.bodies
+        for image in np.reshape(json.loads(body)["inputs"][0]["data"], (-1, 32**2 * 3))
+    )
+    assert len(sent) == 40 * COUNT
+    assert sum(sent.values()) - len(sent) <= under_way < 40
 
 
 def test_token_is_sent_but_never_written(listed, proxy, tmp_path, monkeypatch, capsys):
@@ -630,3 +643,45 @@ def test_a_wrong_command_is_one_line(listed, tmp_path, capsys):
     )
     with pytest.raises(InputError, match="only answer queries"):
         train.main(white, str(tmp_path / "y"))
+
+
+class Asking(NamedTuple):
+    is_finite: jax.Array
+    loss: jax.Array
+
+
+def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
+    listed, tmp_path
+):
+    """A made-up algorithm whose every step asks one teacher about two new images."""
+    file = listed(budget=11)
+    config = parse(f"--config.zoo.apis={file}", "--config.num_steps=9")
+    config.eval.val_episodes = 0
+    with opened(file, tmp_path) as (remote, hub, _):
+        arch = remote.architectures[0]
+
+        def step(key, state, stacks):
+            one = take(stacks[0], 0)
+            said = arch.apply(one.variables, jax.random.uniform(key, (2, 32, 32, 3)))
+            return state + said.mean(), Asking(jnp.isfinite(said).all(), said.mean())
+
+        made = SimpleNamespace(
+            algorithm=SimpleNamespace(
+                init=lambda key: jnp.zeros(()), step=step, params=lambda state: state
+            ),
+            data=remote.teachers,
+            zoo=remote,
+            model=architecture("conv4", way=5, image_shape=(32, 32, 3), width=4),
+            status={"loss": "loss"},
+        )
+        judge = SimpleNamespace(rule=None, scores=lambda params, state: {})
+        with checkpointing.StopRequest() as stop:
+            outcome = train._train(
+                config, str(tmp_path / "run"), made, judge, lambda tree: tree, stop
+            )
+    # Five steps were answered; the sixth got one answer of two, and is undone.
+    assert hub.queries == 11
+    assert outcome["curve"][-1]["step"] == 6
+    assert outcome["curve"][-1]["queries"] == 11
+    assert np.isfinite(outcome["params"]) and outcome["params"] == outcome["state"]
+    assert (tmp_path / "run" / "checkpoints" / "6").is_dir()

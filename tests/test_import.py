@@ -17,6 +17,11 @@ HEAVY = (
     "safetensors",
     "array_record",
     "matplotlib",
+    "aiohttp",
+    "onnx",
+    "onnxruntime",
+    "orjson",
+    "sqlite3",
     "PIL",
 )
 

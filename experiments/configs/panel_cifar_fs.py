@@ -7,7 +7,8 @@ Recovers images from every teacher, adds synthetic scenes, has ALL teachers desc
 each of them, and trains one network with a head a teacher on what they say.
 
 Variants: ``:queries`` treats the teachers as black boxes (scenes only, no gradient of
-a teacher), ``:smoke`` a minute on procedural images, ``:seed=N``.
+a teacher; they may be endpoints, ``--config.zoo.apis=FILE``), ``:smoke`` a minute on
+procedural images, ``:seed=N``.
 """
 
 from experiments.configs import common
@@ -18,10 +19,11 @@ def get_config(variant: str = ""):
     chosen = common.parse_variant(variant, smoke=False, queries=False, seed=-1)
     config = common.panel_config("cifar_fs")
     if chosen.queries:
-        config.recover.images_per_class = 0
         config.recover.scenes = 15000
     if chosen.smoke:
         config = common.smoke(config)
+    if chosen.queries:
+        config.recover.images_per_class = 0
     if chosen.seed >= 0:
         config.seed = chosen.seed
     return config

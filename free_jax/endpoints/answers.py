@@ -100,6 +100,6 @@ def _shaped(answer: np.ndarray, shape: tuple[int, ...], wanted: str) -> np.ndarr
     answer = np.asarray(answer)
     if answer.dtype.kind not in "fiub" or answer.size != np.prod(shape):
         raise ValueError(f"values of shape {answer.shape} where {wanted} were expected")
-    if answer.ndim > len(shape) and answer.shape[0] != shape[0]:
+    if answer.ndim > 1 and answer.shape[0] != shape[0]:
         raise ValueError(f"values of shape {answer.shape} where {wanted} were expected")
     return answer.reshape(shape).astype(np.float64)

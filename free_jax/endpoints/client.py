@@ -1,6 +1,6 @@
 """The interface of one remote classifier, and how a request to it can fail."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +23,7 @@ class Trouble(Exception):
         self.billed, self.retry, self.after = billed, retry, after
 
 
+@runtime_checkable
 class Client(Protocol):
     """One classifier that answers queries.
 

@@ -148,12 +148,11 @@ class Hub:
     def remaining(self) -> list[float]:
         """Images that each endpoint may still be sent; infinite without a budget."""
         left = self._total - self.queries if self._total else float("inf")
-        return [
-            max(min(left, line.budget - self._ledger.billed(line.name)), 0)
-            if line.budget
-            else max(left, 0)
+        own = [
+            line.budget - self._ledger.billed(line.name) if line.budget else left
             for line in self._lines
         ]
+        return [float(max(min(left, mine), 0)) for mine in own]
 
     def all_answered(self, _: Any = None) -> bool:
         """Whether every query since the last call found an answer.
@@ -197,7 +196,7 @@ class Hub:
             }
         return {"queries": self.queries, "budget": self._total, "endpoints": each}
 
-    def ask(self, index: np.ndarray, images: np.ndarray) -> tuple[np.ndarray, ...]:
+    def ask(self, index: Any, images: Any) -> np.ndarray:
         """Logits of images; blocks until all have an answer or none is to be had.
 
         Args:
@@ -260,7 +259,7 @@ class Hub:
                 self._ask(
                     self._lines[number], images[index == number], index, number, out
                 )
-                for number in np.unique(index)
+                for number in np.unique(index).tolist()
             )
         )
 

@@ -62,6 +62,7 @@ class OpenInference:
         self._model, self._version, self._layout = model, version, layout
         self._token_variable, self._timeout = token_variable, timeout
         self._input, self._dtype, self._binary = "input", "FP32", False
+        self._served = version
         self._session: Any = None
 
     @property
@@ -91,7 +92,11 @@ class OpenInference:
                 timeout=aiohttp.ClientTimeout(
                     total=self._timeout, sock_connect=min(self._timeout, 10)
                 ),
-                connector=aiohttp.TCPConnector(limit=self.in_flight),
+                # Servers close idle connections, often after 5 s; a query sent into
+                # one that is closing would have to count as billed.
+                connector=aiohttp.TCPConnector(
+                    limit=self.in_flight, keepalive_timeout=2.0
+                ),
             )
         try:
             found = await self._request("GET", self._path)
@@ -119,13 +124,14 @@ class OpenInference:
         answer = await self._request(
             "POST", f"{self._path}/infer", data=body, headers=headers
         )
-        served = answer.get("model_name", self._model), answer.get("model_version")
-        version = str(served[1] or "") or self._version
-        self._version = self._version or version
-        if served[0] != self._model or version != self._version:
+        name = answer.get("model_name", self._model)
+        version = str(answer.get("model_version") or "")
+        # Servers may tell the version with their answers only: the first one counts.
+        self._served = self._served or version
+        if name != self._model or version != self._served:
             raise ValueError(
-                f"answers of another model ({served[0]} {version}) than {self._model} "
-                f"{self._version}".rstrip()
+                f"answers of another model ({name} {version}) than {self._model} "
+                f"{self._served}".rstrip()
             )
         try:
             tensor = answer["outputs"][0]
@@ -204,7 +210,7 @@ class OpenInference:
             )
         versions = [str(version) for version in found.get("versions") or ()]
         if not self._version and versions:
-            self._version = versions[-1]
+            self._version = self._served = versions[-1]
         inputs, outputs = found.get("inputs") or (), found.get("outputs") or ()
         h, w, c = self.card.image_shape
         layouts = {"nhwc": [h, w, c], "nchw": [c, h, w]}
