@@ -29,7 +29,7 @@ def calibrator(
     student: Architecture,
     inverter: Inverter,
     *,
-    images_per_class: int = 4,
+    images_per_class: int = 2,
     num_steps: int = 5,
     learning_rate: float = 0.01,
     temperature: float = 0.1,

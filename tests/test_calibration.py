@@ -6,12 +6,24 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import calibration, inversion, objectives
-from free_jax.metalearning import maml
+from free_jax import calibration, objectives
+from free_jax.inversion import Inverter
+from free_jax.metalearning import Adapted, maml
+from free_jax.types import Recovered, Teachers
 
-LEARNER = maml(toy.TINY, num_steps=2, inner_lr=0.1)
 RATE, STEPS, PER_CLASS = 0.05, 2, 2
-INVERTER = inversion.pixel_inverter(toy.TINY, num_steps=3)
+
+
+def invert(key, shared, teacher, labels, adversary=None):
+    """Stands for an inversion: images that depend on all it is given."""
+    params, stats = teacher.variables["params"], teacher.variables["batch_stats"]
+    level = jax.nn.sigmoid(params["head"]["bias"].sum() + stats["bn0"]["mean"].sum())
+    noise = jax.random.uniform(key, (labels.shape[0], *toy.SHAPE))
+    images = level * noise + 0.1 * labels[:, None, None, None]
+    return Recovered(images, labels, teacher.class_ids), None, shared
+
+
+INVERTER = Inverter(lambda key: (), invert)
 
 
 def loop(features, labels, temperature):
@@ -49,37 +61,28 @@ def test_supervised_contrastive_on_a_closed_form():
     assert np.isfinite(zero).all()
 
 
-@pytest.fixture(scope="module")
-def adapted():
-    shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
-    params = jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes, 1))
-    episode = toy.random_episode(shots=2)
-    found = jax.jit(LEARNER.adapt)(
-        params, episode.support_images, episode.support_labels
-    )
-    return params, episode, found
-
-
 def build(**change):
     options = {"images_per_class": PER_CLASS, "num_steps": STEPS, "seed": 3}
     options |= {"learning_rate": RATE, "temperature": 0.2, "cross_entropy": 0.5}
     return calibration.calibrator(toy.TINY, INVERTER, **options | change)
 
 
-def test_calibration_is_its_definition(adapted):
-    params, episode, before = adapted
+def test_calibration_is_its_definition():
+    variables = jax.tree.map(lambda x: x[0], toy.random_teachers(toy.TINY, 1).variables)
+    before = Adapted(variables["params"], variables["batch_stats"])
+    episode = toy.random_episode(shots=2)
     images, labels = episode.support_images, episode.support_labels
-    learner = calibration.calibrated(LEARNER, build())
-    found = jax.jit(learner.adapt)(params, images, labels)
+    # Its inner loop stands still: what follows it stands alone.
+    learner = maml(toy.TINY)._replace(adapt=lambda params, *support: before)
+    learner = calibration.calibrated(learner, build())
+    found = jax.jit(learner.adapt)(None, images, labels)
 
     # Invert the adapted model, with the support set's statistics as its own.
-    teacher = inversion.loop.Teachers(
+    teacher = Teachers(
         {"params": before.params, "batch_stats": before.stats}, jnp.arange(3)
     )
     pseudo_labels = jnp.repeat(jnp.arange(3), PER_CLASS)
-    pseudo, _, _ = jax.jit(INVERTER.invert)(
-        jax.random.key(3), (), teacher, pseudo_labels
-    )
+    pseudo, _, _ = invert(jax.random.key(3), (), teacher, pseudo_labels)
 
     @jax.jit
     def gradient(params):
