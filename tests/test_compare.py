@@ -1,0 +1,313 @@
+"""Comparison of methods, pre-inverted memory and yardsticks, at the smallest size."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from jax.experimental.compilation_cache import compilation_cache
+from PIL import Image
+
+from experiments import (
+    build_inversion,
+    command_line,
+    compare,
+    comparison_report,
+    meta_training,
+    preparing,
+    recovering,
+    train,
+    yardsticks,
+)
+from experiments.algorithms import preinverted
+from experiments.configs import common
+from experiments.data import preset, procedural
+from free_jax import InputError, Teachers, Zoo, ZooGroup, architecture, panel, save_zoo
+
+CONFIG = "experiments/configs/compare_cifar_fs.py:smoke"
+# Cells that compile little: what is tested is the harness. ProtoNet has no inner loop.
+SMALL = (
+    "--config.student.kwargs.width=4 --config.learner.kind=protonet "
+    "--config.replay.queries=2 --config.num_steps=2 --config.eval.val_episodes=2"
+)
+METHODS = {
+    "protonet_real": f"maml_real_cifar_fs.py:smoke {SMALL}",
+    "yardsticks": (
+        "yardsticks_cifar_fs.py:smoke --config.student.kwargs.width=4 "
+        "--config.learner.kind=protonet --config.eval.val_episodes=0 "
+        "--config.eval.yardsticks=\"('average','ota','best')\""
+    ),
+    "absent": "no_such_method.py",
+    "broken": f"preinverted_cifar_fs.py:smoke {SMALL} --config.replay.shots=500",
+}
+
+
+def conv4(width, **kwargs):
+    chosen = preset("procedural")
+    return architecture(
+        "conv4",
+        way=5,
+        image_shape=(32, 32, 3),
+        mean=chosen.mean,
+        std=chosen.std,
+        width=width,
+        **kwargs,
+    )
+
+
+def zoo_of(*groups):
+    """A zoo of untrained teachers, (architecture, count) a group."""
+    names = procedural.class_names("train")
+    made = [
+        ZooGroup(
+            arch,
+            toy.random_teachers(arch, count, seed=seed, classes=8),
+            np.full(count, np.nan),
+            "procedural",
+        )
+        for seed, (arch, count) in enumerate(groups)
+    ]
+    return Zoo(tuple(made), names)
+
+
+@pytest.fixture(scope="module")
+def zoo_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo") / "zoo"
+    save_zoo(zoo_of((conv4(4), 2)), folder)
+    return folder
+
+
+def parse(zoo_path, *extra):
+    argv = ["run.py", f"--config={CONFIG}", f"--config.zoo.path={zoo_path}"]
+    argv += ["--config.zoo.pretrain.num_teachers=0", "--config.eval.episodes=4"]
+    argv += ["--config.eval.queries=2", "--config.eval.shots=(1,)", *extra]
+    config = command_line.parse(argv).config
+    config.methods = METHODS
+    config.choose = tuple(METHODS)
+    return config
+
+
+@pytest.fixture(scope="module")
+def finished(zoo_path, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("compare")
+    jax.config.update("jax_compilation_cache_dir", str(workdir / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    compilation_cache.reset_cache()  # it may have started, without a folder, before
+    yield workdir, compare.main(parse(zoo_path), str(workdir))
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+
+
+def test_one_table_holds_every_method(finished):
+    workdir, result = finished
+    rows = {row["method"]: row for row in result["rows"]}
+    names = [yardsticks.NAMES[name] for name in ("random", "average", "ota", "best")]
+    for method in ("protonet_real", *names):
+        accuracy = rows[method]["accuracy"]["1"]
+        for protocol in ("transductive", "inductive"):
+            assert 0 <= accuracy[protocol]["mean"] <= 100
+        assert rows[method]["selection"] == "last"
+    trained = rows["protonet_real"]
+    assert trained["images_recovered"] == trained["recovery_seconds"] == 0
+    assert trained["meta_updates"] == 2 and trained["wall_seconds"] > 0
+    assert rows["teacher average"]["meta_updates"] == 0
+    stored = json.loads((workdir / "result.json").read_text())
+    assert stored["rows"] == json.loads(json.dumps(result["rows"]))
+    table = (workdir / "table.md").read_text()
+    assert all(f"| {method} |" in table for method in rows)
+    for name in ("accuracy_over_time", "accuracy_and_cost"):
+        assert np.asarray(Image.open(workdir / f"{name}.png")).std() > 1
+
+
+def test_a_failed_cell_says_why_and_the_others_go_on(finished):
+    workdir, result = finished
+    rows = {row["method"]: row for row in result["rows"]}
+    assert rows["absent"]["errors"]["0"].startswith("not available: there is no")
+    assert "config.replay needs 502 images" in rows["broken"]["errors"]["0"]
+    table = (workdir / "table.md").read_text()
+    assert "failed: config.replay needs 502 images" in table
+    assert "Traceback" in (workdir / "cells/broken/seed0/error.txt").read_text()
+
+
+def test_a_cell_equals_the_same_command_alone(finished, tmp_path):
+    file, *overrides = METHODS["protonet_real"].split()
+    argv = ["run.py", f"--config=experiments/configs/{file}", *overrides]
+    argv += ["--config.eval.queries=2", "--config.eval.yardsticks=()"]
+    argv += ["--config.eval.episodes=4"]
+    alone = train.main(command_line.parse(argv).config, str(tmp_path))
+    cell = finished[0] / "cells/protonet_real/seed0/result.json"
+    assert alone["results"] == json.loads(cell.read_text())["results"]
+
+
+def test_finished_cells_are_not_run_again(finished, zoo_path, monkeypatch):
+    workdir, result = finished
+    monkeypatch.setattr(train, "_train", lambda *a: pytest.fail("a cell was run again"))
+    again = compare.main(parse(zoo_path), str(workdir))
+    before = {row["method"]: row.get("accuracy") for row in result["rows"]}
+    assert before == {row["method"]: row.get("accuracy") for row in again["rows"]}
+
+
+def test_a_stopped_comparison_continues(finished, zoo_path, tmp_path, monkeypatch):
+    config = parse(zoo_path)
+    config.choose = ("protonet_real", "absent")
+    stop = compare.checkpointing.StopRequest
+    with monkeypatch.context() as patch:
+        patch.setattr(stop, "reached", lambda self, step: step == 1)
+        assert compare.main(config, str(tmp_path)) == {"stopped_at": 0}
+    assert not (tmp_path / "table.md").exists()
+    again = compare.main(config, str(tmp_path))
+    first = {row["method"]: row for row in finished[1]["rows"]}
+    for row in again["rows"]:
+        assert row.get("accuracy") == first[row["method"]].get("accuracy")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"choose": ("fre",)}, "unknown fre; choose from"),
+        ({"seeds": ()}, "seeds is empty"),
+        ({"zoo.path": ""}, "config.zoo.path is empty"),
+        ({"eval.queries": 500}, "an episode needs 501"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(zoo_path, tmp_path, change, message):
+    config = parse(zoo_path)
+    for key, value in change.items():
+        section, _, name = key.rpartition(".")
+        (config[section] if section else config)[name] = value
+    with pytest.raises(InputError, match=message):
+        compare.main(config, str(tmp_path))
+
+
+def test_means_and_intervals_over_seeds():
+    def cell(seed):
+        return compare.Cell("m", seed, None)
+
+    def result(mean, ci95):
+        both = {"mean": mean, "ci95": ci95}
+        scores = {"1": {"transductive": both, "inductive": both}}
+        costs = dict(recovery_seconds=None, images_recovered=6, meta_updates=1)
+        costs |= dict(seconds=2.0, evaluation_seconds=1.0)
+        return {"results": {"x": scores}, "algorithm": "a", "selection": "last"} | costs
+
+    outcomes = {
+        cell(0): result(40.0, 3.0),
+        cell(1): result(50.0, 4.0),
+        cell(2): {"error": "out of | luck"},
+    }
+    (row,) = comparison_report._rows(outcomes, (1,))
+    accuracy = row["accuracy"]["1"]["transductive"]
+    assert accuracy == {"mean": 45.0, "ci95": 2.5, "by_seed": [40.0, 50.0]}
+    assert row["wall_seconds"] == 3.0 and row["recovery_seconds"] is None
+    shown = comparison_report._formatted(row)
+    assert shown["1-shot"] == "45.0 +- 2.5" and shown["recovery s"] == "in training"
+    assert shown["seeds"] == "2 (1 failed: out of / luck)"
+
+
+def test_fusion_says_where_it_cannot_be_applied():
+    student = conv4(4)
+    mixed = zoo_of((student, 1), (conv4(6), 1))
+    with pytest.raises(yardsticks.NotApplicable, match="cannot be averaged"):
+        yardsticks.average_params(student, mixed)
+    with pytest.raises(yardsticks.NotApplicable, match="cannot be predicted"):
+        yardsticks.robust_params(student, mixed, jax.random.key(0))
+    one = zoo_of((student, 2))
+    found = yardsticks.robust_params(student, one, jax.random.key(0), num_steps=2)
+    average = yardsticks.average_params(student, one)
+    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, average)
+    # Transport merges channels of other widths, but not other kinds of networks.
+    fused = yardsticks.transported_params(student, mixed)
+    shapes = jax.tree.map(jnp.shape, mixed.teachers[0].variables["params"])
+    assert jax.tree.map(lambda x: (1, *x.shape), fused) == shapes
+    with pytest.raises(yardsticks.NotApplicable, match="no teacher has"):
+        yardsticks.transported_params(conv4(8), mixed)
+
+
+def test_centrality_finds_the_teacher_that_disagrees():
+    rng = np.random.default_rng(0)
+    views = rng.normal(size=(50, 3))
+    # Three teachers see the same in other coordinates, the last one noise.
+    said = [views @ np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
+    said = np.stack([*said, rng.normal(size=(50, 3))], axis=1)
+    found = panel.centrality(said)
+    assert found[3] < 0.3 and found[:3].min() > 0.8
+    # By its definition, with features in place of kernels.
+    x = said[:, 0] - said[:, 0].mean(0)
+    y = said[:, 1:].reshape(50, -1)
+    y = y - y.mean(0)
+    norm = np.linalg.norm
+    wanted = norm(y.T @ x) ** 2 / (norm(x.T @ x) * norm(y.T @ y))
+    assert found[0] == pytest.approx(wanted, rel=1e-9)
+
+
+def test_memory_holds_every_teachers_images_by_class(monkeypatch):
+    rng = np.random.default_rng(0)
+    classes = np.asarray([2, 0, 2, -1, 2], np.int32)
+    images = rng.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
+    pool = recovering.Pool(images, classes, np.zeros(5, np.int32))
+    monkeypatch.setattr(recovering, "recover", lambda *a: pool)
+    argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
+    config = command_line.parse(argv).config
+    zoo = zoo_of((conv4(4), 1))
+    bank = preparing.pre_inverted(config, zoo, None, "", None)
+    assert bank.counts[:3].tolist() == [1, 0, 3] and int(bank.counts.sum()) == 4
+    np.testing.assert_array_equal(bank.images[2], images[[0, 2, 4]])
+    np.testing.assert_array_equal(bank.images[0, 0], images[1])
+
+
+def test_preinverted_counts_images_of_all_teachers_of_a_class(zoo_path):
+    argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
+    config = command_line.parse(argv).config
+    arch = conv4(4)
+    ids = np.asarray([[0, 1, 2, 3, 4], [0, 1, 2, 3, 5]], np.int32)
+    variables = toy.random_teachers(arch, 2).variables
+    group = ZooGroup(arch, Teachers(variables, jnp.asarray(ids)), np.full(2, np.nan))
+    zoo = Zoo((group,), procedural.class_names("train"))
+    config.recover.images_per_class = 4
+    config.replay.queries = 3
+    preinverted._check_classes(config, zoo)
+    config.replay.queries = 4  # four classes have 8 images, two have 4: too few
+    with pytest.raises(InputError, match="recovers at most 8"):
+        preinverted._check_classes(config, zoo)
+
+
+def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
+    config = common.five(common.smoke(common.preinverted_config()))
+    config.recover.generator_width, config.recover.num_steps = 4, 1
+    zoo = zoo_of((conv4(4), 2))
+    inverter = build_inversion.inverter(config, zoo.architectures[0])
+
+    class Stop:
+        def __init__(self, after):
+            self.left = after
+
+        @property
+        def requested(self):
+            self.left -= 1
+            return self.left < 0
+
+    def run(folder, stop):
+        return meta_training.trained_generator(
+            config,
+            "group0",
+            jax.random.key(0),
+            inverter,
+            jnp.arange(5),
+            zoo.teachers[0],
+            train.inputs.placement(config)[1],
+            str(folder),
+            stop,
+        )
+
+    whole = run(tmp_path / "a", Stop(99))
+    with pytest.raises(meta_training.Stopped):
+        run(tmp_path / "b", Stop(0))
+    assert meta_training.seconds_spent(str(tmp_path / "b")) == 0
+    toy.assert_equal(run(tmp_path / "b", Stop(99)), whole)
+    spent = meta_training.seconds_spent(str(tmp_path / "b"))
+    assert spent > 0
+    # A finished one is read, not trained.
+    toy.assert_equal(run(tmp_path / "b", Stop(0)), whole)
+    assert meta_training.seconds_spent(str(tmp_path / "b")) == spent
