@@ -86,9 +86,7 @@ def torch_classifier(arch: Architecture, variables) -> torch_networks.State:
 def torch_generator(generator: Generator, params) -> torch_networks.State:
     state = interop.generator_to_state_dict({"params": params}, generator)
     return {
-        k: v
-        for k, v in torch_networks.tensors(state).items()
-        if "running" not in k
+        k: v for k, v in torch_networks.tensors(state).items() if "running" not in k
     }
 
 
