@@ -57,7 +57,7 @@ def step(
 
         latents = torch.randn(len(labels), latent_dim)
         images, grads, _ = inversion.invert(generator, latents, views, loss)
-        total = grads if total is None else [a + b for a, b in zip(total, grads)]
+        total = grads if total is None else list(map(torch.add, total, grads))
         recovered.append(images)
     outer = torch.optim.Adam(list(generator.values()), 1e-3, betas=(0.5, 0.999))
     for weight, grad in zip(generator.values(), total, strict=True):

@@ -161,7 +161,7 @@ def _kernel_gradient(
     images: jax.Array, gradient: jax.Array, padding: Padding
 ) -> jax.Array:
     """Sum over images and positions of what a tap sees times the gradient there."""
-    (n, h, w, c), (_, rows, columns, o) = images.shape, gradient.shape
+    (_, h, w, c), (_, rows, columns, o) = images.shape, gradient.shape
     kh = h + sum(padding[0]) - rows + 1
     kw = w + sum(padding[1]) - columns + 1
     if _FEW_CHANNELS <= c <= _MANY_CHANNELS:
