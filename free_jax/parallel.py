@@ -109,18 +109,37 @@ def map_tasks(
             out = jax.lax.map(one, tasks, batch_size=size)
         return out if summed else (out, ())
 
-    def returned(results: PyTree, terms: PyTree) -> PyTree:
-        return (results, terms) if summed else results
-
-    def run_alone(shared: PyTree, tasks: PyTree) -> PyTree:
-        results, terms = run_local(shared, tasks)
-        return returned(results, jax.tree.map(lambda x: x.sum(0), terms))
-
     if mesh is None or mesh.shape[axis] == 1:
-        return run_alone
-    devices = mesh.shape[axis]
+
+        def run_all(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
+            results, terms = run_local(shared, tasks)
+            return results, jax.tree.map(lambda x: x.sum(0), terms)
+
+    else:
+        run_all = _on_mesh(run_local, mesh, axis, everywhere)
 
     def run(shared: PyTree, tasks: PyTree) -> PyTree:
+        results, terms = run_all(shared, tasks)
+        return (results, terms) if summed else results
+
+    return run
+
+
+def _on_mesh(run_local: Callable, mesh: Mesh, axis: str, everywhere: bool) -> Callable:
+    """Splits tasks over a mesh axis; see `map_tasks`.
+
+    Args:
+      run_local: ``(shared, tasks of a device) -> (results, terms)``, both stacked.
+      mesh: of devices.
+      axis: of the mesh.
+      everywhere: whether all devices get all results.
+
+    Returns:
+      ``(shared, tasks) -> (stacked results, sums of terms)``.
+    """
+    devices = mesh.shape[axis]
+
+    def run(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
         num_tasks = jax.tree.leaves(tasks)[0].shape[0]
         share = -(-num_tasks // devices)
         padding = share * devices - num_tasks
@@ -129,6 +148,17 @@ def map_tasks(
             tasks = jax.tree.map(lambda x: x[index], tasks)
         inside = axis in jax.sharding.get_abstract_mesh().manual_axes
 
+        def total(x: jax.Array, first: jax.Array) -> jax.Array:
+            is_task = first + np.arange(share) < num_tasks
+            mask = is_task.reshape(-1, *[1] * (x.ndim - 1))
+            return (jnp.where(mask, x, 0) if padding else x).sum(0)
+
+        def placed(x: jax.Array, first: jax.Array) -> jax.Array:
+            # One type for flags and numbers: one collective.
+            x = x.astype(jnp.float32) if x.dtype == bool else x
+            zeros = jnp.zeros((share * devices, *x.shape[1:]), x.dtype)
+            return jax.lax.dynamic_update_slice_in_dim(zeros, x, first, 0)
+
         def on_device(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
             first = jax.lax.axis_index(axis) * share
             if inside:
@@ -136,33 +166,21 @@ def map_tasks(
                     lambda x: jax.lax.dynamic_slice_in_dim(x, first, share), tasks
                 )
             results, terms = run_local(shared, tasks)
-            is_task = first + np.arange(share) < num_tasks
-
-            def total(x: jax.Array) -> jax.Array:
-                mask = is_task.reshape(-1, *[1] * (x.ndim - 1))
-                return (jnp.where(mask, x, 0) if padding else x).sum(0)
-
-            def placed(x: jax.Array) -> jax.Array:
-                # One type for flags and numbers: one collective.
-                x = x.astype(jnp.float32) if x.dtype == bool else x
-                zeros = jnp.zeros((share * devices, *x.shape[1:]), x.dtype)
-                return jax.lax.dynamic_update_slice_in_dim(zeros, x, first, 0)
-
-            terms = jax.tree.map(total, terms)
+            terms = jax.tree.map(lambda x: total(x, first), terms)
             if not (everywhere or inside):
                 return results, jax.lax.psum(terms, axis)
-            full = jax.tree.map(placed, results)
+            full = jax.tree.map(lambda x: placed(x, first), results)
             full, terms = jax.lax.psum((full, terms), axis)
-            results = jax.tree.map(lambda x, y: y.astype(x.dtype), results, full)
-            return results, terms
+            return jax.tree.map(lambda x, y: y.astype(x.dtype), results, full), terms
 
-        if everywhere and not inside:
-            # Else the partitioner may split what tasks are computed from, and gather
-            # it for its other uses.
-            tasks = jax.lax.with_sharding_constraint(tasks, NamedSharding(mesh, P()))
         if inside:
             results, terms = _value_only(on_device)(shared, tasks)
         else:
+            if everywhere:
+                # Else the partitioner may split what tasks are computed from, and
+                # gather it for its other uses.
+                whole = NamedSharding(mesh, P())
+                tasks = jax.lax.with_sharding_constraint(tasks, whole)
             results, terms = jax.shard_map(
                 on_device,
                 mesh=mesh,
@@ -172,7 +190,7 @@ def map_tasks(
             )(shared, tasks)
         if padding:
             results = jax.tree.map(lambda x: x[:num_tasks], results)
-        return returned(results, terms)
+        return results, terms
 
     return run
 
