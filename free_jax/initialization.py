@@ -1,13 +1,39 @@
 """A meta-model that starts from what the teachers know."""
 
+import dataclasses
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from free_jax.architecture import Architecture
 from free_jax.types import PyTree, Teachers
 
 Start = Literal["teacher", "average"]
+
+
+def from_model(source: Architecture, params: PyTree, student: Architecture) -> PyTree:
+    """Parameters of a meta-model that goes on from a trained network's trunk.
+
+    Args:
+      source: the trained network; may have any number of outputs, such as the heads of
+        a distilled panel.
+      params: its parameters, or its variables with running statistics, which a
+        meta-model does not use.
+      student: the meta-model; its head starts from zero.
+
+    Raises:
+      ValueError: the two differ in more than their outputs.
+    """
+    if dataclasses.replace(source, way=student.way) != student:
+        raise ValueError(
+            f"{source.as_dict()} and {student.as_dict()} differ in more than outputs"
+        )
+    params = params.get("params", params)
+    head = jax.tree.map(
+        lambda x: jnp.zeros((*x.shape[:-1], student.way), x.dtype), params["head"]
+    )
+    return {**params, "head": head}
 
 
 def from_teachers(teachers: Teachers, start: Start, index: Any = 0) -> PyTree:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import objectives
-from free_jax.architecture import Architecture
+from free_jax import initialization, objectives
+from free_jax.architecture import Architecture, architecture
 from free_jax.metalearning import batch_apply, maml, protonet
 
 EPISODE = toy.random_episode()
@@ -259,3 +259,21 @@ def test_no_steps_leave_the_parameters(key):
 def test_meaningless_settings_are_refused(kwargs):
     with pytest.raises(ValueError, match=next(iter(kwargs))):
         maml(toy.TINY, **kwargs)
+
+
+def test_a_meta_model_goes_on_from_a_distilled_trunk():
+    key = jax.random.key(0)
+    student = architecture("conv4", way=5, image_shape=(16, 16, 3), width=4)
+    distilled = architecture("conv4", way=15, image_shape=(16, 16, 3), width=4)
+    variables = distilled.init(key)
+    images = jax.random.uniform(key, (3, 16, 16, 3))
+    wanted = distilled.apply(variables, images, norm="batch", features=True)
+    for given in (variables, variables["params"]):
+        params = initialization.from_model(distilled, given, student)
+        found = student.apply({"params": params}, images, norm="batch", features=True)
+        np.testing.assert_array_equal(found, wanted)
+        logits = student.apply({"params": params}, images, norm="batch")
+        np.testing.assert_array_equal(logits, np.zeros((3, 5)))
+    wider = architecture("conv4", way=5, image_shape=(16, 16, 3), width=8)
+    with pytest.raises(ValueError, match="differ in more than outputs"):
+        initialization.from_model(distilled, variables, wider)

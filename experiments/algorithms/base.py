@@ -9,7 +9,7 @@ import optax
 
 from experiments import build_inversion
 from experiments.data import Preset
-from free_jax import evaluation, metalearning
+from free_jax import evaluation, initialization, metalearning, model_io
 from free_jax import replay as replay_lib
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Algorithm
@@ -89,7 +89,7 @@ def learners(
     section = config.learner
     if section.kind == "protonet":
         learner = metalearning.protonet(student)
-        return learner, learner
+        return _continued(section, learner, student), learner
     make = functools.partial(
         metalearning.maml,
         student,
@@ -104,7 +104,24 @@ def learners(
         )
     except ValueError as error:
         raise InputError(f"config.learner: {error}") from None
-    return train, test
+    return _continued(section, train, student), test
+
+
+def _continued(
+    section: Any, learner: metalearning.MetaLearner, student: Architecture
+) -> metalearning.MetaLearner:
+    """The learner, started from the saved model of ``learner.initial`` if it is set."""
+    path = section.get("initial")
+    if not path:
+        return learner
+    source, params, _ = model_io.load_model(path)
+    try:
+        params = initialization.from_model(source, params, student)
+    except ValueError as error:
+        raise InputError(
+            f"config.learner.initial={path}: {error}; set config.student accordingly"
+        ) from None
+    return learner._replace(init=lambda key: params)
 
 
 def episode_options(config: Any, map_tasks: Callable) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def build(
             temperature=options.temperature,
             crop_padding=options.crop_padding,
             edges=options.edges,
+            flip=options.flip,
             mix=options.mix,
             similarity=options.similarity,
         )

@@ -165,6 +165,7 @@ def free_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             },
             "learner": {
                 "kind": "maml",  # maml, anil or protonet
+                "initial": "",  # model.npz of an earlier run; "": random
                 "first_order": False,
                 "inner_lr": 0.01,
                 "train_steps": 5,
@@ -320,8 +321,9 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "batch_size": 128,
                 "groups": 1,  # of a batch, which a mesh splits over devices
                 "temperature": 2.0,
-                "crop_padding": 4,
+                "crop_padding": 0,  # teachers described the image unmoved
                 "edges": "black",  # or wrap
+                "flip": True,
                 "mix": "none",  # mixup or cutmix
                 "similarity": 0.0,
             },

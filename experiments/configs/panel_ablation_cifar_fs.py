@@ -23,6 +23,8 @@ CHANGES = {
     "pixels1000": {"recover.scenes": 0, "recover.images_per_class": 2},
     "temperature1": {"distill.temperature": 1.0},
     "temperature4": {"distill.temperature": 4.0},
+    "crop4": {"distill.crop_padding": 4},
+    "noflip": {"distill.flip": False},
     "mixup": {"distill.mix": "mixup"},
     "cutmix": {"distill.mix": "cutmix"},
     "similarity": {"distill.similarity": 1.0},

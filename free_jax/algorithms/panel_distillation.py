@@ -64,6 +64,7 @@ def panel_distillation(
     temperature: float = 4.0,
     crop_padding: int = 4,
     edges: augment.Edges = "black",
+    flip: bool = True,
     mix: Mix = "none",
     similarity: float = 0.0,
     momentum: float = 0.95,
@@ -80,8 +81,11 @@ def panel_distillation(
         `map_tasks` splits over devices.  It is independent of their number, so that
         results are.
       temperature: of both softmaxes.
-      crop_padding: largest random shift in pixels; images are mirrored half the time.
+      crop_padding: largest random shift in pixels.  The teachers described the image
+        as it is: whatever moves it makes their answers wrong for what the student
+        sees, which costs more than variety brings.
       edges: see `augment.crop_flip`.
+      flip: mirror half of the images.
       mix: blend pairs of a batch ("mixup") or paste a rectangle ("cutmix"); the
         teachers' probabilities are blended alike.
       similarity: weight of matching, within a batch, the cosines between the
@@ -139,7 +143,11 @@ def panel_distillation(
         key_rows, key_views, key_mix = jax.random.split(key, 3)
         rows = jax.random.randint(key_rows, (batch_size,), 0, data.images.shape[0])
         images = augment.crop_flip(
-            key_views, to_float(data.images[rows]), padding=crop_padding, edges=edges
+            key_views,
+            to_float(data.images[rows]),
+            padding=crop_padding,
+            edges=edges,
+            flip=flip,
         )
         targets = jax.nn.softmax(data.logits[rows] / temperature)
         if mix != "none":
