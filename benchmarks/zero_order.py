@@ -50,6 +50,7 @@ METHODS = {
     "ours": Method(OURS),
     "released": Method(Estimator(), labels=False, rates=(1e-3, 1e-3), per_image=False),
     "ours, warm": Method(OURS, warm=True),
+    "ours, 4 directions": Method(OURS._replace(num_directions=4)),
     "ours, all pixels": Method(OURS._replace(frequencies=0)),
     "released estimator, our generator": Method(Estimator()),
 }
