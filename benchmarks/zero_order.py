@@ -212,7 +212,8 @@ def main() -> None:
         if METHODS[name].warm and done < set(wanted):
             rows.clear()  # Each teacher starts from those before.
             done = set()
-        for found in bench.run(METHODS[name], [x for x in wanted if x not in done]):
+        missing = [x for x in wanted if x not in done]
+        for found in bench.run(METHODS[name], missing) if missing else ():
             rows += found
             stored = {"options": asked, "results": results}
             file.write_text(json.dumps(stored, indent=1))
