@@ -36,6 +36,7 @@ from experiments import (  # noqa: E402
     apis,
     checkpointing,
     command_line,
+    preparing,
     run,
     serve_zoo,
     train,
@@ -49,7 +50,6 @@ from free_jax import (  # noqa: E402
     architecture,
     endpoints,
     panel,
-    save_zoo,
     take,
 )
 
@@ -512,7 +512,9 @@ def test_onnx_files_are_endpoints_too(listed, served, truth):
         assert hub.queries == 6 * COUNT
 
 
-@pytest.mark.parametrize("name", ["resnet10", "resnet50"])
+@pytest.mark.parametrize(
+    "name", ["resnet10", pytest.param("resnet50", marks=pytest.mark.slow)]
+)
 def test_resnets_as_onnx_agree(name):
     import onnxruntime
     from flax import traverse_util
@@ -522,18 +524,17 @@ def test_resnets_as_onnx_agree(name):
     arch = architecture(name, way=3, image_shape=(16, 16, 3))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(arch.init, jax.random.key(0))
-    variables = traverse_util.unflatten_dict(
-        {
-            path: rng.uniform(0.5, 1.5, leaf.shape).astype(np.float32)
-            if path[-1] in ("var", "scale")
-            else (rng.normal(size=leaf.shape) * 0.05).astype(np.float32)
-            for path, leaf in traverse_util.flatten_dict(shapes).items()
-        }
-    )
+    flat = {}
+    for path, leaf in traverse_util.flatten_dict(shapes).items():
+        value = 0.05 * rng.normal(size=leaf.shape)
+        if path[-1] in ("var", "scale"):
+            value = rng.uniform(0.5, 1.5, leaf.shape)
+        flat[path] = jnp.asarray(value, jnp.float32)
+    variables = traverse_util.unflatten_dict(flat)
     images = pictures(2)[:, :16, :16]
     session = onnxruntime.InferenceSession(to_onnx(variables, arch, name))
     (got,) = session.run(None, {"images": np.asarray(arch.normalize(images))})
-    wanted = np.asarray(arch.apply(variables, images))
+    wanted = np.asarray(jax.jit(arch.apply)(variables, images))
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
 
 
@@ -589,7 +590,7 @@ SMALL = [
     "--config.eval.val_episodes=0",
     "--config.eval.queries=3",
     "--config.eval.shots=(1,)",
-    "--config.eval.yardsticks=('random','panel')",
+    "--config.eval.yardsticks=('panel',)",
     "--config.learner.test_steps=1",
     "--config.zoo.pretrain.num_teachers=0",
     "--config.panel.trust=False",
@@ -601,30 +602,40 @@ def parse(*extra):
     return command_line.parse(["run.py", config, *SMALL, *extra]).config
 
 
-def test_panel_over_http_is_the_panel_in_process(listed, zoo, tmp_path, proxy):
-    save_zoo(zoo, tmp_path / "zoo")
-    train.main(parse(f"--config.zoo.path={tmp_path / 'zoo'}"), str(tmp_path / "local"))
+def test_panel_over_http_is_the_panel_in_process(listed, truth, tmp_path, proxy):
     proxy.fault = failing(500)
-    remote = train.main(parse(f"--config.zoo.apis={listed()}"), str(tmp_path / "http"))
-    logits = [
-        np.load(tmp_path / run / "described" / "images-000000.npz")["logits"]
-        for run in ("local", "http")
-    ]
-    assert_same(logits[1], logits[0][: len(logits[1])])
-    queries = remote["queries"]
+    config = parse(f"--config.zoo.apis={listed()}", "--config.num_steps=2")
+    result = train.main(config, str(tmp_path / "run"))
+    asked = np.load(tmp_path / "run" / "recovered" / "scenes.npz")["images"]
+    told = np.load(tmp_path / "run" / "described" / "images-000000.npz")["logits"]
+    assert_same(told, truth(jnp.asarray(asked)))
+    queries = result["queries"]
     failed = sum(r["failed_but_billed"] for r in queries["endpoints"].values())
     assert queries["queries"] == 30 * COUNT + failed and failed > 0
-    assert all(row["queries"] == queries["queries"] for row in remote["curve"])
-    skipped = remote["results"]["panel of all teachers, centroids"]["1"]
+    assert all(row["queries"] == queries["queries"] for row in result["curve"])
+    skipped = result["results"]["panel of all teachers, centroids"]["1"]
     assert "endpoints" in skipped["skipped"]
-
-
-def test_panel_whose_budget_ends_learns_from_what_it_has(listed, tmp_path, capsys):
-    file = listed(budget=60)
-    result = train.main(parse(f"--config.zoo.apis={file}"), str(tmp_path / "run"))
-    assert result["queries"]["queries"] == 60
     assert (tmp_path / "run" / "model.npz").exists()
+
+
+def test_panel_whose_budget_ends_uses_what_it_has(listed, truth, tmp_path, capsys):
+    file = listed(budget=60)
+    config = parse(f"--config.zoo.apis={file}")
+    with (
+        opened(file, tmp_path) as (remote, hub, _),
+        checkpointing.StopRequest() as stop,
+    ):
+        described = preparing.described(
+            config, remote, remote, None, str(tmp_path), stop
+        )
+        assert hub.queries == 60
     assert "the budget of queries ends after" in capsys.readouterr().out
+    assert described.weights.sum() >= 2 and 10 <= len(described.images) < 30
+    whole = np.asarray(described.weights) > 0
+    wanted = truth(described.images)
+    assert_same(np.asarray(described.logits)[:, whole], wanted[:, whole])
+    # Nothing incomplete is kept: with a larger budget the rest is asked.
+    assert not list((tmp_path / "described").glob("*.npz"))
 
 
 def test_a_wrong_command_is_one_line(listed, tmp_path, capsys):
