@@ -48,7 +48,7 @@ COLUMNS = (
 # Steps tried, upwards, until the owner's accuracy is reached.
 STEPS = {
     "five": (5, 6, 8, 10, 15, 20, 40),
-    "generator": (10, 20, 40, 70, 100, 150, 200, 400),
+    "generator": (5, 6, 8, 10, 20, 40, 70, 100, 150, 200, 400),
     "pixels": (5, 10, 15, 20, 30, 50, 100, 200),
 }
 

@@ -17,7 +17,8 @@ class StopRequest:
     """Turns SIGTERM and SIGINT into a flag, so that a run can save before it ends.
 
     Use it as a context manager around the loop.  Before and after, the signals keep
-    their usual meaning; a second signal inside ends the process at once.
+    their usual meaning; a second signal inside ends the process at once.  Inside of
+    another one, a signal sets the flags of both.
 
     Python runs handlers between bytecodes, so a signal during a long compilation or
     step waits for its end.  Preempted machines do not: if the loop has not ended by
@@ -71,9 +72,12 @@ class StopRequest:
             self._sockets[1].close()  # The watching thread reads the end and returns.
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del frame
         self._requested = True
-        signal.signal(number, self._previous[number])
+        previous = self._previous[number]
+        if isinstance(getattr(previous, "__self__", None), StopRequest):
+            previous(number, frame)  # a run within a run: both are to end
+            return
+        signal.signal(number, previous)
         # os.write, because print may be interrupted in the middle of itself.
         os.write(2, b"\nstopping: saving after this step (once more to quit now)\n")
 

@@ -1,6 +1,7 @@
 """Comparison of methods, pre-inverted memory and yardsticks, at the smallest size."""
 
 import json
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +162,17 @@ def test_a_stopped_comparison_continues(finished, zoo_path, tmp_path, monkeypatc
     first = {row["method"]: row for row in finished[1]["rows"]}
     for row in again["rows"]:
         assert row.get("accuracy") == first[row["method"]].get("accuracy")
+
+
+def test_a_signal_within_a_cell_stops_the_comparison_too():
+    with compare.checkpointing.StopRequest() as outer:
+        with compare.checkpointing.StopRequest() as inner:
+            signal.raise_signal(signal.SIGTERM)
+            assert inner.requested
+            # A second signal would end the process.
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert outer.requested
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize(
