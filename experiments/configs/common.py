@@ -281,7 +281,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "algorithm": "panel",
             "seed": 0,
             "way": 5,
-            "num_steps": 3000,
+            "num_steps": 4000,
             "data": data_config(data),
             "zoo": zoo_config(),
             "student": {"name": "conv4", "kwargs": {"width": 32}},
@@ -299,7 +299,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "teachers_at_once": 1,
                 "start": "noise",  # or scenes: what pixels are optimised from
                 "reuse": "",  # workdir of an earlier panel run: its images and answers
-                "scenes": 10000,  # synthetic images added to the recovered ones
+                "scenes": 20000,  # synthetic images added to the recovered ones
                 "objective": {
                     "cross_entropy": 1.0,
                     "moments": 1.0,
