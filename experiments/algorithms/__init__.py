@@ -9,7 +9,7 @@ from experiments.algorithms.base import Choices, Experiment, Positive
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
-ALGORITHMS = {"free": free, "bidf": bidf, "episodic": episodic, "panel": panel}
+ALGORITHMS = {"free": free, "episodic": episodic, "panel": panel, "bidf": bidf}
 __all__ = ["ALGORITHMS", "Choices", "Experiment", "Positive", "experiment"]
 
 
