@@ -19,10 +19,10 @@ from free_jax.errors import InputError
 
 ALGORITHMS = {
     "free": free,
-    "purer": purer,
-    "bidf": bidf,
-    "panel": panel,
     "episodic": episodic,
+    "panel": panel,
+    "bidf": bidf,
+    "purer": purer,
     "preinverted": preinverted,
     "yardsticks": yardsticks,
 }
