@@ -1,6 +1,6 @@
 """How much of a server's throughput our client reaches, and what overlapping gains.
 
-    python benchmarks/endpoints.py [--images=2000] [--repeats=5] [--json=FILE]
+    python benchmarks/endpoints.py [--images=2000] [--repeats=5] [--no_overlap]
 
 Starts MLServer on loopback with three untrained Conv4-32 and asks the first one, in
 turn, by a plain load generator (requests encoded beforehand, answers thrown away) and
@@ -202,6 +202,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=2000)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--no_overlap", action="store_true", help="throughput only")
     parser.add_argument("--latency", type=float, default=0.05)
     parser.add_argument("--json", default="")
     options = parser.parse_args()
@@ -216,7 +217,9 @@ def main() -> None:
     for name, values in rates.items():
         print(f"{name:20s} {spread(values)} images/s", flush=True)
     print(f"{'ratio of a pair':20s} {spread(ratios)}")
-    times = overlap(options.latency, options.repeats)
+    times = {}
+    if not options.no_overlap:
+        times = overlap(options.latency, options.repeats)
     print(f"four tasks of ten rounds, {options.latency:g} s latency:")
     for name, values in times.items():
         print(f"{name:20s} {spread(values)} s", flush=True)

@@ -176,6 +176,10 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             new = state, info
         state, info = new
         if info is None:
+            if ending and start:  # The run ended by its budget already, or nearly so.
+                if judge.rule is None:
+                    selected = _copy(algorithm.params(state))
+                break
             if ending or done == config.num_steps:
                 raise logging_utils.RunError(
                     "no step found answers to all of its queries; raise the budget in "
@@ -215,7 +219,7 @@ def _train(config, workdir, experiment, judge, place, stop) -> dict[str, Any]:
             progress.update(done, shown | _val(scalars), force=judged)
         if judged:
             spent = {"queries": hub.queries} if hub else {}
-            row = {"step": done, "seconds": extra["seconds"]} | spent | scalars
+            row = {"step": done, "seconds": extra["seconds"]} | scalars | spent
             extra["curve"].append(row)
             score = scalars.get(judge.rule)
             if score is not None and (extra["best"] is None or score > extra["best"]):

@@ -48,7 +48,7 @@ class _Line:
         self.slots = asyncio.Semaphore(client.in_flight)
         self.open = False
         self.lost = ""  # Why it was given up.
-        self.spent = False
+        self.told = False  # That its budget is spent.
         self.pause_until = 0.0
         self.known = 0  # Images answered by the ledger, without a query.
 
@@ -132,8 +132,10 @@ class Hub:
 
     def alive(self) -> np.ndarray:
         """[T] bool: the endpoint still answers and has queries left."""
-        over = self.spent
-        return np.array([not (line.lost or line.spent or over) for line in self._lines])
+        left = self.remaining()
+        return np.array(
+            [left[i] > 0 and not line.lost for i, line in enumerate(self._lines)]
+        )
 
     @property
     def queries(self) -> int:
@@ -182,9 +184,9 @@ class Hub:
     def report(self) -> dict[str, Any]:
         """Counts of images for each endpoint and in total, ready for JSON."""
         each = {}
-        for line in self._lines:
+        for line, left in zip(self._lines, self.remaining(), strict=True):
             counts = self._ledger.counts(line.name)
-            state = "spent" if line.spent else "in use"
+            state = "in use" if left else "spent"
             each[line.name] = {
                 "queries": self._ledger.billed(line.name),
                 "answered": counts[ANSWERED],
@@ -243,7 +245,8 @@ class Hub:
                 if not trouble.retry or waited > self._patience.opening:
                     self._give_up(line, str(trouble))
                     return
-                await asyncio.sleep(trouble.after or delay * random.random())
+                wait = trouble.after or delay * random.random()
+                await asyncio.sleep(min(wait, self._patience.longest_delay))
                 delay = min(2 * delay, self._patience.longest_delay)
 
     async def _close_all(self) -> None:
@@ -332,7 +335,8 @@ class Hub:
                 self._ledger.settle(ticket, outcome)
             now = time.monotonic()
             start = now if start is None else start
-            if not retry or now - start > self._patience.seconds:
+            waited = now - start + (after or 0.0)
+            if not retry or waited > self._patience.seconds:
                 self._give_up(line, why)
                 return {}
             if after is not None:
@@ -347,8 +351,8 @@ class Hub:
         left = [wanted]
         if line.budget:
             left.append(line.budget - self._ledger.billed(line.name))
-            if left[-1] < wanted and not line.spent:
-                line.spent = True
+            if left[-1] < wanted and not line.told:
+                line.told = True
                 _say(f"endpoint {line.name}: its budget of {line.budget} is spent")
         if self._total:
             left.append(self._total - self.queries)
