@@ -11,7 +11,7 @@ import toy
 
 from free_jax import models
 from free_jax.architecture import architecture
-from free_jax.models.conv4 import max_pool_2x2
+from free_jax.models.pooling import max_pool_2x2
 
 CASES = {  # kernel size, stride, padding, channels in and out, image size
     "3x3": (3, 1, ((1, 1), (1, 1)), 3, 5, (6, 6)),
