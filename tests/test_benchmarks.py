@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+import toy
 
 from free_jax import augment, episodes, interop, metalearning, objectives
 from free_jax.architecture import Architecture
@@ -23,11 +24,24 @@ from benchmarks.torch_baseline import inversion as torch_inversion  # noqa: E402
 from benchmarks.torch_baseline import networks, training  # noqa: E402
 
 
-@pytest.mark.parametrize("name", ["conv4", "resnet18"])
-@pytest.mark.parametrize("norm", ["running", "batch"])
+def random_variables(arch: Architecture, seed=0):
+    """Drawn with NumPy, because `init` is slow to compile."""
+    variables = jax.tree.map(
+        lambda x: x[0], toy.random_teachers(arch, 1, seed=seed).variables
+    )
+    # Keeps the numbers of deep networks near one.
+    return jax.tree.map(
+        lambda x: x / x[..., 0].size ** 0.5 if x.ndim > 1 else x, variables
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [("conv4", "batch"), ("conv4", "running"), ("resnet18", "running")],
+)
 def test_classifiers_agree(name, norm, key):
     arch = cases.classifier(name)
-    variables = jax.jit(arch.init)(key)
+    variables = random_variables(arch)
     images = jax.random.uniform(key, (2, 32, 32, 3))
     logits = jax.jit(lambda v, x: arch.apply(v, x, norm=norm))(variables, images)
     state = cases.torch_classifier(arch, variables)
@@ -51,8 +65,9 @@ def test_inversion_losses_agree(key):
     arch, generator = cases.classifier("conv4", width=8), Generator((32, 32, 3), 4)
     labels = episodes.balanced_labels(5, 1)
     latents = jax.random.normal(key, (5, 16))
-    phi = generator.init(key, latents, labels)["params"]
-    teacher, student = (jax.jit(arch.init)(jax.random.key(i)) for i in (1, 2))
+    shapes = jax.eval_shape(generator.init, key, latents, labels)["params"]
+    phi = jax.tree.map(lambda x: 0.1 * x, toy.random_like(shapes))
+    teacher, student = random_variables(arch, 1), random_variables(arch, 2)
     critic = white_box(cases.RELEASED, arch, arch)
     step_key = jax.random.key(3)
 
@@ -87,7 +102,7 @@ def small_episode(key, arch: Architecture):
 def test_maml_losses_and_meta_gradients_agree(key):
     arch = cases.classifier("conv4", width=4)
     learner = metalearning.maml(arch, num_steps=2)
-    params = learner.init(key)
+    params = random_variables(arch)["params"]
     episode = small_episode(key, arch)
     (loss, info), grads = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))(
         params, episode
@@ -106,9 +121,9 @@ def test_maml_losses_and_meta_gradients_agree(key):
     np.testing.assert_allclose(accuracy[0], info.accuracy, atol=1e-6)
 
 
-def test_training_losses_agree(key):
+def test_training_losses_agree():
     arch = cases.classifier("conv4", width=4)
-    variables = jax.jit(arch.init)(key)
+    variables = random_variables(arch)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (2, 10, 32, 32, 3), np.uint8)
     labels = np.arange(10) % 5

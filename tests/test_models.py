@@ -307,6 +307,23 @@ def test_features_enter_the_head(key):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["conv4", "resnet10"])
+def test_bfloat16_rounds_and_keeps_parameters_moments_and_logits(name, key):
+    def run(**kwargs):
+        arch = architecture(name, way=3, image_shape=(16, 16, 3), **kwargs)
+        shapes = jax.eval_shape(arch.init, key)
+        variables = jax.tree.map(lambda x: 0.1 * abs(x), toy.random_like(shapes))
+        images = jnp.abs(normal(0, 4, 16, 16, 3))
+        out = jax.jit(lambda v: arch.apply_with_moments(v, images, norm="batch"))
+        return out(variables)
+
+    half, full = run(dtype="bfloat16"), run()
+    for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(full), strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+    gap = np.abs(half[0] - full[0]).max() / np.abs(full[0]).max()
+    assert 1e-6 < gap < 0.1
+
+
 def test_unknown_names_and_misfits_are_refused():
     with pytest.raises(ValueError, match="unknown model 'conv5'"):
         architecture("conv5", way=5, image_shape=(32, 32, 3))

@@ -16,12 +16,15 @@ class Conv4(nn.Module):
       global_pool: maximum over the last map before the head, so that the parameters
         do not depend on the image size ("arbitrary_input" in the released codes).
       lowering: see `convolution.conv2d`.
+      dtype: of activations and convolutions, e.g. "bfloat16"; parameters, moments
+        and the head keep theirs.  None takes the images'.
     """
 
     way: int = 5
     width: int = 32
     global_pool: bool = False
     lowering: Lowering = "auto"
+    dtype: str | None = None
 
     @nn.compact
     def __call__(
@@ -37,7 +40,7 @@ class Conv4(nn.Module):
         Returns:
           Logits [n, way], or features.
         """
-        x = images
+        x = images.astype(self.dtype or images.dtype)
         for i in range(4):
             x = Conv(
                 self.width, use_bias=True, lowering=self.lowering, name=f"conv{i}"
@@ -45,6 +48,7 @@ class Conv4(nn.Module):
             # ReLU and max commute; pooling first leaves a quarter of the ReLU's work.
             x = nn.relu(BatchNorm(name=f"bn{i}")(x, norm=norm, max_pool=True))
         x = x.max(axis=(1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
+        x = x.astype(images.dtype)
         head = nn.Dense(
             self.way,
             kernel_init=torch_uniform(x.shape[-1]),
