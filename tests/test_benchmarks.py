@@ -26,13 +26,15 @@ from benchmarks.torch_baseline import networks, training  # noqa: E402
 
 def random_variables(arch: Architecture, seed=0):
     """Drawn with NumPy, because `init` is slow to compile."""
-    variables = jax.tree.map(
-        lambda x: x[0], toy.random_teachers(arch, 1, seed=seed).variables
-    )
-    # Keeps the numbers of deep networks near one.
-    return jax.tree.map(
-        lambda x: x / x[..., 0].size ** 0.5 if x.ndim > 1 else x, variables
-    )
+    shapes = jax.eval_shape(arch.init, jax.random.key(0))
+
+    def fit(path, x):
+        if path[-1].key == "var":
+            return 0.5 + jnp.square(x)
+        # Keeps the numbers of deep networks near one.
+        return x / x[..., 0].size ** 0.5 if x.ndim > 1 else x
+
+    return jax.tree_util.tree_map_with_path(fit, toy.random_like(shapes, seed))
 
 
 @pytest.mark.parametrize(
