@@ -11,7 +11,7 @@ import toy
 
 from free_jax import models
 from free_jax.architecture import architecture
-from free_jax.models.conv4 import max_pool_2x2
+from free_jax.models.pooling import max_pool_2x2
 
 CASES = {  # kernel size, stride, padding, channels in and out, image size
     "3x3": (3, 1, ((1, 1), (1, 1)), 3, 5, (6, 6)),
@@ -257,6 +257,54 @@ def test_max_pool_is_torch_max_pool(size):
     np.testing.assert_array_equal(max_pool_2x2(x), np.moveaxis(expected.numpy(), 1, -1))
 
 
+def test_max_pool_gradients_go_to_the_maximum_and_ties_share():
+    x = normal(0, 2, 5, 4, 3).at[0, 0, 0, 0].set(9.0).at[0, 1, 1, 0].set(9.0)
+    up, down = normal(1, 2, 2, 2, 3), normal(2, *x.shape)
+
+    @jax.jit
+    def run(x):
+        gradient, second = jax.jvp(
+            lambda up: jax.vjp(max_pool_2x2, x)[1](up)[0], (up,), (up,)
+        )
+        back = jax.vjp(lambda up: jax.vjp(max_pool_2x2, x)[1](up)[0], up)[1](down)
+        return gradient, second, back[0]
+
+    gradient, second, back = run(x)
+    expected, wanted = np.zeros(x.shape), np.zeros(up.shape)
+    for n, i, j, c in np.ndindex(up.shape):
+        window = np.asarray(x[n, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2, c])
+        share = (window == window.max()) / (window == window.max()).sum()
+        place = (n, slice(2 * i, 2 * i + 2), slice(2 * j, 2 * j + 2), c)
+        expected[place] = share * up[n, i, j, c]
+        wanted[n, i, j, c] = (share * down[place]).sum()
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    np.testing.assert_allclose(second, expected, rtol=1e-6)
+    np.testing.assert_allclose(back, wanted, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_pooling_within_batch_norm_is_pooling_after_it(norm):
+    x = normal(0, 3, 5, 6, 4)
+    scale, bias, mean, var = normal(1, 4, 4)  # scales of both signs
+    variables = {
+        "params": {"scale": scale, "bias": bias},
+        "batch_stats": {"mean": mean, "var": abs(var) + 0.1},
+    }
+    layer, up = models.BatchNorm(), normal(2, 3, 2, 3, 4)
+
+    @jax.jit
+    def run(x):
+        within, pull = jax.vjp(
+            lambda x: layer.apply(variables, x, norm=norm, max_pool=True), x
+        )
+        after, pull_after = jax.vjp(
+            lambda x: max_pool_2x2(layer.apply(variables, x, norm=norm)), x
+        )
+        return (within, pull(up)), (after, pull_after(up))
+
+    toy.assert_close(*run(x))
+
+
 def test_moments_are_of_what_enters_each_norm(key):
     variables = jax.tree.map(
         lambda x: 0.3 * abs(x), toy.random_like(jax.eval_shape(toy.ARCH.init, key))
@@ -305,6 +353,23 @@ def test_features_enter_the_head(key):
 
     a, b = run()
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["conv4", "resnet10"])
+def test_bfloat16_rounds_and_keeps_parameters_moments_and_logits(name, key):
+    def run(**kwargs):
+        arch = architecture(name, way=3, image_shape=(16, 16, 3), **kwargs)
+        shapes = jax.eval_shape(arch.init, key)
+        variables = jax.tree.map(lambda x: 0.1 * abs(x), toy.random_like(shapes))
+        images = jnp.abs(normal(0, 4, 16, 16, 3))
+        out = jax.jit(lambda v: arch.apply_with_moments(v, images, norm="batch"))
+        return out(variables)
+
+    half, full = run(dtype="bfloat16"), run()
+    for a, b in zip(jax.tree.leaves(half), jax.tree.leaves(full), strict=True):
+        assert a.dtype == b.dtype == jnp.float32
+    gap = np.abs(half[0] - full[0]).max() / np.abs(full[0]).max()
+    assert 1e-6 < gap < 0.1
 
 
 def test_unknown_names_and_misfits_are_refused():

@@ -15,8 +15,8 @@ from free_jax.architecture import Architecture, architecture
 from free_jax.inversion import Objective
 from free_jax.memory import from_arrays
 from free_jax.metalearning import batch_apply
-from free_jax.models.conv4 import max_pool_2x2
 from free_jax.models.convolution import Conv
+from free_jax.models.pooling import max_pool_2x2
 from free_jax.types import Episode, Teachers
 
 WAY = 3

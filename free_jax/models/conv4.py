@@ -2,19 +2,9 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from free_jax.models.convolution import Conv, Lowering, torch_uniform
 from free_jax.models.normalization import BatchNorm, Norm
-
-
-def max_pool_2x2(x: jax.Array) -> jax.Array:
-    """Halves rows and columns by the maximum; an odd last row or column is dropped."""
-    h, w = x.shape[1] // 2 * 2, x.shape[2] // 2 * 2
-    # Pairwise: the gradient of a max over axes divides by how many entries equal the
-    # maximum, which is 0 / 0 where a fusion recomputes the entries with other rounding.
-    x = jnp.maximum(x[:, 0:h:2], x[:, 1:h:2])
-    return jnp.maximum(x[:, :, 0:w:2], x[:, :, 1:w:2])
 
 
 class Conv4(nn.Module):
@@ -26,12 +16,15 @@ class Conv4(nn.Module):
       global_pool: maximum over the last map before the head, so that the parameters
         do not depend on the image size ("arbitrary_input" in the released codes).
       lowering: see `convolution.conv2d`.
+      dtype: of activations and convolutions, e.g. "bfloat16"; parameters, moments
+        and the head keep theirs.  None takes the images'.
     """
 
     way: int = 5
     width: int = 32
     global_pool: bool = False
     lowering: Lowering = "auto"
+    dtype: str | None = None
 
     @nn.compact
     def __call__(
@@ -47,15 +40,15 @@ class Conv4(nn.Module):
         Returns:
           Logits [n, way], or features.
         """
-        x = images
+        x = images.astype(self.dtype or images.dtype)
         for i in range(4):
             x = Conv(
                 self.width, use_bias=True, lowering=self.lowering, name=f"conv{i}"
             )(x)
-            x = BatchNorm(name=f"bn{i}")(x, norm=norm)
             # ReLU and max commute; pooling first leaves a quarter of the ReLU's work.
-            x = nn.relu(max_pool_2x2(x))
+            x = nn.relu(BatchNorm(name=f"bn{i}")(x, norm=norm, max_pool=True))
         x = x.max(axis=(1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
+        x = x.astype(images.dtype)
         head = nn.Dense(
             self.way,
             kernel_init=torch_uniform(x.shape[-1]),

@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from free_jax.models.pooling import max_pool_2x2
+
 Norm = Literal["batch", "running"]
 
 
@@ -28,17 +30,20 @@ class BatchNorm(nn.Module):
     bias_init: nn.initializers.Initializer = nn.initializers.zeros
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, norm: Norm) -> jax.Array:
+    def __call__(
+        self, x: jax.Array, *, norm: Norm, max_pool: bool = False
+    ) -> jax.Array:
         """Normalises by the batch's own moments or by ``batch_stats``.
 
         Args:
           x: [..., c].
           norm: "batch" uses the biased moments of `x`; "running" uses the variables
             ``batch_stats/{mean,var}``.
+          max_pool: halve rows and columns of the result, see `pooling.max_pool_2x2`.
 
         Returns:
-          The same shape as `x`.  ``moments/{mean,var}`` of `x` are sown in both modes
-          and cost nothing unless the collection is mutable.
+          The same shape as `x`, unless pooled.  ``moments/{mean,var}`` of `x` are sown
+          in both modes and cost nothing unless the collection is mutable.
         """
         c = x.shape[-1]
         scale = self.param("scale", self.scale_init, (c,))
@@ -65,4 +70,9 @@ class BatchNorm(nn.Module):
                 mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
         offset = bias - mean * factor
+        if max_pool:
+            # An affine map is monotone, so that it may come after: equal to the bit,
+            # a quarter of the work, and its gradients are sums at low resolution.
+            sign = jnp.where(factor < 0, -1, 1).astype(x.dtype)
+            x = sign * max_pool_2x2(sign * x)
         return x * factor.astype(x.dtype) + offset.astype(x.dtype)

@@ -74,11 +74,14 @@ class ResNet(nn.Module):
       way: number of outputs.
       depth: 10, 18, 34, 50 or 101.
       lowering: see `convolution.conv2d`.
+      dtype: of activations and convolutions, e.g. "bfloat16"; parameters, moments
+        and the head keep theirs.  None takes the images'.
     """
 
     way: int = 5
     depth: int = 10
     lowering: Lowering = "auto"
+    dtype: str | None = None
 
     @nn.compact
     def __call__(
@@ -87,7 +90,8 @@ class ResNet(nn.Module):
         """Maps normalised images [n, h, w, c] to logits [n, way] (or features)."""
         bottleneck, stages = _STAGES[self.depth]
         block = BottleneckBlock if bottleneck else SimpleBlock
-        x = Conv(64, lowering=self.lowering, name="conv0")(images)
+        x = images.astype(self.dtype or images.dtype)
+        x = Conv(64, lowering=self.lowering, name="conv0")(x)
         x = BatchNorm(name="bn0")(x, norm=norm)
         index = 0
         for stage, blocks in enumerate(stages):
@@ -99,6 +103,7 @@ class ResNet(nn.Module):
                 )
                 index += 1
         x = jnp.mean(x, axis=(1, 2))
+        x = x.astype(images.dtype)
         head = nn.Dense(
             self.way,
             kernel_init=torch_uniform(x.shape[-1]),
