@@ -97,7 +97,7 @@ def wait_for(process, text):
 
 
 def end(process, status=0):
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=600)
     assert process.returncode == status, (out, err)
     return out, err
 
