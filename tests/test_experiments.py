@@ -127,6 +127,19 @@ def test_fewer_steps_than_made_are_refused(finished, tmp_path):
         train.main(parse("--config.num_steps=3"), str(tmp_path / "run"))
 
 
+def test_a_longer_run_continues_a_finished_one(finished, tmp_path, capsys):
+    workdir, before = finished
+    shutil.copytree(workdir, tmp_path / "run")
+    config = parse("--config.num_steps=5", "--config.eval.yardsticks=('random',)")
+    result = train.main(config, str(tmp_path / "run"))
+    assert "resuming after step 4/5" in capsys.readouterr().out
+    assert result["steps"] == 5 and result["curve"][:-1] == before["curve"]
+    ours = "free (maml)"
+    assert result["results"][ours] != before["results"][ours]
+    assert set(result["results"]) == {ours, "random initialisation"}
+    assert load_model(tmp_path / "run" / "model.npz")[2]["steps"] == 5
+
+
 def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkeypatch):
     shutil.copytree(finished[0] / "zoo", tmp_path / "zoo")
     seen = []

@@ -146,6 +146,9 @@ def test_only_expected_errors_lose_their_traceback(config_file, dummy, capsys):
     assert capsys.readouterr().err == "error: zoo.path: no such folder\n"
     dummy.module.main = failing(logging_utils.RunError("loss is nan at step 3"))
     assert call(f"--config={config_file}") == 1
+    dummy.module.main = failing(OSError(errno.ENOSPC, "No space left on device"))
+    assert call(f"--config={config_file}") == 2
+    assert "error: the disk is full" in capsys.readouterr().err
     dummy.module.main = failing(ValueError("a defect"))
     with pytest.raises(ValueError, match=r"a defect"):
         call(f"--config={config_file}")
