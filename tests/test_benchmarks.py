@@ -135,7 +135,7 @@ def test_training_losses_agree():
     def step(params, opt, batch):
         def loss(params):
             logits = metalearning.batch_apply(arch, params, batch / 255.0)
-            return objectives.cross_entropy(logits, labels)
+            return objectives.cross_entropy(logits, jnp.asarray(labels, jnp.int32))
 
         value, grads = jax.value_and_grad(loss)(params)
         updates, opt = optimizer.update(grads, opt, params)
