@@ -72,8 +72,9 @@ def _rows(
             }
             for cost in COSTS:
                 values = [_cost(r, cost) for r in done.values()]
-                known = None not in values
-                row[cost] = float(np.mean(values)) if known else None
+                known = [value for value in values if value is not None]
+                complete = len(known) == len(values)
+                row[cost] = float(np.mean(known)) if complete else None
             yield row
 
 

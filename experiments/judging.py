@@ -84,8 +84,10 @@ def judge(
             for name, value in evaluate(key, params, bank).items():
                 found[f"val_{shots}shot_{name}"] = value.mean
                 found[f"val_{shots}shot_{name}_ci95"] = value.ci95
-        if pseudo is not None:
-            recovered = experiment.memory_of(state) if held_out is None else held_out
+        recovered = held_out
+        if recovered is None and experiment.memory_of is not None:
+            recovered = experiment.memory_of(state)
+        if pseudo is not None and recovered is not None:
             # Before enough classes were recovered there is no pseudo-task to draw.
             ready = int((recovered.counts >= sum(experiment.pseudo_task)).sum())
             if ready >= config.way:

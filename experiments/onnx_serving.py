@@ -3,13 +3,13 @@
 import asyncio
 from typing import Any
 
-import mlserver
 import numpy as np
 import onnxruntime
+from mlserver import MLModel, types, utils
 from mlserver.codecs import NumpyCodec
 
 
-class OnnxModel(mlserver.MLModel):
+class OnnxModel(MLModel):
     """The model of ``parameters.uri`` of ``model-settings.json``."""
 
     _session: Any
@@ -19,21 +19,19 @@ class OnnxModel(mlserver.MLModel):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-        file = await mlserver.utils.get_model_uri(self.settings)
+        file = await utils.get_model_uri(self.settings)
         self._session = onnxruntime.InferenceSession(
             file, options, providers=["CPUExecutionProvider"]
         )
         return True
 
-    async def predict(
-        self, payload: mlserver.types.InferenceRequest
-    ) -> mlserver.types.InferenceResponse:
+    async def predict(self, payload: types.InferenceRequest) -> types.InferenceResponse:
         """Logits of normalised images [n, h, w, c]."""
         tensor = payload.inputs[0]
         # The codec builds Python lists on the way.
         images = np.asarray(tensor.data.root, np.float32).reshape(tensor.shape)
         (logits,) = await asyncio.to_thread(self._session.run, None, {"images": images})
-        return mlserver.types.InferenceResponse(
+        return types.InferenceResponse(
             model_name=self.name,
             model_version=self.version,
             outputs=[NumpyCodec.encode_output("logits", logits)],

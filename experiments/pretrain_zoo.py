@@ -162,7 +162,7 @@ def train_zoo(
     measured = jax.jit(map_tasks(evaluate))(bank, (class_ids, state.variables))
     accuracy, variables = hosts.to_host((measured, state.variables))
     group = zoo_lib.ZooGroup(
-        arch, Teachers(variables, class_ids), accuracy, config.data.name
+        arch, Teachers(variables, jnp.asarray(class_ids)), accuracy, config.data.name
     )
     zoo = zoo_lib.Zoo((group,), split.class_names)
     hosts.first_only(lambda: zoo_lib.save_zoo(zoo, target))

@@ -178,8 +178,8 @@ class _Store:
 
     def __init__(self, file: epath.Path, config_hash: str):
         self._file, self._hash = file, config_hash
-        stored = hosts.agreed(_stored(file, config_hash)) or {"results": {}}
-        self.values: dict[str, dict[str, Any]] = stored["results"]
+        stored: dict[str, Any] = hosts.agreed(_stored(file, config_hash)) or {}
+        self.values: dict[str, dict[str, Any]] = stored.get("results", {})
         self.seconds: float = stored.get("seconds", 0.0)
 
     def get(self, method: str, shots: int) -> dict[str, Any] | None:

@@ -40,9 +40,9 @@ def main(argv: Sequence[str]) -> int:
         return 0
     try:
         command = command_line.parse(argv)
-        devices: Any = command.config.get("host_devices", 1)
-        set_host_devices(devices)
-        if command.config.get("zoo", {}).get("apis"):
+        config: Any = command.config
+        set_host_devices(config.get("host_devices", 1))
+        if config.get("zoo", {}).get("apis"):
             # With it, programs that wait for the host can wait for each other.
             jax.config.update("jax_cpu_enable_async_dispatch", False)
         set_compilation_cache(command.compilation_cache)

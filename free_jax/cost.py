@@ -18,7 +18,7 @@ Conv-4, whose published numbers the convolutions and the head alone do not expla
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -82,6 +82,10 @@ def multiply_adds(fn: Callable, *args: PyTree) -> int:
     return _count(jax.make_jaxpr(fn)(*args).jaxpr)
 
 
+def _shape(variable: Any) -> tuple[int, ...]:
+    return variable.aval.shape
+
+
 def _count(jaxpr: core.Jaxpr) -> int:
     total = 0
     for equation in jaxpr.eqns:
@@ -89,18 +93,18 @@ def _count(jaxpr: core.Jaxpr) -> int:
         if name == "while":
             raise ValueError("the cost of a while loop is unknown before it runs")
         if name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
+            kernel = _shape(equation.invars[1])
             numbers = params["dimension_numbers"]
             outputs = kernel[numbers.rhs_spec[0]]
-            size = math.prod(equation.outvars[0].aval.shape)
+            size = math.prod(_shape(equation.outvars[0]))
             total += (
                 size * math.prod(kernel) // outputs // math.prod(params["lhs_dilation"])
             )
         elif name == "dot_general":
             (contracted, _), _ = params["dimension_numbers"]
-            left = equation.invars[0].aval.shape
+            left = _shape(equation.invars[0])
             summed = math.prod(left[axis] for axis in contracted)
-            total += math.prod(equation.outvars[0].aval.shape) * summed
+            total += math.prod(_shape(equation.outvars[0])) * summed
         inner = [_count(x) for x in _inner_jaxprs(params)]
         if inner:
             repeats = params.get("length", 1) if name == "scan" else 1
@@ -179,7 +183,7 @@ def inversion_gflops(method: Method, arch: Architecture) -> float:
 
 
 def _square(name: str, size: int, way: int, width: int | None) -> Architecture:
-    kwargs = {} if width is None else {"width": width}
+    kwargs: dict[str, Any] = {} if width is None else {"width": width}
     return architecture(name, way=way, image_shape=(size, size, 3), **kwargs)
 
 

@@ -64,7 +64,7 @@ def align(params: PyTree, reference: PyTree) -> PyTree:
     if depth != _depth(reference):
         raise InputError("networks of different depth cannot be aligned")
     out: dict[str, PyTree] = {}
-    incoming = None  # [before, after]: where the inputs of this layer went
+    incoming: Any = None  # [before, after]: where the inputs of this layer went
     for i in range(depth):
         conv, norm = f"conv{i}", f"bn{i}"
         kernel = _double(params[conv]["kernel"])
@@ -132,7 +132,8 @@ def _transport(a: np.ndarray, b: np.ndarray) -> np.ndarray:
             "optimal-transport fusion needs POT: pip install 'free_jax[fusion]'"
         ) from None
     masses = [np.full(len(x), 1.0 / len(x)) for x in (a, b)]
-    return np.asarray(ot.emd(*masses, ot.dist(a, b, metric="sqeuclidean")))
+    distances = ot.dist(a, b, metric="sqeuclidean")
+    return np.asarray(ot.emd(masses[0], masses[1], distances))
 
 
 def _double(x: PyTree) -> np.ndarray:

@@ -199,7 +199,7 @@ def zero_order(
         def rows(answers, said):
             ce = optax.softmax_cross_entropy_with_integer_labels(answers, labels)
             loss = objective.cross_entropy * ce
-            if opposed:
+            if opposed and adversary is not None:
                 weight = adversary.weight * objective.adversarial
                 loss += weight * objectives.agreement_rows(
                     said, answers, objective.agreement
