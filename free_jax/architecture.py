@@ -97,8 +97,10 @@ class Architecture:
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready description; `architecture(**d)` rebuilds it."""
-        d = dataclasses.asdict(self)
-        return {**{k: v for k, v in d.items() if k != "kwargs"}, **dict(self.kwargs)}
+        # Not `asdict`, which copies what keyword arguments hold.
+        fields = [field.name for field in dataclasses.fields(self)]
+        named = {name: getattr(self, name) for name in fields if name != "kwargs"}
+        return {**named, **dict(self.kwargs)}
 
 
 def architecture(

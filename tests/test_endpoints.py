@@ -51,6 +51,7 @@ from free_jax import (  # noqa: E402
     ZooGroup,
     architecture,
     endpoints,
+    map_tasks,
     panel,
     take,
 )
@@ -637,7 +638,9 @@ def test_panel_whose_budget_ends_uses_what_it_has(listed, truth, tmp_path, capsy
         opened(file, tmp_path) as (remote, hub, _),
         checkpointing.StopRequest() as stop,
     ):
-        logits = recovering.ask(config, remote, images, str(tmp_path), stop, chunk=10)
+        logits = recovering.ask(
+            config, remote, images, map_tasks, str(tmp_path), stop, chunk=10
+        )
         assert hub.queries == 65
     assert "the budget of queries ends after" in capsys.readouterr().out
     assert np.isfinite(logits[..., 0]).sum() == 65
@@ -694,6 +697,8 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
             zoo=remote,
             model=architecture("conv4", way=5, image_shape=(32, 32, 3), width=4),
             status={"loss": "loss"},
+            queries_of=None,
+            meta_updates=lambda metrics: 1,
         )
         judge = SimpleNamespace(rule=None, scores=lambda params, state: {})
         with checkpointing.StopRequest() as stop:

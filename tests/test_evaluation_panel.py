@@ -82,7 +82,7 @@ def test_every_method_meets_the_same_episodes(key):
         return {"bit": jnp.where(bit, right, 1.0 - right) * params}
 
     first = build(tell)(key, jnp.float32(1), coded_bank())
-    second = build(tell, map_tasks=lambda f: map_tasks(f, local="vmap"))(
+    second = build(tell, map_tasks=functools.partial(map_tasks, local="vmap"))(
         key, jnp.float32(3), coded_bank()
     )
     np.testing.assert_array_equal(first["bit"].per_episode, second["bit"].per_episode)

@@ -382,12 +382,15 @@ def test_a_device_does_its_share_of_the_flops(build):
     one, params, tasks = build()
     tasks = jax.tree.map(lambda x: jnp.concatenate([x, x]), tasks)
 
-    def flops(devices):
+    def flops(devices, tasks):
         run = map_tasks(one, mesh=mesh_of(devices), local="vmap")
         lowered = jax.jit(run).lower(params, tasks)
         return lowered.compile(compiler_options=FAST).cost_analysis()["flops"]
 
-    assert flops(8) == pytest.approx(flops(1) / 8, rel=0.05)
+    # Not an eighth of one device's count: batching more tasks lowers convolutions to
+    # forms that are counted differently.
+    share = jax.tree.map(lambda x: x[: len(x) // 8], tasks)
+    assert flops(8, tasks) == pytest.approx(flops(1, share), rel=0.05)
 
 
 @needs_eight

@@ -86,7 +86,7 @@ SMOKE = {
 
 def get_config(variant: str = ""):
     """Returns the config of a variant."""
-    chosen = common.parse_variant(variant, cpu=False, smoke=False)
+    chosen = common.parse_variant(variant, cpu=False, smoke=False, seed=-1)
     config = ml_collections.ConfigDict(
         {
             "run": "compare",
@@ -107,6 +107,8 @@ def get_config(variant: str = ""):
             **common.harness_config(),
         }
     )
+    if chosen.seed >= 0:
+        config.seed, config.seeds = chosen.seed, (chosen.seed,)
     if chosen.cpu:
         config.methods = METHODS | MORE | CPU
         config.max_seconds = 150.0

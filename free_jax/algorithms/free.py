@@ -327,7 +327,8 @@ def free(
 
     def recover_only(key: Key[Array, ""], state: FreeState, data):
         key_draw, key_invert, _ = jax.random.split(key, 3)
-        _, results = recover_all(key_draw, key_invert, state, data)
+        pools = [data[group] for group in used]
+        _, results = recover_all(key_draw, key_invert, state, pools)
         return [found.images for found, _, _ in results], [g for *_, g in results]
 
     return Algorithm(init, step, lambda state: state.params, recover_only)
