@@ -178,6 +178,9 @@ def test_parity_with_the_white_box_at_many_directions(agreement, student_gradien
 def test_a_black_box_has_no_statistics_and_options_are_checked():
     with pytest.raises(ValueError, match="no batch-norm statistics"):
         zero_order(Objective(), toy.TINY)
+    for prior in ({"l2": 0.1}, {"variation": "frobenius"}):
+        with pytest.raises(ValueError, match="priors"):
+            zero_order(PLAIN._replace(**prior), toy.TINY)
     for estimator in (Estimator(0), Estimator(smoothing=0.0), Estimator(at_once=0)):
         with pytest.raises(ValueError, match="must be"):
             zero_order(PLAIN, toy.TINY, estimator=estimator)

@@ -168,6 +168,11 @@ def zero_order(
             f"moments={objective.moments}: a black box tells no batch-norm statistics; "
             "use 0"
         )
+    if objective.l2 or objective.variation != "mean":
+        raise ValueError(
+            f"l2={objective.l2} and variation={objective.variation!r} are PURER's "
+            "priors, written for differentiable teachers; use 0 and 'mean'"
+        )
     scale = jnp.asarray(teacher.std)
 
     def critic(
@@ -188,6 +193,7 @@ def zero_order(
                 padding=objective.crop_padding,
                 per_image=objective.augment_per_image,
                 edges=objective.edges,
+                flip=objective.flip,
             )
             return views, augment.fit_to(views, teacher.image_shape)
 
