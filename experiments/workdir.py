@@ -46,8 +46,9 @@ def claim_workdir(
 ) -> Claim:
     """Reserves a working directory for one run of one config.
 
-    The first use writes ``config.json``.  Later uses must bring the same config, but
-    for the keys under `may_change`, whose new values are then recorded.
+    The first use writes ``config.json``.  Once a run has left anything else there,
+    later uses must bring the same config, but for the keys under `may_change`, whose
+    new values are then recorded.
 
     Args:
       workdir: local folder, made if missing, or a remote path such as ``gs://...``
@@ -102,6 +103,10 @@ def _lock(path: epath.Path) -> int:
 def _check_config(path: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
     file = path / CONFIG_FILE
     if not file.exists():
+        return
+    if {child.name for child in path.iterdir()} <= {CONFIG_FILE, LOCK_FILE}:
+        # It failed before it computed anything, perhaps for a mistyped path: the
+        # corrected command may go on here.
         return
     try:
         before = jsonio.flatten(json.loads(file.read_text()))

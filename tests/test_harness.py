@@ -238,6 +238,11 @@ def test_claim_refuses_another_config(tmp_path):
     checkpointing.claim_workdir(workdir, config).release()
     assert json.loads((workdir / "config.json").read_text())["data"]["shape"] == [1, 2]
     checkpointing.claim_workdir(workdir, config).release()
+    # A run that failed at once, for a mistyped path, leaves nothing to protect.
+    mistyped = config | {"data": {"path": "y", "shape": (1, 2)}}
+    checkpointing.claim_workdir(workdir, mistyped).release()
+    checkpointing.claim_workdir(workdir, config).release()
+    (workdir / "metrics.jsonl").write_text("{}")
     other = {"seed": 1, "data": {"path": "x", "shape": (1, 2)}, "num_steps": 20}
     with pytest.raises(
         InputError, match=r"num_steps: 10 -> 20, seed: 0 -> 1; use anot"
