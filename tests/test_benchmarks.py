@@ -101,6 +101,7 @@ def small_episode(key, arch: Architecture):
     return episodes.sample_episode(key, bank, way=arch.way, shots=1, queries=2)
 
 
+@pytest.mark.slow
 def test_maml_losses_and_meta_gradients_agree(key):
     arch = cases.classifier("conv4", width=4)
     learner = metalearning.maml(arch, num_steps=2)

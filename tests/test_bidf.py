@@ -258,6 +258,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_tells_accuracy_by_queries(tmp_path):
     argv = ["run.py", f"--config={CONFIG}", *TINY, f"--workdir={tmp_path}"]
     assert run.main([*argv, "--compilation_cache=off", "--distributed=off"]) == 0

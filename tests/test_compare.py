@@ -150,6 +150,7 @@ def test_finished_cells_are_not_run_again(finished, zoo_path, monkeypatch):
     assert before == {row["method"]: row.get("accuracy") for row in again["rows"]}
 
 
+@pytest.mark.slow
 def test_a_stopped_comparison_continues(finished, zoo_path, tmp_path, monkeypatch):
     config = parse(zoo_path)
     config.choose = ("protonet_real", "absent")
@@ -285,6 +286,7 @@ def test_preinverted_counts_images_of_all_teachers_of_a_class(zoo_path):
         preinverted._check_classes(config, zoo)
 
 
+@pytest.mark.slow
 def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
     config = common.five(common.smoke(common.preinverted_config()))
     config.recover.generator_width, config.recover.num_steps = 4, 1

@@ -426,6 +426,7 @@ def parse(*extra, variant="smoke"):
     return command_line.parse(["run.py", f"--config={config}", *extra]).config
 
 
+@pytest.mark.slow
 def test_smoke_run_and_its_pictures(tmp_path):
     arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=4)
     names = procedural.make_split(

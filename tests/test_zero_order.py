@@ -211,7 +211,9 @@ def test_answers_by_hand():
         black_box.answers("top_k", top_k=0)
 
 
-@pytest.mark.parametrize("gives", ["rounded", "labels"])
+@pytest.mark.parametrize(
+    "gives", ["rounded", pytest.param("labels", marks=pytest.mark.slow)]
+)
 def test_recovers_what_a_trained_teacher_wants_to_see(gives):
     """From queries alone, whatever is told; a label costs a longer perturbation."""
     labels = balanced_labels(toy.WAY, 6)
