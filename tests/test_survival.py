@@ -118,6 +118,7 @@ def uninterrupted(start, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
     start, uninterrupted, tmp_path
 ):
@@ -187,6 +188,7 @@ def assert_alike(workdir, other):
             np.testing.assert_allclose(found, cell["per_episode"], atol=0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_give_the_result_of_one(
     both, uninterrupted, tmp_path
 ):
