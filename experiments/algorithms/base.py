@@ -9,12 +9,14 @@ import optax
 
 from experiments import build_inversion
 from experiments.data import Preset
+from experiments.optimizers import optimizer
 from free_jax import evaluation, initialization, metalearning, model_io
 from free_jax import replay as replay_lib
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Algorithm
 from free_jax.architecture import Architecture, architecture
 from free_jax.errors import InputError
+from free_jax.models import Generator
 from free_jax.types import ImageBank
 
 # Keys of a config with their value and what it may be.
@@ -122,6 +124,28 @@ def _continued(
             f"config.learner.initial={path}: {error}; set config.student accordingly"
         ) from None
     return learner._replace(init=lambda key: params)
+
+
+def generator(config: Any, student: Architecture) -> Generator:
+    """The generator of section ``generator``, drawing images of the student's size."""
+    section = config.generator
+    return Generator(
+        image_shape=student.image_shape,
+        width=section.width,
+        num_classes=config.way if section.labels != "none" else 0,
+        label_input="split" if section.labels == "split" else "concat",
+    )
+
+
+def inner_optimizer(options: Any) -> optax.GradientTransformation:
+    """What adapts generator and latents to a teacher, from section ``inversion``."""
+    return optax.multi_transform(
+        {
+            "generator": optimizer(options.generator_optimizer),
+            "latents": optimizer(options.latent_optimizer),
+        },
+        {"generator": "generator", "latents": "latents"},
+    )
 
 
 def episode_options(config: Any, map_tasks: Callable) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import optax
 
 from experiments import inputs
 from experiments.algorithms import base, episodic
@@ -14,7 +13,6 @@ from free_jax import replay as replay_lib
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import bidf
 from free_jax.errors import InputError
-from free_jax.models import Generator
 
 GRADIENTS = ("zero_order", "white_box")
 
@@ -145,20 +143,8 @@ def inverters(
       ValueError: options that cannot be meant.
     """
     options, box = config.inversion, config.black_box
-    labels = config.generator.labels
-    generator = Generator(
-        image_shape=student.image_shape,
-        width=config.generator.width,
-        num_classes=config.way if labels != "none" else 0,
-        label_input="split" if labels == "split" else "concat",
-    )
-    inner = optax.multi_transform(
-        {
-            "generator": optimizer(options.generator_optimizer),
-            "latents": optimizer(options.latent_optimizer),
-        },
-        {"generator": "generator", "latents": "latents"},
-    )
+    generator = base.generator(config, student)
+    inner = base.inner_optimizer(options)
     estimator = None
     if box.gradient == "zero_order":
         estimator = inversion.Estimator(

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import optax
-
 from experiments import inputs
 from experiments.algorithms import base, episodic
 from experiments.optimizers import optimizer
@@ -13,7 +11,6 @@ from free_jax import replay as replay_lib
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import free
 from free_jax.errors import InputError
-from free_jax.models import Generator
 
 
 def limits(config: Any) -> tuple[base.Choices, base.Positive]:
@@ -48,19 +45,8 @@ def build(
     student = base.classifier(config.student, config.way, inputs.preset(config))
     train_learner, test_learner = base.learners(config, student)
     options = config.inversion
-    generator = Generator(
-        image_shape=student.image_shape,
-        width=config.generator.width,
-        num_classes=config.way if config.generator.labels != "none" else 0,
-        label_input="split" if config.generator.labels == "split" else "concat",
-    )
-    inner = optax.multi_transform(
-        {
-            "generator": optimizer(options.generator_optimizer),
-            "latents": optimizer(options.latent_optimizer),
-        },
-        {"generator": "generator", "latents": "latents"},
-    )
+    generator = base.generator(config, student)
+    inner = base.inner_optimizer(options)
     objective = inversion.Objective(**options.objective.to_dict())
     needed = config.replay.shots + config.replay.queries
     if needed > options.images_per_class:
