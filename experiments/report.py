@@ -159,11 +159,14 @@ def _recovery_seconds(
     if "recover" in config and experiment.images_before:
         reused = config.get("recover", {}).get("reuse")
         return recovering.seconds_spent(reused or workdir, "recovered")
-    if not experiment.images_per_step:
-        return 0.0
-    if experiment.algorithm.recover is None or not config.eval.time_recovery:
+    recover = experiment.algorithm.recover
+    if recover is None:
+        return None if experiment.images_per_step else 0.0
+    if not config.eval.time_recovery:
         return None
-    run = jax.jit(experiment.algorithm.recover)
+    if endpoints.hub_of(experiment.zoo):
+        return None  # Timing would spend queries.
+    run = jax.jit(recover)
     seconds = []
     for number in range(4):  # The first one compiles.
         key = jax.random.key(number)

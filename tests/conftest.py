@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import tempfile
 
 # Read when the backend starts, so this has to come before the first array.
 os.environ["XLA_FLAGS"] = (
@@ -22,6 +23,14 @@ hypothesis.settings.register_profile(
     "free_jax", max_examples=25, deadline=None, derandomize=True, database=None
 )
 hypothesis.settings.load_profile("free_jax")
+
+
+def pytest_configure(config):
+    """Tests that compile the same program share it, each worker in its own folder."""
+    folder = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
+    config.add_cleanup(folder.cleanup)
+    jax.config.update("jax_compilation_cache_dir", folder.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_collection_modifyitems(config, items):

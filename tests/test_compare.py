@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import (
@@ -16,6 +15,7 @@ from experiments import (
     command_line,
     compare,
     comparison_report,
+    loop,
     meta_training,
     preparing,
     recovering,
@@ -93,12 +93,7 @@ def parse(zoo_path, *extra):
 @pytest.fixture(scope="module")
 def finished(zoo_path, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compare")
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    compilation_cache.reset_cache()  # it may have started, without a folder, before
     yield workdir, compare.main(parse(zoo_path), str(workdir))
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def test_one_table_holds_every_method(finished):
@@ -144,7 +139,7 @@ def test_a_cell_equals_the_same_command_alone(finished, tmp_path):
 
 def test_finished_cells_are_not_run_again(finished, zoo_path, monkeypatch):
     workdir, result = finished
-    monkeypatch.setattr(train, "_train", lambda *a: pytest.fail("a cell was run again"))
+    monkeypatch.setattr(loop, "train", lambda *a: pytest.fail("a cell was run again"))
     again = compare.main(parse(zoo_path), str(workdir))
     before = {row["method"]: row.get("accuracy") for row in result["rows"]}
     assert before == {row["method"]: row.get("accuracy") for row in again["rows"]}

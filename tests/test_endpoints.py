@@ -36,6 +36,7 @@ from experiments import (  # noqa: E402
     apis,
     checkpointing,
     command_line,
+    loop,
     panel_methods,
     preparing,
     recovering,
@@ -702,8 +703,8 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
         )
         judge = SimpleNamespace(rule=None, scores=lambda params, state: {})
         with checkpointing.StopRequest() as stop:
-            outcome = train._train(
-                config, str(tmp_path / "run"), made, judge, lambda tree: tree, stop
+            outcome = loop.train(
+                config, str(tmp_path / "run"), made, judge, lambda tree: tree, stop, ()
             )
     # Five steps were answered; the sixth got one answer of two, and is undone.
     assert hub.queries == 11

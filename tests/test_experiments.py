@@ -8,7 +8,6 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import command_line, pretrain_zoo, recovering, run, train
@@ -47,14 +46,8 @@ def parse(*extra, config=CONFIG):
 def finished(tmp_path_factory):
     """A finished run, without interruption."""
     workdir = tmp_path_factory.mktemp("finished")
-    # Later runs of the same programs load them, as a user's second run does.
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    compilation_cache.reset_cache()  # it may have started, without a folder, before
     result = train.main(parse(), str(workdir))
     yield workdir, result
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def test_writes_everything_a_reader_wants(finished):

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from jax.experimental.compilation_cache import compilation_cache
 from PIL import Image
 
 from experiments import (
     checkpointing,
     command_line,
+    loop,
     panel_choice,
     preparing,
     recovering,
@@ -88,13 +88,7 @@ def parse(zoo_path, *extra):
 @pytest.fixture(scope="module")
 def finished(zoo_path, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("panel")
-    # Later runs of the same programs load them, as a user's second run does.
-    jax.config.update("jax_compilation_cache_dir", str(workdir / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-    compilation_cache.reset_cache()  # it may have started, without a folder, before
     yield workdir, train.main(parse(zoo_path), str(workdir))
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
 
 
 def test_writes_table_pictures_model_and_trust(finished):
@@ -174,8 +168,8 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     monkeypatch.setattr(preparing, "bank_of_classes", spy)
     prepared = []
     monkeypatch.setattr(
-        train,
-        "_train",
+        loop,
+        "train",
         lambda c, w, experiment, *a: prepared.append(experiment) or {"stopped_at": 0},
     )
     config = parse(

@@ -122,6 +122,7 @@ def build(
         },
         memory_of=lambda state: state.memory,
         zoo=zoo,
+        meta_updates=lambda m: m["replay_updates"] + 1,
         queries_of=lambda state: np.concatenate(
             [np.asarray(spent, np.int64) for spent in state.queries]
         ),

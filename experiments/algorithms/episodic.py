@@ -24,26 +24,32 @@ def build(
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
     del prepare
-    student = base.classifier(config.student, config.way, inputs.preset(config))
-    train_learner, test_learner = base.learners(config, student)
+    parts = learning(config, map_tasks)
     split = inputs.load_split(config, "train")
     needed = config.replay.shots + config.replay.queries
     what = f"the train split in {config.data.path or config.data.name}"
     require(split, way=config.way, images_per_class=needed, what=what)
-    tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, map_tasks)
-    data = memory.from_arrays(split.images, split.counts)
-    algorithm = episodic(train_learner, update, tx)
     return base.Experiment(
-        algorithm=algorithm,
-        data=data,
-        model=student,
-        student=student,
-        methods=base.adapted(config, test_learner),
-        test_learner=test_learner,
-        pseudo_task=(config.replay.shots, config.replay.queries),
-        images_per_step=0,
+        **parts,
+        data=memory.from_arrays(split.images, split.counts),
         status={"replay_accuracy": "train acc"},
         memory_of=None,
         zoo=zoo,
     )
+
+
+def learning(config: Any, map_tasks: Callable) -> dict[str, Any]:
+    """What an `Experiment` on episodes of one fixed bank has, whatever the bank."""
+    student = base.classifier(config.student, config.way, inputs.preset(config))
+    train_learner, test_learner = base.learners(config, student)
+    tx = optimizer(config.optimizer)
+    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    return {
+        "algorithm": episodic(train_learner, update, tx),
+        "model": student,
+        "student": student,
+        "methods": base.adapted(config, test_learner),
+        "test_learner": test_learner,
+        "pseudo_task": (config.replay.shots, config.replay.queries),
+        "images_per_step": 0,
+    }

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments import inputs, preparing
+from experiments import preparing
 from experiments.algorithms import base, episodic
-from experiments.optimizers import optimizer
-from free_jax import algorithms
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
@@ -32,22 +30,12 @@ def build(
     config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
-    student = base.classifier(config.student, config.way, inputs.preset(config))
-    train_learner, test_learner = base.learners(config, student)
-    tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, map_tasks)
-    algorithm = algorithms.episodic(train_learner, update, tx)
+    parts = episodic.learning(config, map_tasks)
     _check_classes(config, zoo)
     bank = prepare(preparing.pre_inverted, zoo)  # Last: it takes minutes.
     return base.Experiment(
-        algorithm=algorithm,
+        **parts,
         data=bank,
-        model=student,
-        student=student,
-        methods=base.adapted(config, test_learner),
-        test_learner=test_learner,
-        pseudo_task=(config.replay.shots, config.replay.queries),
-        images_per_step=0,
         status={"replay_accuracy": "replay acc"},
         memory_of=lambda state: bank,
         zoo=zoo,

@@ -55,9 +55,9 @@ CPU = {
     "free": f"free_cifar_fs_5w1s.py:cpu {SMALL_FREE}",
     "free_released": f"free_cifar_fs_5w1s.py:cpu,reference {SMALL_FREE}",
     "panel": (
-        "panel_cifar_fs.py --config.recover.images_per_class=4 "
-        "--config.recover.num_steps=60 --config.recover.scenes=2000 "
-        "--config.num_steps=600 --config.eval.every_steps=200 "
+        "panel_cifar_fs.py --config.recover.images_per_class=1 "
+        "--config.recover.num_steps=60 --config.recover.scenes=1500 "
+        "--config.num_steps=400 --config.eval.every_steps=200 "
         "--config.eval.val_episodes=50"
     ),
     "purer": "purer_cifar_fs_5w1s.py:cpu",
@@ -111,7 +111,7 @@ def get_config(variant: str = ""):
         config.seed, config.seeds = chosen.seed, (chosen.seed,)
     if chosen.cpu:
         config.methods = METHODS | MORE | CPU
-        config.max_seconds = 150.0
+        config.max_seconds = 120.0
         config.eval.shots = (1, 5)
         config.eval.episodes = 200
     if chosen.smoke:

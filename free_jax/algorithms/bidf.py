@@ -13,6 +13,7 @@ Reference:
   in BUILD_NOTES.md.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -181,18 +182,19 @@ def bidf(
             queries=tuple(jnp.zeros(n, jnp.int32) for n in num_teachers),
         )
 
+    def recover_set(group, state, teacher, key_start, key, adversary):
+        start, inverter = state.generator, inverters[group]
+        if generator_start == "fresh":
+            start = inverter.init(key_start)
+        return inverter.invert(key, start, teacher, labels, adversary)
+
     def take_lesson(
         group: int, key: jax.Array, state: BidfState, teacher: Teachers
     ) -> _Lesson:
         """Both sets of one teacher and the gradient of both levels."""
-        arch, inverter = architectures[group], inverters[group]
+        arch = architectures[group]
         keys = jax.random.split(key, 6)
-
-        def recover(key_start, key, adversary):
-            start = state.generator
-            if generator_start == "fresh":
-                start = inverter.init(key_start)
-            return inverter.invert(key, start, teacher, labels, adversary)
+        recover = functools.partial(recover_set, group, state, teacher)
 
         def teach(key: jax.Array, recovered: Recovered) -> Taught:
             views = augment.crop_flip(
@@ -296,4 +298,26 @@ def bidf(
             queries=queries,
         ), info
 
-    return Algorithm(init=init, step=step, params=lambda state: state.params)
+    def recover_only(
+        key: Key[Array, ""], state: BidfState, data: tuple[Teachers, ...]
+    ) -> jax.Array:
+        """Both sets of a step, the query set without its boundary term."""
+        key_group, key_teacher, *keys = jax.random.split(key, 6)
+
+        def sets_of(number: int):
+            def run() -> jax.Array:
+                index = jax.random.randint(key_teacher, (), 0, num_teachers[number])
+                teacher = zoo.take(data[number], index)
+                found = [
+                    recover_set(number, state, teacher, *pair, None)[0].images
+                    for pair in (keys[:2], keys[2:])
+                ]
+                images = jnp.concatenate(found)
+                return augment.fit_to(images, student.image_shape)
+
+            return run
+
+        group = jax.random.randint(key_group, (), 0, groups)
+        return jax.lax.switch(group, [sets_of(number) for number in range(groups)])
+
+    return Algorithm(init, step, lambda state: state.params, recover_only)

@@ -185,6 +185,10 @@ def purer(
             first += count
         return jnp.concatenate(losses), jnp.concatenate(ces), gradient
 
+    def move(state: PurerState, gradient: jax.Array) -> tuple[Any, Any]:
+        updates, opt = pixels_optimizer.update(gradient, state.pixels_opt, state.pixels)
+        return optax.apply_updates(state.pixels, updates), opt
+
     def step(
         key: Key[Array, ""], state: PurerState, data: tuple[Teachers, ...]
     ) -> tuple[PurerState, PurerInfo]:
@@ -199,10 +203,7 @@ def purer(
 
         is_adversarial = state.curriculum.adversarial
         gradient = jax.lax.cond(is_adversarial, make_harder, lambda g: g, gradient)
-        updates, pixels_opt = pixels_optimizer.update(
-            pull_back(gradient)[0], state.pixels_opt, state.pixels
-        )
-        pixels: Any = optax.apply_updates(state.pixels, updates)
+        pixels, pixels_opt = move(state, pull_back(gradient)[0])
         bank = ImageBank(render(pixels), counts, jnp.zeros_like(counts))
         params, opt, learned = update(key_learn, state.params, state.opt, bank)
         number = state.step + 1
@@ -225,7 +226,15 @@ def purer(
         )
         return PurerState(number, pixels, pixels_opt, params, opt, rule), info
 
-    return Algorithm(init=init, step=step, params=lambda state: state.params)
+    def recover_only(
+        key: Key[Array, ""], state: PurerState, data: tuple[Teachers, ...]
+    ) -> jax.Array:
+        """A step's update of the pixels, without the curriculum."""
+        images, pull_back = jax.vjp(render, state.pixels)
+        _, _, gradient = judge(key, images, data)
+        return move(state, pull_back(gradient)[0])[0]
+
+    return Algorithm(init, step, lambda state: state.params, recover_only)
 
 
 def hardness(

@@ -81,6 +81,24 @@ def check_objective(objective: Objective) -> None:
         )
 
 
+def look(
+    key: Key[Array, ""],
+    images: Float[Array, "n h w c"],
+    objective: Objective,
+    teacher: Architecture,
+) -> tuple[Float[Array, "n h w c"], Float[Array, "n H W C"]]:
+    """The images, cropped and mirrored, and these in the size the teacher knows."""
+    views = augment.crop_flip(
+        key,
+        images,
+        padding=objective.crop_padding,
+        per_image=objective.augment_per_image,
+        edges=objective.edges,
+        flip=objective.flip,
+    )
+    return views, augment.fit_to(views, teacher.image_shape)
+
+
 def white_box(
     objective: Objective, teacher: Architecture, student: Architecture | None = None
 ) -> Critic:
@@ -112,15 +130,7 @@ def white_box(
         return loss
 
     def loss_fn(images, key, labels, variables, adversary):
-        views = augment.crop_flip(
-            key,
-            images,
-            padding=objective.crop_padding,
-            per_image=objective.augment_per_image,
-            edges=objective.edges,
-            flip=objective.flip,
-        )
-        seen = augment.fit_to(views, teacher.image_shape)
+        views, seen = look(key, images, objective, teacher)
         if objective.moments:
             logits, moments = teacher.apply_with_moments(variables, seen)
         else:

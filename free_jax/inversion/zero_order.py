@@ -20,7 +20,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from free_jax import augment, objectives
 from free_jax.architecture import Architecture
-from free_jax.inversion.objective import Adversary, Critic, Objective, check_objective
+from free_jax.inversion.objective import (
+    Adversary,
+    Critic,
+    Objective,
+    check_objective,
+    look,
+)
 from free_jax.metalearning import batch_apply
 from free_jax.types import PyTree, Teachers
 
@@ -186,17 +192,6 @@ def zero_order(
         opposed = student is not None and adversary is not None
         opposed = opposed and bool(objective.adversarial)
 
-        def look(images):
-            views = augment.crop_flip(
-                key_view,
-                images,
-                padding=objective.crop_padding,
-                per_image=objective.augment_per_image,
-                edges=objective.edges,
-                flip=objective.flip,
-            )
-            return views, augment.fit_to(views, teacher.image_shape)
-
         def say(views):
             assert student is not None and adversary is not None
             fitted = augment.fit_to(views, student.image_shape)
@@ -212,7 +207,9 @@ def zero_order(
                 )
             return loss
 
-        (views, seen), pull_back = jax.vjp(look, images)
+        (views, seen), pull_back = jax.vjp(
+            lambda x: look(key_view, x, objective, teacher), images
+        )
         said = say(views) if opposed else None
 
         def ask(perturbed):  # [k, n, h, w, c], normalised
