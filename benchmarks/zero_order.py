@@ -41,11 +41,12 @@ class Method:
     estimator: Estimator
     labels: bool = True
     rates: tuple[float, float] = (3e-3, 1e-2)
+    momentum: float = 0.5
     per_image: bool = True
     warm: bool = False
 
 
-OURS = Estimator(9, 0.5, 8, at_once=9)
+OURS = Estimator(9, 0.15, 5, at_once=9)
 METHODS = {
     "ours": Method(OURS),
     "released": Method(Estimator(), labels=False, rates=(1e-3, 1e-3), per_image=False),
@@ -98,8 +99,8 @@ class Bench:
         g_rate, z_rate = method.rates
         optimizer = optax.multi_transform(
             {
-                "generator": optax.adam(g_rate, b1=0.5),
-                "latents": optax.adam(z_rate, b1=0.5),
+                "generator": optax.adam(g_rate, b1=method.momentum),
+                "latents": optax.adam(z_rate, b1=method.momentum),
             },
             {"generator": "generator", "latents": "latents"},
         )

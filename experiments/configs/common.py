@@ -234,7 +234,7 @@ def bidf_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "top_k": 2,  # classes told
                 "num_directions": 4,
                 "smoothing": 0.5,
-                "frequencies": 8,  # 0: all pixels
+                "frequencies": 5,  # 0: all pixels
                 "antithetic": False,
                 "at_once": 4,
             },
@@ -287,8 +287,8 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "student": {"name": "conv4", "kwargs": {"width": 32}},
             "recover": {
                 "backend": "pixels",  # generator: one a teacher; five: meta-trained
-                "images_per_class": 10,  # 0: scenes only, teachers as black boxes
-                "num_steps": 150,
+                "images_per_class": 20,  # 0: scenes only, teachers as black boxes
+                "num_steps": 50,
                 "learning_rate": 0.1,
                 "generator_width": 32,
                 "generator_rate": 0.01,  # learning_rate is that of the latents
@@ -297,7 +297,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "meta_rate": 1e-3,
                 "meta_teachers": 2,
                 "teachers_at_once": 1,
-                "start": "noise",  # or scenes: what pixels are optimised from
+                "start": "scenes",  # what pixels are optimised from, or noise
                 "reuse": "",  # workdir of an earlier panel run: its images and answers
                 "scenes": 20000,  # synthetic images added to the recovered ones
                 "objective": {
@@ -316,7 +316,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "trust": True,  # leave out teachers that tell nothing or contradict
             },
             "distill": {
-                "optimizer": adam(3e-3),
+                "optimizer": adam(1e-2),
                 "cosine": True,
                 "batch_size": 128,
                 "groups": 1,  # of a batch, which a mesh splits over devices
@@ -357,7 +357,7 @@ def preinverted_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
     config.algorithm = "preinverted"
     config.num_steps = 2000
     config.recover = panel.recover
-    config.recover.images_per_class = 20
+    config.recover.start, config.recover.num_steps = "noise", 150
     config.recover.scenes = 0
     config.replay = {
         key: free.replay[key]

@@ -28,8 +28,9 @@ def get_config(variant: str = ""):
 
 def _panel():
     config = common.panel_config("procedural")
-    config.recover.num_steps = 60
-    config.recover.scenes = 2000
+    config.recover.start, config.recover.num_steps = "noise", 60
+    config.recover.images_per_class, config.recover.scenes = 10, 2000
+    config.distill.optimizer = common.adam(3e-3)
     config.num_steps = 500
     config.eval.every_steps = 250
     config.eval.shots = (1,)
