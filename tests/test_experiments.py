@@ -255,9 +255,7 @@ def test_zoo_and_data_must_fit(finished, tmp_path, capsys):
 
 
 def test_nan_ends_the_run_and_keeps_what_was_written(tmp_path, capsys):
-    config = (
-        "experiments/configs/maml_real_cifar_fs.py:smoke"  # Soonest compiled.
-    )
+    config = "experiments/configs/maml_real_cifar_fs.py:smoke"  # Soonest compiled.
     argv = ["run.py", f"--config={config}", *ALONE, f"--workdir={tmp_path}"]
     argv += ["--config.student.kwargs.width=4", "--config.learner.train_steps=1"]
     argv += ["--config.eval.val_episodes=0", "--config.log.every_steps=1"]

@@ -169,15 +169,12 @@ FAST = {
 }
 
 
-@needs_eight
-def test_free_step_sends_three_sums_and_gathers_nothing():
-    """Meta-gradient and images; alignment's views; the gradient of replay."""
-    mesh = mesh_of(4)
-    spread = functools.partial(map_tasks, mesh=mesh, local="vmap")
+def small_free(mapped):
+    """FREE with three teachers a step, which no mesh here divides."""
     learner = protonet(toy.TINY)
     sgd = optax.sgd(1e-3)
     update = replay.episodic_update(
-        learner, sgd, way=3, shots=1, queries=1, episodes_per_update=6, map_tasks=spread
+        learner, sgd, way=3, shots=1, queries=1, episodes_per_update=6, map_tasks=mapped
     )
     inverter = meta_generator(
         toy.GENERATOR,
@@ -186,7 +183,7 @@ def test_free_step_sends_three_sums_and_gathers_nothing():
         num_steps=1,
         latent_dim=toy.LATENT,
     )
-    algorithm = free(
+    return free(
         (inverter,),
         (toy.TINY,),
         learner,
@@ -195,22 +192,38 @@ def test_free_step_sends_three_sums_and_gathers_nothing():
         generator_optimizer=sgd,
         optimizer=sgd,
         align_optimizer=sgd,
-        teachers_per_step=(3,),  # Does not divide: padded.
+        teachers_per_step=(3,),
         num_classes=toy.CLASSES,
         images_per_class=2,
         memory_per_class=4,
         warmup_steps=0,
-        map_tasks=spread,
+        map_tasks=mapped,
     )
-    everywhere = jax.NamedSharding(mesh, jax.P())
+
+
+@needs_eight
+def test_free_step_on_a_mesh_sends_three_sums_and_is_that_of_one_device():
+    """Meta-gradient and images; alignment's views; the gradient of replay."""
+    mesh = mesh_of(4)
+    spread = functools.partial(map_tasks, mesh=mesh, local="vmap")
+    algorithm, alone = small_free(spread), small_free(map_tasks)
     state = toy.random_like(jax.eval_shape(algorithm.init, jax.random.key(0)))
-    arguments = jax.device_put((state, (toy.random_teachers(toy.TINY, 5),)), everywhere)
+    arguments = state, (toy.random_teachers(toy.TINY, 5),)
+    expected = jax.jit(alone.step)(jax.random.key(1), *arguments)
+
+    arguments = jax.device_put(arguments, jax.NamedSharding(mesh, jax.P()))
     lowered = jax.jit(algorithm.step).lower(jax.random.key(1), *arguments)
     compiled = lowered.compile(compiler_options=FAST)
     assert re.findall(COLLECTIVE, compiled.as_text()) == ["all-reduce"] * 3
-    state, _ = compiled(jax.random.key(1), *arguments)
-    leaves = jax.tree.leaves(state)
+    found = compiled(jax.random.key(1), *arguments)
+    leaves = jax.tree.leaves(found[0])
     assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
+
+    (state, info), (wanted, wanted_info) = jax.device_get((found, expected))
+    pixels = [s.memory.images.astype(int) for s in (state, wanted)]
+    assert np.abs(pixels[0] - pixels[1]).max() <= 1  # rounding to 8 bits
+    state, wanted = (s._replace(memory=None) for s in (state, wanted))
+    toy.assert_close((state, info), (wanted, wanted_info), rtol=1e-3, atol=1e-5)
 
 
 @needs_eight
