@@ -712,3 +712,19 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
     assert outcome["curve"][-1]["queries"] == 11
     assert np.isfinite(outcome["params"]) and outcome["params"] == outcome["state"]
     assert (tmp_path / "run" / "checkpoints" / "6").is_dir()
+
+
+@pytest.mark.slow
+def test_inversion_over_http_counts_every_image(listed, tmp_path):
+    """BiDf-MKD on a real server: each query that a step makes is sent once."""
+    argv = ["--config=experiments/configs/bidf_cifar_fs_5w1s.py:smoke"]
+    argv += [f"--config.zoo.apis={listed()}", "--config.zoo.pretrain.num_teachers=0"]
+    argv += ["--config.num_steps=2", "--config.eval.yardsticks=()"]
+    argv += ["--config.eval.val_episodes=0", "--config.student.kwargs.width=4"]
+    config = command_line.parse(["run.py", *argv]).config
+    result = train.main(config, str(tmp_path / "run"))
+    told = result["queries"]["endpoints"].values()
+    asked = sum(row["answered"] + row["answered_by_ledger"] for row in told)
+    steps = [json.loads(x) for x in open(tmp_path / "run" / "metrics.jsonl")]
+    assert asked == steps[-1]["queries"] and steps[-1]["queries"] > 0
+    assert result["recovery_seconds"] is None  # Timing it would have sent more.

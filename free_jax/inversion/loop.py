@@ -88,6 +88,12 @@ def inverter(
             f"keep={keep!r} must be 'last' or 'best'"
         )
 
+    # Reptile needs the last loss but not its gradient, whose queries are never made:
+    # what nothing depends on is left out of a compiled program.
+    last = 1 if meta_gradient == "reptile" else queries_per_image
+    # One more an image is for `teacher_accuracy`.
+    asked = (num_steps - 1) * queries_per_image + last + 1
+
     def invert(
         key: Key[Array, ""],
         shared: PyTree,
@@ -150,8 +156,7 @@ def inverter(
             cross_entropy=jnp.append(ces, ce),
             teacher_accuracy=objectives.accuracy(logits, labels),
             is_finite=jnp.isfinite(losses).all(),
-            # The last ones are those of `teacher_accuracy`.
-            queries=jnp.int32(labels.shape[0] * (num_steps * queries_per_image + 1)),
+            queries=jnp.int32(labels.shape[0] * asked),
         )
         return Recovered(images, labels, teachers.class_ids), info, gradient
 
