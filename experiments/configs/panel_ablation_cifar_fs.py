@@ -7,7 +7,7 @@
 
 All but the last three take images and answers from an earlier run of
 `panel_cifar_fs.py` (``--config.recover.reuse``), so a run is some minutes of
-distillation: 1000 steps in place of 3000.  Test classes are not looked at.
+distillation: 1000 steps in place of 4000.  Test classes are not looked at.
 """
 
 from experiments.configs import common
