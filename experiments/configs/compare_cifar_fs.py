@@ -57,11 +57,13 @@ CPU = {
     "panel": (
         "panel_cifar_fs.py --config.recover.images_per_class=1 "
         "--config.recover.num_steps=60 --config.recover.scenes=1500 "
+        "--config.recover.start=noise "
+        "--config.distill.optimizer.kwargs.learning_rate=0.003 "
         "--config.num_steps=400 --config.eval.every_steps=200 "
         "--config.eval.val_episodes=50"
     ),
     "purer": "purer_cifar_fs_5w1s.py:cpu",
-    "bidf": "bidf_cifar_fs_5w1s.py:cpu",
+    "bidf": "bidf_cifar_fs_5w1s.py:cpu --config.black_box.frequencies=8",
     "preinverted": "preinverted_cifar_fs.py:cpu --config.num_steps=2000",
     "preinverted_protonet": (
         "preinverted_cifar_fs.py:cpu --config.num_steps=2000 "
