@@ -2,10 +2,11 @@
 
     python benchmarks/zero_order.py --zoo=DIR [--teachers=3,57] [--out=FOLDER]
 
-Each method inverts the same teachers, asked for logits alone, and is measured when it
-has spent each budget (queries an image): how often the teacher gives the image the
-wanted label, and how often OTHER teachers that know the class do, which tells meaning
-from tricks.  ``zero_order.json``, ``.md`` and ``.png`` are written to the folder.
+Each method inverts the same teachers, asked for logits (or less, where its name says
+so), and is measured when it has spent each budget (queries an image): how often the
+teacher gives the image the wanted label, and how often OTHER teachers that know the
+class do, which tells meaning from tricks.  ``zero_order.json``, ``.md`` and ``.png`` are
+written to the folder.
 
 ``--cosine`` also gives each estimate's mean cosine to the true gradient along the way,
 with respect to the images and to the generator, at three points of the trajectory.
@@ -29,7 +30,7 @@ import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
 from experiments import pictures  # noqa: E402
-from free_jax import inversion, panel  # noqa: E402
+from free_jax import black_box, inversion, panel  # noqa: E402
 
 Estimator = inversion.Estimator
 
@@ -42,6 +43,7 @@ class Method:
     labels: bool = True
     rates: tuple[float, float] = (3e-3, 1e-2)
     momentum: float = 0.5
+    gives: black_box.Gives = "logits"
     per_image: bool = True
     warm: bool = False
 
@@ -51,6 +53,12 @@ METHODS = {
     "ours": Method(OURS),
     "released": Method(Estimator(), labels=False, rates=(1e-3, 1e-3), per_image=False),
     "ours, warm": Method(OURS, warm=True),
+    "ours, rounded": Method(OURS._replace(smoothing=0.5), gives="rounded"),
+    "ours, top_k": Method(OURS._replace(smoothing=0.5), gives="top_k"),
+    # A label changes only where a perturbation crosses a boundary.
+    "ours, labels": Method(
+        OURS._replace(smoothing=5.0, antithetic=True), gives="labels"
+    ),
     "ours, 4 directions": Method(OURS._replace(num_directions=4)),
     "ours, all pixels": Method(OURS._replace(frequencies=0)),
     "released estimator, our generator": Method(Estimator()),
@@ -94,7 +102,12 @@ class Bench:
         objective = inversion.Objective(
             moments=0.0, adversarial=0.0, augment_per_image=method.per_image
         )
-        critic = inversion.zero_order(objective, arch, estimator=method.estimator)
+        critic = inversion.zero_order(
+            objective,
+            arch,
+            estimator=method.estimator,
+            respond=black_box.answers(method.gives),
+        )
         exact = inversion.white_box(objective, arch)
         g_rate, z_rate = method.rates
         optimizer = optax.multi_transform(
