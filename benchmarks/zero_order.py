@@ -5,8 +5,8 @@
 Each method inverts the same teachers, asked for logits (or less, where its name says
 so), and is measured when it has spent each budget (queries an image): how often the
 teacher gives the image the wanted label, and how often OTHER teachers that know the
-class do, which tells meaning from tricks.  ``zero_order.json``, ``.md`` and ``.png`` are
-written to the folder.
+class do, which tells meaning from tricks.  ``zero_order.json``, ``.md`` and ``.png``
+are written to the folder.
 
 ``--cosine`` also gives each estimate's mean cosine to the true gradient along the way,
 with respect to the images and to the generator, at three points of the trajectory.

@@ -107,13 +107,15 @@ def save_curves(
             axes.fill_between(table[:, 0], low, high, alpha=0.2, color=color, lw=0)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
+    box = None
     if len(axes.lines) > 8:  # Beside the axes, which it would cover.
+        box = "tight"
         where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
         axes.legend(frameon=False, fontsize="small", **where)
     elif axes.lines:
         axes.legend(frameon=False, fontsize="small" if len(axes.lines) > 4 else None)
     with _writable(path).open("wb") as file:
-        figure.savefig(file, format="png", bbox_inches="tight")
+        figure.savefig(file, format="png", bbox_inches=box)
     return True
 
 

@@ -309,8 +309,8 @@ def bidf(
                 index = jax.random.randint(key_teacher, (), 0, num_teachers[number])
                 teacher = zoo.take(data[number], index)
                 found = [
-                    recover_set(number, state, teacher, *pair, None)[0].images
-                    for pair in (keys[:2], keys[2:])
+                    recover_set(number, state, teacher, first, second, None)[0].images
+                    for first, second in (keys[:2], keys[2:])
                 ]
                 images = jnp.concatenate(found)
                 return augment.fit_to(images, student.image_shape)
