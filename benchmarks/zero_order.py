@@ -42,7 +42,6 @@ class Method:
     estimator: Estimator
     labels: bool = True
     rates: tuple[float, float] = (3e-3, 1e-2)
-    momentum: float = 0.5
     gives: black_box.Gives = "logits"
     per_image: bool = True
     warm: bool = False
@@ -112,8 +111,8 @@ class Bench:
         g_rate, z_rate = method.rates
         optimizer = optax.multi_transform(
             {
-                "generator": optax.adam(g_rate, b1=method.momentum),
-                "latents": optax.adam(z_rate, b1=method.momentum),
+                "generator": optax.adam(g_rate, b1=0.5),
+                "latents": optax.adam(z_rate, b1=0.5),
             },
             {"generator": "generator", "latents": "latents"},
         )

@@ -51,6 +51,7 @@ SMALL_REAL = (
     "--config.replay.episodes_per_update=4 --config.eval.every_steps=50 "
     "--config.eval.val_episodes=50"
 )
+# Values that differ from today's defaults are those of the table in docs/compare.
 CPU = {
     "free": f"free_cifar_fs_5w1s.py:cpu {SMALL_FREE}",
     "free_released": f"free_cifar_fs_5w1s.py:cpu,reference {SMALL_FREE}",

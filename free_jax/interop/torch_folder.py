@@ -49,7 +49,9 @@ def teacher_files(path: Any) -> list[Any]:
 
     folder = epath.Path(path).expanduser()
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder of teachers")
+        raise InputError(
+            f"{folder}: no such folder of teachers; give one of .pth or .safetensors files, or a converted zoo"
+        )
     files = [
         f
         for f in folder.iterdir()
