@@ -50,7 +50,8 @@ def teacher_files(path: Any) -> list[Any]:
     folder = epath.Path(path).expanduser()
     if not folder.is_dir():
         raise InputError(
-            f"{folder}: no such folder of teachers; give one of .pth or .safetensors files, or a converted zoo"
+            f"{folder}: no such folder of teachers; give one of .pth or .safetensors"
+            " files, or a converted zoo"
         )
     files = [
         f
