@@ -101,7 +101,10 @@ class _Run:
         self.state = place(jax.jit(algorithm.init)(jax.random.fold_in(self.root, 0)))
         self.data = place(experiment.data)
         # Until a score selects, this is a placeholder and `best` is None.
-        self.selected = _copy(self.params_of(self.state))
+        shapes = jax.eval_shape(self.params_of, self.state)
+        self.selected = place(
+            jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        )
         self.hub = endpoints.hub_of(experiment.zoo)
         # A step whose queries found no answer is undone: the state before must
         # outlive it.

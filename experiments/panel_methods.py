@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from free_jax import evaluation, heads, metalearning, panel
+from free_jax import distilled, evaluation, heads, metalearning
 from free_jax.architecture import Architecture
 from free_jax.evaluation import Classify
 from free_jax.types import Episode, PyTree
@@ -13,34 +13,22 @@ def methods(
     student: Architecture,
     *,
     way: int,
-    num_teachers: int,
-    weights: jax.Array,
-    temperature: float,
     learner: metalearning.MetaLearner,
     head_scale: float,
 ) -> dict[str, Classify]:
     """Few-shot methods on one distilled model, the headline first.
 
     Args:
-      student: one trunk, ``num_teachers`` heads.
+      student: one trunk, a head for each teacher; its variables are calibrated, see
+        `distilled.calibrate`.
       way: classes of an episode.
-      num_teachers: heads.
-      weights: [T] trust in each teacher.
-      temperature: of the heads' softmax.
       learner: adapts the trunk and a new head of `way` outputs by gradient.
       head_scale: the new head starts as nearest class mean of support features, with
         logits of about this size; 0 starts it from zeros.
     """
 
     def describe(variables: PyTree, images: jax.Array) -> jax.Array:
-        def once(views: jax.Array) -> jax.Array:
-            logits = student.apply(variables, views)
-            said = panel.tempered(
-                logits.reshape(views.shape[0], num_teachers, -1), temperature
-            )
-            return (said * weights[:, None]).reshape(views.shape[0], -1)
-
-        return once(images) + once(images[:, :, ::-1])
+        return distilled.describe(student, variables, images)
 
     def adapted(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
         params = variables["params"]

@@ -99,6 +99,7 @@ def described(
         images=jnp.asarray(pool.images),
         logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
         weights=jnp.asarray(weights),
+        recovered=jnp.asarray(pool.owners >= 0),
     )
     return described, bank
 

@@ -89,7 +89,7 @@ def describer(
 
 
 def tempered(
-    logits: Float[Array, "*batch way"], temperature: float
+    logits: Float[Array, "*batch way"], temperature: float | Float[Array, ""]
 ) -> Float[Array, "*batch way"]:
     """Tempered softmax minus chance: what one teacher adds to a description."""
     return jax.nn.softmax(logits / temperature) - 1.0 / logits.shape[-1]

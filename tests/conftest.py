@@ -5,8 +5,10 @@ import pathlib
 import tempfile
 
 # Read when the backend starts, so this has to come before the first array.
+# Compiling takes most of the tests' time: the last stage does without optimisation.
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    os.environ.get("XLA_FLAGS", "")
+    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
 )
 
 import hypothesis

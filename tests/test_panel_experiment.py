@@ -27,6 +27,7 @@ from free_jax import (
     Zoo,
     ZooGroup,
     architecture,
+    distilled,
     load_model,
     load_zoo,
     save_zoo,
@@ -104,8 +105,10 @@ def test_writes_table_pictures_model_and_trust(finished):
             for protocol in ("transductive", "inductive"):
                 assert len(cells[shots][protocol]["per_episode"]) == 4
     model, variables, extra = load_model(workdir / "model.npz")
-    assert model.way == 5 * 5 and set(variables) == {"params", "batch_stats"}
-    assert model.apply(variables, jnp.zeros((2, 32, 32, 3))).shape == (2, 25)
+    assert model.way == 5 * 5
+    assert set(variables) == {"params", "batch_stats", "descriptions"}
+    described = distilled.describe(model, variables, jnp.zeros((2, 32, 32, 3)))
+    assert described.shape == (2, 25)
     assert extra["steps"] == 4
     weights = json.loads((workdir / "teachers.json").read_text())["weights"]
     assert weights[1] == 0 and max(weights) > 0  # The constant teacher is left out.

@@ -1,4 +1,4 @@
-"""The README's example runs as it stands."""
+"""The README's examples run as they stand."""
 
 import pathlib
 import re
@@ -9,11 +9,11 @@ import numpy as np
 import free_jax as fj
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
 def test_readme_example(tmp_path, monkeypatch, capsys):
-    text = (ROOT / "README.md").read_text()
-    code = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    code = BLOCKS[0]
     body = [line for line in code.splitlines() if line and "import" not in line]
     # A call may be folded over lines for reading; it is one statement.
     assert (
@@ -35,3 +35,29 @@ def test_readme_example(tmp_path, monkeypatch, capsys):
     exec(compile(code, "README.md", "exec"), namespace)
     assert capsys.readouterr().out == "(3, 100, 32, 32, 3) (3, 100)\n"
     assert bool(namespace["info"].is_finite.all())
+
+
+def test_readme_example_of_a_distilled_model(tmp_path, monkeypatch):
+    images = jax.random.uniform(jax.random.key(0), (20, 32, 32, 3))
+    arch = fj.architecture("conv4", way=3 * 5, image_shape=(32, 32, 3), width=2)
+    variables = fj.distilled.calibrate(
+        arch,
+        arch.init(jax.random.key(1)),
+        images,
+        weights=jax.numpy.ones(3),
+        temperature=2.0,
+    )
+    file = tmp_path / "runs" / "demo" / "seed0" / "model.npz"
+    file.parent.mkdir(parents=True)
+    fj.save_model(file, arch, variables)
+    monkeypatch.chdir(tmp_path)
+    namespace = {
+        "jax": jax,
+        "fj": fj,
+        "support_images": images[:5],
+        "support_labels": jax.numpy.arange(5),
+        "query_images": images[:5],
+    }
+    exec(compile(BLOCKS[1], "README.md", "exec"), namespace)
+    # The support images themselves: each is closest to itself.
+    np.testing.assert_array_equal(namespace["scores"].argmax(-1), np.arange(5))

@@ -3,14 +3,20 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import numpy as np
 import optax
 
 from experiments import inputs, panel_choice, panel_methods, preparing
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
+from free_jax import distilled
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import panel_distillation
 from free_jax.errors import InputError
+
+# Outputs of all teachers together that a description may be whitened over.
+MOST_WHITENED = 4096
 
 
 def limits(config: Any) -> tuple[base.Choices, base.Positive]:
@@ -23,6 +29,12 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
         )
     if recover.scenes < 0:
         raise InputError(f"config.recover.scenes={recover.scenes} must not be negative")
+    for name in ("whitening", "calibrate_images"):
+        if config.distill[name] < 0:
+            raise InputError(
+                f"config.distill.{name}={config.distill[name]} must not be negative; "
+                "0 is none"
+            )
     if not recover.images_per_class and not recover.scenes:
         raise InputError(
             "config.recover: images_per_class=0 and scenes=0 leave nothing to learn "
@@ -43,8 +55,15 @@ def build(
     chosen = inputs.preset(config)
     panel = panel_choice.choose(config, zoo)
     num_teachers = len(panel.asked)
-    model = base.classifier(config.student, num_teachers * zoo.way, chosen)
+    outputs = num_teachers * zoo.way
+    model = base.classifier(config.student, outputs, chosen)
     options = config.distill
+    if options.whitening and outputs > MOST_WHITENED:
+        raise InputError(
+            f"config.distill.whitening: {outputs} outputs of all teachers make a "
+            "matrix of their square; set it to 0, or ask fewer teachers "
+            f"(config.panel.teachers) to stay below {MOST_WHITENED} outputs"
+        )
     tx = optimizer(options.optimizer)
     if options.cosine:
         decay = optax.cosine_decay_schedule(1.0, config.num_steps)
@@ -71,17 +90,36 @@ def build(
     student = base.classifier(config.student, config.way, chosen)
     _, test_learner = base.learners(config, student)
     described, held_out = prepare(preparing.described, zoo, panel)  # takes minutes
+    # Inversions where there are any: they are closest to real images.
+    fit_to = np.flatnonzero(described.recovered)
+    if fit_to.size < 2:
+        fit_to = np.arange(len(described.images))
+    draw = np.random.default_rng(config.seed).permutation(fit_to)
+    draw = np.sort(draw[: options.calibrate_images])
+    images = np.asarray(described.images[draw]) if draw.size else None
+    weights = np.asarray(described.weights)
+
+    @jax.jit
+    def calibrated(variables: Any, images: Any, weights: Any) -> Any:
+        return distilled.calibrate(
+            model,
+            variables,
+            images,
+            weights=weights,
+            temperature=options.temperature,
+            whitening=options.whitening,
+        )
+
     return base.Experiment(
-        algorithm=algorithm,
+        algorithm=algorithm._replace(
+            params=lambda state: calibrated(algorithm.params(state), images, weights)
+        ),
         data=described,
         model=model,
         student=student,
         methods=panel_methods.methods(
             model,
             way=config.way,
-            num_teachers=num_teachers,
-            weights=described.weights,
-            temperature=options.temperature,
             learner=test_learner,
             head_scale=config.learner.head_scale,
         ),

@@ -281,7 +281,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "algorithm": "panel",
             "seed": 0,
             "way": 5,
-            "num_steps": 4000,
+            "num_steps": 8000,
             "data": data_config(data),
             "zoo": zoo_config(),
             "student": {"name": "conv4", "kwargs": {"width": 32}},
@@ -326,6 +326,9 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "flip": True,
                 "mix": "none",  # mixup or cutmix
                 "similarity": 0.0,
+                # Afterwards batch norm and descriptions are fitted to inversions:
+                "calibrate_images": 4000,  # to how many; 0 leaves them as trained
+                "whitening": 0.5,  # of descriptions; smaller is more, 0 is none
             },
             # A new head or all of the network, adapted by gradient.
             "learner": {

@@ -5,9 +5,9 @@
         --workdir=runs/ablation/teachers25 --config.recover.reuse=runs/panel \
         --config.data.path=DIR/cifar_fs --config.zoo.path=DIR
 
-All but the last three take images and answers from an earlier run of
+All but the last four take images and answers from an earlier run of
 `panel_cifar_fs.py` (``--config.recover.reuse``), so a run is some minutes of
-distillation: 1000 steps in place of 4000.  Test classes are not looked at.
+distillation: 1000 steps in place of 8000.  Test classes are not looked at.
 """
 
 from experiments.configs import common
@@ -30,8 +30,15 @@ CHANGES = {
     "similarity": {"distill.similarity": 1.0},
     "untrusted": {"panel.trust": False},
     "wide": {"student.kwargs.width": 64},
+    "uncalibrated": {"distill.calibrate_images": 0},
+    "unwhitened": {"distill.whitening": 0.0},
     # These recover and ask for themselves, with 20 Conv4 teachers.
     "few": {"zoo.num_teachers": 20, "recover.scenes": 2000},
+    "few_queries": {
+        "zoo.num_teachers": 20,
+        "recover.scenes": 4000,
+        "recover.images_per_class": 0,
+    },
     "sabotaged": {
         "zoo.num_teachers": 20,
         "recover.scenes": 2000,

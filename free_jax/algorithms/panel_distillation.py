@@ -28,11 +28,13 @@ class Described(NamedTuple):
       images: [N, h, w, c] uint8.
       logits: [N, T, W] float32, raw outputs of all teachers.
       weights: [T] float32, how far each teacher is trusted; 0 leaves it out.
+      recovered: [N] bool, recovered from a teacher; False for scenes.
     """
 
     images: jax.Array
     logits: jax.Array
     weights: jax.Array
+    recovered: jax.Array
 
 
 class DistillState(NamedTuple):
@@ -96,7 +98,7 @@ def panel_distillation(
 
     Returns:
       An `Algorithm` whose data is a `Described`; ``params`` are Linen variables
-      ``{"params", "batch_stats"}``.
+      ``{"params", "batch_stats"}``, to be calibrated by `distilled.calibrate`.
 
     Raises:
       ValueError: the outputs do not divide over the teachers, or an option is unknown.

@@ -1,0 +1,111 @@
+"""How a model distilled from a panel describes images, and its calibration.
+
+A distilled model carries what its descriptions need in a collection of its variables,
+``descriptions``: temperature, trust in each teacher, and a whitening.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from free_jax import heads, panel
+from free_jax.architecture import Architecture
+from free_jax.episodes import to_float
+from free_jax.types import PyTree
+
+
+def describe(
+    student: Architecture, variables: PyTree, images: Float[Array, "n h w c"]
+) -> Float[Array, "n d"]:
+    """What the model's heads say about images, for the heads of `heads`.
+
+    Args:
+      student: one trunk, a head for each of T teachers.
+      variables: ``{"params", "batch_stats", "descriptions"}``, see `calibrate`.
+      images: in [0, 1].
+
+    Returns:
+      d numbers an image, mean of the image and its mirror image.
+    """
+    how = variables["descriptions"]
+    said = _describe(student, variables, images, how["weights"], how["temperature"])
+    if "whitening" not in how:
+        return said
+    return (heads.unit(said) - how["mean"]) @ how["whitening"]
+
+
+def _describe(student, variables, images, weights, temperature):
+    def once(views: jax.Array) -> jax.Array:
+        logits = student.apply(variables, views)
+        logits = logits.reshape(views.shape[0], weights.shape[0], -1)
+        said = panel.tempered(logits, temperature) * weights[:, None]
+        return said.reshape(views.shape[0], -1)
+
+    return (once(images) + once(images[:, :, ::-1])) / 2
+
+
+def calibrate(
+    student: Architecture,
+    variables: PyTree,
+    images: jax.Array | None,
+    *,
+    weights: Float[Array, " t"],
+    temperature: float,
+    whitening: float = 0.5,
+    at_once: int = 500,
+) -> PyTree:
+    """Fits a distilled model to the images most like real ones.
+
+    The student is trained on images of several kinds, and its running batch-norm
+    statistics are those of the mixture.  Of all kinds, inversions come closest to what
+    the teachers were trained on; their statistics suit real images better.  The same
+    images tell which directions of a description vary anyway, and so mean little: those
+    are shrunk.
+
+    Args:
+      student: one trunk, ``t`` heads.
+      variables: ``{"params", "batch_stats"}`` as trained.
+      images: [n, h, w, c], uint8 or in [0, 1], n at least 2: recovered from teachers.
+        None leaves the statistics as trained, and descriptions as they are.
+      weights: trust in each teacher.
+      temperature: of the heads' softmax.
+      whitening: share of the largest variance added to all; smaller whitens more; 0
+        leaves descriptions as they are.
+      at_once: images a batch; a remainder is left out where there is more than one.
+
+    Returns:
+      ``{"params", "batch_stats", "descriptions"}``.
+    """
+    how = {
+        "weights": jnp.asarray(weights, jnp.float32),
+        "temperature": jnp.float32(temperature),
+    }
+    if images is None:
+        return {**variables, "descriptions": how}
+    size = min(at_once, images.shape[0])
+    count = images.shape[0] // size
+    batches = images[: count * size].reshape(count, size, *images.shape[1:])
+
+    def moments_of(batch: jax.Array) -> PyTree:
+        return student.apply_with_moments(variables, to_float(batch), norm="batch")[1]
+
+    moments = jax.lax.map(moments_of, batches)
+    fitted = {
+        "params": variables["params"],
+        "batch_stats": jax.tree.map(lambda x: x.mean(0), moments),
+    }
+    if whitening:
+        said = jax.lax.map(
+            lambda batch: _describe(
+                student, fitted, to_float(batch), how["weights"], how["temperature"]
+            ),
+            batches,
+        )
+        said = heads.unit(said.reshape(count * size, -1))
+        how["mean"] = said.mean(0)
+        apart = said - how["mean"]
+        values, vectors = jnp.linalg.eigh(apart.T @ apart / apart.shape[0])
+        # Rounding may leave eigenvalues just below zero.
+        values = jnp.maximum(values, 0) + whitening * values[-1]
+        how["whitening"] = vectors * jax.lax.rsqrt(values)
+    return fitted | {"descriptions": how}

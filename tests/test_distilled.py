@@ -1,0 +1,117 @@
+"""Calibration of a distilled model against what it is defined to do."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from free_jax import architecture, distilled, heads, load_model, panel, save_model
+
+T = 3
+STUDENT = dataclasses.replace(toy.TINY, way=T * toy.WAY)
+WEIGHTS = jnp.asarray([1.0, 0.0, 2.0])
+
+
+@pytest.fixture(scope="module")
+def variables():
+    return STUDENT.init(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return jax.random.uniform(jax.random.key(1), (60, *toy.SHAPE))
+
+
+def calibrate(variables, images, **kwargs):
+    return distilled.calibrate(
+        STUDENT, variables, images, weights=WEIGHTS, temperature=2.0, **kwargs
+    )
+
+
+def test_statistics_become_those_of_the_images(variables, images):
+    """Fitted to a batch, running statistics do what that batch's own would."""
+    fitted = calibrate(variables, images, whitening=0.0)
+    toy.assert_close(fitted["params"], variables["params"])
+    toy.assert_close(
+        STUDENT.apply(fitted, images),
+        STUDENT.apply(variables, images, norm="batch"),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_statistics_of_several_batches_are_their_mean(variables, images):
+    halves = [calibrate(variables, part) for part in (images[:30], images[30:])]
+    both = calibrate(variables, images, at_once=30)
+    mean = jax.tree.map(lambda *x: sum(x) / 2, *(x["batch_stats"] for x in halves))
+    toy.assert_close(both["batch_stats"], mean, rtol=1e-5)
+
+
+def test_without_images_nothing_is_fitted(variables, images):
+    left = calibrate(variables, None)
+    toy.assert_close(left["batch_stats"], variables["batch_stats"])
+    fitted = dict(calibrate(variables, images, whitening=0.0))
+    fitted["batch_stats"] = variables["batch_stats"]
+    toy.assert_close(
+        distilled.describe(STUDENT, left, images),
+        distilled.describe(STUDENT, fitted, images),
+    )
+
+
+def test_descriptions_are_those_of_a_panel_of_heads(variables, images):
+    fitted = calibrate(variables, images, whitening=0.0)
+    found = distilled.describe(STUDENT, fitted, images)
+    expected = []
+    for view in (images, images[:, :, ::-1]):
+        logits = jnp.asarray(STUDENT.apply(fitted, view)).reshape(60, T, toy.WAY)
+        said = [panel.tempered(logits[:, t], 2.0) * WEIGHTS[t] for t in range(T)]
+        expected.append(np.concatenate(said, axis=-1))
+    np.testing.assert_allclose(found, np.mean(expected, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_whitening_shrinks_each_direction_as_it_says(variables, images):
+    strength = 0.3
+    plain = distilled.describe(
+        STUDENT, calibrate(variables, images, whitening=0.0), images
+    )
+    rows = np.asarray(heads.unit(plain), np.float64)
+    values = np.linalg.eigvalsh(np.cov(rows.T, bias=True))
+    found = distilled.describe(
+        STUDENT, calibrate(variables, images, whitening=strength), images
+    )
+    np.testing.assert_allclose(np.mean(found, 0), 0.0, atol=1e-4)
+    np.testing.assert_allclose(
+        np.linalg.eigvalsh(np.cov(np.asarray(found, np.float64).T, bias=True)),
+        np.maximum(values, 0) / (np.maximum(values, 0) + strength * values[-1]),
+        atol=1e-3,
+    )
+
+
+def test_little_whitening_leaves_angles_alone(variables, images):
+    fitted = calibrate(variables, images, whitening=1e4)
+    how = fitted["descriptions"]
+    rows = jax.random.normal(jax.random.key(2), (4, how["mean"].size))
+    moved = heads.unit(rows @ how["whitening"])
+    rows = heads.unit(rows)
+    np.testing.assert_allclose(moved @ moved.T, rows @ rows.T, atol=1e-3)
+
+
+def test_a_saved_model_describes_alike(images, tmp_path):
+    conv4 = architecture("conv4", way=T * 2, image_shape=(32, 32, 3), width=2)
+    images = jax.image.resize(images[:8], (8, 32, 32, 3), "nearest")
+    fitted = distilled.calibrate(
+        conv4,
+        conv4.init(jax.random.key(0)),
+        (255 * images).astype(jnp.uint8),
+        weights=WEIGHTS,
+        temperature=2.0,
+    )
+    save_model(tmp_path / "model.npz", conv4, fitted)
+    arch, loaded, _ = load_model(tmp_path / "model.npz")
+    np.testing.assert_array_equal(
+        distilled.describe(arch, loaded, images),
+        distilled.describe(conv4, fitted, images),
+    )
