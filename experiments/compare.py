@@ -134,7 +134,7 @@ def cell_config(config: Any, cell: Cell, zoo_path: str) -> Any:
         ["compare", f"--config={CONFIGS / file}", *overrides]
     ).config
     own.seed, own.way = cell.seed, config.way
-    own.data, own.mesh = config.data, config.mesh
+    own.data, own.mesh, own.dtype = config.data, config.mesh, config.dtype
     own.host_devices, own.max_seconds = config.host_devices, config.max_seconds
     own.checkpoint = config.checkpoint
     own.zoo.pretrain.num_teachers = 0

@@ -16,6 +16,7 @@ from experiments.data import load_split as _load_split
 from experiments.data import preset as _preset
 from free_jax import memory, parallel
 from free_jax import zoo as zoo_lib
+from free_jax.architecture import architecture
 from free_jax.errors import InputError
 from free_jax.types import ImageBank
 
@@ -98,6 +99,24 @@ def sabotaged(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
     """The zoo, with the configured share of its teachers broken on purpose."""
     share = config.zoo.get("sabotage", 0.0)
     return sabotage.sabotage(zoo, share, config.seed) if share else zoo
+
+
+def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
+    """The same teachers, whose activations are of another type."""
+    if dtype == "float32":
+        return zoo
+    groups = [
+        group
+        if group.architecture.remote
+        else dataclasses.replace(
+            group,
+            architecture=architecture(
+                **(group.architecture.as_dict() | {"dtype": dtype})
+            ),
+        )
+        for group in zoo.groups
+    ]
+    return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 
 def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:

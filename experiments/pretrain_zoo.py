@@ -86,7 +86,7 @@ def train_zoo(
             f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
             f"classes of {config.data.name}"
         )
-    arch = base.classifier(recipe.model, recipe.way, preset)
+    arch = base.classifier(recipe.model, recipe.way, preset, config.dtype)
     if recipe.batch_size > per_class * recipe.way:
         raise InputError(
             f"pretrain.batch_size={recipe.batch_size} exceeds the "

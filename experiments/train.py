@@ -75,7 +75,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             zoo = inputs.select(config, exits.enter_context(remote))
         place, map_tasks = inputs.placement(config)
         if zoo is not None:
-            zoo = inputs.place_zoo(inputs.sabotaged(config, zoo), place)
+            zoo = inputs.computing_in(inputs.sabotaged(config, zoo), config.dtype)
+            zoo = inputs.place_zoo(zoo, place)
 
         def prepare(stage, *zoos):
             return stage(config, *zoos, map_tasks, workdir, stop)

@@ -19,6 +19,7 @@ def validate(config: Any) -> None:
         "eval.select": (config.eval.select, ("last", "pseudo", "val")),
         "eval.split": (config.eval.split, ("test", "val")),
         "eval.protocol": (config.eval.protocol, ("transductive", "inductive")),
+        "dtype": (config.dtype, ("float32", "bfloat16")),
         "mesh.local": (config.mesh.local, ("auto", "map", "vmap")),
         "learner.kind": (config.learner.kind, ("maml", "anil", "protonet")),
     }

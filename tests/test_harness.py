@@ -21,12 +21,15 @@ from PIL import Image
 from experiments import (
     checkpointing,
     command_line,
+    inputs,
     logging_utils,
     optimizers,
     pictures,
     run,
 )
+from experiments.algorithms import base
 from experiments.configs import common
+from free_jax import Teachers, Zoo, ZooGroup, architecture
 from free_jax.errors import InputError
 
 CONFIG = """
@@ -524,3 +527,24 @@ def test_variants():
     assert parsed.to_dict() == {"rate": 2.0, "name": "x", "fast": False}
     with pytest.raises(ValueError, match=r"Known: smoke, reference, cpu, seed=-1"):
         common.parse_variant("nothing")
+
+
+def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
+    config = common.free_config("cifar_fs")
+    config.student.kwargs.width = 4
+    preset = inputs.preset(config)
+    arch = architecture(
+        "conv4",
+        way=5,
+        image_shape=(preset.image_size, preset.image_size, 3),
+        mean=preset.mean,
+        std=preset.std,
+        width=4,
+    )
+    teachers = Teachers({}, jnp.arange(5)[None])
+    zoo = Zoo((ZooGroup(arch, teachers, np.ones(1)),), tuple("abcde"))
+    assert inputs.computing_in(zoo, config.dtype).architectures == (arch,)
+    assert base.student(config, 5) == arch  # So that teachers can be averaged.
+    config.dtype = "bfloat16"
+    (half,) = inputs.computing_in(zoo, config.dtype).architectures
+    assert half.module.dtype == "bfloat16" and half == base.student(config, 5)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
-from experiments import build_inversion
+from experiments import build_inversion, inputs
 from experiments.data import Preset
 from experiments.optimizers import optimizer
 from free_jax import evaluation, initialization, metalearning, model_io
@@ -68,9 +68,19 @@ class Experiment(NamedTuple):
     meta_updates: Callable[[dict[str, float]], float] = lambda metrics: 1
 
 
-def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
+def student(config: Any, way: int) -> Architecture:
+    """The meta-model of ``config.student`` with `way` outputs."""
+    return classifier(config.student, way, inputs.preset(config), config.dtype)
+
+
+def classifier(
+    model: Any, way: int, chosen: Preset, dtype: str = "float32"
+) -> Architecture:
     """Architecture from a section ``dict(name=..., kwargs=...)``."""
     size = chosen.image_size
+    kwargs = dict(model.kwargs)
+    if dtype != "float32":
+        kwargs["dtype"] = dtype
     try:
         return architecture(
             model.name,
@@ -78,7 +88,7 @@ def classifier(model: Any, way: int, chosen: Preset) -> Architecture:
             image_shape=(size, size, 3),
             mean=chosen.mean,
             std=chosen.std,
-            **dict(model.kwargs),
+            **kwargs,
         )
     except (TypeError, ValueError) as error:
         raise InputError(f"model {model.name!r}: {error}") from None

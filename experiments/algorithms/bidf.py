@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments import inputs
 from experiments.algorithms import base, episodic
 from experiments.optimizers import optimizer
 from free_jax import bilevel, black_box, inversion
@@ -60,7 +59,7 @@ def build(
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
     del prepare
-    student = base.classifier(config.student, config.way, inputs.preset(config))
+    student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     options = config.inversion
     needed = config.replay.shots + config.replay.queries

@@ -40,7 +40,7 @@ def build(
 
 def learning(config: Any, map_tasks: Callable) -> dict[str, Any]:
     """What an `Experiment` on episodes of one fixed bank has, whatever the bank."""
-    student = base.classifier(config.student, config.way, inputs.preset(config))
+    student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config, train_learner, tx, map_tasks)

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from experiments import inputs
 from experiments.algorithms import base, episodic
 from experiments.optimizers import optimizer
 from free_jax import inversion
@@ -42,7 +41,7 @@ def build(
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
     del prepare
-    student = base.classifier(config.student, config.way, inputs.preset(config))
+    student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     options = config.inversion
     generator = base.generator(config, student)

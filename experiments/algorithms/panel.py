@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import optax
 
-from experiments import inputs, panel_choice, panel_methods, preparing
+from experiments import panel_choice, panel_methods, preparing
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
 from free_jax import distilled
@@ -52,11 +52,10 @@ def build(
     config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
-    chosen = inputs.preset(config)
     panel = panel_choice.choose(config, zoo)
     num_teachers = len(panel.asked)
     outputs = num_teachers * zoo.way
-    model = base.classifier(config.student, outputs, chosen)
+    model = base.student(config, outputs)
     options = config.distill
     if options.whitening and outputs > MOST_WHITENED:
         raise InputError(
@@ -87,7 +86,7 @@ def build(
         raise InputError(f"config.distill: {error}") from None
     # The same network with a head of one output a way: what is adapted by gradient,
     # and what the yardsticks start from.
-    student = base.classifier(config.student, config.way, chosen)
+    student = base.student(config, config.way)
     _, test_learner = base.learners(config, student)
     described, held_out = prepare(preparing.described, zoo, panel)  # takes minutes
     # Inversions where there are any: they are closest to real images.

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from experiments import inputs
 from experiments.algorithms import base, episodic
 from experiments.optimizers import optimizer
 from free_jax import calibration, episodes, evaluation, initialization, inversion
@@ -58,7 +57,7 @@ def build(
     options, replay = config.pixels, config.replay
     if config.zoo.disjoint:
         zoo = zoo_lib.disjoint(zoo, config.zoo.disjoint)
-    student = base.classifier(config.student, config.way, inputs.preset(config))
+    student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     train_learner = _started(config, train_learner, student, zoo)
     needed = replay.shots + replay.queries

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from experiments import inputs
 from experiments.algorithms import base
 from free_jax import evaluation
 from free_jax import zoo as zoo_lib
@@ -47,7 +46,7 @@ def build(
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
     del map_tasks, prepare
-    student = base.classifier(config.student, config.way, inputs.preset(config))
+    student = base.student(config, config.way)
     _, learner = base.learners(config, student)
 
     def init(key: jax.Array) -> Untrained:

@@ -110,6 +110,9 @@ def harness_config() -> dict[str, Any]:
     """Logging, checkpoints and devices."""
     return {
         "max_seconds": 0.0,  # of training (and recovery); 0: all steps are made
+        # Or bfloat16: what teachers and meta-model compute in; parameters, batch
+        # statistics and outputs stay float32.
+        "dtype": "float32",
         "host_devices": 1,  # splits the CPU into that many devices
         "mesh": {"task": 1, "local": "auto"},  # task=-1: all devices
         "log": {"every_steps": 1, "every_secs": 10.0, "tensorboard": False},

@@ -30,6 +30,7 @@ CHANGES = {
     "similarity": {"distill.similarity": 1.0},
     "untrusted": {"panel.trust": False},
     "wide": {"student.kwargs.width": 64},
+    "bfloat16": {"dtype": "bfloat16"},
     "uncalibrated": {"distill.calibrate_images": 0},
     "unwhitened": {"distill.whitening": 0.0},
     # These recover and ask for themselves, with 20 Conv4 teachers.
