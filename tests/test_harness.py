@@ -541,7 +541,10 @@ def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
         std=preset.std,
         width=4,
     )
-    teachers = Teachers({}, jnp.arange(5)[None])
+    init = jax.jit(jax.vmap(arch.init))
+    teachers = Teachers(
+        init(jax.random.split(jax.random.key(0), 1)), jnp.arange(5)[None]
+    )
     zoo = Zoo((ZooGroup(arch, teachers, np.ones(1)),), tuple("abcde"))
     assert inputs.computing_in(zoo, config.dtype).architectures == (arch,)
     assert base.student(config, 5) == arch  # So that teachers can be averaged.
