@@ -261,25 +261,28 @@ def _of_zoo(
         def not_asked(setting: yardsticks.Setting) -> yardsticks.Scores:
             raise yardsticks.NotApplicable("teachers are endpoints: no weights to use")
 
-        names = ("average", "teacher", "finetune", "panel", "panel_heads")
-        return dict.fromkeys(names, not_asked)
+        names = ("average", "teacher", "finetune")
+        panels = ("panel", "panel_heads", "panel_whitened")
+        return dict.fromkeys((*names, *panels), not_asked)
+
+    describe = functools.partial(
+        panel.describer(
+            zoo.architectures,
+            temperature=config.eval.temperature,
+            map_tasks=setting.map_tasks,
+        ),
+        zoo.teachers,
+    )
 
     @functools.cache
     def described() -> ImageBank:
         # All images are described once, whatever the number of episodes and shots.
-        describe = panel.describer(
-            zoo.architectures,
-            temperature=config.eval.temperature,
-            map_tasks=setting.map_tasks,
-        )
-        return panel.describe_bank(
-            functools.partial(describe, zoo.teachers), setting.bank
-        )
+        return panel.describe_bank(describe, setting.bank)
 
     student = experiment.student
     # Every yardstick's own draws, the same in all runs of a seed.
     root = jax.random.fold_in(jax.random.key(config.seed), 1)
-    keys = jax.random.split(jax.random.fold_in(root, 2), 2)
+    keys = jax.random.split(jax.random.fold_in(root, 2), 3)
 
     def meta_model(params: Callable[[], Any]) -> Callable:
         made = functools.cache(params)  # Once for all shots.
@@ -297,6 +300,9 @@ def _of_zoo(
         "finetune": lambda s: yardsticks.fine_tuned_teacher(s, learner, student, zoo),
         "panel": lambda s: yardsticks.whole_panel(s, described()),
         "panel_heads": lambda s: yardsticks.panel_heads(s, described()),
+        "panel_whitened": lambda s: yardsticks.panel_whitened(
+            s, describe, described(), keys[2], student.image_shape
+        ),
     }
 
 

@@ -12,6 +12,7 @@ from free_jax import (
     fusion,
     heads,
     initialization,
+    memory,
     metalearning,
     panel,
     scenes,
@@ -35,6 +36,7 @@ NAMES = {
     "finetune": "one teacher, new head",
     "panel": "panel of all teachers, centroids",
     "panel_heads": "panel of all teachers, ridge / rounds",
+    "panel_whitened": "panel of all teachers, whitened, ridge / rounds",
 }
 
 
@@ -167,10 +169,8 @@ def most_central(
     Agreement is `panel.centrality` on synthetic scenes: forward queries only.
     """
     shape = zoo.architectures[0].image_shape
-    images = jax.jit(jax.vmap(lambda k: scenes.dead_leaves(k, shape)))(
-        jax.random.split(key, num_scenes)
-    )
     describe = panel.describer(zoo.architectures, temperature=temperature, mirror=False)
+    images = _scenes(key, shape, num_scenes)
     said = np.asarray(jax.jit(describe)(zoo.teachers, images))
     best = int(panel.centrality(said.reshape(num_scenes, -1, zoo.way)).argmax())
     for number, group in enumerate(zoo.groups):
@@ -178,6 +178,11 @@ def most_central(
             return number, best
         best -= group.num_teachers
     raise AssertionError("more answers than teachers")
+
+
+def _scenes(key: jax.Array, shape: tuple[int, ...], count: int) -> jax.Array:
+    draw = jax.jit(jax.vmap(lambda k: scenes.dead_leaves(k, shape)))
+    return draw(jax.random.split(key, count))
 
 
 def central_teacher(setting: Setting, zoo: zoo_lib.Zoo, chosen: tuple[int, int]):
@@ -253,3 +258,33 @@ def panel_heads(setting: Setting, described: ImageBank) -> Scores:
         heads.centered(heads.transductive_centroids(setting.way), "episode"),
     )
     return evaluate(setting, classify, None, described)
+
+
+def panel_whitened(
+    setting: Setting,
+    describe: Callable[[jax.Array], jax.Array],
+    described: ImageBank,
+    key: jax.Array,
+    shape: tuple[int, int, int],
+    *,
+    num_scenes: int = 2000,
+    strength: float = 0.5,
+) -> Scores:
+    """`panel_heads` on descriptions whitened by what is said about synthetic scenes.
+
+    Args:
+      setting: the episodes.
+      describe: ``images [n, h, w, c] -> [n, d]``, as the bank was described.
+      described: descriptions of the evaluation's images.
+      key: draws the scenes.
+      shape: of a scene.
+      num_scenes: how many are described.
+      strength: see `heads.whitening`.
+    """
+    drawn = np.asarray(_scenes(key, shape, num_scenes))[None]
+    bank = memory.from_arrays(drawn, np.asarray([num_scenes]))
+    said = panel.describe_bank(describe, bank).images[0]
+    mean, matrix = heads.whitening(said, strength)
+    rows = described.images
+    white = heads.whiten(rows.reshape(-1, rows.shape[-1]), mean, matrix)
+    return panel_heads(setting, described._replace(images=white.reshape(rows.shape)))

@@ -31,7 +31,7 @@ def describe(
     said = _describe(student, variables, images, how["weights"], how["temperature"])
     if "whitening" not in how:
         return said
-    return (heads.unit(said) - how["mean"]) @ how["whitening"]
+    return heads.whiten(said, how["mean"], how["whitening"])
 
 
 def _describe(student, variables, images, weights, temperature):
@@ -69,8 +69,7 @@ def calibrate(
         None leaves the statistics as trained, and descriptions as they are.
       weights: trust in each teacher.
       temperature: of the heads' softmax.
-      whitening: share of the largest variance added to all; smaller whitens more; 0
-        leaves descriptions as they are.
+      whitening: strength, see `heads.whitening`; 0 leaves descriptions as they are.
       at_once: images a batch; a remainder is left out where there is more than one.
 
     Returns:
@@ -101,11 +100,6 @@ def calibrate(
             ),
             batches,
         )
-        said = heads.unit(said.reshape(count * size, -1))
-        how["mean"] = said.mean(0)
-        apart = said - how["mean"]
-        values, vectors = jnp.linalg.eigh(apart.T @ apart / apart.shape[0])
-        # Rounding may leave eigenvalues just below zero.
-        values = jnp.maximum(values, 0) + whitening * values[-1]
-        how["whitening"] = vectors * jax.lax.rsqrt(values)
+        said = said.reshape(count * size, -1)
+        how["mean"], how["whitening"] = heads.whitening(said, whitening)
     return fitted | {"descriptions": how}

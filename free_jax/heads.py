@@ -21,6 +21,36 @@ def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
     return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8)
 
 
+def whitening(
+    descriptions: Float[Array, "n d"], strength: float
+) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """What `whiten` takes: directions that vary anyway mean little and are shrunk.
+
+    Args:
+      descriptions: of images of no particular class; they need not be real ones.
+      strength: share of the largest variance that is added to all; the smaller, the
+        more alike all directions become.
+
+    Returns:
+      Mean of the descriptions at unit length, and the matrix that divides each of
+      their principal directions by the root of its variance so enlarged.
+    """
+    rows = unit(descriptions)
+    mean = rows.mean(0)
+    apart = rows - mean
+    values, vectors = jnp.linalg.eigh(apart.T @ apart / apart.shape[0])
+    # Rounding may leave eigenvalues just below zero.
+    values = jnp.maximum(values, 0) + strength * values[-1]
+    return mean, vectors * jax.lax.rsqrt(values)
+
+
+def whiten(
+    x: Float[Array, "n d"], mean: Float[Array, " d"], matrix: Float[Array, "d d"]
+) -> Float[Array, "n d"]:
+    """Descriptions in the directions and units of `whitening`."""
+    return (unit(x) - mean) @ matrix
+
+
 def centered(head: Head, center: Center) -> Head:
     """The head on unit-length descriptions, moved so that a mean becomes zero.
 

@@ -44,7 +44,7 @@ SMALL = [
     "--config.eval.episodes=4",
     "--config.eval.val_episodes=2",
     "--config.eval.queries=3",
-    "--config.eval.yardsticks=('panel_heads',)",
+    "--config.eval.yardsticks=('panel_whitened',)",
     "--config.learner.test_steps=1",
     "--config.zoo.pretrain.num_teachers=0",
     "--config.checkpoint.every_steps=1",
@@ -98,7 +98,7 @@ def test_writes_table_pictures_model_and_trust(finished):
         "panel distilled, centroids",
         "panel distilled, ridge / rounds",
         "panel distilled, adapted by gradient",
-        "panel of all teachers, ridge / rounds",
+        "panel of all teachers, whitened, ridge / rounds",
     ]
     for cells in result["results"].values():
         for shots in ("1", "5"):

@@ -347,7 +347,14 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 **eval_config(),
                 "shots": (1, 5),
                 "every_steps": 500,
-                "yardsticks": ("random", "average", "teacher", "panel", "panel_heads"),
+                "yardsticks": (
+                    "random",
+                    "average",
+                    "teacher",
+                    "panel",
+                    "panel_heads",
+                    "panel_whitened",
+                ),
             },
             **harness_config(),
             "log": {"every_steps": 50, "every_secs": 10.0, "tensorboard": False},
@@ -394,6 +401,7 @@ def yardsticks_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
         "finetune",
         "panel",
         "panel_heads",
+        "panel_whitened",
     )
     config.update(harness_config())
     return config
