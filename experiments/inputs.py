@@ -105,17 +105,12 @@ def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
     """The same teachers, whose activations are of another type."""
     if dtype == "float32":
         return zoo
-    groups = [
-        group
-        if group.architecture.remote
-        else dataclasses.replace(
-            group,
-            architecture=architecture(
-                **(group.architecture.as_dict() | {"dtype": dtype})
-            ),
-        )
-        for group in zoo.groups
-    ]
+    groups = []
+    for group in zoo.groups:
+        named = group.architecture.as_dict()
+        if not group.architecture.remote:  # It computes elsewhere, in its own way.
+            named["dtype"] = dtype
+        groups.append(dataclasses.replace(group, architecture=architecture(**named)))
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 

@@ -180,7 +180,7 @@ def most_central(
     raise AssertionError("more answers than teachers")
 
 
-def _scenes(key: jax.Array, shape: tuple[int, ...], count: int) -> jax.Array:
+def _scenes(key: jax.Array, shape: tuple[int, int, int], count: int) -> jax.Array:
     draw = jax.jit(jax.vmap(lambda k: scenes.dead_leaves(k, shape)))
     return draw(jax.random.split(key, count))
 
