@@ -12,7 +12,7 @@ from experiments.algorithms import base
 from experiments.optimizers import optimizer
 from free_jax import distilled
 from free_jax import zoo as zoo_lib
-from free_jax.algorithms import panel_distillation
+from free_jax.algorithms import Described, panel_distillation
 from free_jax.errors import InputError
 
 # Outputs of all teachers together that a description may be whitened over.
@@ -89,13 +89,7 @@ def build(
     student = base.student(config, config.way)
     _, test_learner = base.learners(config, student)
     described, held_out = prepare(preparing.described, zoo, panel)  # takes minutes
-    # Inversions where there are any: they are closest to real images.
-    fit_to = np.flatnonzero(described.recovered)
-    if fit_to.size < 2:
-        fit_to = np.arange(len(described.images))
-    draw = np.random.default_rng(config.seed).permutation(fit_to)
-    draw = np.sort(draw[: options.calibrate_images])
-    images = np.asarray(described.images[draw]) if draw.size else None
+    images = _natural(config, described)
     weights = np.asarray(described.weights)
 
     @jax.jit
@@ -131,3 +125,19 @@ def build(
         zoo=zoo,
         images_before=base.images_recovered(config, zoo),
     )
+
+
+def _natural(config: Any, described: Described) -> np.ndarray | None:
+    """The images to calibrate the model on: those most like real ones, if any are.
+
+    Inversions that started from scenes, or scenes where teachers are only asked.
+    Inversions from noise are unlike anything real: fitted to them, a model loses.
+    """
+    recover, count = config.recover, config.distill.calibrate_images
+    rows = np.flatnonzero(described.recovered)
+    if rows.size < 2:
+        rows = np.arange(len(described.images))
+    elif recover.backend != "pixels" or recover.start != "scenes":
+        return None
+    drawn = np.sort(np.random.default_rng(config.seed).permutation(rows)[:count])
+    return np.asarray(described.images[drawn]) if drawn.size else None

@@ -329,8 +329,9 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "flip": True,
                 "mix": "none",  # mixup or cutmix
                 "similarity": 0.0,
-                # Afterwards batch norm and descriptions are fitted to inversions:
-                "calibrate_images": 4000,  # to how many; 0 leaves them as trained
+                # Afterwards batch norm and descriptions are fitted to inversions from
+                # scenes: to how many; 0 (and inversions from noise): left as trained.
+                "calibrate_images": 4000,
                 "whitening": 0.5,  # of descriptions; smaller is more, 0 is none
             },
             # A new head or all of the network, adapted by gradient.
