@@ -280,11 +280,20 @@ def panel_whitened(
       shape: of a scene.
       num_scenes: how many are described.
       strength: see `heads.whitening`.
+
+    Raises:
+      NotApplicable: descriptions are too long for a matrix of their square.
     """
+    size = described.images.shape[-1]
+    if size > heads.MOST_WHITENED:
+        raise NotApplicable(
+            f"{size} outputs of all teachers, of which at most {heads.MOST_WHITENED} "
+            "can be whitened"
+        )
     drawn = np.asarray(_scenes(key, shape, num_scenes))[None]
     bank = memory.from_arrays(drawn, np.asarray([num_scenes]))
     said = panel.describe_bank(describe, bank).images[0]
     mean, matrix = heads.whitening(said, strength)
-    rows = described.images
-    white = heads.whiten(rows.reshape(-1, rows.shape[-1]), mean, matrix)
-    return panel_heads(setting, described._replace(images=white.reshape(rows.shape)))
+    white = heads.whiten(described.images.reshape(-1, size), mean, matrix)
+    white = white.reshape(described.images.shape)
+    return panel_heads(setting, described._replace(images=white))

@@ -65,8 +65,8 @@ def calibrate(
     Args:
       student: one trunk, ``t`` heads.
       variables: ``{"params", "batch_stats"}`` as trained.
-      images: [n, h, w, c], uint8 or in [0, 1], n at least 2: recovered from teachers.
-        None leaves the statistics as trained, and descriptions as they are.
+      images: [n, h, w, c], uint8 or in [0, 1], n at least 2: recovered from teachers,
+        starting from scenes; None leaves statistics as trained and does not whiten.
       weights: trust in each teacher.
       temperature: of the heads' softmax.
       whitening: strength, see `heads.whitening`; 0 leaves descriptions as they are.

@@ -14,6 +14,8 @@ from jaxtyping import Array, Float, Int
 
 Head = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Center = Literal["support", "episode", "none"]
+# Numbers a description may have to be whitened: the matrix has their square.
+MOST_WHITENED = 4096
 
 
 def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:

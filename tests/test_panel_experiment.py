@@ -20,7 +20,9 @@ from experiments import (
     run,
     sabotage,
     train,
+    yardsticks,
 )
+from experiments.algorithms import panel as panel_algorithm
 from experiments.data import preset, procedural
 from free_jax import (
     Teachers,
@@ -28,10 +30,13 @@ from free_jax import (
     ZooGroup,
     architecture,
     distilled,
+    heads,
     load_model,
     load_zoo,
+    memory,
     save_zoo,
 )
+from free_jax.algorithms import Described
 from free_jax.zoo import subset
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
@@ -215,6 +220,9 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         ("--config.panel.held_out_classes=20", "every teacher knows one of them"),
         ("--config.recover.start=photos", "choose one of noise, scenes"),
         ("--config.recover.backend=pixel", "choose one of "),
+        ("--config.distill.whitening=-1.0", "whitening=-1.0 must not be negative"),
+        ("--config.distill.calibrate_images=-1", "must not be negative"),
+        ("--config.dtype=float16", "choose one of float32, bfloat16"),
         ("--config.distill.mix=paste", "choose one of none, mixup, cutmix"),
         ("--config.eval.select=pseudo", "choose last or val"),
         ("--config.recover.scenes=-1", "must not be negative"),
@@ -310,3 +318,30 @@ def test_sabotage_breaks_the_share_it_is_told(zoo_path):
             assert set(a.tolist()) == set(b.tolist())
     with pytest.raises(run.InputError, match="between 0 and 1"):
         sabotage.sabotage(zoo, 1.5, seed=0)
+
+
+def test_only_images_most_like_real_ones_calibrate(zoo_path):
+    images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
+    inverted = np.asarray([True, False, True, True, False, False])
+    both = Described(images, np.zeros((6, 1, 5)), np.ones(1), inverted)
+    scenes = both._replace(recovered=np.zeros(6, bool))
+
+    def chosen(described, *extra):
+        found = panel_algorithm.natural_images(parse(zoo_path, *extra), described)
+        return None if found is None else found.ravel().tolist()
+
+    assert chosen(both) == [0, 2, 3]  # Inversions from scenes, where there are any.
+    assert chosen(scenes) == [0, 1, 2, 3, 4, 5]  # Else what teachers were asked about.
+    assert len(chosen(both, "--config.distill.calibrate_images=2")) == 2
+    assert chosen(both, "--config.distill.calibrate_images=0") is None
+    assert chosen(both, "--config.recover.start=noise") is None
+    assert chosen(both, "--config.recover.backend=five") is None
+
+
+def test_too_many_outputs_are_not_whitened(zoo_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(heads, "MOST_WHITENED", 24)
+    with pytest.raises(run.InputError, match="25 outputs of all teachers"):
+        train.main(parse(zoo_path), str(tmp_path))
+    described = memory.from_arrays(np.zeros((5, 2, 25)), np.full(5, 2))
+    with pytest.raises(yardsticks.NotApplicable, match="at most 24"):
+        yardsticks.panel_whitened(None, None, described, None, None)

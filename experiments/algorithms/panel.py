@@ -10,13 +10,10 @@ import optax
 from experiments import panel_choice, panel_methods, preparing
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
-from free_jax import distilled
+from free_jax import distilled, heads
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described, panel_distillation
 from free_jax.errors import InputError
-
-# Outputs of all teachers together that a description may be whitened over.
-MOST_WHITENED = 4096
 
 
 def limits(config: Any) -> tuple[base.Choices, base.Positive]:
@@ -57,11 +54,12 @@ def build(
     outputs = num_teachers * zoo.way
     model = base.student(config, outputs)
     options = config.distill
-    if options.whitening and outputs > MOST_WHITENED:
+    whitens = options.whitening and options.calibrate_images
+    if whitens and outputs > heads.MOST_WHITENED:
         raise InputError(
             f"config.distill.whitening: {outputs} outputs of all teachers make a "
             "matrix of their square; set it to 0, or ask fewer teachers "
-            f"(config.panel.teachers) to stay below {MOST_WHITENED} outputs"
+            f"(config.panel.teachers) for at most {heads.MOST_WHITENED}"
         )
     tx = optimizer(options.optimizer)
     if options.cosine:
@@ -89,7 +87,7 @@ def build(
     student = base.student(config, config.way)
     _, test_learner = base.learners(config, student)
     described, held_out = prepare(preparing.described, zoo, panel)  # takes minutes
-    images = _natural(config, described)
+    images = natural_images(config, described)
     weights = np.asarray(described.weights)
 
     @jax.jit
@@ -127,7 +125,7 @@ def build(
     )
 
 
-def _natural(config: Any, described: Described) -> np.ndarray | None:
+def natural_images(config: Any, described: Described) -> np.ndarray | None:
     """The images to calibrate the model on: those most like real ones, if any are.
 
     Inversions that started from scenes, or scenes where teachers are only asked.
