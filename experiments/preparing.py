@@ -142,8 +142,24 @@ def pre_inverted(
       Stopped: stop was requested; finished chunks are kept.
     """
     size = inputs.preset(config).image_size
-    shape = (size, size, 3)
-    pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+    by_panel = config.replay.labels == "panel"
+    if config.recover.reuse:
+        everyone = np.arange(zoo.num_teachers)
+        pool, logits = reusing.reuse(config, config.recover.reuse, zoo, everyone)
+    else:
+        reusing.sign(workdir, zoo, zoo)
+        shape = (size, size, 3)
+        pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+        logits = None
+        if by_panel:
+            images = pool.images
+            logits = recovering.ask(config, zoo, images, map_tasks, workdir, stop)
+    if by_panel and logits is not None:
+        ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
+        voted = panel_lib.vote(logits, ids, zoo.num_classes)
+        kept = 100 * (voted == pool.classes).mean()
+        print(f"the panel agrees to {kept:.0f} % of the images' classes", flush=True)
+        pool = pool._replace(classes=voted)
     bank = bank_of_classes(pool, np.arange(zoo.num_classes))
     # The memory is full: what was written last comes last.
     return bank._replace(cursor=bank.counts)

@@ -23,6 +23,8 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
             f"config.recover.scenes={config.recover.scenes}: scenes have no class and "
             "make no episodes; set it to 0"
         )
+    labels = config.replay.labels
+    choices["replay.labels"] = (labels, ("owner", "panel"))
     return choices, positive | episodic.limits(config)[1]
 
 

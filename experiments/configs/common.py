@@ -377,6 +377,8 @@ def preinverted_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
         key: free.replay[key]
         for key in ("shots", "queries", "episodes_per_update", "augment")
     }
+    # Whose word an image's class is: of the teacher it was recovered from, or of all.
+    config.replay.labels = "owner"
     config.eval = free.eval
     config.eval.every_steps = 200
     config.update(harness_config())
