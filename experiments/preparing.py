@@ -131,6 +131,9 @@ def pre_inverted(
 ) -> ImageBank:
     """A memory of the images recovered from every teacher, by absolute class.
 
+    The class is what its own teacher was asked for, or what all teachers together take
+    the image for (``config.replay.labels``).
+
     Args:
       config: of the run.
       zoo: teachers.
@@ -147,11 +150,11 @@ def pre_inverted(
         everyone = np.arange(zoo.num_teachers)
         pool, logits = reusing.reuse(config, config.recover.reuse, zoo, everyone)
     else:
-        reusing.sign(workdir, zoo, zoo)
         shape = (size, size, 3)
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
         logits = None
         if by_panel:
+            reusing.sign(workdir, zoo, zoo)
             images = pool.images
             logits = recovering.ask(config, zoo, images, map_tasks, workdir, stop)
     if by_panel and logits is not None:

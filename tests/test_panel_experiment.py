@@ -33,7 +33,9 @@ from free_jax import (
     heads,
     load_model,
     load_zoo,
+    map_tasks,
     memory,
+    panel,
     save_zoo,
 )
 from free_jax.algorithms import Described
@@ -276,6 +278,82 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         assert len(set(mine.tolist())) == 5
     with pytest.raises(run.InputError, match="give the workdir of a panel run"):
         reusing.reuse(config, str(tmp_path / "nothing"), zoo, np.arange(5))
+
+
+def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
+    finished, zoo_path, tmp_path, monkeypatch
+):
+    earlier, _ = finished
+    zoo = load_zoo(zoo_path)
+    argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
+    argv += [f"--config.recover.reuse={earlier}", "--config.recover.images_per_class=2"]
+
+    def bank_of(*extra):
+        config = command_line.parse([*argv, *extra]).config
+        return preparing.pre_inverted(config, zoo, None, str(tmp_path), None)
+
+    pool, logits = reusing.reuse(
+        command_line.parse(argv).config, str(earlier), zoo, np.arange(5)
+    )
+    owned = np.bincount(pool.classes, minlength=zoo.num_classes)
+    np.testing.assert_array_equal(bank_of().counts, owned)
+    # By hand: every class is known to one teacher or none, whose own answer decides.
+    ids = np.concatenate([t.class_ids for t in zoo.teachers])
+    p = np.asarray(jax.nn.softmax(logits)).reshape(len(logits), -1)
+    voted = np.bincount(ids.ravel()[p.argmax(1)], minlength=zoo.num_classes)
+    by_panel = bank_of("--config.replay.labels=panel")
+    np.testing.assert_array_equal(by_panel.counts, voted)
+    assert (owned != voted).any()
+
+    # Without an earlier run the same images are asked about anew.
+    monkeypatch.setattr(recovering, "recover", lambda *a: pool)
+    anew = preparing.pre_inverted(
+        command_line.parse(
+            [*argv[:2], "--config.replay.labels=panel", "--config.recover.scenes=0"]
+        ).config,
+        zoo,
+        map_tasks,
+        str(tmp_path),
+        checkpointing.StopRequest(),
+    )
+    np.testing.assert_array_equal(anew.counts, voted)
+    np.testing.assert_array_equal(anew.images, by_panel.images)
+
+
+def test_a_vote_needs_all_who_know_a_class():
+    ids = np.asarray([[0, 1], [0, 2], [1, 2]])
+    p = [[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]]  # one takes it for class 0, two for 2
+    logits = np.log(np.asarray([p])) + 7.0  # logits are known up to a constant
+    mean = {
+        c: np.mean(
+            [np.log(p[t][i]) for t in range(3) for i in (0, 1) if ids[t, i] == c]
+        )
+        for c in range(3)
+    }
+    assert panel.vote(logits, ids, 5) == max(mean, key=mean.__getitem__) == 2
+
+
+def test_answers_do_not_depend_on_how_many_images_are_asked_about_at_once(
+    zoo_path, tmp_path
+):
+    zoo = load_zoo(zoo_path)
+    images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
+    config, stop = parse(zoo_path), checkpointing.StopRequest()
+    found = [
+        recovering.ask(
+            config,
+            zoo,
+            images,
+            map_tasks,
+            str(tmp_path / f"{at_once}"),
+            stop,
+            chunk=8,
+            at_once=at_once,
+        )
+        for at_once in (8, 4)
+    ]
+    assert found[0].shape == (11, 5, 5)
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
 def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
