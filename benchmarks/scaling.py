@@ -137,7 +137,7 @@ def distillation(map_tasks):
         groups=8,
         map_tasks=map_tasks,
     )
-    data = algorithms.Described(
+    data = fj.algorithms.Described(
         images().images.reshape(-1, 32, 32, 3),
         jax.random.normal(KEY, (20 * CLASSES, TASKS, WAY)),
         jnp.ones(TASKS),
