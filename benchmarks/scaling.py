@@ -141,6 +141,7 @@ def distillation(map_tasks):
         images().images.reshape(-1, 32, 32, 3),
         jax.random.normal(KEY, (20 * CLASSES, TASKS, WAY)),
         jnp.ones(TASKS),
+        jnp.ones(20 * CLASSES, bool),
     )
     return algorithm.step, (KEY, jax.jit(algorithm.init)(KEY), data)
 
@@ -244,10 +245,10 @@ def main() -> None:
                 f"{row['of_ideal']:.3f} | {sent or 'none'} | {row['seconds']:.3f} |",
                 flush=True,
             )
-    if options.json:
-        device = jax.devices()[0].device_kind
-        result = {"device": device, "jax": jax.__version__, "rows": rows}
-        pathlib.Path(options.json).write_text(json.dumps(result, indent=1))
+            if options.json:  # At once: a later row may fail.
+                device = jax.devices()[0].device_kind
+                result = {"device": device, "jax": jax.__version__, "rows": rows}
+                pathlib.Path(options.json).write_text(json.dumps(result, indent=1))
 
 
 if __name__ == "__main__":
