@@ -29,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
@@ -54,7 +55,7 @@ def teachers():
 def images(per_class=20):
     shape = (CLASSES, per_class, 32, 32, 3)
     drawn = jax.random.randint(KEY, shape, 0, 255).astype(jnp.uint8)
-    return fj.memory.from_arrays(drawn, jnp.full(CLASSES, per_class))
+    return fj.memory.from_arrays(np.asarray(drawn), np.full(CLASSES, per_class))
 
 
 def five(map_tasks):

@@ -9,7 +9,14 @@ import optax
 import pytest
 import toy
 
-from free_jax import augment, episodes, interop, metalearning, objectives
+from free_jax import (
+    augment,
+    episodes,
+    interop,
+    map_tasks,
+    metalearning,
+    objectives,
+)
 from free_jax.architecture import Architecture
 from free_jax.inversion import Adversary
 from free_jax.inversion.objective import white_box
@@ -18,7 +25,7 @@ from free_jax.types import Teachers
 
 torch = pytest.importorskip("torch")
 
-from benchmarks import against_torch, cases  # noqa: E402
+from benchmarks import against_torch, cases, scaling  # noqa: E402
 from benchmarks.torch_baseline import episodes as torch_episodes  # noqa: E402
 from benchmarks.torch_baseline import inversion as torch_inversion  # noqa: E402
 from benchmarks.torch_baseline import networks, training  # noqa: E402
@@ -181,3 +188,11 @@ def test_results_are_written_with_ratios(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         against_torch.main(["--cases=unheard_of"])
     assert "unheard_of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["distillation", "description"])
+def test_work_of_the_scaling_table_is_made_of_records_as_they_are(name):
+    build, _ = scaling.CASES[name]
+    fn, arguments = build(map_tasks)
+    shapes = jax.eval_shape(fn, *arguments)
+    assert all(leaf.size for leaf in jax.tree.leaves(shapes))
