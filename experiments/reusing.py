@@ -124,8 +124,11 @@ def fingerprint(zoo: zoo_lib.Zoo) -> str:
     """Twelve hex digits that name the teachers: networks, weights and classes."""
     digest = hashlib.sha256()
     for group in zoo.groups:
+        named = group.architecture.as_dict()
+        # The type that a teacher computes in changes its answers by rounding only.
+        named.pop("dtype", None)
         # The hub of remote teachers is known by their names.
-        described = json.dumps(group.architecture.as_dict(), default=lambda x: x.names)
+        described = json.dumps(named, default=lambda x: x.names)
         digest.update(described.encode())
         for leaf in jax.tree.leaves(group.teachers):
             digest.update(np.ascontiguousarray(leaf).tobytes())

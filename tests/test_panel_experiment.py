@@ -12,6 +12,7 @@ from PIL import Image
 from experiments import (
     checkpointing,
     command_line,
+    inputs,
     loop,
     panel_choice,
     preparing,
@@ -374,6 +375,10 @@ def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
         reusing.reuse(parse(zoo_path), earlier, zoo, np.arange(6))
     with pytest.raises(run.InputError, match="the zoo has changed since"):
         reusing.sign(earlier, broken, broken)
+    # The same teachers, computing in another type: within rounding.
+    rounded = inputs.computing_in(zoo, "bfloat16")
+    assert reusing.fingerprint(rounded) == reusing.fingerprint(zoo)
+    assert reusing.fingerprint(broken) != reusing.fingerprint(zoo)
 
 
 def test_sabotage_breaks_the_share_it_is_told(zoo_path):
