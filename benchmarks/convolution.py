@@ -56,6 +56,18 @@ def cases():
 
         yield f"{n} images {size}x{size}, {c}->{o}: forward, both gradients", build
 
+    for n, size, c in [(100, 16, 128), (100, 8, 256), (100, 4, 512)]:
+        images = jax.random.normal(keys[0], (n, size, size, c))
+        kernel = jax.random.normal(keys[1], (3, 3, c, c)) / (3 * c**0.5)
+
+        def through(lowering, images=images, kernel=kernel):
+            def loss(x):
+                return jnp.square(fj.models.conv2d(x, kernel, lowering=lowering)).mean()
+
+            return lambda x: x - 1e-3 * jax.grad(loss)(x), images
+
+        yield f"{n} images {size}x{size}, {c}->{c}: forward, images' gradient", through
+
     images = jax.random.uniform(keys[2], (128, 32, 32, 3))
     labels = jnp.arange(128) % 5
 

@@ -11,6 +11,7 @@ import toy
 
 from free_jax import models
 from free_jax.architecture import architecture
+from free_jax.models import convolution, winograd
 from free_jax.models.pooling import max_pool_2x2
 
 CASES = {  # kernel size, stride, padding, channels in and out, image size
@@ -73,6 +74,45 @@ def test_lowerings_agree(case, lowering):
     np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(direct, expected, rtol=1e-4, atol=1e-5)
     toy.assert_close(grads, direct_grads)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (1, 2)])
+@pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 1), (2, 0))])
+def test_fewer_multiplications_give_the_same_convolution(size, padding):
+    if size == (1, 2) and padding[0] == (0, 1):
+        pytest.skip("smaller than the kernel")
+    images, kernel = normal(0, 3, *size, 6), normal(1, 3, 3, 6, 4)
+    out = winograd.conv3x3(images, kernel, padding)
+    np.testing.assert_allclose(
+        out, loop_conv(images, kernel, 1, padding), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_many_channels_are_convolved_by_fewer_multiplications(monkeypatch):
+    images, kernel = normal(0, 2, 4, 4, 8), normal(1, 3, 3, 8, 8)
+
+    def curvature(x, k):
+        def loss(x, k):
+            return jnp.tanh(models.conv2d(x, k, lowering="mixed")).sum()
+
+        return jax.grad(lambda x, k: jnp.square(jax.grad(loss)(x, k)).sum(), (0, 1))(
+            x, k
+        )
+
+    expected = curvature(images, kernel)
+    monkeypatch.setattr(convolution, "_WINOGRAD_CHANNELS", 8)
+    calls = []
+    conv3x3 = winograd.conv3x3
+    monkeypatch.setattr(
+        winograd, "conv3x3", lambda *a: calls.append(a[0].dtype) or conv3x3(*a)
+    )
+    # Outputs, image gradients and derivatives of both; entries are sums of terms of
+    # some hundreds that cancel.
+    toy.assert_close(curvature(images, kernel), expected, rtol=1e-3, atol=1e-2)
+    assert calls
+    calls.clear()
+    models.conv2d(*(x.astype(jnp.bfloat16) for x in (images, kernel)), lowering="mixed")
+    assert not calls  # half precision takes the direct form
 
 
 def test_second_derivatives_of_the_mixed_lowering_are_those_of_patches():

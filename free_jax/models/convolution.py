@@ -5,8 +5,9 @@ On CPU the backend's convolution is the fastest forward pass, but inside a loop
 than the same sums in other forms.  "mixed" therefore takes the direct form for the
 output and for the gradient of the images (which is a convolution too), and one that
 suits the number of channels for the gradient of the kernel; teachers need none of
-these.  "auto" on CPU is "mixed", or project + shift where the output has fewer channels
-than the kernel has taps; elsewhere it is the backend's own convolution.
+these.  Where channels are many, its convolutions are Winograd's (`winograd`).
+"auto" on CPU is "mixed", or project + shift where the output has fewer channels than
+the kernel has taps; elsewhere it is the backend's own convolution.
 `vmap` over kernels turns the matmul forms into batched matmuls and the others into
 grouped convolutions.  Figures: ``python benchmarks/convolution.py``.
 """
@@ -21,12 +22,17 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from free_jax.models import winograd
+
 Lowering = Literal["auto", "direct", "mixed", "patches", "project"]
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 # Between these many input channels the gradient for a kernel is fastest as a
 # convolution, below as one matrix product of all taps, above as one product a tap.
 _FEW_CHANNELS, _MANY_CHANNELS = 8, 32
+# From these many input and output channels on, fewer multiplications outweigh the
+# additions that they cost.
+_WINOGRAD_CHANNELS = 128
 
 
 def _resolve(lowering: Lowering, kernel_shape: tuple[int, ...], stride: int):
@@ -120,6 +126,10 @@ def _patches(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _mixed(images: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    kh, kw, c, o = kernel.shape
+    precise = jnp.finfo(images.dtype).bits >= 32
+    if precise and (kh, kw) == (3, 3) and min(c, o) >= _WINOGRAD_CHANNELS:
+        return winograd.conv3x3(images, kernel, padding)
     return _direct(images, kernel, 1, padding)
 
 
