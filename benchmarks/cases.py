@@ -126,7 +126,8 @@ def inversion(
     def eager():
         return torch_inversion.invert(phi, latents, views, loss)[2]
 
-    fast_loss = torch.compile(loss, dynamic=True)
+    # One program a view: with symbolic shapes the compiler of torch 2.13 fails here.
+    fast_loss = torch.compile(loss, dynamic=False)
 
     def compiled():
         return torch_inversion.invert(phi, latents, views, fast_loss)[2]
@@ -231,7 +232,7 @@ def evaluate(
 
     weights = _torch_student(student, params)
     tasks = _torch_episodes(bank, shots, queries, episodes)
-    network = torch.compile(torch_networks.conv4, dynamic=True)
+    network = torch.compile(torch_networks.conv4, dynamic=False)
 
     def eager():
         return torch_episodes.evaluate(weights, tasks, TEST_STEPS)
