@@ -7,7 +7,10 @@
 Pixels by default.  Variants: ``:generator`` one generator a teacher (200 steps),
 ``:five`` a meta-trained generator (5 steps), ``:cpu`` fewer images and steps,
 ``:smoke`` a minute on procedural images, ``:seed=N``.  The learner is MAML;
-``--config.learner.kind=protonet`` (or ``anil``) is another.
+``--config.learner.kind=protonet`` (or ``anil``) is another.  On top of a panel run's
+model: ``--config.learner.initial=runs/panel/model.npz
+--config.recover.reuse=runs/panel --config.recover.start=scenes``; with
+``--config.replay.labels=panel`` all teachers say what class an image is of.
 """
 
 from experiments.configs import common
