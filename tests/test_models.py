@@ -76,11 +76,9 @@ def test_lowerings_agree(case, lowering):
     toy.assert_close(grads, direct_grads)
 
 
-@pytest.mark.parametrize("size", [(4, 4), (5, 7), (1, 2)])
+@pytest.mark.parametrize("size", [(4, 4), (5, 7), (2, 3)])
 @pytest.mark.parametrize("padding", [((1, 1), (1, 1)), ((0, 1), (2, 0))])
 def test_fewer_multiplications_give_the_same_convolution(size, padding):
-    if size == (1, 2) and padding[0] == (0, 1):
-        pytest.skip("smaller than the kernel")
     images, kernel = normal(0, 3, *size, 6), normal(1, 3, 3, 6, 4)
     out = winograd.conv3x3(images, kernel, padding)
     np.testing.assert_allclose(
