@@ -24,6 +24,8 @@ from free_jax.algorithms import Described
 from free_jax.errors import InputError
 from free_jax.types import ImageBank
 
+_NOBODY = "no teacher of the zoo answers anything that depends on the image"
+
 
 def described(
     config: Any,
@@ -91,10 +93,7 @@ def described(
                 flush=True,
             )
     if not weights.any():
-        raise InputError(
-            "no teacher of the zoo answers anything that depends on the image; see "
-            f"{folder / 'teachers.json'}"
-        )
+        raise InputError(f"{_NOBODY}; see {folder / 'teachers.json'}")
     described = Described(
         images=jnp.asarray(pool.images),
         logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
@@ -143,29 +142,50 @@ def pre_inverted(
 
     Raises:
       Stopped: stop was requested; finished chunks are kept.
+      InputError: the panel's votes leave no episode, or there is nobody to vote.
     """
-    size = inputs.preset(config).image_size
-    by_panel = config.replay.labels == "panel"
     if config.recover.reuse:
         everyone = np.arange(zoo.num_teachers)
         pool, logits = reusing.reuse(config, config.recover.reuse, zoo, everyone)
     else:
+        reusing.sign(workdir, zoo, zoo)
+        size = inputs.preset(config).image_size
         shape = (size, size, 3)
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
-        logits = None
-        if by_panel:
-            reusing.sign(workdir, zoo, zoo)
+    if config.replay.labels == "panel":
+        if not config.recover.reuse:
             images = pool.images
             logits = recovering.ask(config, zoo, images, map_tasks, workdir, stop)
-    if by_panel and logits is not None:
-        ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
-        voted = panel_lib.vote(logits, ids, zoo.num_classes)
-        kept = 100 * (voted == pool.classes).mean()
-        print(f"the panel agrees to {kept:.0f} % of the images' classes", flush=True)
-        pool = pool._replace(classes=voted)
+        pool = pool._replace(classes=_voted(config, zoo, pool, logits))
     bank = bank_of_classes(pool, np.arange(zoo.num_classes))
     # The memory is full: what was written last comes last.
     return bank._replace(cursor=bank.counts)
+
+
+def _voted(
+    config: Any, zoo: zoo_lib.Zoo, pool: recovering.Pool, logits: np.ndarray
+) -> np.ndarray:
+    """The class of each image by those teachers of a zoo that can be trusted."""
+    ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
+    trust = panel_lib.trust(logits, ids, pool.classes, pool.owners)
+    believed = trust.weights > 0
+    if not believed.any():
+        raise InputError(_NOBODY)
+    voted = panel_lib.vote(logits[:, believed], ids[believed], zoo.num_classes)
+    needed = config.replay.shots + config.replay.queries
+    enough = int((np.bincount(voted, minlength=zoo.num_classes) >= needed).sum())
+    if enough < config.way:
+        raise InputError(
+            f"config.replay.labels=panel: {enough} classes are left with the {needed} "
+            f"images (shots + queries) of an episode, which takes {config.way}; "
+            "recover more images, ask for fewer queries, or use labels=owner"
+        )
+    print(
+        f"{believed.sum()} of {len(ids)} teachers vote; they agree to "
+        f"{100 * (voted == pool.classes).mean():.0f} % of the images' classes",
+        flush=True,
+    )
+    return voted
 
 
 def bank_of_classes(pool: recovering.Pool, classes: np.ndarray) -> ImageBank:

@@ -196,9 +196,8 @@ def ask(
       workdir: chunks are kept in its folder ``described``.
       stop: polled between chunks.
       chunk: images whose answers are kept in one file.
-      at_once: images that a teacher looks at in one batch, a divisor of `chunk`;
-        endpoints are sent a whole chunk.  500 do not fit in a CPU's cache and take
-        1.5 times as long.
+      at_once: images that a teacher looks at in one batch, so few that their maps stay
+        in a CPU's cache; endpoints are sent a whole chunk.
 
     Raises:
       Stopped: stop was requested; the finished chunks are kept.
@@ -216,7 +215,6 @@ def ask(
         missing = 0 if hub else chunk - len(part)
         part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
         size = len(part) if hub else at_once
-        # A host needs each batch's answers before the next: memory stays that of one.
         said = np.concatenate(
             [
                 np.asarray(run(zoo.teachers, part[first : first + size]))

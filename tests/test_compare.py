@@ -250,7 +250,7 @@ def test_centrality_finds_the_teacher_that_disagrees():
     assert found[0] == pytest.approx(wanted, rel=1e-9)
 
 
-def test_memory_holds_every_teachers_images_by_class(monkeypatch):
+def test_memory_holds_every_teachers_images_by_class(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     classes = np.asarray([2, 0, 2, -1, 2], np.int32)
     images = rng.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
@@ -259,7 +259,7 @@ def test_memory_holds_every_teachers_images_by_class(monkeypatch):
     argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
     config = command_line.parse(argv).config
     zoo = zoo_of((conv4(4), 1))
-    bank = preparing.pre_inverted(config, zoo, None, "", None)
+    bank = preparing.pre_inverted(config, zoo, None, str(tmp_path), None)
     assert bank.counts[:3].tolist() == [1, 0, 3] and int(bank.counts.sum()) == 4
     np.testing.assert_array_equal(bank.images[2], images[[0, 2, 4]])
     np.testing.assert_array_equal(bank.images[0, 0], images[1])

@@ -86,8 +86,15 @@ def test_fewer_multiplications_give_the_same_convolution(size, padding):
     )
 
 
+def test_negative_padding_crops():
+    images, kernel = normal(0, 2, 6, 5, 3), normal(1, 3, 3, 3, 4)
+    out = winograd.conv3x3(images, kernel, ((-1, 1), (1, 0)))
+    cropped = winograd.conv3x3(images[:, 1:], kernel, ((0, 1), (1, 0)))
+    np.testing.assert_array_equal(out, cropped)
+
+
 def test_many_channels_are_convolved_by_fewer_multiplications(monkeypatch):
-    images, kernel = normal(0, 2, 4, 4, 8), normal(1, 3, 3, 8, 8)
+    images, kernel = normal(0, 2, 4, 4, 8), normal(1, 3, 3, 8, 8) / 9
 
     def curvature(x, k):
         def loss(x, k):
@@ -104,10 +111,19 @@ def test_many_channels_are_convolved_by_fewer_multiplications(monkeypatch):
     monkeypatch.setattr(
         winograd, "conv3x3", lambda *a: calls.append(a[0].dtype) or conv3x3(*a)
     )
-    # Outputs, image gradients and derivatives of both; entries are sums of terms of
-    # some hundreds that cancel.
-    toy.assert_close(curvature(images, kernel), expected, rtol=1e-3, atol=1e-2)
+    # Outputs, image gradients and derivatives of both.
+    toy.assert_close(curvature(images, kernel), expected, atol=1e-4)
     assert calls
+
+    def sum_of(x, lowering):  # The gradient of a padding of three crops.
+        padding = ((3, 0), (1, 1))
+        return jnp.sin(
+            models.conv2d(x, kernel, padding=padding, lowering=lowering)
+        ).sum()
+
+    toy.assert_close(
+        jax.grad(sum_of)(images, "mixed"), jax.grad(sum_of)(images, "direct")
+    )
     calls.clear()
     models.conv2d(*(x.astype(jnp.bfloat16) for x in (images, kernel)), lowering="mixed")
     assert not calls  # half precision takes the direct form

@@ -106,7 +106,9 @@ def _taps(
     x: jax.Array, kh: int, kw: int, stride: int, padding: Padding
 ) -> list[jax.Array]:
     """What each kernel position sees, [n, rows, cols, channels] each."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    # Not `jnp.pad`: the image gradient of a padding wider than the kernel crops.
+    sides = ((0, 0), *padding, (0, 0))
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(*side, 0) for side in sides])
     rows, cols = (x.shape[1] - kh) // stride + 1, (x.shape[2] - kw) // stride + 1
     last_row, last_col = (rows - 1) * stride + 1, (cols - 1) * stride + 1
     return [

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 # What the four points of a tile are made of: of four inputs, of three kernel taps; and
 # the two outputs of the four products.  Applied along rows, then along columns.
@@ -21,16 +22,16 @@ _OUTPUTS = ((1, 1, 1, 0), (0, 1, -1, -1))
 
 
 def conv3x3(
-    images: jax.Array,
-    kernel: jax.Array,
+    images: Float[Array, "n h w c"],
+    kernel: Float[Array, "3 3 c o"],
     padding: tuple[tuple[int, int], tuple[int, int]],
-) -> jax.Array:
+) -> Float[Array, "n i j o"]:
     """Cross-correlates images with a 3x3 kernel at stride 1.
 
     Args:
       images: [n, h, w, c], at least float32: half precision does not survive the sums.
       kernel: [3, 3, c, o].
-      padding: zeros added (before, after) rows and columns.
+      padding: zeros added (before, after) rows and columns; negative ones crop.
 
     Returns:
       [n, rows, columns, o], the direct form up to some units of float32 rounding.
@@ -41,7 +42,8 @@ def conv3x3(
     rows, columns = h + top + bottom - 2, w + left + right - 2
     i, j = -(-rows // 2), -(-columns // 2)  # tiles; the last may stand out
     below, beside = 2 * i + 2 - h - top, 2 * j + 2 - w - left
-    x = jnp.pad(images, ((0, 0), (top, below), (left, beside), (0, 0)))
+    sides = ((0, 0, 0), (top, below, 0), (left, beside, 0), (0, 0, 0))
+    x = jax.lax.pad(images, jnp.zeros((), images.dtype), sides)
     taps = jnp.asarray(_TAPS, kernel.dtype)
     points = jnp.einsum("pa,qb,abco->pqco", taps, taps, kernel)
     down = [x[:, a : a + 2 * i - 1 : 2] for a in range(4)]
