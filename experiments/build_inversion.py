@@ -13,8 +13,15 @@ from free_jax.models import Generator
 BACKENDS = ("pixels", "generator", "five")
 
 
-def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
+def inverter(
+    config: Any, arch: Architecture, student: Architecture | None = None
+) -> inversion.Inverter:
     """The configured back-end for the teachers of one architecture.
+
+    Args:
+      config: of the run.
+      arch: of the teachers.
+      student: of the adversary that ``invert`` will be given, or None.
 
     Raises:
       InputError: an option that cannot be meant.
@@ -29,6 +36,7 @@ def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
                 learning_rate=options.learning_rate,
                 start=options.start,
                 objective=objective,
+                student=student,
             )
         # FIVE is the same inversion from a start that was meta-trained for it.
         return inversion.meta_generator(
@@ -47,6 +55,7 @@ def inverter(config: Any, arch: Architecture) -> inversion.Inverter:
                 {"generator": "generator", "latents": "latents"},
             ),
             objective=objective,
+            student=student,
             num_steps=options.num_steps,
         )
     except ValueError as error:

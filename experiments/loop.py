@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import checkpointing, logging_utils, recovering
+from experiments import checkpointing, chunks, logging_utils, renewing
 from experiments.algorithms.base import Experiment
 from experiments.judging import Judge
 from free_jax import endpoints
@@ -120,8 +120,9 @@ class _Run:
             workdir, tensorboard=config.log.get("tensorboard", False)
         )
         reused = config.get("recover", {}).get("reuse")
+        before = renewing.seconds_before(config)
         self.extra: dict[str, Any] = {
-            "seconds": recovering.seconds_spent(reused or workdir),
+            "seconds": before + chunks.seconds_spent(reused or workdir),
             "curve": [],
             "best": None,
         }

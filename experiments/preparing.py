@@ -15,8 +15,10 @@ from experiments import (
     panel_choice,
     pictures,
     recovering,
+    renewing,
     reusing,
 )
+from experiments.chunks import Pool
 from free_jax import endpoints, memory
 from free_jax import panel as panel_lib
 from free_jax import zoo as zoo_lib
@@ -63,19 +65,22 @@ def described(
         shape = (size, size, 3)
         asked = zoo_lib.select(zoo, panel.asked)
         reusing.sign(workdir, zoo, asked)
-        pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)
+        rival = renewing.rival(config, zoo)
+        kept = renewing.kept(config, zoo, panel.asked)
+        pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop, rival)
         logits = recovering.ask(config, asked, pool.images, map_tasks, workdir, stop)
         if endpoints.hub_of(asked):
             images = most_answers(logits)
-            pool = recovering.Pool(*(array[:images] for array in pool))
+            pool = Pool(*(array[:images] for array in pool))
             logits = logits[:images]
+        pool, logits = renewing.joined([*kept, (pool, logits)])
     if hosts.is_writer():
         _draw(folder / "recovered.png", pool, zoo)
     bank = None
     if panel.held_out.size:
         bank = bank_of_classes(pool, panel.held_out)
         seen = np.isin(pool.owners, panel.asked) | (pool.owners < 0)
-        pool, logits = recovering.Pool(*(x[seen] for x in pool)), logits[seen]
+        pool, logits = Pool(*(x[seen] for x in pool)), logits[seen]
     class_ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
     class_ids = class_ids[panel.asked]
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
@@ -162,9 +167,7 @@ def pre_inverted(
     return bank._replace(cursor=bank.counts)
 
 
-def _voted(
-    config: Any, zoo: zoo_lib.Zoo, pool: recovering.Pool, logits: np.ndarray
-) -> np.ndarray:
+def _voted(config: Any, zoo: zoo_lib.Zoo, pool: Pool, logits: np.ndarray) -> np.ndarray:
     """The class of each image by those teachers of a zoo that can be trusted."""
     ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
     trust = panel_lib.trust(logits, ids, pool.classes, pool.owners)
@@ -188,7 +191,7 @@ def _voted(
     return voted
 
 
-def bank_of_classes(pool: recovering.Pool, classes: np.ndarray) -> ImageBank:
+def bank_of_classes(pool: Pool, classes: np.ndarray) -> ImageBank:
     """A row of recovered images for each of some absolute classes."""
     of_class = [pool.images[pool.classes == known] for known in classes]
     counts = np.asarray([len(images) for images in of_class], np.int32)
@@ -198,7 +201,7 @@ def bank_of_classes(pool: recovering.Pool, classes: np.ndarray) -> ImageBank:
     return memory.from_arrays(images, counts)
 
 
-def _draw(file: epath.Path, pool: recovering.Pool, zoo: zoo_lib.Zoo) -> None:
+def _draw(file: epath.Path, pool: Pool, zoo: zoo_lib.Zoo) -> None:
     """Ten images of each of the first twelve classes, and a row of scenes."""
     rows, names = [], []
     for known in np.unique(pool.classes):

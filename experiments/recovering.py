@@ -1,15 +1,10 @@
 """Recovers images from every teacher of a zoo and asks all teachers about them.
 
-Both stages are done in chunks that are written as soon as they are known, so that a
-stopped run loses a chunk at most.
+Both stages are done in `chunks`, which survive a stop.
 """
 
-import io
-import sys
-import time
-import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,29 +14,14 @@ from etils import epath
 from experiments import (
     build_inversion,
     checkpointing,
-    hosts,
-    jsonio,
-    logging_utils,
+    chunks,
     meta_training,
+    renewing,
 )
-from experiments.meta_training import Stopped as Stopped
+from experiments.chunks import Pool
 from free_jax import augment, endpoints, panel, scenes
 from free_jax import zoo as zoo_lib
 from free_jax.episodes import balanced_labels
-
-
-class Pool(NamedTuple):
-    """Recovered images of a whole zoo, on the host.
-
-    Attributes:
-      images: [N, h, w, c] uint8.
-      classes: [N] int32 absolute class ids; -1 for scenes, which have none.
-      owners: [N] int32 index over the teachers of all groups; -1 for scenes.
-    """
-
-    images: np.ndarray
-    classes: np.ndarray
-    owners: np.ndarray
 
 
 def recover(
@@ -51,6 +31,7 @@ def recover(
     map_tasks: Callable,
     workdir: str,
     stop: checkpointing.StopRequest,
+    rival: renewing.Rival | None = None,
 ) -> Pool:
     """Images of every teacher, and scenes, as ``config.recover`` says.
 
@@ -61,18 +42,23 @@ def recover(
       map_tasks: how the teachers of a chunk are spread.
       workdir: chunks are kept in its folder ``recovered``.
       stop: polled between chunks.
+      rival: a distilled model that the images should be new to.
 
     Raises:
       Stopped: stop was requested; the finished chunks are kept.
     """
     options = config.recover
     root = jax.random.fold_in(jax.random.key(config.seed), 3)
+    for _ in renewing.folders(config):  # not the images of the earlier runs again
+        root = jax.random.fold_in(root, 0)
     labels = balanced_labels(zoo.way, options.images_per_class)
     jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]] = []
     first = 0  # Index of the group's first teacher over all groups.
     groups = zoo.groups if options.images_per_class else ()
     for number, group in enumerate(groups):
-        inverter = build_inversion.inverter(config, group.architecture)
+        inverter = build_inversion.inverter(
+            config, group.architecture, rival.student if rival else None
+        )
         key = jax.random.fold_in(root, 0)
         if options.backend == "five":
             shared = meta_training.trained_generator(
@@ -90,7 +76,10 @@ def recover(
             shared = inverter.init(key)
 
         def one(shared, task, inverter=inverter):
-            recovered, info, _ = inverter.invert(*task[:1], shared, task[1], labels)
+            key, teacher, adversary = task
+            recovered, info, _ = inverter.invert(
+                key, shared, teacher, labels, adversary
+            )
             pixels = augment.fit_to(recovered.images, image_shape)
             return jnp.floor(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8), info
 
@@ -105,7 +94,9 @@ def recover(
                     jnp.asarray(first + index)
                 )
                 teachers = zoo_lib.take(group.teachers, index)
-                images, info = jax.device_get(run(shared, (keys, teachers)))
+                adversaries = rival.of_teachers(first + index) if rival else None
+                tasks = (keys, teachers, adversaries)
+                images, info = jax.device_get(run(shared, tasks))
                 ids = np.asarray(teachers.class_ids)[:, np.asarray(labels)]
                 return {
                     "images": images.reshape(-1, *image_shape),
@@ -121,7 +112,7 @@ def recover(
             ("scenes", lambda: _scenes(root, options.scenes, image_shape)),
         )
     folder = epath.Path(workdir) / "recovered"
-    parts = list(_chunks(folder, "recovering", jobs, config, stop))
+    parts = list(chunks.in_chunks(folder, "recovering", jobs, config, stop))
     pool = Pool(
         *(
             np.concatenate([part[name] for part in parts])
@@ -136,28 +127,6 @@ def recover(
             flush=True,
         )
     return pool
-
-
-def seconds_spent(workdir: str, *stages: str) -> float:
-    """Time that stages took, over all interruptions; meta-training is recovery.
-
-    Args:
-      workdir: run directory.
-      *stages: "recovered", "described"; both if none is given.
-    """
-    stages = stages or ("recovered", "described")
-    total = meta_training.seconds_spent(workdir) if "recovered" in stages else 0.0
-    return total + sum(
-        float(read_chunk(file).get("seconds", 0.0))
-        for stage in stages
-        for file in finished(workdir, stage)
-    )
-
-
-def finished(workdir: str, stage: str) -> list[epath.Path]:
-    """The chunks of a stage, ``recovered`` or ``described``, in order."""
-    folder = epath.Path(workdir) / stage
-    return sorted(folder.glob("[a-z]*.npz")) if folder.exists() else []
 
 
 def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> dict:
@@ -233,7 +202,9 @@ def ask(
     folder = epath.Path(workdir) / "described"
     keep = _complete if hub else lambda array: True
     found = []
-    for part in _chunks(folder, "asking all teachers", jobs, config, stop, keep):
+    for part in chunks.in_chunks(
+        folder, "asking all teachers", jobs, config, stop, keep
+    ):
         found.append(part["logits"])
         if hub and not hub.alive().any() and np.isnan(found[-1]).any():
             asked = sum(map(len, found))
@@ -244,59 +215,3 @@ def ask(
 
 def _complete(array: np.ndarray) -> bool:
     return bool(np.isfinite(array).all())
-
-
-def _chunks(
-    folder: epath.Path,
-    title: str,
-    jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]],
-    config: Any,
-    stop: checkpointing.StopRequest,
-    keep: Callable[[np.ndarray], bool] = lambda array: True,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Does the jobs that have no sound file yet, and yields all results in order.
-
-    Results with an array that is not to be kept get no file.
-    """
-    progress = logging_utils.Progress(len(jobs), every_secs=config.log.every_secs)
-    start, done = time.monotonic(), 0
-    files = [folder / f"{name}.npz" for name, _ in jobs]
-    if hosts.is_writer():
-        folder.mkdir(parents=True, exist_ok=True)
-    present = hosts.agreed([_is_sound(file) for file in files])
-    for number, (_, job) in enumerate(jobs):
-        if present[number]:
-            yield read_chunk(files[number])
-            continue
-        if stop.requested:
-            raise Stopped
-        clock = time.monotonic()
-        arrays = job()
-        arrays["seconds"] = np.asarray(time.monotonic() - clock)
-        if hosts.is_writer() and all(keep(array) for array in arrays.values()):
-            buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **arrays)
-            jsonio.write_bytes(files[number], buffer.getvalue())
-        done += 1
-        progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))
-        yield arrays
-    if done:
-        seconds = logging_utils.format_duration(time.monotonic() - start)
-        print(f"{title}: {done} chunks in {seconds}", flush=True)
-
-
-def read_chunk(file: epath.Path) -> dict[str, np.ndarray]:
-    """The arrays of one file."""
-    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
-        return dict(stored)
-
-
-def _is_sound(file: epath.Path) -> bool:
-    if not hosts.is_writer() or not file.exists():
-        return False
-    try:
-        read_chunk(file)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        print(f"warning: {file} is damaged ({error}); made anew", file=sys.stderr)
-        return False
-    return True

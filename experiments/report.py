@@ -12,11 +12,12 @@ from etils import epath
 
 from experiments import (
     checkpointing,
+    chunks,
     hosts,
     jsonio,
     logging_utils,
     pictures,
-    recovering,
+    renewing,
     yardsticks,
 )
 from experiments.algorithms import Experiment
@@ -157,8 +158,8 @@ def _recovery_seconds(
     a median of three, times the number of steps.
     """
     if "recover" in config and experiment.images_before:
-        reused = config.get("recover", {}).get("reuse")
-        return recovering.seconds_spent(reused or workdir, "recovered")
+        places = [config.recover.get("reuse") or workdir, *renewing.folders(config)]
+        return sum(chunks.seconds_spent(place, "recovered") for place in places)
     recover = experiment.algorithm.recover
     if recover is None:
         return None if experiment.images_per_step else 0.0

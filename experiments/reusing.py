@@ -9,7 +9,7 @@ import numpy as np
 from etils import epath
 
 from experiments import hosts, jsonio
-from experiments.recovering import Pool, finished, read_chunk
+from experiments.chunks import Pool, finished, read_chunk
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
@@ -53,21 +53,7 @@ def reuse(
       InputError: the folder holds no finished pool, a smaller one, or one of other
         teachers.
     """
-    recovered, described = (finished(folder, s) for s in ("recovered", "described"))
-    if not recovered or not described:
-        raise InputError(
-            f"config.recover.reuse={folder}: no recovered images and answers in its "
-            "folders recovered and described; give the workdir of a panel run"
-        )
-    parts = [read_chunk(file) for file in recovered]
-    pool = Pool(*(np.concatenate([p[n] for p in parts]) for n in Pool._fields))
-    logits = np.concatenate([read_chunk(file)["logits"] for file in described])
-    if len(logits) != len(pool.images):
-        raise InputError(
-            f"config.recover.reuse={folder}: {len(pool.images)} images but answers "
-            f"about {len(logits)}; let that run finish first"
-        )
-    _check_teachers(folder, zoo, pool, logits, asked)
+    pool, logits = everything("reuse", folder, zoo, asked)
     keep = []
     if config.recover.images_per_class:
         most = config.recover.images_per_class * config.way
@@ -80,7 +66,40 @@ def reuse(
     keep.append(np.flatnonzero(pool.owners < 0)[: config.recover.scenes])
     _check_enough(folder, "scenes", len(keep[-1]), config.recover)
     index = np.concatenate(keep)
-    return Pool(*(x[index] for x in pool)), logits[index][:, asked]
+    return Pool(*(x[index] for x in pool)), logits[index]
+
+
+def everything(
+    key: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray
+) -> tuple[Pool, np.ndarray]:
+    """All images and answers of an earlier run.
+
+    Args:
+      key: of ``config.recover`` that names the folder, for what is said of it.
+      folder: the earlier run's working directory.
+      zoo: the teachers, which must be the earlier run's.
+      asked: [T'] indices over all teachers: whose answers are wanted.
+
+    Raises:
+      InputError: the folder holds no finished pool, or one of other teachers.
+    """
+    name = f"config.recover.{key}={folder}"
+    recovered, described = (finished(folder, s) for s in ("recovered", "described"))
+    if not recovered or not described:
+        raise InputError(
+            f"{name}: no recovered images and answers in its "
+            "folders recovered and described; give the workdir of a panel run"
+        )
+    parts = [read_chunk(file) for file in recovered]
+    pool = Pool(*(np.concatenate([p[n] for p in parts]) for n in Pool._fields))
+    logits = np.concatenate([read_chunk(file)["logits"] for file in described])
+    if len(logits) != len(pool.images):
+        raise InputError(
+            f"{name}: {len(pool.images)} images but answers "
+            f"about {len(logits)}; let that run finish first"
+        )
+    _check_teachers(name, folder, zoo, pool, logits, asked)
+    return pool, logits[:, asked]
 
 
 def _check_enough(folder: str, key: str, found: int, wanted: Any) -> None:
@@ -92,11 +111,16 @@ def _check_enough(folder: str, key: str, found: int, wanted: Any) -> None:
 
 
 def _check_teachers(
-    folder: str, zoo: zoo_lib.Zoo, pool: Pool, logits: np.ndarray, asked: np.ndarray
+    name: str,
+    folder: str,
+    zoo: zoo_lib.Zoo,
+    pool: Pool,
+    logits: np.ndarray,
+    asked: np.ndarray,
 ) -> None:
     if logits.shape[1] <= asked.max():
         raise InputError(
-            f"config.recover.reuse={folder} asked {logits.shape[1]} teachers, fewer "
+            f"{name} asked {logits.shape[1]} teachers, fewer "
             f"than this run; set --config.panel.teachers to at most what it asked"
         )
     file = epath.Path(folder) / "recovered" / SIGNATURE_FILE
@@ -115,8 +139,8 @@ def _check_teachers(
         )
     if not same:
         raise InputError(
-            f"config.recover.reuse={folder}: its images and answers come from other "
-            "teachers; give the same config.zoo, or recover anew without reuse"
+            f"{name}: its images and answers come from other "
+            "teachers; give the same config.zoo, or recover anew without it"
         )
 
 

@@ -9,11 +9,11 @@ from experiments import (
     algorithms,
     apis,
     checkpointing,
+    chunks,
     inputs,
     judging,
     loop,
     pretrain_zoo,
-    recovering,
     report,
     validation,
     yardsticks,
@@ -83,7 +83,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
 
         try:
             experiment = algorithms.experiment(config, zoo, map_tasks, prepare)
-        except recovering.Stopped:
+        except chunks.Stopped:
             return {"stopped_at": 0}
         judge = judging.judge(config, experiment, place, map_tasks)
         outcome = loop.train(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import command_line, pretrain_zoo, recovering, run, train
+from experiments import chunks, command_line, pretrain_zoo, run, train
 from experiments.data import procedural
 from free_jax import Teachers, Zoo, load_model, load_zoo, maml, save_zoo
 from free_jax.errors import InputError
@@ -141,7 +141,7 @@ def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkey
 
     def experiment(config, zoo, *_):
         seen.append(zoo)
-        raise recovering.Stopped
+        raise chunks.Stopped
 
     monkeypatch.setattr(train.algorithms, "experiment", experiment)
     config = parse("--config.zoo.sabotage=0.3")

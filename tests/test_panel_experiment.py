@@ -11,6 +11,7 @@ from PIL import Image
 
 from experiments import (
     checkpointing,
+    chunks,
     command_line,
     inputs,
     loop,
@@ -252,7 +253,7 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
     finished, zoo_path, tmp_path, monkeypatch
 ):
     earlier, result = finished
-    monkeypatch.setattr(recovering, "_chunks", lambda *a: pytest.fail("asked anew"))
+    monkeypatch.setattr(chunks, "in_chunks", lambda *a: pytest.fail("asked anew"))
     config = parse(zoo_path, f"--config.recover.reuse={earlier}", ONE_SHOT)
     again = train.main(config, str(tmp_path / "all"))
     assert again["results"] == at_one_shot(result)

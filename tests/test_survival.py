@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments import checkpointing, command_line, jsonio, recovering
+from experiments import checkpointing, command_line, jsonio
 from experiments.run import REPOSITORY
 from free_jax import architecture, load_model, save_model
 from free_jax.errors import InputError
@@ -282,7 +282,7 @@ def test_a_damaged_chunk_is_made_anew(tmp_path, capsys):
         config = command_line.parse(["", CONFIG[0]]).config
         stop = types.SimpleNamespace(requested=False)
         folder = epath.Path(tmp_path) / "parts"
-        found = recovering._chunks(folder, "making", jobs, config, stop)
+        found = chunks.in_chunks(folder, "making", jobs, config, stop)
         return [int(part["value"][0]) for part in found]
 
     assert chunks() == [0, 1, 2] == chunks() and made == [0, 1, 2]

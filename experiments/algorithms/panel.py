@@ -37,12 +37,29 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
             "config.recover: images_per_class=0 and scenes=0 leave nothing to learn "
             "from; ask for one of them"
         )
+    _check_renewal(config)
     choices, positive = base.recover_limits(recover)
     choices |= {
         "distill.mix": (config.distill.mix, ("none", "mixup", "cutmix")),
         "distill.edges": (config.distill.edges, ("black", "wrap")),
     }
     return choices, positive | {"distill.batch_size": config.distill.batch_size}
+
+
+def _check_renewal(config: Any) -> None:
+    recover = config.recover
+    if not recover.renew:
+        return
+    if recover.reuse or config.panel.held_out_classes or config.panel.teachers:
+        raise InputError(
+            "config.recover.renew: the earlier model was taught by all teachers; leave "
+            "recover.reuse, panel.teachers and panel.held_out_classes unset"
+        )
+    if not recover.images_per_class:
+        raise InputError(
+            "config.recover.renew: no image is recovered (images_per_class=0); ask for "
+            "some, or use recover.reuse"
+        )
 
 
 def build(
@@ -121,7 +138,11 @@ def build(
         status={"distill_loss": "kl", "agreement": "agree"},
         memory_of=None,
         zoo=zoo,
-        images_before=base.images_recovered(config, zoo),
+        images_before=(
+            int(described.recovered.sum())
+            if config.recover.renew
+            else base.images_recovered(config, zoo)
+        ),
     )
 
 

@@ -302,10 +302,15 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "teachers_at_once": 1,
                 "start": "scenes",  # what pixels are optimised from, or noise
                 "reuse": "",  # workdir of an earlier panel run: its images and answers
+                # Workdirs of earlier panel runs, by comma: their images and answers are
+                # kept, and images are recovered where the last one's model and a
+                # teacher disagree.
+                "renew": "",
                 "scenes": 20000,  # synthetic images added to the recovered ones
                 "objective": {
                     "cross_entropy": 1.0,
                     "moments": 1.0,
+                    "adversarial": 1.0,  # disagreement, where images are renewed
                     "total_variation": 1.0,
                     "crop_padding": 2,
                     "edges": "wrap",
@@ -373,6 +378,7 @@ def preinverted_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
     config.recover = panel.recover
     config.recover.start, config.recover.num_steps = "noise", 150
     config.recover.scenes = 0
+    del config.recover.renew  # there is no panel's model to be new to
     config.replay = {
         key: free.replay[key]
         for key in ("shots", "queries", "episodes_per_update", "augment")

@@ -55,10 +55,13 @@ class Adversary(NamedTuple):
     Attributes:
       params: of the student.
       weight: [] or float, multiplies `Objective.adversarial`; may be traced.
+      stats: its running batch-norm statistics; None normalises by the batch, as a
+        meta-model does.
     """
 
     params: PyTree
     weight: float | jax.Array = 1.0
+    stats: PyTree | None = None
 
 
 # ``(key, images [N, h, w, c], labels [N], one teacher, adversary or None) ->
@@ -97,6 +100,13 @@ def look(
         flip=objective.flip,
     )
     return views, augment.fit_to(views, teacher.image_shape)
+
+
+def _answers(student: Architecture, adversary: Adversary, view: jax.Array) -> jax.Array:
+    if adversary.stats is None:
+        return batch_apply(student, adversary.params, view)
+    variables = {"params": adversary.params, "batch_stats": adversary.stats}
+    return student.apply(variables, view)
 
 
 def white_box(
@@ -144,7 +154,7 @@ def white_box(
         loss += prior(views)
         if student is not None and adversary is not None and objective.adversarial:
             view = augment.fit_to(views, student.image_shape)
-            student_logits = batch_apply(student, adversary.params, view)
+            student_logits = _answers(student, adversary, view)
             if not objective.student_gradient:
                 student_logits = jax.lax.stop_gradient(student_logits)
             agreement = objectives.agreement(

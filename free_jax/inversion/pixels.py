@@ -22,6 +22,7 @@ def pixel_inverter(
     deviation: float = 0.2,
     start: Literal["noise", "scenes"] = "noise",
     objective: Objective = PIXELS,
+    student: Architecture | None = None,
 ) -> Inverter:
     """Adam on the pixels with cosine decay; slower than FIVE, no training needed.
 
@@ -37,6 +38,7 @@ def pixel_inverter(
       start: from noise, or from `scenes.dead_leaves`, whose edges and colours stay
         where the teacher does not object.
       objective: weights of the losses.
+      student: architecture of the adversary; None leaves that term out.
 
     Returns:
       An `Inverter` whose ``shared`` is ``()``.
@@ -51,7 +53,7 @@ def pixel_inverter(
         raise ValueError(f"learning_rate={learning_rate} must be positive")
     return inverter(
         pixel_source(teacher.image_shape, deviation, start),
-        white_box(objective, teacher),
+        white_box(objective, teacher, student),
         teacher,
         optimizer=optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps)),
         num_steps=num_steps,

@@ -1,0 +1,174 @@
+"""Images renewed where a distilled model and its teachers disagree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from experiments import command_line, loop, renewing, run, train
+from free_jax import (
+    Teachers,
+    Zoo,
+    ZooGroup,
+    architecture,
+    inversion,
+    load_model,
+    objectives,
+    save_model,
+    save_zoo,
+)
+
+ARGV = [
+    "run.py",
+    "--config=experiments/configs/panel_cifar_fs.py:smoke",
+    "--config.student.kwargs.width=4",
+    "--config.recover.images_per_class=2",
+    "--config.recover.num_steps=2",
+    "--config.recover.scenes=4",
+    "--config.eval.episodes=2",
+    "--config.eval.queries=3",
+    "--config.eval.shots=(1,)",
+    "--config.eval.val_episodes=0",
+    "--config.eval.yardsticks=()",
+    "--config.num_steps=2",
+    "--config.panel.trust=False",
+    "--config.zoo.pretrain.num_teachers=0",
+]
+
+
+@pytest.fixture(scope="module")
+def zoo():
+    arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=4)
+    teachers = toy.random_teachers(arch, 3, seed=0)
+    ids = jnp.arange(15, dtype=jnp.int32).reshape(3, 5)
+    teachers = Teachers(teachers.variables, ids)
+    group = ZooGroup(arch, teachers, np.full(3, np.nan), "procedural")
+    return Zoo((group,), tuple(f"class {i}" for i in range(15)))
+
+
+@pytest.fixture(scope="module")
+def zoo_path(zoo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("zoo") / "zoo"
+    save_zoo(zoo, folder)
+    return folder
+
+
+def config_of(zoo_path, *extra):
+    return command_line.parse([*ARGV, f"--config.zoo.path={zoo_path}", *extra]).config
+
+
+@pytest.fixture(scope="module")
+def earlier(zoo_path, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("earlier")
+    yield workdir, train.main(config_of(zoo_path), str(workdir))
+
+
+def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
+    arch = zoo.groups[0].architecture
+    teacher = jax.tree.map(lambda x: x[0], zoo.teachers[0])
+    # Near the teacher: where the two choose different classes nothing is asked.
+    variables = jax.tree.map(
+        lambda x: 0.9 * x[0] + 0.1 * x[1], zoo.teachers[0]
+    ).variables
+    images = jax.random.uniform(jax.random.key(0), (8, 32, 32, 3))
+    labels = jnp.arange(8) % 5
+    only = inversion.Objective(
+        cross_entropy=0.0, moments=0.0, adversarial=3.0, crop_padding=0, flip=False
+    )
+    critic = jax.jit(inversion.white_box(only, arch, arch))
+    adversary = inversion.Adversary(variables["params"], 0.5, variables["batch_stats"])
+    loss, _, gradient = critic(jax.random.key(1), images, labels, teacher, adversary)
+
+    def by_hand(images):
+        student = arch.apply(variables, images)
+        said = arch.apply(teacher.variables, images)
+        return 1.5 * objectives.agreement(student, said, "kl")
+
+    wanted, slope = jax.jit(jax.value_and_grad(by_hand))(images)
+    assert abs(wanted) > 1e-6
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-6)
+    by_batch = critic(
+        jax.random.key(1), images, labels, teacher, adversary._replace(stats=None)
+    )[0]
+    assert not np.isclose(by_batch, wanted)
+
+
+def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
+    config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
+    rival = renewing.rival(config, zoo)
+    model, variables, _ = load_model(earlier[0] / "model.npz")
+    images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+    together = model.apply(variables, images).reshape(2, 3, 5)
+    index = np.asarray([2, 0])
+    stack = rival.of_teachers(index)
+    np.testing.assert_array_equal(stack.weight, rival.weights[index])
+    for row, teacher in enumerate(index):
+        one = jax.tree.map(lambda x, row=row: jnp.asarray(x[row]), stack)
+        alone = rival.student.apply(
+            {"params": one.params, "batch_stats": one.stats}, images
+        )
+        np.testing.assert_allclose(alone, together[:, teacher], rtol=1e-5, atol=1e-6)
+
+
+def test_new_images_join_those_of_the_earlier_runs(
+    zoo_path, earlier, tmp_path, monkeypatch
+):
+    prepared = []
+    monkeypatch.setattr(
+        loop,
+        "train",
+        lambda c, w, experiment, *a: prepared.append(experiment) or {"stopped_at": 0},
+    )
+
+    def pool_of(name, folders, *extra):
+        options = (f"--config.recover.renew={folders}", "--config.recover.scenes=0")
+        train.main(config_of(zoo_path, *options, *extra), str(tmp_path / name))
+        return prepared[-1].data
+
+    first = pool_of("first", earlier[0])
+    old = first.images[:34]  # 3 teachers, 5 classes, 2 images; 4 scenes
+    assert len(first.images) == len(first.logits) == 64
+    assert prepared[-1].images_before == 60
+    stored = np.load(earlier[0] / "recovered" / "scenes.npz")["images"]
+    np.testing.assert_array_equal(old[30:], stored)
+    # Drawn from other keys than the earlier images, and pushed by the rival.
+    new = first.images[34:]
+    assert (old[:30] != new).any((1, 2, 3)).all()
+    alone = pool_of("alone", earlier[0], "--config.recover.objective.adversarial=0.0")
+    assert (alone.images[34:] != new).any()
+
+    # A third round keeps the images and answers of both.
+    for file in ("model.npz", "result.json"):
+        (tmp_path / "first" / file).write_bytes((earlier[0] / file).read_bytes())
+    second = pool_of("second", f"{earlier[0]},{tmp_path / 'first'}")
+    assert len(second.images) == 94
+    np.testing.assert_array_equal(second.images[:64], first.images)
+    np.testing.assert_array_equal(second.logits[:64], first.logits)
+
+
+def test_the_time_of_the_earlier_runs_counts(zoo_path, earlier):
+    config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
+    assert renewing.seconds_before(config) == earlier[1]["seconds"] > 0
+    assert renewing.seconds_before(config_of(zoo_path)) == 0
+
+
+def test_a_run_that_cannot_be_renewed_is_one_clear_line(zoo_path, earlier, tmp_path):
+    def refused(message, *extra, folder=earlier[0]):
+        config = config_of(zoo_path, f"--config.recover.renew={folder}", *extra)
+        with pytest.raises(run.InputError, match=message):
+            train.main(config, str(tmp_path / message))
+
+    refused("leave recover.reuse, panel.teachers", "--config.panel.teachers=2")
+    refused("no image is recovered", "--config.recover.images_per_class=0")
+    refused("not a model saved by free_jax", folder=tmp_path / "nowhere")
+    model, variables, _ = load_model(earlier[0] / "model.npz")
+    other = tmp_path / "other"
+    other.mkdir()
+    save_model(other / "model.npz", model, {"params": variables["params"]})
+    refused("not 5 for each of the 3 teachers", folder=other)
+    save_model(other / "model.npz", model, variables)
+    refused("not the result of a finished run", folder=other)
+    (other / "result.json").write_text((earlier[0] / "result.json").read_text())
+    refused("no recovered images and answers", folder=other)
