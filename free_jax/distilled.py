@@ -1,21 +1,27 @@
-"""How a model distilled from a panel describes images, and its calibration.
+"""How a model distilled from a panel describes images, is calibrated and adapts.
 
 A distilled model carries what its descriptions need in a collection of its variables,
 ``descriptions``: temperature, trust in each teacher, and a whitening.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from free_jax import heads, panel
+from free_jax import heads, objectives, panel
 from free_jax.architecture import Architecture
 from free_jax.episodes import to_float
 from free_jax.types import PyTree
 
 
 def describe(
-    student: Architecture, variables: PyTree, images: Float[Array, "n h w c"]
+    student: Architecture,
+    variables: PyTree,
+    images: Float[Array, "n h w c"],
+    *,
+    mirror: bool = True,
 ) -> Float[Array, "n d"]:
     """What the model's heads say about images, for the heads of `heads`.
 
@@ -23,25 +29,100 @@ def describe(
       student: one trunk, a head for each of T teachers.
       variables: ``{"params", "batch_stats", "descriptions"}``, see `calibrate`.
       images: in [0, 1].
+      mirror: take the mean of an image and its mirror image.
 
     Returns:
-      d numbers an image, mean of the image and its mirror image.
+      d numbers an image.
     """
     how = variables["descriptions"]
-    said = _describe(student, variables, images, how["weights"], how["temperature"])
+    said = _describe(
+        student, variables, images, how["weights"], how["temperature"], mirror
+    )
     if "whitening" not in how:
         return said
     return heads.whiten(said, how["mean"], how["whitening"])
 
 
-def _describe(student, variables, images, weights, temperature):
+def _describe(student, variables, images, weights, temperature, mirror=True):
     def once(views: jax.Array) -> jax.Array:
         logits = student.apply(variables, views)
         logits = logits.reshape(views.shape[0], weights.shape[0], -1)
         said = panel.tempered(logits, temperature) * weights[:, None]
         return said.reshape(views.shape[0], -1)
 
+    if not mirror:
+        return once(images)
     return (once(images) + once(images[:, :, ::-1])) / 2
+
+
+class Adapted(NamedTuple):
+    """A distilled model and a classifier on its descriptions, fitted to an episode.
+
+    Attributes:
+      variables: of the model, to `describe` with.
+      kernel: [way, d]; an image's scores are its cosines to these rows, but for their
+        lengths, which the gradient moves too.
+    """
+
+    variables: PyTree
+    kernel: jax.Array
+
+
+def adapt(
+    student: Architecture,
+    variables: PyTree,
+    images: Float[Array, "n h w c"],
+    labels: Int[Array, " n"],
+    *,
+    way: int,
+    num_steps: int = 10,
+    learning_rate: float = 0.01,
+    scale: float = 10.0,
+) -> Adapted:
+    """Adapts a distilled model to a support set by gradient, all of it.
+
+    It starts as the nearest-centroid classifier of descriptions, and steps down the
+    support set's cross-entropy. Batch-norm statistics stay those of `calibrate`: those
+    of a handful of support images are worse.
+
+    Args:
+      student: one trunk, a head for each of T teachers.
+      variables: ``{"params", "batch_stats", "descriptions"}``.
+      images: support set, in [0, 1].
+      labels: in [0, way), each at least once.
+      way: classes of the episode.
+      num_steps: of plain gradient descent; 0 leaves the nearest centroid.
+      learning_rate: of those steps.
+      scale: multiplies cosines to make logits.
+
+    Returns:
+      An `Adapted`, for `classify`.
+    """
+    rows = heads.unit(describe(student, variables, images))
+    start = heads.unit(jax.nn.one_hot(labels, way).T @ rows)
+
+    def loss(fast: tuple[PyTree, jax.Array]) -> jax.Array:
+        params, kernel = fast
+        # One view: half the work of a step, and as good.
+        said = describe(student, {**variables, "params": params}, images, mirror=False)
+        return objectives.cross_entropy(scale * heads.unit(said) @ kernel.T, labels)
+
+    def step(fast, _):
+        grads = jax.grad(loss)(fast)
+        return jax.tree.map(lambda p, g: p - learning_rate * g, fast, grads), None
+
+    (params, kernel), _ = jax.lax.scan(
+        step, (variables["params"], start), length=num_steps
+    )
+    return Adapted({**variables, "params": params}, kernel)
+
+
+def classify(
+    student: Architecture, adapted: Adapted, images: Float[Array, "n h w c"]
+) -> Float[Array, "n way"]:
+    """Scores of images by an adapted model, each image alone."""
+    said = describe(student, adapted.variables, images)
+    return heads.unit(said) @ adapted.kernel.T
 
 
 def calibrate(

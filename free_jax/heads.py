@@ -94,35 +94,6 @@ def nearest_centroid(way: int) -> Head:
     return head
 
 
-def dense_centroids(
-    support: Float[Array, "n d"], labels: Int[Array, " n"], way: int, scale: float
-) -> dict[str, jax.Array]:
-    """The dense layer that scores by squared distance to the class means.
-
-    What gradient adaptation starts from: before its first step it is a nearest-centroid
-    classifier already (Triantafillou et al., "Meta-Dataset", ICLR 2020).
-
-    Args:
-      support: features, of any scale.
-      labels: in [0, way).
-      way: classes.
-      scale: of the logits; distances are in units of the features' mean square norm
-        around their mean.
-
-    Returns:
-      ``{"kernel": [d, way], "bias": [way]}``.
-    """
-    members = jax.nn.one_hot(labels, way)
-    means = members.T @ support / members.sum(0)[:, None]
-    middle = support.mean(0)
-    unit_square = jnp.square(support - middle).sum(-1).mean() + 1e-8
-    # Distances from the middle of all, so that large common parts cancel exactly.
-    directions = means - middle
-    bias = -directions @ middle - jnp.square(directions).sum(-1) / 2
-    factor = scale / unit_square
-    return {"kernel": factor * directions.T, "bias": factor * bias}
-
-
 def transductive_centroids(
     way: int, *, rounds: int = 5, sharpness: float = 10.0
 ) -> Head:

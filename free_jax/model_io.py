@@ -3,7 +3,7 @@
 import io
 import json
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +52,9 @@ def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
     """
     try:
         stored = io.BytesIO(_file(path).read_bytes())
+        # numpy takes any other file for a pickle and advises to trust it.
+        if not is_zipfile(stored):
+            raise ValueError("no .npz file")
         with np.load(stored, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             flat = {

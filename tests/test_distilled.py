@@ -99,6 +99,72 @@ def test_little_whitening_leaves_angles_alone(variables, images):
     np.testing.assert_allclose(moved @ moved.T, rows @ rows.T, atol=1e-3)
 
 
+def episode(images):
+    return images[:6], jnp.asarray([2, 0, 1, 1, 2, 0]), images[6:12]
+
+
+def test_no_steps_leave_the_nearest_centroid(variables, images):
+    fitted = calibrate(variables, images)
+    support, labels, queries = episode(images)
+    adapted = distilled.adapt(STUDENT, fitted, support, labels, way=3, num_steps=0)
+    toy.assert_close(adapted.variables, fitted)
+    said = [distilled.describe(STUDENT, fitted, x) for x in (support, queries)]
+    nearest = heads.centered(heads.nearest_centroid(3), "none")
+    np.testing.assert_allclose(
+        distilled.classify(STUDENT, adapted, queries),
+        nearest(said[0], labels, said[1]),
+        rtol=1e-5,
+        atol=1e-6,
+    )
+
+
+def test_adaptation_is_gradient_descent_on_the_support_set(variables, images):
+    fitted = calibrate(variables, images)
+    support, labels, _ = episode(images)
+
+    def adapt(num_steps):
+        return distilled.adapt(
+            STUDENT,
+            fitted,
+            support,
+            labels,
+            way=3,
+            num_steps=num_steps,
+            learning_rate=1e-3,
+            scale=4.0,
+        )
+
+    def loss(params, kernel):
+        model = {**fitted, "params": params}
+        said = distilled.describe(STUDENT, model, support, mirror=False)
+        said = said / jnp.linalg.norm(said, axis=-1, keepdims=True)
+        log_p = jax.nn.log_softmax(4.0 * said @ kernel.T)
+        return -log_p[jnp.arange(6), labels].mean()
+
+    params, kernel = fitted["params"], adapt(0).kernel
+    slope = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    losses = []
+    for _ in range(3):
+        value, grads = slope(params, kernel)
+        losses.append(value)
+        params, kernel = jax.tree.map(
+            lambda p, g: p - 1e-3 * g, (params, kernel), grads
+        )
+    assert losses[2] < losses[1] < losses[0]
+    found = adapt(3)
+    toy.assert_close(found.variables["params"], params, rtol=1e-3, atol=1e-5)
+    toy.assert_close(found.kernel, kernel, rtol=1e-3, atol=1e-5)
+    toy.assert_close(found.variables["batch_stats"], fitted["batch_stats"])
+
+
+def test_one_view_is_half_of_two(variables, images):
+    fitted = calibrate(variables, images, whitening=0.0)
+    views = (images, images[:, :, ::-1])
+    one = [distilled.describe(STUDENT, fitted, x, mirror=False) for x in views]
+    both = distilled.describe(STUDENT, fitted, images)
+    np.testing.assert_allclose(both, (one[0] + one[1]) / 2, rtol=1e-3, atol=1e-5)
+
+
 def test_a_saved_model_describes_alike(images, tmp_path):
     conv4 = architecture("conv4", way=T * 2, image_shape=(32, 32, 3), width=2)
     images = jax.image.resize(images[:8], (8, 32, 32, 3), "nearest")

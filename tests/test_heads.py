@@ -122,24 +122,6 @@ def test_no_rounds_are_plain_centroids(task):
     )
 
 
-def test_dense_centroids_score_by_squared_distance(task):
-    support, queries, _ = task
-    # A large common part and a large scale must not matter.
-    support, queries = 3 * support + 50, 3 * queries + 50
-    head = heads.dense_centroids(support, LABELS, WAY, 10.0)
-    logits = np.asarray(queries @ head["kernel"] + head["bias"])
-    support = np.asarray(support)
-    means = np.stack([support[np.asarray(LABELS) == c].mean(0) for c in range(WAY)])
-    square = ((support - support.mean(0)) ** 2).sum(1).mean()
-    distances = ((np.asarray(queries)[:, None] - means) ** 2).sum(-1)
-    wanted = -10.0 * distances / (2 * square)
-    np.testing.assert_allclose(
-        logits - logits.mean(1, keepdims=True),
-        wanted - wanted.mean(1, keepdims=True),
-        atol=1e-2,
-    )
-
-
 def test_best_teachers_are_those_that_separate_the_support_set():
     way, shots, num_teachers = 3, 4, 5
     rng = np.random.default_rng(0)

@@ -43,7 +43,11 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
         "distill.mix": (config.distill.mix, ("none", "mixup", "cutmix")),
         "distill.edges": (config.distill.edges, ("black", "wrap")),
     }
-    return choices, positive | {"distill.batch_size": config.distill.batch_size}
+    positive |= {
+        "distill.batch_size": config.distill.batch_size,
+        "learner.head_scale": config.learner.head_scale,
+    }
+    return choices, positive
 
 
 def _check_renewal(config: Any) -> None:
@@ -128,7 +132,8 @@ def build(
         methods=panel_methods.methods(
             model,
             way=config.way,
-            learner=test_learner,
+            num_steps=config.learner.test_steps,
+            learning_rate=config.learner.test_lr or config.learner.inner_lr,
             head_scale=config.learner.head_scale,
         ),
         test_learner=test_learner,

@@ -339,7 +339,8 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "calibrate_images": 4000,
                 "whitening": 0.5,  # of descriptions; smaller is more, 0 is none
             },
-            # A new head or all of the network, adapted by gradient.
+            # All of the network, adapted by gradient: a model in the table, and, with a
+            # new head, the yardsticks.
             "learner": {
                 "kind": "maml",
                 "first_order": False,
@@ -347,7 +348,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "train_steps": 5,
                 "test_steps": 10,
                 "test_lr": 0.0,
-                "head_scale": 10.0,  # of the first head, from class means; 0: zeros
+                "head_scale": 10.0,  # of logits: cosines to class means
             },
             "eval": {
                 **eval_config(),
