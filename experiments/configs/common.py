@@ -290,7 +290,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "student": {"name": "conv4", "kwargs": {"width": 32}},
             "recover": {
                 "backend": "pixels",  # generator: one a teacher; five: meta-trained
-                "images_per_class": 20,  # 0: scenes only, teachers as black boxes
+                "images_per_class": 40,  # 0: scenes only, teachers as black boxes
                 "num_steps": 50,
                 "learning_rate": 0.1,
                 "generator_width": 32,
@@ -306,12 +306,12 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 # kept, and images are recovered where the last one's model and a
                 # teacher disagree.
                 "renew": "",
-                "scenes": 20000,  # synthetic images added to the recovered ones
+                "scenes": 10000,  # synthetic images added to the recovered ones
                 "objective": {
                     "cross_entropy": 1.0,
                     "moments": 1.0,
                     "adversarial": 1.0,  # disagreement, where images are renewed
-                    "total_variation": 1.0,
+                    "total_variation": 0.3,  # more from noise
                     "crop_padding": 2,
                     "edges": "wrap",
                 },
@@ -353,7 +353,7 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
             "eval": {
                 **eval_config(),
                 "shots": (1, 5),
-                "every_steps": 500,
+                "every_steps": 1000,
                 "yardsticks": (
                     "random",
                     "average",
@@ -378,7 +378,8 @@ def preinverted_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
     config.num_steps = 2000
     config.recover = panel.recover
     config.recover.start, config.recover.num_steps = "noise", 150
-    config.recover.scenes = 0
+    config.recover.objective.total_variation = 1.0
+    config.recover.images_per_class, config.recover.scenes = 20, 0
     del config.recover.renew  # there is no panel's model to be new to
     config.replay = {
         key: free.replay[key]

@@ -30,6 +30,7 @@ def _panel():
     config = common.panel_config("procedural")
     # What the README's figures were measured with; made for twelve teachers.
     config.recover.start, config.recover.num_steps = "noise", 60
+    config.recover.objective.total_variation = 1.0
     config.recover.images_per_class, config.recover.scenes = 10, 2000
     config.distill.optimizer = common.adam(3e-3)
     config.num_steps = 500

@@ -5,7 +5,7 @@
         --workdir=runs/ablation/teachers25 --config.recover.reuse=runs/panel \
         --config.data.path=DIR/cifar_fs --config.zoo.path=DIR
 
-All but the last four take images and answers from an earlier run of
+All but `few` and what follows take images and answers from an earlier run of
 `panel_cifar_fs.py` (``--config.recover.reuse``), so a run is some minutes of
 distillation: 1000 steps in place of 8000.  Test classes are not looked at.
 """
@@ -33,24 +33,27 @@ CHANGES = {
     "bfloat16": {"dtype": "bfloat16"},
     "uncalibrated": {"distill.calibrate_images": 0},
     "unwhitened": {"distill.whitening": 0.0},
-    # These recover and ask for themselves, with 20 Conv4 teachers.
-    "few": {"zoo.num_teachers": 20, "recover.scenes": 2000},
-    "few_queries": {
-        "zoo.num_teachers": 20,
-        "recover.scenes": 4000,
-        "recover.images_per_class": 0,
+    "resnet": {"student.name": "resnet10", "student.kwargs": {}},
+}
+# These recover and ask for themselves, with 20 Conv4 teachers.
+FEW = {
+    "zoo.num_teachers": 20,
+    "recover.images_per_class": 20,
+    "recover.scenes": 2000,
+}
+CHANGES |= {
+    "few": FEW,
+    "few_queries": FEW | {"recover.scenes": 4000, "recover.images_per_class": 0},
+    "few_noise": FEW
+    | {
+        "recover.start": "noise",
+        "recover.num_steps": 150,
+        "recover.objective.total_variation": 1.0,
     },
-    "sabotaged": {
-        "zoo.num_teachers": 20,
-        "recover.scenes": 2000,
-        "zoo.sabotage": 0.1,
-    },
-    "sabotaged_untrusted": {
-        "zoo.num_teachers": 20,
-        "recover.scenes": 2000,
-        "zoo.sabotage": 0.1,
-        "panel.trust": False,
-    },
+    "few_generator": FEW | {"recover.backend": "generator", "recover.num_steps": 50},
+    "few_five": FEW | {"recover.backend": "five"},
+    "sabotaged": FEW | {"zoo.sabotage": 0.1},
+    "sabotaged_untrusted": FEW | {"zoo.sabotage": 0.1, "panel.trust": False},
 }
 
 
@@ -65,7 +68,10 @@ def get_config(variant: str = ""):
     config.eval.every_steps = config.num_steps
     config.eval.val_episodes = 0  # the final evaluation is on these classes already
     config.eval.yardsticks = ()
-    config.update_from_flattened_dict(CHANGES[chosen.what])
+    changes = CHANGES[chosen.what]
+    if changes.get("recover.backend", "pixels") != "pixels":
+        config = common.five(config)
+    config.update_from_flattened_dict(changes)
     if chosen.smoke:
         config = common.smoke(config)
     config.seed = chosen.seed
