@@ -59,6 +59,7 @@ CPU = {
         "panel_cifar_fs.py --config.recover.images_per_class=1 "
         "--config.recover.num_steps=60 --config.recover.scenes=1500 "
         "--config.recover.start=noise "
+        "--config.recover.objective.total_variation=1.0 "
         "--config.distill.optimizer.kwargs.learning_rate=0.003 "
         "--config.num_steps=400 --config.eval.every_steps=200 "
         "--config.eval.val_episodes=50"
