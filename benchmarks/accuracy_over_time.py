@@ -1,12 +1,12 @@
-"""Accuracy on validation classes against seconds, of finished runs in one picture.
+"""Accuracy on validation classes against minutes, of finished runs in one picture.
 
     python benchmarks/accuracy_over_time.py panel=runs/panel FREE=runs/free_1s \
         yardsticks=runs/yardsticks --picture=docs/accuracy_over_time.png
 
 Each argument names a working directory.  A run that learned is a curve: its validation
-while it trained, where seconds include recovery and asking; one that did not (a run of
+while it trained, where time includes recovery and asking; one that did not (a run of
 `yardsticks_cifar_fs.py` with ``--config.eval.split=val``) is a level line for each of
-its rows.  Prints the last point of each.
+its rows, under the row's name.  Prints the last point of each.
 """
 
 import argparse
@@ -59,16 +59,19 @@ def main() -> None:
             parser.error(f"{argument}: give NAME=WORKDIR of a finished run")
         result = json.loads(file.read_text())
         points = curve(result, options.shots, options.protocol)
-        if points:
-            drawn[name] = points
-        elif result["split"] == "val":
-            flat |= levels(result, options.shots, options.protocol)
-        else:
+        rows = {}
+        if not points and result.get("split") == "val":
+            rows = levels(result, options.shots, options.protocol)
+        if not points and not rows:
             parser.error(
                 f"{argument}: no {options.shots}-shot validation was made in training, "
-                f"and its table is on {result['split']} classes; set "
+                f"and its table is on {result.get('split', 'no')} classes; set "
                 "config.eval.every_steps, or config.eval.split=val for yardsticks"
             )
+        if twice := ({name} if points else rows.keys()) & (drawn.keys() | flat.keys()):
+            parser.error(f"{argument}: there is another {', '.join(sorted(twice))}")
+        drawn |= {name: points} if points else {}
+        flat |= rows
     times = [point[0] for points in drawn.values() for point in points] or [0.0, 1.0]
     for name, (mean, ci95) in flat.items():
         drawn[name] = [(min(times), mean, ci95), (max(times), mean, ci95)]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import checkpointing, chunks, logging_utils, renewing
+from experiments import checkpointing, logging_utils, renewing
 from experiments.algorithms.base import Experiment
 from experiments.judging import Judge
 from free_jax import endpoints
@@ -119,10 +119,8 @@ class _Run:
         self.writer = logging_utils.MetricWriter(
             workdir, tensorboard=config.log.get("tensorboard", False)
         )
-        reused = config.get("recover", {}).get("reuse")
-        before = renewing.seconds_before(config)
         self.extra: dict[str, Any] = {
-            "seconds": before + chunks.seconds_spent(reused or workdir),
+            "seconds": renewing.seconds_before(config, workdir),
             "curve": [],
             "best": None,
         }

@@ -48,6 +48,8 @@ def methods(
         )
         said = describe(adapted.variables, support)
         queries = describe(adapted.variables, episode.query_images)
+        # A mean of all queries shifts descriptions away from what the kernel was fitted
+        # to, so that there the support set's means stand in for it.
         return {
             "transductive": by_episode(said, labels, queries),
             "inductive": distilled.classify(student, adapted, episode.query_images),

@@ -59,23 +59,24 @@ def described(
     """
     folder = epath.Path(workdir)
     size = inputs.preset(config).image_size
+    kept = []
     if config.recover.reuse:
         pool, logits = reusing.reuse(config, config.recover.reuse, zoo, panel.asked)
     else:
         shape = (size, size, 3)
         asked = zoo_lib.select(zoo, panel.asked)
-        reusing.sign(workdir, zoo, asked)
         rival = renewing.rival(config, zoo)
         kept = renewing.kept(config, zoo, panel.asked)
+        reusing.sign(workdir, zoo, asked, renewed=renewing.earlier(config))
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop, rival)
         logits = recovering.ask(config, asked, pool.images, map_tasks, workdir, stop)
         if endpoints.hub_of(asked):
             images = most_answers(logits)
             pool = Pool(*(array[:images] for array in pool))
             logits = logits[:images]
-        pool, logits = renewing.joined([*kept, (pool, logits)])
     if hosts.is_writer():
         _draw(folder / "recovered.png", pool, zoo)
+    pool, logits = reusing.joined([*kept, (pool, logits)])
     bank = None
     if panel.held_out.size:
         bank = bank_of_classes(pool, panel.held_out)

@@ -23,6 +23,8 @@ from free_jax import augment, endpoints, panel, scenes
 from free_jax import zoo as zoo_lib
 from free_jax.episodes import balanced_labels
 
+_ROUNDS = 2**31  # Keys of rounds lie above those of teachers.
+
 
 def recover(
     config: Any,
@@ -49,8 +51,8 @@ def recover(
     """
     options = config.recover
     root = jax.random.fold_in(jax.random.key(config.seed), 3)
-    for _ in renewing.folders(config):  # not the images of the earlier runs again
-        root = jax.random.fold_in(root, 0)
+    if rival:  # Not the images of the earlier rounds again; far from the keys below.
+        root = jax.random.fold_in(root, _ROUNDS + rival.number)
     labels = balanced_labels(zoo.way, options.images_per_class)
     jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]] = []
     first = 0  # Index of the group's first teacher over all groups.

@@ -1,19 +1,20 @@
 """Images renewed where a distilled model and its teachers disagree.
 
 The adversarial idea of FIVE against a whole panel: an earlier run's images and answers
-are kept, and new images are recovered on which that run's model contradicts, or is less
-sure than, the teacher it learned from.
+are kept, and new images are recovered of which that run's model says the same class as
+the teacher it learned from, but with other probabilities (`objectives.agreement_rows`).
 """
 
 import dataclasses
 import json
+import os
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from etils import epath
 
-from experiments import reusing
+from experiments import chunks, reusing
 from experiments.chunks import Pool
 from free_jax import inversion, model_io
 from free_jax import zoo as zoo_lib
@@ -31,6 +32,7 @@ class Rival(NamedTuple):
       stats: its running batch-norm statistics.
       heads: [T, ...] a head for each teacher of the zoo.
       weights: [T] how far each was trusted; what was never learned is no rival.
+      number: of earlier rounds, 1 for a model of images that had no rival.
     """
 
     student: Architecture
@@ -38,6 +40,7 @@ class Rival(NamedTuple):
     stats: PyTree
     heads: PyTree
     weights: np.ndarray
+    number: int
 
     def of_teachers(self, index: np.ndarray) -> inversion.Adversary:
         """A stack of adversaries, one for each teacher of `index`."""
@@ -51,21 +54,20 @@ class Rival(NamedTuple):
         )
 
 
-def folders(config: Any) -> list[str]:
-    """Working directories whose images are kept, oldest first."""
-    named = config.get("recover", {}).get("renew", "")
-    return [name for name in named.split(",") if name]
+def earlier(config: Any) -> str:
+    """The run whose images and answers are kept, or the empty string."""
+    folder = config.get("recover", {}).get("renew", "")
+    # Noted in files, which may be read from elsewhere.
+    return folder if "://" in folder or not folder else os.path.abspath(folder)
 
 
-def seconds_before(config: Any) -> float:
-    """What the last of the earlier runs took, its own earlier runs included.
+def seconds(folder: str) -> float:
+    """What a finished run took, with those it renewed.
 
     Raises:
       InputError: it has not finished.
     """
-    if not folders(config):
-        return 0.0
-    file = epath.Path(folders(config)[-1]) / "result.json"
+    file = epath.Path(folder) / "result.json"
     try:
         return float(json.loads(file.read_text())["seconds"])
     except (OSError, ValueError, KeyError):
@@ -75,22 +77,34 @@ def seconds_before(config: Any) -> float:
         ) from None
 
 
+def seconds_before(config: Any, workdir: str) -> float:
+    """What recovering and asking took, wherever it was done, and making the rival."""
+    total = chunks.seconds_spent(config.get("recover", {}).get("reuse") or workdir)
+    before = reusing.lineage(config.get("recover", {}).get("reuse") or workdir)[:-1]
+    return total + (seconds(before[-1]) if before else 0.0)
+
+
 def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
-    """The model of the last of ``config.recover.renew``, or None if there is none.
+    """The model of ``config.recover.renew``, or None if there is none.
 
     Raises:
       InputError: no model is there, or it was not distilled from all teachers of `zoo`.
     """
-    if not folders(config):
+    folder = earlier(config)
+    if not folder:
         return None
-    path = f"{folders(config)[-1]}/model.npz"
+    path = f"{folder}/model.npz"
     source, variables, _ = model_io.load_model(path)
+    if "descriptions" not in variables:
+        raise InputError(
+            f"config.recover.renew: {path} was not distilled from a panel; give the "
+            "workdir of a panel run"
+        )
     count = zoo.num_teachers
-    if "descriptions" not in variables or source.way != count * zoo.way:
+    if source.way != count * zoo.way:
         raise InputError(
             f"config.recover.renew: {path} has {source.way} outputs, not {zoo.way} for "
-            f"each of the {count} teachers; give the workdir of a panel run that asked "
-            "all of them"
+            f"each of the {count} teachers; give a run that asked all of them"
         )
     params = dict(variables["params"])
     heads = jax.tree.map(
@@ -102,22 +116,20 @@ def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
         stats=variables["batch_stats"],
         heads=jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -2, 0), heads),
         weights=np.asarray(variables["descriptions"]["weights"]),
+        number=len(reusing.lineage(folder)),
     )
 
 
 def kept(
     config: Any, zoo: zoo_lib.Zoo, asked: np.ndarray
 ) -> list[tuple[Pool, np.ndarray]]:
-    """Images and answers of the earlier runs, oldest first.
+    """Images and answers of the earlier run and of those that it renewed, if any.
 
     Raises:
-      InputError: a run has none, those of other teachers, or has not finished.
+      InputError: there are none, they are of other teachers, or it has not finished.
     """
-    seconds_before(config)
-    return [reusing.everything("renew", name, zoo, asked) for name in folders(config)]
-
-
-def joined(parts: list[tuple[Pool, np.ndarray]]) -> tuple[Pool, np.ndarray]:
-    """All images and answers, in this order."""
-    pools, answers = zip(*parts, strict=True)
-    return Pool(*map(np.concatenate, zip(*pools, strict=True))), np.concatenate(answers)
+    folder = earlier(config)
+    if not folder:
+        return []
+    seconds(folder)
+    return [reusing.everything("renew", folder, zoo, asked)]

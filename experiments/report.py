@@ -17,7 +17,7 @@ from experiments import (
     jsonio,
     logging_utils,
     pictures,
-    renewing,
+    reusing,
     yardsticks,
 )
 from experiments.algorithms import Experiment
@@ -158,7 +158,7 @@ def _recovery_seconds(
     a median of three, times the number of steps.
     """
     if "recover" in config and experiment.images_before:
-        places = [config.recover.get("reuse") or workdir, *renewing.folders(config)]
+        places = reusing.lineage(config.recover.get("reuse") or workdir)
         return sum(chunks.seconds_spent(place, "recovered") for place in places)
     recover = experiment.algorithm.recover
     if recover is None:

@@ -16,17 +16,25 @@ from free_jax.errors import InputError
 SIGNATURE_FILE = "zoo.json"
 
 
-def sign(workdir: str, zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> None:
+def sign(
+    workdir: str, zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo, *, renewed: str = ""
+) -> None:
     """Notes in ``<workdir>/recovered`` whose images and answers are kept there.
+
+    Args:
+      workdir: run directory.
+      zoo: teachers that images are recovered from.
+      asked: teachers that are asked.
+      renewed: the earlier run whose images and answers this one adds to.
 
     Raises:
       InputError: images of other teachers are there already.
     """
-    file = epath.Path(workdir) / "recovered" / SIGNATURE_FILE
-    now = {"zoo": fingerprint(zoo), "asked": fingerprint(asked)}
+    file = _signature(workdir)
+    now = {"zoo": fingerprint(zoo), "asked": fingerprint(asked), "renewed": renewed}
 
     def check() -> None:
-        if file.exists() and json.loads(file.read_text()) != now:
+        if file.exists() and {"renewed": ""} | json.loads(file.read_text()) != now:
             raise InputError(
                 f"{file.parent} holds images of other teachers: the zoo has changed "
                 "since; use another --workdir"
@@ -35,6 +43,18 @@ def sign(workdir: str, zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo) -> None:
         jsonio.write_json(file, now)
 
     hosts.first_only(check)
+
+
+def _signature(workdir: str) -> epath.Path:
+    return epath.Path(workdir) / "recovered" / SIGNATURE_FILE
+
+
+def lineage(workdir: str) -> list[str]:
+    """A run and those whose images it renewed, oldest first."""
+    file = _signature(workdir)
+    signed = json.loads(file.read_text()) if file.exists() else {}
+    before = signed.get("renewed")
+    return [*(lineage(before) if before else []), str(workdir)]
 
 
 def reuse(
@@ -72,7 +92,7 @@ def reuse(
 def everything(
     key: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray
 ) -> tuple[Pool, np.ndarray]:
-    """All images and answers of an earlier run.
+    """All images and answers of an earlier run and of those that it renewed.
 
     Args:
       key: of ``config.recover`` that names the folder, for what is said of it.
@@ -81,22 +101,34 @@ def everything(
       asked: [T'] indices over all teachers: whose answers are wanted.
 
     Raises:
-      InputError: the folder holds no finished pool, or one of other teachers.
+      InputError: a folder holds no finished pool, or one of other teachers.
     """
     name = f"config.recover.{key}={folder}"
+    return joined([_one_pool(name, run, zoo, asked) for run in lineage(folder)])
+
+
+def joined(parts: list[tuple[Pool, np.ndarray]]) -> tuple[Pool, np.ndarray]:
+    """All images and answers, in this order."""
+    pools, answers = zip(*parts, strict=True)
+    return Pool(*map(np.concatenate, zip(*pools, strict=True))), np.concatenate(answers)
+
+
+def _one_pool(
+    name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray
+) -> tuple[Pool, np.ndarray]:
     recovered, described = (finished(folder, s) for s in ("recovered", "described"))
     if not recovered or not described:
         raise InputError(
-            f"{name}: no recovered images and answers in its "
-            "folders recovered and described; give the workdir of a panel run"
+            f"{name}: no recovered images and answers in the folders recovered and "
+            f"described of {folder}; give the workdir of a panel run"
         )
     parts = [read_chunk(file) for file in recovered]
     pool = Pool(*(np.concatenate([p[n] for p in parts]) for n in Pool._fields))
     logits = np.concatenate([read_chunk(file)["logits"] for file in described])
     if len(logits) != len(pool.images):
         raise InputError(
-            f"{name}: {len(pool.images)} images but answers "
-            f"about {len(logits)}; let that run finish first"
+            f"{name}: {len(pool.images)} images but answers about {len(logits)} in "
+            f"{folder}; let that run finish first"
         )
     _check_teachers(name, folder, zoo, pool, logits, asked)
     return pool, logits[:, asked]
@@ -123,7 +155,7 @@ def _check_teachers(
             f"{name} asked {logits.shape[1]} teachers, fewer "
             f"than this run; set --config.panel.teachers to at most what it asked"
         )
-    file = epath.Path(folder) / "recovered" / SIGNATURE_FILE
+    file = _signature(folder)
     if file.exists():
         signed = json.loads(file.read_text())
         # Answers of part of the zoo stand in other columns than those of all of it.

@@ -55,6 +55,7 @@ def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
         # numpy takes any other file for a pickle and advises to trust it.
         if not is_zipfile(stored):
             raise ValueError("no .npz file")
+        stored.seek(0)
         with np.load(stored, allow_pickle=False) as file:
             header = json.loads(str(file["header"]))
             flat = {

@@ -58,8 +58,13 @@ def test_other_classes_are_not_mixed_in(tmp_path, monkeypatch, capsys, drawn):
         (f"x={test}", "its table is on test classes"),
         (f"x={tmp_path / 'nowhere'}", "give NAME=WORKDIR of a finished run"),
         ("x", "give NAME=WORKDIR of a finished run"),
+        (f"x={write(tmp_path / 'b', rows=[])}", "its table is on no classes"),
     ]:
         with pytest.raises(SystemExit, match="2"):
             run(monkeypatch, argument)
         assert message in capsys.readouterr().err
+    level = write(tmp_path / "c", curve=[], results={"x": cell(1.0)}, split="val")
+    with pytest.raises(SystemExit, match="2"):
+        run(monkeypatch, f"x={level}", f"y={level}")
+    assert "there is another x" in capsys.readouterr().err
     assert not drawn

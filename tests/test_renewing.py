@@ -1,12 +1,24 @@
 """Images renewed where a distilled model and its teachers disagree."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
 
-from experiments import command_line, loop, renewing, run, train
+from experiments import (
+    checkpointing,
+    chunks,
+    command_line,
+    loop,
+    recovering,
+    renewing,
+    reusing,
+    run,
+    train,
+)
 from free_jax import (
     Teachers,
     Zoo,
@@ -14,17 +26,19 @@ from free_jax import (
     architecture,
     inversion,
     load_model,
+    map_tasks,
     objectives,
     save_model,
     save_zoo,
 )
 
+KEY = jax.random.key(0)
 ARGV = [
     "run.py",
     "--config=experiments/configs/panel_cifar_fs.py:smoke",
     "--config.student.kwargs.width=4",
     "--config.recover.images_per_class=2",
-    "--config.recover.num_steps=2",
+    "--config.recover.num_steps=3",
     "--config.recover.scenes=4",
     "--config.eval.episodes=2",
     "--config.eval.queries=3",
@@ -37,14 +51,22 @@ ARGV = [
 ]
 
 
+def zoo_of(*groups):
+    """Random teachers, in groups of (count, width), no class known to two of them."""
+    found, first = [], 0
+    for count, width in groups:
+        arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=width)
+        teachers = toy.random_teachers(arch, count, seed=width)
+        ids = first + jnp.arange(5 * count, dtype=jnp.int32).reshape(count, 5)
+        teachers = Teachers(teachers.variables, ids)
+        found.append(ZooGroup(arch, teachers, np.full(count, np.nan), "procedural"))
+        first += 5 * count
+    return Zoo(tuple(found), tuple(f"class {i}" for i in range(15)))
+
+
 @pytest.fixture(scope="module")
 def zoo():
-    arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=4)
-    teachers = toy.random_teachers(arch, 3, seed=0)
-    ids = jnp.arange(15, dtype=jnp.int32).reshape(3, 5)
-    teachers = Teachers(teachers.variables, ids)
-    group = ZooGroup(arch, teachers, np.full(3, np.nan), "procedural")
-    return Zoo((group,), tuple(f"class {i}" for i in range(15)))
+    return zoo_of((3, 4))
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +134,36 @@ def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
         np.testing.assert_allclose(alone, together[:, teacher], rtol=1e-5, atol=1e-6)
 
 
+def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
+    """Only the teacher whose head was trusted pushes its images elsewhere."""
+    zoo = zoo_of((2, 4), (1, 6))
+    arch = zoo.groups[1].architecture
+    teacher = jax.tree.map(lambda x: x[0], zoo.teachers[1].variables)
+    near = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, teacher, arch.init(KEY))
+    params = dict(near["params"])
+    head = params.pop("head")
+    heads = jax.tree.map(lambda x: np.stack([np.zeros_like(x)] * 2 + [x]), head)
+    strong = "--config.recover.objective.adversarial=100.0"
+    config = config_of(zoo_path, strong, "--config.recover.scenes=0")
+    images = {}
+    for weight in (0.0, 1.0):
+        weights = np.asarray([0.0, 0.0, weight], np.float32)
+        pool = recovering.recover(
+            config,
+            zoo,
+            (32, 32, 3),
+            map_tasks,
+            str(tmp_path / f"{weight}"),
+            checkpointing.StopRequest(),
+            renewing.Rival(arch, params, near["batch_stats"], heads, weights, 1),
+        )
+        images[weight] = pool.images
+    moved = (images[0.0] != images[1.0]).any((1, 2, 3))
+    np.testing.assert_array_equal(moved, pool.owners == 2)
+
+
 def test_new_images_join_those_of_the_earlier_runs(
-    zoo_path, earlier, tmp_path, monkeypatch
+    zoo, zoo_path, earlier, tmp_path, monkeypatch
 ):
     prepared = []
     monkeypatch.setattr(
@@ -133,25 +183,52 @@ def test_new_images_join_those_of_the_earlier_runs(
     assert prepared[-1].images_before == 60
     stored = np.load(earlier[0] / "recovered" / "scenes.npz")["images"]
     np.testing.assert_array_equal(old[30:], stored)
-    # Drawn from other keys than the earlier images, and pushed by the rival.
-    new = first.images[34:]
+    new = first.images[34:]  # Drawn from other keys than the earlier images.
     assert (old[:30] != new).any((1, 2, 3)).all()
-    alone = pool_of("alone", earlier[0], "--config.recover.objective.adversarial=0.0")
-    assert (alone.images[34:] != new).any()
 
     # A third round keeps the images and answers of both.
     for file in ("model.npz", "result.json"):
         (tmp_path / "first" / file).write_bytes((earlier[0] / file).read_bytes())
-    second = pool_of("second", f"{earlier[0]},{tmp_path / 'first'}")
-    assert len(second.images) == 94
-    np.testing.assert_array_equal(second.images[:64], first.images)
-    np.testing.assert_array_equal(second.logits[:64], first.logits)
+    assert reusing.lineage(tmp_path / "first") == [
+        str(earlier[0]),
+        str(tmp_path / "first"),
+    ]
+    config = config_of(zoo_path, f"--config.recover.renew={tmp_path / 'first'}")
+    assert renewing.rival(config, zoo).number == 2
+    ((pool, logits),) = renewing.kept(config, zoo, np.arange(3))
+    np.testing.assert_array_equal(pool.images, first.images)
+    np.testing.assert_array_equal(logits, first.logits)
+    # So does a run that uses them again, as far as it asks for them.
+    config = config_of(zoo_path, "--config.recover.images_per_class=4")
+    _, answers = reusing.reuse(config, str(tmp_path / "first"), zoo, np.arange(3))
+    sums = [np.sort(x.sum((1, 2))) for x in (answers, logits)]
+    np.testing.assert_allclose(*sums, rtol=1e-5)
 
 
-def test_the_time_of_the_earlier_runs_counts(zoo_path, earlier):
+def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
-    assert renewing.seconds_before(config) == earlier[1]["seconds"] > 0
-    assert renewing.seconds_before(config_of(zoo_path)) == 0
+    workdir = str(tmp_path / "renewed")
+    assert renewing.seconds_before(config, workdir) == 0
+    reusing.sign(workdir, zoo, zoo, renewed=str(earlier[0]))
+    assert renewing.seconds_before(config, workdir) == earlier[1]["seconds"] > 0
+    # Recovery and answers of this run, by hand, and of one that uses them again.
+    for stage, spent in [("recovered", 3.0), ("described", 4.0)]:
+        folder = tmp_path / "renewed" / stage
+        folder.mkdir(exist_ok=True)
+        np.savez(folder / "part.npz", seconds=spent)
+    again = config_of(zoo_path, f"--config.recover.reuse={workdir}")
+    for used, place in [(config, workdir), (again, str(tmp_path / "again"))]:
+        found = renewing.seconds_before(used, place)
+        np.testing.assert_allclose(found, earlier[1]["seconds"] + 7)
+
+
+def test_the_eleventh_group_comes_after_the_second(tmp_path):
+    folder = tmp_path / "recovered"
+    folder.mkdir()
+    names = ["group2-00000.npz", "group10-00000.npz", "group10-00005.npz", "scenes.npz"]
+    for name in reversed(names):
+        (folder / name).touch()
+    assert [file.name for file in chunks.finished(str(tmp_path), "recovered")] == names
 
 
 def test_a_run_that_cannot_be_renewed_is_one_clear_line(zoo_path, earlier, tmp_path):
@@ -167,7 +244,10 @@ def test_a_run_that_cannot_be_renewed_is_one_clear_line(zoo_path, earlier, tmp_p
     other = tmp_path / "other"
     other.mkdir()
     save_model(other / "model.npz", model, {"params": variables["params"]})
-    refused("not 5 for each of the 3 teachers", folder=other)
+    refused("was not distilled from a panel", folder=other)
+    small = dataclasses.replace(model, way=10)
+    save_model(other / "model.npz", small, variables)
+    refused("has 10 outputs, not 5 for each of the 3 teachers", folder=other)
     save_model(other / "model.npz", model, variables)
     refused("not the result of a finished run", folder=other)
     (other / "result.json").write_text((earlier[0] / "result.json").read_text())

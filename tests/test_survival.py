@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments import checkpointing, command_line, jsonio
+from experiments import checkpointing, chunks, command_line, jsonio
 from experiments.run import REPOSITORY
 from free_jax import architecture, load_model, save_model
 from free_jax.errors import InputError
@@ -277,7 +277,7 @@ def test_a_damaged_chunk_is_made_anew(tmp_path, capsys):
         made.append(number)
         return {"value": np.full(1000, number)}
 
-    def chunks():
+    def values():
         jobs = [(f"part-{i}", lambda i=i: job(i)) for i in range(3)]
         config = command_line.parse(["", CONFIG[0]]).config
         stop = types.SimpleNamespace(requested=False)
@@ -285,10 +285,10 @@ def test_a_damaged_chunk_is_made_anew(tmp_path, capsys):
         found = chunks.in_chunks(folder, "making", jobs, config, stop)
         return [int(part["value"][0]) for part in found]
 
-    assert chunks() == [0, 1, 2] == chunks() and made == [0, 1, 2]
+    assert values() == [0, 1, 2] == values() and made == [0, 1, 2]
     os.truncate(tmp_path / "parts" / "part-1.npz", 500)
     (tmp_path / "parts" / "part-2.npz").write_bytes(b"")
-    assert chunks() == [0, 1, 2] and made == [0, 1, 2, 1, 2]
+    assert values() == [0, 1, 2] and made == [0, 1, 2, 1, 2]
     assert capsys.readouterr().err.count("is damaged") == 2
 
 

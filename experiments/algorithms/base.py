@@ -32,11 +32,11 @@ class Experiment(NamedTuple):
       algorithm: init, step, params.
       data: second argument of ``step``: the zoo's teachers, or a bank of images.
       model: the network that is trained and saved.
-      student: the same with one output a way, which adaptation by gradient and the
-        yardsticks use.
+      student: the same with one output a way, which meta-learners and the yardsticks
+        adapt.
       methods: name in the table to how the trained parameters classify an episode;
         the first one is the headline and what selection looks at.
-      test_learner: adaptation by gradient, which the yardsticks share.
+      test_learner: how the student is adapted to an episode; the yardsticks share it.
       pseudo_task: (shots, queries) of episodes of recovered images.
       images_per_step: recovered in a step.
       status: metrics of the status line and their short names there.

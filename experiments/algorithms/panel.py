@@ -32,6 +32,10 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
                 f"config.distill.{name}={config.distill[name]} must not be negative; "
                 "0 is none"
             )
+    if config.learner.head_scale <= 0:
+        raise InputError(
+            f"config.learner.head_scale={config.learner.head_scale} must be positive"
+        )
     if not recover.images_per_class and not recover.scenes:
         raise InputError(
             "config.recover: images_per_class=0 and scenes=0 leave nothing to learn "
@@ -43,11 +47,7 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
         "distill.mix": (config.distill.mix, ("none", "mixup", "cutmix")),
         "distill.edges": (config.distill.edges, ("black", "wrap")),
     }
-    positive |= {
-        "distill.batch_size": config.distill.batch_size,
-        "learner.head_scale": config.learner.head_scale,
-    }
-    return choices, positive
+    return choices, positive | {"distill.batch_size": config.distill.batch_size}
 
 
 def _check_renewal(config: Any) -> None:
@@ -103,8 +103,7 @@ def build(
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
-    # The same network with a head of one output a way: what is adapted by gradient,
-    # and what the yardsticks start from.
+    # The same network with a head of one output a way, for the yardsticks.
     student = base.student(config, config.way)
     _, test_learner = base.learners(config, student)
     described, held_out = prepare(preparing.described, zoo, panel)  # takes minutes

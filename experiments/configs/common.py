@@ -302,9 +302,8 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "teachers_at_once": 1,
                 "start": "scenes",  # what pixels are optimised from, or noise
                 "reuse": "",  # workdir of an earlier panel run: its images and answers
-                # Workdirs of earlier panel runs, by comma: their images and answers are
-                # kept, and images are recovered where the last one's model and a
-                # teacher disagree.
+                # Workdir of an earlier panel run: its images and answers are kept, and
+                # more are recovered where its model and a teacher disagree.
                 "renew": "",
                 "scenes": 10000,  # synthetic images added to the recovered ones
                 "objective": {
@@ -380,7 +379,8 @@ def preinverted_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
     config.recover.start, config.recover.num_steps = "noise", 150
     config.recover.objective.total_variation = 1.0
     config.recover.images_per_class, config.recover.scenes = 20, 0
-    del config.recover.renew  # there is no panel's model to be new to
+    # There is no panel's model to be new to.
+    del config.recover.renew, config.recover.objective.adversarial
     config.replay = {
         key: free.replay[key]
         for key in ("shots", "queries", "episodes_per_update", "augment")
@@ -491,7 +491,8 @@ def smoke(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     config.zoo.pretrain.num_teachers = 3
     config.zoo.pretrain.epochs = 2
     config.zoo.pretrain.model.kwargs.width = 8
-    config.student.kwargs.width = 8
+    if "width" in config.student.kwargs:
+        config.student.kwargs.width = 8
     config.num_steps = 4
     if "recover" in config:
         config.recover.images_per_class = 4

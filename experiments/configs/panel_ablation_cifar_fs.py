@@ -44,6 +44,8 @@ FEW = {
 CHANGES |= {
     "few": FEW,
     "few_queries": FEW | {"recover.scenes": 4000, "recover.images_per_class": 0},
+    # Recovered from noise or a generator, images do not calibrate: to compare with.
+    "few_uncalibrated": FEW | {"distill.calibrate_images": 0},
     "few_noise": FEW
     | {
         "recover.start": "noise",
