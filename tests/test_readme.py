@@ -60,4 +60,5 @@ def test_readme_example_of_a_distilled_model(tmp_path, monkeypatch):
     }
     exec(compile(BLOCKS[1], "README.md", "exec"), namespace)
     # The support images themselves: each is closest to itself.
-    np.testing.assert_array_equal(namespace["scores"].argmax(-1), np.arange(5))
+    for name in ("scores", "scores_of_adapted"):
+        np.testing.assert_array_equal(namespace[name].argmax(-1), np.arange(5))
