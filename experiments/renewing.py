@@ -11,6 +11,7 @@ import os
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
@@ -50,7 +51,7 @@ class Rival(NamedTuple):
             lambda x: np.broadcast_to(x, (count, *x.shape)), (self.params, self.stats)
         )
         return inversion.Adversary(
-            {**params, "head": heads}, self.weights[index], stats
+            {**params, "head": heads}, jnp.asarray(self.weights[index]), stats
         )
 
 
