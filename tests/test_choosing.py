@@ -6,6 +6,9 @@ import sys
 import pytest
 
 from benchmarks import choosing
+from experiments import validation
+from experiments.algorithms import base
+from experiments.configs import panel_ablation_cifar_fs
 
 
 def write(folder, judged, real):
@@ -43,3 +46,12 @@ def test_runs_that_held_nothing_out_are_one_clear_line(tmp_path, monkeypatch, ca
     with pytest.raises(SystemExit, match="2"):
         choosing.main()
     assert "config.panel.held_out_classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", panel_ablation_cifar_fs.CHANGES)
+@pytest.mark.parametrize("smoke", ["", ",smoke"])
+def test_every_ablation_is_a_config_that_can_run(name, smoke):
+    config = panel_ablation_cifar_fs.get_config(f"what={name}{smoke}")
+    validation.validate(config)
+    assert config.eval.split == "val"
+    assert base.student(config, 15).way == 15
