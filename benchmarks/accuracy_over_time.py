@@ -24,11 +24,8 @@ Points = list[tuple[float, float, float]]
 def curve(result: dict, shots: int, protocol: str) -> Points:
     """Points (minutes, accuracy, interval) of one run's validation."""
     metric = f"val_{shots}shot_{protocol}"
-    return [
-        (row["seconds"] / 60, row[metric], row[f"{metric}_ci95"])
-        for row in result.get("curve", ())
-        if metric in row
-    ]
+    found = pictures.points(result.get("curve", ()), "seconds", metric)
+    return [(seconds / 60, mean, ci95) for seconds, mean, ci95 in found]
 
 
 def levels(result: dict, shots: int, protocol: str) -> dict[str, tuple[float, float]]:

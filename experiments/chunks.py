@@ -17,6 +17,8 @@ from etils import epath
 from experiments import checkpointing, hosts, jsonio, logging_utils, meta_training
 from experiments.meta_training import Stopped as Stopped
 
+_DIGITS = re.compile(r"\d+")
+
 
 class Pool(NamedTuple):
     """Recovered images of a whole zoo, on the host.
@@ -54,9 +56,6 @@ def finished(workdir: str, stage: str) -> list[epath.Path]:
     files = folder.glob("[a-z]*.npz") if folder.exists() else ()
     # Numbers by value: the eleventh group of teachers comes after the second.
     return sorted(files, key=lambda file: _DIGITS.sub(_padded, file.name))
-
-
-_DIGITS = re.compile(r"\d+")
 
 
 def _padded(digits: re.Match[str]) -> str:

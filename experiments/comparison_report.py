@@ -134,11 +134,7 @@ def _draw(
     metric = f"val_{shots}shot_transductive"
     curves, sheets = {}, {}
     for cell, result in outcomes.items():
-        points = [
-            (row["seconds"], row[metric], row[f"{metric}_ci95"])
-            for row in result.get("curve", ())
-            if metric in row
-        ]
+        points = pictures.points(result.get("curve", ()), "seconds", metric)
         if points and cell.method not in curves:
             curves[cell.method] = points
         sheet = cell.workdir / "recovered.png"

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,19 @@ def save_grid(
         draw.text((4, middle), text, fill=(0, 0, 0), font=font, anchor="lm")
     with _writable(path).open("wb") as file:
         picture.save(file, format="PNG")
+
+
+def points(
+    rows: Iterable[Mapping[str, float]], x: str, metric: str
+) -> list[tuple[float, float, float]]:
+    """Points with an interval for `save_curves`, of the rows that hold a metric.
+
+    >>> points([{"step": 1}, {"step": 2, "a": 0.5, "a_ci95": 0.1}], "step", "a")
+    [(2, 0.5, 0.1)]
+    """
+    return [
+        (row[x], row[metric], row[f"{metric}_ci95"]) for row in rows if metric in row
+    ]
 
 
 def save_curves(

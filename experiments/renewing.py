@@ -73,16 +73,17 @@ def seconds(folder: str) -> float:
         return float(json.loads(file.read_text())["seconds"])
     except (OSError, ValueError, KeyError):
         raise InputError(
-            f"config.recover.renew: {file} is not the result of a finished run; let it "
-            "finish first"
+            f"config.recover: images of {folder} are used, but {file} is "
+            "not the result of a finished run; let it finish first"
         ) from None
 
 
 def seconds_before(config: Any, workdir: str) -> float:
     """What recovering and asking took, wherever it was done, and making the rival."""
-    total = chunks.seconds_spent(config.get("recover", {}).get("reuse") or workdir)
-    before = reusing.lineage(config.get("recover", {}).get("reuse") or workdir)[:-1]
-    return total + (seconds(before[-1]) if before else 0.0)
+    place = config.get("recover", {}).get("reuse") or workdir
+    before = reusing.lineage(place)[:-1]
+    made = seconds(before[-1]) if before else 0.0
+    return made + chunks.seconds_spent(place)
 
 
 def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:

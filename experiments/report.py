@@ -330,9 +330,7 @@ def _draw(config, folder: epath.Path, experiment, outcome) -> None:
         series = {}
         for shots in config.eval.shots:
             name = f"val_{shots}shot_{config.eval.protocol}"
-            points = [
-                (row[x], row[name], row[f"{name}_ci95"]) for row in curve if name in row
-            ]
+            points = pictures.points(curve, x, name)
             if points:
                 series[f"{shots}-shot, validation classes"] = points
         if series:

@@ -82,8 +82,8 @@ def adapt(
     """Adapts a distilled model to a support set by gradient, all of it.
 
     It starts as the nearest-centroid classifier of descriptions, and steps down the
-    support set's cross-entropy. Batch-norm statistics stay those of `calibrate`: those
-    of a handful of support images are worse.
+    support set's cross-entropy.  Batch-norm statistics stay those of `calibrate`, so
+    that every image is treated alone.
 
     Args:
       student: one trunk, a head for each of T teachers.
@@ -103,7 +103,7 @@ def adapt(
 
     def loss(fast: tuple[PyTree, jax.Array]) -> jax.Array:
         params, kernel = fast
-        # One view: half the work of a step, and as good.
+        # One view: half the work of a step.
         said = describe(student, {**variables, "params": params}, images, mirror=False)
         return objectives.cross_entropy(scale * heads.unit(said) @ kernel.T, labels)
 

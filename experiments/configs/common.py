@@ -338,8 +338,8 @@ def panel_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
                 "calibrate_images": 4000,
                 "whitening": 0.5,  # of descriptions; smaller is more, 0 is none
             },
-            # All of the network, adapted by gradient: a model in the table, and, with a
-            # new head, the yardsticks.
+            # Adaptation by gradient: of the yardsticks, with a new head, and, by rate
+            # and test_steps alone, of the distilled model.
             "learner": {
                 "kind": "maml",
                 "first_order": False,
