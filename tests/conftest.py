@@ -28,10 +28,16 @@ hypothesis.settings.load_profile("free_jax")
 
 
 def pytest_configure(config):
-    """Tests that compile the same program share it, each worker in its own folder."""
-    folder = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
-    config.add_cleanup(folder.cleanup)
-    jax.config.update("jax_compilation_cache_dir", folder.name)
+    """Tests that compile the same program share it.
+
+    Each worker in its own folder, or, to keep programs between runs while working on
+    the code, all in $FREE_JAX_TEST_CACHE.
+    """
+    kept = os.environ.get("FREE_JAX_TEST_CACHE")
+    if not kept:
+        folder = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
+        config.add_cleanup(folder.cleanup)
+    jax.config.update("jax_compilation_cache_dir", kept or folder.name)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
