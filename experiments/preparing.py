@@ -86,7 +86,8 @@ def described(
     class_ids = class_ids[panel.asked]
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
     if config.panel.trust:
-        trust = panel_lib.trust(logits, class_ids, pool.classes, pool.owners)
+        owners = panel_lib.rows_of(pool.owners, panel.asked)
+        trust = panel_lib.trust(logits, class_ids, pool.classes, owners)
         weights = trust.weights
         if hosts.is_writer():
             jsonio.write_json(folder / "teachers.json", trust._asdict())

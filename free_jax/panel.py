@@ -248,7 +248,8 @@ def trust(
       logits: what each teacher says about each image.
       class_ids: absolute classes of each teacher's outputs.
       classes: [n] class each image was recovered for; negative: none.
-      owners: [n] the teacher it was recovered from; negative: none.
+      owners: [n] the row of `class_ids` that it was recovered from, or T or more for
+        a teacher that has none (see `rows_of`); negative: no teacher.
 
     Returns:
       A `Trust`, on the host.
@@ -278,3 +279,27 @@ def trust(
     tells = information > max(usual / 4, 1e-6)
     weights = (finite & tells & agrees).astype(np.float32)
     return Trust(weights, information, agreement)
+
+
+def rows_of(
+    owners: Int[np.ndarray, " n"], asked: Int[np.ndarray, " t"]
+) -> Int[np.ndarray, " n"]:
+    """Owners of images as rows of the teachers that were asked.
+
+    Images of teachers that were not asked still tell whether those that were can be
+    believed, so that their owners must not become "nobody".
+
+    Args:
+      owners: the teacher each image was recovered from, of all; negative: none.
+      asked: which teachers the rows stand for.
+
+    Returns:
+      [n] the owner's row in `asked`; T where it was not asked; -1 for no teacher.
+
+    >>> rows_of(np.asarray([0, 2, 5, -1]), np.asarray([2, 5])).tolist()
+    [2, 0, 1, -1]
+    """
+    owners = np.asarray(owners)
+    same = owners[:, None] == np.asarray(asked)
+    rows = np.where(same.any(1), same.argmax(1), same.shape[1])
+    return np.where(owners < 0, -1, rows)

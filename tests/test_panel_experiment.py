@@ -1,6 +1,7 @@
 """Panel distillation from the command line, at the smallest size."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -215,6 +216,37 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         wanted = pool.images[pool.classes == class_id]
         assert bank.counts[number] == len(wanted)
         np.testing.assert_array_equal(bank.images[number, : len(wanted)], wanted)
+
+
+def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
+    zoo_path, tmp_path, monkeypatch
+):
+    """Its own images agree with it, so that they must not judge it."""
+    rng = np.random.default_rng(0)
+    ids, asked, wrong = np.arange(5) + np.zeros((6, 1), int), np.arange(2, 6), 2
+    owners = np.repeat([0, 1, 2, 3, 4, 5, -1], [10, 5, 20, 5, 5, 5, 5])
+    shown = rng.integers(5, size=len(owners))  # what is in the picture
+    classes = np.where(owners == wrong, (shown + 1) % 5, shown)
+    classes[owners < 0] = -1
+    said = np.repeat(np.eye(5)[shown][:, None], 6, axis=1)
+    said[:, wrong] = np.roll(said[:, wrong], 1, axis=1)
+    images = np.zeros((len(owners), 32, 32, 3), np.uint8)
+    pool = chunks.Pool(images, classes, owners)
+    zoo = SimpleNamespace(
+        teachers=[SimpleNamespace(class_ids=rows) for rows in (ids[:3], ids[3:])],
+        class_names=procedural.class_names("train"),
+    )
+    monkeypatch.setattr(reusing, "reuse", lambda *_: (pool, 9 * said[:, asked]))
+    choice = panel_choice.PanelChoice(asked, np.zeros(0, int))
+    config = parse(zoo_path, "--config.recover.reuse=earlier")
+    with checkpointing.StopRequest() as stop:
+        found, _ = preparing.described(
+            config, zoo, choice, map_tasks, str(tmp_path), stop
+        )
+    trust = json.loads((tmp_path / "teachers.json").read_text())
+    # Of 45 images of others, 25 are rightly labelled; 15 of those by who is not asked.
+    np.testing.assert_allclose(trust["agreement"], [0, *3 * [25 / 45]])
+    assert found.weights.tolist() == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
