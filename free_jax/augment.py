@@ -70,9 +70,9 @@ def fit_to(
 def mix_pairs(
     key: Key[Array, ""],
     images: Float[Array, "n h w c"],
-    targets: Float[Array, "n *rest"],
+    targets: Float[Array, " n *rest"],
     form: Literal["mixup", "cutmix"],
-) -> tuple[Float[Array, "n h w c"], Float[Array, "n *rest"]]:
+) -> tuple[Float[Array, "n h w c"], Float[Array, " n *rest"]]:
     """Blends each image with another of the batch, and what is said about them.
 
     Args:

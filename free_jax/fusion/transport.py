@@ -15,6 +15,7 @@ Reference:
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
