@@ -239,14 +239,32 @@ def _methods(
     known: dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]] = {
         "random": lambda s: yardsticks.random_initialisation(s, learner, config.seed)
     }
-    if zoo is not None:
+    if zoo is None:
+        known |= _not_applicable("there are no teachers")
+    elif endpoints.hub_of(zoo):
+        known |= _not_applicable(
+            "teachers are endpoints: they give neither weights nor features, and are "
+            "not asked about test images"
+        )
+    else:
         known |= _of_zoo(config, experiment, zoo, setting)
     methods = {
         name: lambda s, classify=classify: yardsticks.evaluate(s, classify, params)
         for name, classify in experiment.methods.items()
     }
-    wanted = [name for name in config.eval.yardsticks if name in known]
+    wanted = config.eval.yardsticks
     return methods | {yardsticks.NAMES[name]: known[name] for name in wanted}
+
+
+def _not_applicable(
+    why: str,
+) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
+    """All yardsticks that need teachers, each of which says why it cannot be given."""
+
+    def refuse(setting: yardsticks.Setting) -> yardsticks.Scores:
+        raise yardsticks.NotApplicable(why)
+
+    return {name: refuse for name in yardsticks.NAMES if name != "random"}
 
 
 def _of_zoo(
@@ -257,15 +275,6 @@ def _of_zoo(
 ) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
     """Yardsticks that need teachers."""
     learner = experiment.test_learner
-    if endpoints.hub_of(zoo):
-
-        def not_asked(setting: yardsticks.Setting) -> yardsticks.Scores:
-            raise yardsticks.NotApplicable("teachers are endpoints: no weights to use")
-
-        names = ("average", "teacher", "finetune")
-        panels = ("panel", "panel_heads", "panel_whitened")
-        return dict.fromkeys((*names, *panels), not_asked)
-
     describe = functools.partial(
         panel.describer(
             zoo.architectures,

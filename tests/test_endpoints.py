@@ -43,6 +43,7 @@ from experiments import (  # noqa: E402
     run,
     serve_zoo,
     train,
+    yardsticks,
 )
 from experiments.data import preset, procedural  # noqa: E402
 from free_jax import (  # noqa: E402
@@ -618,6 +619,8 @@ def test_panel_over_http_is_the_panel_in_process(
     monkeypatch.setattr(panel_methods, "methods", one_method)
     proxy.fault = failing(500)
     config = parse(f"--config.zoo.apis={listed()}", "--config.num_steps=2")
+    needs_teachers = [name for name in yardsticks.NAMES if name != "random"]
+    config.eval.yardsticks = tuple(needs_teachers)
     result = train.main(config, str(tmp_path / "run"))
     asked = np.load(tmp_path / "run" / "recovered" / "scenes.npz")["images"]
     told = np.load(tmp_path / "run" / "described" / "images-000000.npz")["logits"]
@@ -626,8 +629,11 @@ def test_panel_over_http_is_the_panel_in_process(
     failed = sum(r["failed_but_billed"] for r in queries["endpoints"].values())
     assert queries["queries"] == 30 * COUNT + failed and failed > 0
     assert all(row["queries"] == queries["queries"] for row in result["curve"])
-    skipped = result["results"]["panel of all teachers, centroids"]["1"]
-    assert "endpoints" in skipped["skipped"]
+    table = (tmp_path / "run" / "table.md").read_text()
+    for name in needs_teachers:
+        skipped = result["results"][yardsticks.NAMES[name]]["1"]
+        assert "endpoints" in skipped["skipped"]
+        assert f"| {yardsticks.NAMES[name]} | 1 | - (teachers are endpoints" in table
     assert (tmp_path / "run" / "model.npz").exists()
 
 
