@@ -42,7 +42,8 @@ def main() -> None:
     images = np.asarray(split.images)[:, : options.images]
     bank = memory.from_arrays(images, np.minimum(split.counts, options.images))
     describe = panel.describer(zoo.architectures, temperature=options.temperature)
-    bank = panel.describe_bank(functools.partial(describe, zoo.teachers), bank)
+    describe = functools.partial(jax.jit(describe), zoo.teachers)
+    bank = panel.describe_bank(describe, bank)
     total, way = zoo.num_teachers, zoo.way
     head = heads.centered(heads.ridge(way), "none")
 

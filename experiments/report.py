@@ -275,14 +275,12 @@ def _of_zoo(
 ) -> dict[str, Callable[[yardsticks.Setting], yardsticks.Scores]]:
     """Yardsticks that need teachers."""
     learner = experiment.test_learner
-    describe = functools.partial(
-        panel.describer(
-            zoo.architectures,
-            temperature=config.eval.temperature,
-            map_tasks=setting.map_tasks,
-        ),
-        zoo.teachers,
+    describer = panel.describer(
+        zoo.architectures,
+        temperature=config.eval.temperature,
+        map_tasks=setting.map_tasks,
     )
+    describe = functools.partial(jax.jit(describer), zoo.teachers)
 
     @functools.cache
     def described() -> ImageBank:

@@ -99,6 +99,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             queries=config.eval.queries,
             num_episodes=config.eval.episodes,
             map_tasks=map_tasks,
+            place=place,
+            programs=yardsticks.programs(),
         )
         return report.write(config, workdir, experiment, outcome, setting, stop)
 

@@ -40,6 +40,44 @@ NAMES = {
 }
 
 
+class Programs(NamedTuple):
+    """What rows of a table have in common, so that each program is compiled once.
+
+    Attributes:
+      evaluator: `evaluation.evaluator`, one for equal classifiers and episodes.
+      centroids: way to nearest centroid on descriptions.
+      heads: way to the strongest head of each protocol on descriptions.
+      features: architecture to ``((a stack of one teacher,), images) -> features``.
+    """
+
+    evaluator: Callable
+    centroids: Callable[[int], evaluation.Classify]
+    heads: Callable[[int], evaluation.Classify]
+    features: Callable[[Architecture], Callable]
+
+
+def programs() -> Programs:
+    """None yet; make one for a report, whose end frees what was compiled."""
+    return Programs(
+        evaluator=functools.cache(evaluation.evaluator),
+        centroids=functools.cache(evaluation.centroid_classifier),
+        heads=functools.cache(_strongest_heads),
+        features=functools.cache(_features),
+    )
+
+
+def _strongest_heads(way: int) -> evaluation.Classify:
+    return evaluation.head_classifier(
+        lambda params, x: x,
+        heads.centered(heads.ridge(way), "none"),
+        heads.centered(heads.transductive_centroids(way), "episode"),
+    )
+
+
+def _features(arch: Architecture) -> Callable:
+    return jax.jit(panel.describer((arch,), output="features", mirror=False))
+
+
 class Setting(NamedTuple):
     """One evaluation: the episodes every method sees.
 
@@ -48,6 +86,8 @@ class Setting(NamedTuple):
       bank: images of the classes to evaluate on.
       way, shots, queries, num_episodes: of the episodes.
       map_tasks: how episodes are spread over devices.
+      place: copies arrays to all devices.
+      programs: shared by all methods.
     """
 
     key: jax.Array
@@ -57,6 +97,8 @@ class Setting(NamedTuple):
     queries: int
     num_episodes: int
     map_tasks: Callable
+    place: Callable
+    programs: Programs
 
 
 class NotApplicable(Exception):
@@ -65,7 +107,7 @@ class NotApplicable(Exception):
 
 def evaluate(setting: Setting, classify: Callable, params: Any, bank=None) -> Scores:
     """Accuracy of a classifier on the setting's episodes."""
-    run = evaluation.evaluator(
+    run = setting.programs.evaluator(
         classify,
         way=setting.way,
         shots=setting.shots,
@@ -73,6 +115,8 @@ def evaluate(setting: Setting, classify: Callable, params: Any, bank=None) -> Sc
         num_episodes=setting.num_episodes,
         map_tasks=setting.map_tasks,
     )
+    # Arrays elsewhere than the last row's would be another program.
+    params = setting.place(params)
     return run(setting.key, params, setting.bank if bank is None else bank)
 
 
@@ -199,12 +243,9 @@ def one_teacher(setting: Setting, zoo: zoo_lib.Zoo, num_teachers: int = 5) -> Sc
 
 def _teacher_features(setting: Setting, zoo: zoo_lib.Zoo, group: int, i: int) -> Scores:
     arch, teachers = zoo.architectures[group], zoo.teachers[group]
-    describe = panel.describer((arch,), output="features", mirror=False)
     one = jax.tree.map(lambda x: x[i : i + 1], teachers)
-    described = panel.describe_bank(functools.partial(describe, (one,)), setting.bank)
-    return evaluate(
-        setting, evaluation.centroid_classifier(setting.way), None, described
-    )
+    describe = functools.partial(setting.programs.features(arch), (one,))
+    return whole_panel(setting, panel.describe_bank(describe, setting.bank))
 
 
 def fine_tuned_teacher(
@@ -242,7 +283,7 @@ def _mean_over_teachers(found: list[Scores]) -> Scores:
 
 def whole_panel(setting: Setting, described: ImageBank) -> Scores:
     """Nearest centroid on what all teachers say about an image, see `panel`."""
-    classify = evaluation.centroid_classifier(setting.way)
+    classify = setting.programs.centroids(setting.way)
     return evaluate(setting, classify, None, described)
 
 
@@ -252,12 +293,7 @@ def panel_heads(setting: Setting, described: ImageBank) -> Scores:
     Inductive: ridge regression on the support set. Transductive: centroids refined by
     the queries' own soft assignments.
     """
-    classify = evaluation.head_classifier(
-        lambda params, x: x,
-        heads.centered(heads.ridge(setting.way), "none"),
-        heads.centered(heads.transductive_centroids(setting.way), "episode"),
-    )
-    return evaluate(setting, classify, None, described)
+    return evaluate(setting, setting.programs.heads(setting.way), None, described)
 
 
 def panel_whitened(
@@ -274,7 +310,7 @@ def panel_whitened(
 
     Args:
       setting: the episodes.
-      describe: ``images [n, h, w, c] -> [n, d]``, as the bank was described.
+      describe: ``images [n, h, w, c] -> [n, d]``, compiled, as the bank was described.
       described: descriptions of the evaluation's images.
       key: draws the scenes.
       shape: of a scene.

@@ -4,6 +4,7 @@ A *classifier* here is ``(params, episode) -> {name: query logits}``; the names 
 the protocols compared, e.g. "transductive" and "inductive".
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,21 +36,31 @@ class Accuracy(NamedTuple):
         return f"{self.mean:.2f} +- {self.ci95:.2f}"
 
 
+@dataclasses.dataclass(frozen=True)
+class _Adapting:
+    """See `learner_classifier`; a record, so that equal learners are equal here."""
+
+    learner: MetaLearner
+
+    def __call__(self, params: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        predict, images = self.learner.predict, episode.query_images
+        adapted = self.learner.adapt(
+            params, episode.support_images, episode.support_labels
+        )
+        return {
+            "transductive": predict(adapted, images),
+            "inductive": predict(adapted, images, norm="running"),
+        }
+
+
 def learner_classifier(learner: MetaLearner) -> Classify:
     """Adapts on the support set and predicts the queries.
 
     "transductive" normalises the queries by their own batch (as all published numbers
-    of this field do); "inductive" by the support set's statistics.
+    of this field do); "inductive" by the support set's statistics.  Classifiers of one
+    learner are equal, so that what was compiled for one serves the others.
     """
-
-    def classify(params: PyTree, episode: Episode) -> dict[str, jax.Array]:
-        adapted = learner.adapt(params, episode.support_images, episode.support_labels)
-        return {
-            "transductive": learner.predict(adapted, episode.query_images),
-            "inductive": learner.predict(adapted, episode.query_images, norm="running"),
-        }
-
-    return classify
+    return _Adapting(learner)
 
 
 def head_classifier(

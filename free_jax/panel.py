@@ -101,20 +101,21 @@ def describe_bank(
     """The same bank with descriptions [C, M, d] in place of images.
 
     Args:
-      describe: ``images [n, h, w, c] uint8 -> [n, d]``, compiled here once.
+      describe: ``images [n, h, w, c] uint8 -> [n, d]``, compiled by the caller, as
+        ``functools.partial(jax.jit(describer(...)), teachers)``: banks described by
+        other teachers of the same shapes then share the program.
       bank: images [C, M, h, w, c] uint8.
       chunk: images described at once.
     """
     classes, most = bank.images.shape[:2]
     flat = bank.images.reshape(classes * most, *bank.images.shape[2:])
-    run = jax.jit(describe)
     parts = []
     for start in range(0, flat.shape[0], chunk):
         images = flat[start : start + chunk]
         missing = chunk - images.shape[0]
         # The last chunk is padded: one shape, one compilation.
         images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        parts.append(run(images)[: chunk - missing])
+        parts.append(describe(images)[: chunk - missing])
     described = jnp.concatenate(parts).reshape(classes, most, -1)
     return bank._replace(images=described)
 

@@ -1,13 +1,16 @@
 """Comparison of methods, pre-inverted memory and yardsticks, at the smallest size."""
 
+import functools
 import json
 import signal
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments import (
@@ -16,17 +19,32 @@ from experiments import (
     command_line,
     compare,
     comparison_report,
+    inputs,
     loop,
     meta_training,
     preparing,
     recovering,
+    report,
     train,
     yardsticks,
 )
 from experiments.algorithms import preinverted
 from experiments.configs import common
 from experiments.data import preset, procedural
-from free_jax import InputError, Teachers, Zoo, ZooGroup, architecture, panel, save_zoo
+from free_jax import (
+    InputError,
+    Teachers,
+    Zoo,
+    ZooGroup,
+    architecture,
+    evaluation,
+    make_mesh,
+    map_tasks,
+    memory,
+    panel,
+    save_zoo,
+)
+from free_jax.metalearning import protonet
 
 CONFIG = "experiments/configs/compare_cifar_fs.py:smoke"
 # Cells that compile little: what is tested is the harness. ProtoNet has no inner loop.
@@ -232,6 +250,76 @@ def test_fusion_says_where_it_cannot_be_applied():
     assert jax.tree.map(lambda x: (1, *x.shape), fused) == shapes
     with pytest.raises(yardsticks.NotApplicable, match="no teacher has"):
         yardsticks.transported_params(conv4(8), mixed)
+
+
+@pytest.fixture
+def compiled():
+    """Names of the programs compiled during the test."""
+    names = []
+
+    def listen(event, seconds, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
+    monkeypatch.setattr(  # Scenes take long to compile.
+        yardsticks,
+        "_scenes",
+        lambda key, shape, n: jax.random.uniform(key, (n, *shape)),
+    )
+    student = conv4(4)
+    learner = protonet(student)
+    mesh = make_mesh({"task": 2}, jax.devices()[:2])
+
+    def place(tree):
+        return jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))
+
+    images = np.random.default_rng(0).integers(256, size=(6, 3, 32, 32, 3), dtype="u1")
+    setting = yardsticks.Setting(
+        key=jax.random.key(0),
+        bank=place(memory.from_arrays(images, np.full(6, 3))),
+        way=5,
+        shots=1,
+        queries=2,
+        num_episodes=4,
+        map_tasks=functools.partial(map_tasks, mesh=mesh),
+        place=place,
+        programs=yardsticks.programs(),
+    )
+    trained = SimpleNamespace(
+        methods={"ours": evaluation.learner_classifier(learner)},
+        test_learner=learner,
+        student=student,
+        zoo=inputs.place_zoo(zoo_of((student, 2)), place),
+    )
+    # By what has to be compiled: evaluations are "run", descriptions "describe".
+    expected = {
+        "ours": ["run"],
+        "random": [],
+        "average": [],
+        "finetune": [],
+        "teacher": ["describe", "run"],  # once for all its teachers
+        "best": ["describe"],  # all teachers' views of scenes, not its features
+        "panel": ["describe", "run"],
+        "panel_heads": ["run"],
+    }
+    names = list(expected)[1:]
+    config = ConfigDict({"seed": 0, "eval": {"temperature": 4.0, "yardsticks": names}})
+    params = place(learner.init(jax.random.key(1)))
+    rows = report._methods(config, trained, params, setting)
+    for name, evaluate in zip(expected, rows.values(), strict=True):
+        compiled.clear()
+        evaluate(setting)
+        known = [x for x in compiled if x in ("jit(run)", "jit(describe)")]
+        assert known == [f"jit({x})" for x in expected[name]], name
+    compiled.clear()
+    rows["ours"](setting._replace(shots=2, queries=1))
+    assert "jit(run)" in compiled
 
 
 def test_centrality_finds_the_teacher_that_disagrees():
