@@ -142,7 +142,8 @@ def distillation(map_tasks):
         images().images.reshape(-1, 32, 32, 3),
         jax.random.normal(KEY, (20 * CLASSES, TASKS, WAY)),
         jnp.ones(TASKS),
-        jnp.ones(20 * CLASSES, bool),
+        recovered=jnp.ones(20 * CLASSES, bool),
+        natural=jnp.ones(20 * CLASSES, bool),
     )
     return algorithm.step, (KEY, jax.jit(algorithm.init)(KEY), data)
 

@@ -27,11 +27,13 @@ class Pool(NamedTuple):
       images: [N, h, w, c] uint8.
       classes: [N] int32 absolute class ids; -1 for scenes, which have none.
       owners: [N] int32 index over the teachers of all groups; -1 for scenes.
+      natural: [N] bool, like real images: scenes, and what was recovered from them.
     """
 
     images: np.ndarray
     classes: np.ndarray
     owners: np.ndarray
+    natural: np.ndarray
 
 
 def seconds_spent(workdir: str, *stages: str) -> float:

@@ -66,7 +66,8 @@ def train(
         last = bool(run.ending) or done == config.num_steps
         stopping = stop.reached(done) and not last
         judged = last or done % config.eval.every_steps == 0
-        logged = judged or stopping or done % config.log.every_steps == 0
+        # A stop must leave no trace in the record: the step is saved, not logged.
+        logged = judged or done % config.log.every_steps == 0
         saving = last or stopping or run.checkpoints.due(done)
         if logged or saving:
             scalars = run.measure(done, judged)

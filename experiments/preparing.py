@@ -67,7 +67,8 @@ def described(
         asked = zoo_lib.select(zoo, panel.asked)
         rival = renewing.rival(config, zoo)
         kept = renewing.kept(config, zoo, panel.asked)
-        reusing.sign(workdir, zoo, asked, renewed=renewing.earlier(config))
+        earlier, made = renewing.earlier(config), reusing.recipe(config)
+        reusing.sign(workdir, zoo, asked, made, renewed=earlier)
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop, rival)
         logits = recovering.ask(config, asked, pool.images, map_tasks, workdir, stop)
         if endpoints.hub_of(asked):
@@ -106,6 +107,7 @@ def described(
         logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
         weights=jnp.asarray(weights),
         recovered=jnp.asarray(pool.owners >= 0),
+        natural=jnp.asarray(pool.natural),
     )
     return described, bank
 
@@ -155,7 +157,7 @@ def pre_inverted(
         everyone = np.arange(zoo.num_teachers)
         pool, logits = reusing.reuse(config, config.recover.reuse, zoo, everyone)
     else:
-        reusing.sign(workdir, zoo, zoo)
+        reusing.sign(workdir, zoo, zoo, reusing.recipe(config))
         size = inputs.preset(config).image_size
         shape = (size, size, 3)
         pool = recovering.recover(config, zoo, shape, map_tasks, workdir, stop)

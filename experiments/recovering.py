@@ -17,6 +17,7 @@ from experiments import (
     chunks,
     meta_training,
     renewing,
+    reusing,
 )
 from experiments.chunks import Pool
 from free_jax import augment, endpoints, panel, scenes
@@ -115,12 +116,7 @@ def recover(
         )
     folder = epath.Path(workdir) / "recovered"
     parts = list(chunks.in_chunks(folder, "recovering", jobs, config, stop))
-    pool = Pool(
-        *(
-            np.concatenate([part[name] for part in parts])
-            for name in ("images", "classes", "owners")
-        )
-    )
+    pool = reusing.pool_of(parts, reusing.recipe(config))
     known = [part["teacher_accuracy"] for part in parts if "teacher_accuracy" in part]
     if known:
         print(

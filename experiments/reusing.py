@@ -10,21 +10,55 @@ from etils import epath
 
 from experiments import hosts, jsonio
 from experiments.chunks import Pool, finished, read_chunk
+from experiments.workdir import CONFIG_FILE
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
 SIGNATURE_FILE = "zoo.json"
 
 
+def recipe(config: Any) -> dict[str, Any]:
+    """How a run's images are made: ``source``, where its inversions ``init``, ..."""
+    return _recipe(jsonio.flatten(config))
+
+
+def _recipe(flat: dict[str, Any]) -> dict[str, Any]:
+    source, start = flat.get("recover.backend"), flat.get("recover.start")
+    scenes = source == "pixels" and start == "scenes"
+    keys = ("num_steps", "images_per_class", "scenes")
+    return {
+        "source": source,
+        "init": "dead_leaves" if scenes else "noise",  # Generators' latents too.
+        **{key: flat.get(f"recover.{key}") for key in keys},
+        "seed": flat.get("seed"),
+    }
+
+
+def pool_of(parts: list[dict[str, np.ndarray]], made: dict[str, Any]) -> Pool:
+    """The pool of some chunks that were made by one recipe."""
+    images, classes, owners = (
+        np.concatenate([part[name] for part in parts])
+        for name in ("images", "classes", "owners")
+    )
+    natural = (owners < 0) | (made.get("init") == "dead_leaves")
+    return Pool(images, classes, owners, natural)
+
+
 def sign(
-    workdir: str, zoo: zoo_lib.Zoo, asked: zoo_lib.Zoo, *, renewed: str = ""
+    workdir: str,
+    zoo: zoo_lib.Zoo,
+    asked: zoo_lib.Zoo,
+    made: dict[str, Any],
+    *,
+    renewed: str = "",
 ) -> None:
-    """Notes in ``<workdir>/recovered`` whose images and answers are kept there.
+    """Notes in ``<workdir>/recovered`` how images are made there, and who answers.
 
     Args:
       workdir: run directory.
       zoo: teachers that images are recovered from.
       asked: teachers that are asked.
+      made: `recipe` of the images.
       renewed: the earlier run whose images and answers this one adds to.
 
     Raises:
@@ -34,13 +68,14 @@ def sign(
     now = {"zoo": fingerprint(zoo), "asked": fingerprint(asked), "renewed": renewed}
 
     def check() -> None:
-        if file.exists() and {"renewed": ""} | json.loads(file.read_text()) != now:
+        before = {"renewed": ""} | _signed(workdir)
+        if file.exists() and any(before.get(key) != now[key] for key in now):
             raise InputError(
                 f"{file.parent} holds images of other teachers: the zoo has changed "
                 "since; use another --workdir"
             )
         file.parent.mkdir(parents=True, exist_ok=True)
-        jsonio.write_json(file, now)
+        jsonio.write_json(file, now | {"recipe": made})
 
     hosts.first_only(check)
 
@@ -49,11 +84,14 @@ def _signature(workdir: str) -> epath.Path:
     return epath.Path(workdir) / "recovered" / SIGNATURE_FILE
 
 
+def _signed(workdir: str) -> dict[str, Any]:
+    file = _signature(workdir)
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
 def lineage(workdir: str) -> list[str]:
     """A run and those whose images it renewed, oldest first."""
-    file = _signature(workdir)
-    signed = json.loads(file.read_text()) if file.exists() else {}
-    before = signed.get("renewed")
+    before = _signed(workdir).get("renewed")
     return [*(lineage(before) if before else []), str(workdir)]
 
 
@@ -123,7 +161,7 @@ def _one_pool(
             f"described of {folder}; give the workdir of a panel run"
         )
     parts = [read_chunk(file) for file in recovered]
-    pool = Pool(*(np.concatenate([p[n] for p in parts]) for n in Pool._fields))
+    pool = pool_of(parts, _made(folder))
     logits = np.concatenate([read_chunk(file)["logits"] for file in described])
     if len(logits) != len(pool.images):
         raise InputError(
@@ -132,6 +170,27 @@ def _one_pool(
         )
     _check_teachers(name, folder, zoo, pool, logits, asked)
     return pool, logits[:, asked]
+
+
+def _made(folder: str) -> dict[str, Any]:
+    """The recipe of an earlier run's images; empty, and said so, if it is unknown."""
+    if made := _signed(folder).get("recipe"):
+        return made
+    # A pool that was signed without: the run's config says it too.
+    try:
+        config = (epath.Path(folder) / CONFIG_FILE).read_text()
+        flat = jsonio.flatten(json.loads(config))
+    except (OSError, ValueError):
+        flat = {}
+    if {"recover.backend", "recover.start"} <= flat.keys():
+        return _recipe(flat)
+    print(
+        f"{folder} does not say how its images were made (neither "
+        f"recovered/{SIGNATURE_FILE} nor {CONFIG_FILE}): no model is calibrated on "
+        "what was recovered there",
+        flush=True,
+    )
+    return {}
 
 
 def _check_enough(folder: str, key: str, found: int, wanted: Any) -> None:
@@ -155,9 +214,7 @@ def _check_teachers(
             f"{name} asked {logits.shape[1]} teachers, fewer "
             f"than this run; set --config.panel.teachers to at most what it asked"
         )
-    file = _signature(folder)
-    if file.exists():
-        signed = json.loads(file.read_text())
+    if signed := _signed(folder):
         # Answers of part of the zoo stand in other columns than those of all of it.
         all_asked = signed["asked"] == signed["zoo"]
         same = signed["zoo"] == fingerprint(zoo)

@@ -343,7 +343,7 @@ def test_memory_holds_every_teachers_images_by_class(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     classes = np.asarray([2, 0, 2, -1, 2], np.int32)
     images = rng.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
-    pool = chunks.Pool(images, classes, np.zeros(5, np.int32))
+    pool = chunks.Pool(images, classes, np.zeros(5, np.int32), np.ones(5, bool))
     monkeypatch.setattr(recovering, "recover", lambda *a: pool)
     argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
     config = command_line.parse(argv).config

@@ -104,6 +104,34 @@ def test_interrupted_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
     ).read_text()
 
 
+def test_a_stop_between_two_logged_steps_leaves_no_row(tmp_path, monkeypatch):
+    config = "experiments/configs/maml_real_cifar_fs.py:smoke"  # Soonest compiled.
+    argv = ["run.py", f"--config={config}", "--config.student.kwargs.width=4"]
+    argv += ["--config.learner.kind=protonet", "--config.eval.val_episodes=0"]
+    argv += ["--config.eval.yardsticks=()", "--config.eval.episodes=2"]
+    argv += ["--config.num_steps=7", "--config.log.every_steps=3"]
+    config = command_line.parse([*argv, "--config.eval.every_steps=100"]).config
+    # Unlike in each step, so that the mean over the logged rows tells which there are.
+    real = train.algorithms.experiment
+
+    def counted(*arguments):
+        experiment = real(*arguments)
+        return experiment._replace(meta_updates=lambda row: row["step"])
+
+    monkeypatch.setattr(train.algorithms, "experiment", counted)
+    straight = train.main(config, str(tmp_path / "a"))
+    with monkeypatch.context() as patch:
+        stop = train.checkpointing.StopRequest
+        patch.setattr(stop, "reached", lambda self, step: step == 4)
+        assert train.main(config, str(tmp_path / "b")) == {"stopped_at": 4}
+    stopped = train.main(config, str(tmp_path / "b"))
+    rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in "ab"]
+    assert rows[0] == rows[1]
+    assert [json.loads(row)["step"] for row in rows[0].splitlines()] == [3, 6, 7]
+    assert straight["meta_updates"] == stopped["meta_updates"] == round(7 * 16 / 3)
+    assert straight["results"] == stopped["results"]
+
+
 def test_selection_needs_a_score_and_other_classes(finished, tmp_path):
     for override, message in [
         ("--config.eval.val_episodes=0", "val_episodes"),

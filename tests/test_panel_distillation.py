@@ -29,9 +29,8 @@ def data():
     # Mirrored images look the same, so that a random flip changes nothing.
     images = jnp.concatenate([images, images[:, :, ::-1]], 2)[:, :, 8:24]
     logits = 3 * jax.random.normal(keys[1], (9, T, toy.WAY))
-    return Described(
-        images, logits, jnp.asarray([1.0, 0.5, 0.0, 1.0]), jnp.ones(9, bool)
-    )
+    yes, weights = jnp.ones(9, bool), jnp.asarray([1.0, 0.5, 0.0, 1.0])
+    return Described(images, logits, weights, recovered=yes, natural=yes)
 
 
 def by_hand(variables, data, rows, similarity):
@@ -90,7 +89,8 @@ def test_a_student_learns_its_panel_and_keeps_running_statistics():
     images = images.astype(jnp.uint8)
     brightness = images.astype(jnp.float32).mean((1, 2)) / 255  # [40, 3]
     logits = 100 * (brightness - brightness.mean(0))[:, None, :] * jnp.ones((1, T, 1))
-    data = Described(images, logits, jnp.ones(T), jnp.ones(40, bool))
+    yes = jnp.ones(40, bool)
+    data = Described(images, logits, jnp.ones(T), recovered=yes, natural=yes)
     algorithm = build(optimizer=optax.adam(1e-2), batch_size=20, momentum=0.5)
     step = jax.jit(algorithm.step)
 

@@ -1,6 +1,7 @@
 """Panel distillation from the command line, at the smallest size."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import jax
@@ -412,7 +413,7 @@ def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
     with pytest.raises(run.InputError, match="asked 5 teachers, fewer"):
         reusing.reuse(parse(zoo_path), earlier, zoo, np.arange(6))
     with pytest.raises(run.InputError, match="the zoo has changed since"):
-        reusing.sign(earlier, broken, broken)
+        reusing.sign(earlier, broken, broken, reusing.recipe(parse(zoo_path)))
     # The same teachers, computing in another type: within rounding.
     rounded = inputs.computing_in(zoo, "bfloat16")
     assert reusing.fingerprint(rounded) == reusing.fingerprint(zoo)
@@ -444,7 +445,8 @@ def test_sabotage_breaks_the_share_it_is_told(zoo_path):
 def test_only_images_most_like_real_ones_calibrate(zoo_path):
     images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
     inverted = np.asarray([True, False, True, True, False, False])
-    both = Described(images, np.zeros((6, 1, 5)), np.ones(1), inverted)
+    natural = np.ones(6, bool)
+    both = Described(images, np.zeros((6, 1, 5)), np.ones(1), inverted, natural)
     scenes = both._replace(recovered=np.zeros(6, bool))
 
     def chosen(described, *extra):
@@ -455,8 +457,48 @@ def test_only_images_most_like_real_ones_calibrate(zoo_path):
     assert chosen(scenes) == [0, 1, 2, 3, 4, 5]  # Else what teachers were asked about.
     assert len(chosen(both, "--config.distill.calibrate_images=2")) == 2
     assert chosen(both, "--config.distill.calibrate_images=0") is None
-    assert chosen(both, "--config.recover.start=noise") is None
-    assert chosen(both, "--config.recover.backend=five") is None
+    # Each image by how it was made, whatever this run would have made.
+    renewed = both._replace(natural=np.asarray([True] * 3 + [False] + [True] * 2))
+    assert chosen(renewed, "--config.recover.start=noise") == [0, 2]
+    assert chosen(both._replace(natural=~inverted)) is None
+
+
+def test_a_pool_that_is_used_again_tells_how_it_was_made(
+    finished, zoo_path, tmp_path, capsys
+):
+    """Whatever the config of the run that uses it; old pools by their config."""
+    zoo = load_zoo(zoo_path)
+    for folder in ("recovered", "described"):
+        shutil.copytree(finished[0] / folder, tmp_path / folder)
+    note = tmp_path / "recovered" / reusing.SIGNATURE_FILE
+    signed = json.loads(note.read_text())
+    assert signed["recipe"]["source"] == "pixels"
+    assert signed["recipe"]["init"] == "dead_leaves"
+
+    def natural(recipe=None, config=None, this="scenes"):
+        kept = {key: value for key, value in signed.items() if key != "recipe"}
+        note.write_text(json.dumps(kept | ({"recipe": recipe} if recipe else {})))
+        if config is not None:
+            (tmp_path / "config.json").write_text(json.dumps({"recover": config}))
+        mine = parse(zoo_path, f"--config.recover.start={this}")
+        pool, _ = reusing.reuse(mine, str(tmp_path), zoo, np.arange(5))
+        assert pool.natural[pool.owners < 0].all()
+        (found,) = set(pool.natural[pool.owners >= 0].tolist())
+        return found
+
+    assert natural(signed["recipe"], this="noise")
+    assert not natural(reusing.recipe(parse(zoo_path, "--config.recover.start=noise")))
+    for backend in ("generator", "five"):
+        made = reusing.recipe(parse(zoo_path, f"--config.recover.backend={backend}"))
+        assert made["source"] == backend and not natural(made)
+    assert "does not say" not in capsys.readouterr().out
+    assert not natural()
+    said = capsys.readouterr().out
+    assert "does not say how its images were made" in said and said.count("\n") == 1
+    assert natural(config={"backend": "pixels", "start": "scenes"}, this="noise")
+    assert not natural(config={"backend": "pixels", "start": "noise"})
+    assert not natural(config={"backend": "five", "start": "scenes"})
+    assert not capsys.readouterr().out
 
 
 def test_too_many_outputs_are_not_whitened(zoo_path, tmp_path, monkeypatch):

@@ -235,7 +235,8 @@ def test_panel_distillation_and_description_are_those_of_one_device():
         toy.bank(per_class=2).images.reshape(-1, *toy.SHAPE),
         jnp.asarray(np.random.default_rng(0).normal(size=(18, 2, 3)), jnp.float32),
         jnp.ones(2),
-        jnp.ones(18, bool),
+        recovered=jnp.ones(18, bool),
+        natural=jnp.ones(18, bool),
     )
     stack = toy.random_teachers(toy.TINY, 3)
     found = []

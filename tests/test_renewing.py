@@ -181,10 +181,16 @@ def test_new_images_join_those_of_the_earlier_runs(
     old = first.images[:34]  # 3 teachers, 5 classes, 2 images; 4 scenes
     assert len(first.images) == len(first.logits) == 64
     assert prepared[-1].images_before == 60
+    # The smoke run's inversions start from scenes.
+    assert first.natural.all()
     stored = np.load(earlier[0] / "recovered" / "scenes.npz")["images"]
     np.testing.assert_array_equal(old[30:], stored)
     new = first.images[34:]  # Drawn from other keys than the earlier images.
     assert (old[:30] != new).any((1, 2, 3)).all()
+
+    # Of several pools each knows how it was made.
+    mixed = pool_of("noise", earlier[0], "--config.recover.start=noise")
+    np.testing.assert_array_equal(mixed.natural, np.arange(64) < 34)
 
     # A third round keeps the images and answers of both.
     for file in ("model.npz", "result.json"):
@@ -209,7 +215,8 @@ def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
     workdir = str(tmp_path / "renewed")
     assert renewing.seconds_before(config, workdir) == 0
-    reusing.sign(workdir, zoo, zoo, renewed=str(earlier[0]))
+    made = reusing.recipe(config)
+    reusing.sign(workdir, zoo, zoo, made, renewed=str(earlier[0]))
     assert renewing.seconds_before(config, workdir) == earlier[1]["seconds"] > 0
     # Recovery and answers of this run, by hand, and of one that uses them again.
     for stage, spent in [("recovered", 3.0), ("described", 4.0)]:

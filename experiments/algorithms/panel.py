@@ -155,12 +155,12 @@ def natural_images(config: Any, described: Described) -> np.ndarray | None:
 
     Inversions that started from scenes, or scenes where teachers are only asked.
     Inversions from noise are unlike anything real: fitted to them, a model loses.
+    How an image was made is known by its pool, which may be of an earlier run.
     """
-    recover, count = config.recover, config.distill.calibrate_images
+    count = config.distill.calibrate_images
     rows = np.flatnonzero(described.recovered)
     if rows.size < 2:
         rows = np.arange(len(described.images))
-    elif recover.backend != "pixels" or recover.start != "scenes":
-        return None
+    rows = rows[np.asarray(described.natural)[rows]]
     drawn = np.sort(np.random.default_rng(config.seed).permutation(rows)[:count])
     return np.asarray(described.images[drawn]) if drawn.size else None

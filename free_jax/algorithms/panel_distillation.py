@@ -29,12 +29,15 @@ class Described(NamedTuple):
       logits: [N, T, W] float32, raw outputs of all teachers.
       weights: [T] float32, how far each teacher is trusted; 0 leaves it out.
       recovered: [N] bool, recovered from a teacher; False for scenes.
+      natural: [N] bool, like real images: scenes, and what was recovered from scenes;
+        False for what was recovered from noise.
     """
 
     images: jax.Array
     logits: jax.Array
     weights: jax.Array
     recovered: jax.Array
+    natural: jax.Array
 
 
 class DistillState(NamedTuple):
