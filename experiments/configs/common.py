@@ -381,12 +381,11 @@ def preinverted_config(data: str = "cifar_fs") -> ml_collections.ConfigDict:
     config.recover.images_per_class, config.recover.scenes = 20, 0
     # There is no panel's model to be new to.
     del config.recover.renew, config.recover.objective.adversarial
-    config.replay = {
-        key: free.replay[key]
-        for key in ("shots", "queries", "episodes_per_update", "augment")
+    kept = ("shots", "queries", "episodes_per_update", "augment")
+    config.replay = {key: free.replay[key] for key in kept} | {
+        # Whose word an image's class is: of its own teacher, or of all.
+        "labels": "owner"
     }
-    # Whose word an image's class is: of the teacher it was recovered from, or of all.
-    config.replay.labels = "owner"
     config.eval = free.eval
     config.eval.every_steps = 200
     config.update(harness_config())
