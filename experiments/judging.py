@@ -7,7 +7,7 @@ import jax
 
 from experiments import inputs
 from experiments.algorithms import Experiment
-from free_jax import evaluation
+from free_jax import evaluation, keys
 from free_jax.errors import InputError
 
 
@@ -55,8 +55,8 @@ def judge(
             "config.eval.select=val with config.eval.split=val would report on the "
             "classes that selected the model; use select=last or split=test"
         )
-    # Key 1 is the final evaluation's: selection must not see its episodes.
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 1), 1)
+    # Not "evaluation": selection must not see the episodes of the final one.
+    key = keys.named(jax.random.key(config.seed), "selection")
 
     def evaluator(shots: int, queries: int) -> Callable:
         return evaluation.evaluator(

@@ -12,7 +12,7 @@ import numpy as np
 from experiments import checkpointing, logging_utils, renewing
 from experiments.algorithms.base import Experiment
 from experiments.judging import Judge
-from free_jax import endpoints
+from free_jax import endpoints, keys
 from free_jax.errors import InputError
 
 
@@ -96,10 +96,9 @@ class _Run:
         self.experiment, self.judge, self.place = experiment, judge, place
         algorithm = experiment.algorithm
         self.params_of = algorithm.params
-        # Key 0 initialises, key 1 evaluates, key 2 + n is step n: a resumed run draws
-        # the same numbers without storing keys.
+        # Keys are named: a resumed run draws the same numbers without storing them.
         self.root = jax.random.key(config.seed)
-        self.state = place(jax.jit(algorithm.init)(jax.random.fold_in(self.root, 0)))
+        self.state = place(jax.jit(algorithm.init)(keys.named(self.root, "init")))
         self.data = place(experiment.data)
         # Until a score selects, this is a placeholder and `best` is None.
         shapes = jax.eval_shape(self.params_of, self.state)
@@ -163,7 +162,7 @@ class _Run:
 
     def step(self, number: int) -> None:
         """One step; `ending` says why it has to be the last one."""
-        key = jax.random.fold_in(self.root, 2 + number)
+        key = keys.named(self.root, "step", number)
         state, info = self.step_fn(key, self.state, self.data)
         if self.hub and not self.hub.all_answered(jax.block_until_ready((state, info))):
             self.hub.raise_if_broken()

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 
 from experiments import checkpointing, logging_utils
-from free_jax import inversion
+from free_jax import inversion, keys
 from free_jax.types import PyTree, Teachers
 
 FOLDER = "meta_generator"
@@ -61,7 +61,7 @@ def trained_generator(
     checkpoints = checkpointing.Checkpoints(
         folder, save_every_secs=config.checkpoint.every_secs or None
     )
-    state = jax.jit(init)(jax.random.fold_in(key, 0))
+    state = jax.jit(init)(keys.named(key, "init"))
     restored = checkpoints.restore_latest(state)
     done, spent = 0, 0.0
     if restored is not None:
@@ -72,7 +72,7 @@ def trained_generator(
     )
     clock = time.monotonic()
     while done < options.meta_steps:
-        state, info = run(jax.random.fold_in(key, 1 + done), state, teachers)
+        state, info = run(keys.named(key, "step", done), state, teachers)
         done += 1
         scalars = {"loss": np.asarray(info.loss).item()}
         scalars["owner acc"] = np.asarray(info.teacher_accuracy).item()

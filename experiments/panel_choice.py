@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from free_jax import keys
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
@@ -41,7 +42,8 @@ def choose(config: Any, zoo: zoo_lib.Zoo) -> PanelChoice:
             f"them and a teacher as many of the others, so it must be between "
             f"{config.way} and {len(known) - config.way}; 0 holds none out"
         )
-    held_out = np.random.default_rng(config.seed).permutation(known)[:wanted]
+    rng = keys.named_rng(config.seed, "held-out classes")
+    held_out = rng.permutation(known)[:wanted]
     asked = asked[~np.isin(classes[asked], held_out).any(1)]
     if not asked.size:
         raise InputError(

@@ -12,7 +12,7 @@ from etils import epath
 from experiments import checkpointing, hosts, inputs, logging_utils, validation
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
-from free_jax import memory, pretraining
+from free_jax import keys, memory, pretraining
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.types import ImageBank, Teachers
@@ -107,7 +107,7 @@ def train_zoo(
         flip=recipe.flip,
     )
     place, map_tasks = inputs.placement(config)
-    rng = np.random.default_rng(config.seed)
+    rng = keys.named_rng(config.seed, "class draw")
     class_ids = np.stack(
         [
             rng.permutation(len(split.class_names))[: recipe.way]
@@ -115,8 +115,9 @@ def train_zoo(
         ]
     ).astype(np.int32)
     bank = place(memory.from_arrays(split.images, split.counts))
-    root = jax.random.key(config.seed)
-    init_keys = jax.random.split(jax.random.fold_in(root, 0), recipe.num_teachers)
+    # Not the keys of a model that is trained in the same run.
+    root = keys.named(jax.random.key(config.seed), "teachers")
+    init_keys = jax.random.split(keys.named(root, "init"), recipe.num_teachers)
     # Teachers in training stay on the device that trains them.
     state = jax.jit(map_tasks(lambda _, key: init(key)))((), init_keys)
     trained = map_tasks(epoch)
@@ -143,10 +144,10 @@ def train_zoo(
     )
     start = time.monotonic()
     for number in range(done, recipe.epochs):
-        keys = jax.random.split(
-            jax.random.fold_in(root, 1 + number), recipe.num_teachers
+        epoch_keys = jax.random.split(
+            keys.named(root, "epoch", number), recipe.num_teachers
         )
-        state, info = run_epoch(bank, (keys, class_ids, state))
+        state, info = run_epoch(bank, (epoch_keys, class_ids, state))
         scalars = {
             "teacher loss": np.asarray(info.loss).item(),
             "train acc": np.asarray(info.accuracy).item(),

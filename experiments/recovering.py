@@ -20,11 +20,9 @@ from experiments import (
     reusing,
 )
 from experiments.chunks import Pool
-from free_jax import augment, endpoints, panel, scenes
+from free_jax import augment, endpoints, keys, panel, scenes
 from free_jax import zoo as zoo_lib
 from free_jax.episodes import balanced_labels
-
-_ROUNDS = 2**31  # Keys of rounds lie above those of teachers.
 
 
 def recover(
@@ -51,9 +49,9 @@ def recover(
       Stopped: stop was requested; the finished chunks are kept.
     """
     options = config.recover
-    root = jax.random.fold_in(jax.random.key(config.seed), 3)
-    if rival:  # Not the images of the earlier rounds again; far from the keys below.
-        root = jax.random.fold_in(root, _ROUNDS + rival.number)
+    root = keys.named(jax.random.key(config.seed), "recover")
+    if rival:  # Not the images of the earlier rounds again.
+        root = keys.named(root, "round", rival.number)
     labels = balanced_labels(zoo.way, options.images_per_class)
     jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]] = []
     first = 0  # Index of the group's first teacher over all groups.
@@ -62,7 +60,7 @@ def recover(
         inverter = build_inversion.inverter(
             config, group.architecture, rival.student if rival else None
         )
-        key = jax.random.fold_in(root, 0)
+        key = keys.named(root, "generator", number)
         if options.backend == "five":
             shared = meta_training.trained_generator(
                 config,
@@ -93,12 +91,12 @@ def recover(
             )
 
             def invert(index=index, run=run, shared=shared, group=group, first=first):
-                keys = jax.vmap(lambda i: jax.random.fold_in(root, 1 + i))(
+                teacher_keys = jax.vmap(lambda i: keys.named(root, "teacher", i))(
                     jnp.asarray(first + index)
                 )
                 teachers = zoo_lib.take(group.teachers, index)
                 adversaries = rival.of_teachers(first + index) if rival else None
-                tasks = (keys, teachers, adversaries)
+                tasks = (teacher_keys, teachers, adversaries)
                 images, info = jax.device_get(run(shared, tasks))
                 ids = np.asarray(teachers.class_ids)[:, np.asarray(labels)]
                 return {
@@ -129,9 +127,9 @@ def recover(
 
 def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> dict:
     draw = jax.jit(jax.vmap(lambda key: scenes.dead_leaves(key, image_shape)))
-    keys = jax.random.split(jax.random.fold_in(root, 0), count)
+    each = jax.random.split(keys.named(root, "dead leaves"), count)
     images = jnp.concatenate(
-        [draw(keys[start : start + 500]) for start in range(0, count, 500)]
+        [draw(each[start : start + 500]) for start in range(0, count, 500)]
     )
     pixels = np.floor(255 * np.clip(jax.device_get(images), 0, 1)).astype(np.uint8)
     nobody = np.full(count, -1, np.int32)

@@ -21,7 +21,7 @@ from experiments import (
     yardsticks,
 )
 from experiments.algorithms import Experiment
-from free_jax import endpoints, model_io, panel
+from free_jax import endpoints, keys, model_io, panel
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
 
@@ -170,7 +170,7 @@ def _recovery_seconds(
     run = jax.jit(recover)
     seconds = []
     for number in range(4):  # The first one compiles.
-        key = jax.random.key(number)
+        key = keys.named(jax.random.key(config.seed), "timing", number)
         clock = time.monotonic()
         jax.block_until_ready(run(key, outcome["state"], experiment.data))
         seconds.append(time.monotonic() - clock)
@@ -289,27 +289,36 @@ def _of_zoo(
 
     student = experiment.student
     # Every yardstick's own draws, the same in all runs of a seed.
-    root = jax.random.fold_in(jax.random.key(config.seed), 1)
-    keys = jax.random.split(jax.random.fold_in(root, 2), 3)
+    root = jax.random.key(config.seed)
 
     def meta_model(params: Callable[[], Any]) -> Callable:
         made = functools.cache(params)  # Once for all shots.
         return lambda s: yardsticks.meta_model(s, learner, made())
 
     central = functools.cache(
-        lambda: yardsticks.most_central(zoo, config.eval.temperature, keys[0])
+        lambda: yardsticks.most_central(
+            zoo, config.eval.temperature, keys.named(root, "most central teacher")
+        )
     )
     return {
         "average": meta_model(lambda: yardsticks.average_params(student, zoo)),
         "ota": meta_model(lambda: yardsticks.transported_params(student, zoo)),
-        "dro": meta_model(lambda: yardsticks.robust_params(student, zoo, keys[1])),
+        "dro": meta_model(
+            lambda: yardsticks.robust_params(
+                student, zoo, keys.named(root, "robust hyper-network")
+            )
+        ),
         "best": lambda s: yardsticks.central_teacher(s, zoo, central()),
         "teacher": lambda s: yardsticks.one_teacher(s, zoo),
         "finetune": lambda s: yardsticks.fine_tuned_teacher(s, learner, student, zoo),
         "panel": lambda s: yardsticks.whole_panel(s, described()),
         "panel_heads": lambda s: yardsticks.panel_heads(s, described()),
         "panel_whitened": lambda s: yardsticks.panel_whitened(
-            s, describe, described(), keys[2], student.image_shape
+            s,
+            describe,
+            described(),
+            keys.named(root, "whitening scenes"),
+            student.image_shape,
         ),
     }
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from free_jax import keys
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.types import Teachers
@@ -27,9 +28,10 @@ def sabotage(zoo: zoo_lib.Zoo, share: float, seed: int) -> zoo_lib.Zoo:
     """
     if not 0 < share < 1:
         raise InputError(f"config.zoo.sabotage={share}: must be between 0 and 1")
-    rng = np.random.default_rng([seed, 7])
+    rng = keys.named_rng(seed, "sabotage")
+    root = jax.random.key(seed)
     groups = []
-    for group in zoo.groups:
+    for number, group in enumerate(zoo.groups):
         count = group.num_teachers
         victims = rng.permutation(count)[: int(np.ceil(share * count))]
         ids = np.array(group.teachers.class_ids)
@@ -37,8 +39,10 @@ def sabotage(zoo: zoo_lib.Zoo, share: float, seed: int) -> zoo_lib.Zoo:
         ids[mislabelled] = np.roll(ids[mislabelled], 1, axis=1)
         variables = group.teachers.variables
         if untrained.size:
-            keys = jax.random.split(jax.random.key(seed), untrained.size)
-            random = jax.jit(jax.vmap(group.architecture.init))(keys)
+            each = jax.random.split(
+                keys.named(root, "sabotage", number), untrained.size
+            )
+            random = jax.jit(jax.vmap(group.architecture.init))(each)
             variables = jax.tree.map(
                 lambda old, new, where=untrained: jnp.asarray(old).at[where].set(new),
                 variables,

@@ -18,6 +18,7 @@ from experiments import (
     validation,
     yardsticks,
 )
+from free_jax import keys
 
 # What may differ between the runs that share a working directory.
 MAY_CHANGE = (
@@ -92,7 +93,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         if "stopped_at" in outcome:
             return outcome
         setting = yardsticks.Setting(
-            key=jax.random.fold_in(jax.random.key(config.seed), 1),
+            key=keys.named(jax.random.key(config.seed), "evaluation"),
             bank=place(final_bank),
             way=config.way,
             shots=config.eval.shots[0],

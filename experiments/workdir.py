@@ -11,10 +11,19 @@ from typing import Any
 from etils import epath
 
 from experiments import hosts, jsonio
+from experiments.logging_utils import RESULT_FILE
 from free_jax.errors import InputError
 
 CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
+FORMAT_FILE = "format.json"
+
+# How a run's random keys come from its seed: 1 numbered them, 2 names them.
+KEYS = 2
+# What a finished run of other keys would train on for, and what depends on its keys
+# even where nothing is trained.
+_TRAINS = ("num_steps", "max_seconds")
+_REDRAWN = ("zoo.sabotage", "panel.held_out_classes")
 
 
 class Claim:
@@ -50,6 +59,10 @@ def claim_workdir(
     later uses must bring the same config, but for the keys under `may_change`, whose
     new values are then recorded.
 
+    ``format.json`` names how keys are made from the seed.  A run of an earlier version,
+    which made them otherwise, cannot go on here; if it is finished, it may be read and
+    evaluated anew.
+
     Args:
       workdir: local folder, made if missing, or a remote path such as ``gs://...``
         (remote paths have no lock).
@@ -61,7 +74,7 @@ def claim_workdir(
 
     Raises:
       InputError: the directory cannot be written, is in use by another process, or
-        holds a run of another config.
+        holds a run of another config or an unfinished one of an earlier version.
     """
     path = epath.Path(workdir)
 
@@ -72,7 +85,10 @@ def claim_workdir(
         claim = Claim(path, handle)
         try:
             with _clear_os_errors(path):
-                _check_config(path, config, may_change)
+                before = _config_before(path)
+                _check_config(path, before, config, may_change)
+                scheme = _check_keys(path, before, config)
+                jsonio.write_json(path / FORMAT_FILE, {"keys": scheme})
                 jsonio.write_json(path / CONFIG_FILE, config)
         except BaseException:
             claim.release()
@@ -100,27 +116,74 @@ def _lock(path: epath.Path) -> int:
     return handle
 
 
-def _check_config(path: epath.Path, config: Any, may_change: tuple[str, ...]) -> None:
+def _config_before(path: epath.Path) -> Any:
+    """The config of the run that is there, or None where nothing was computed."""
     file = path / CONFIG_FILE
     if not file.exists():
-        return
-    if {child.name for child in path.iterdir()} <= {CONFIG_FILE, LOCK_FILE}:
+        return None
+    ours = {CONFIG_FILE, LOCK_FILE, FORMAT_FILE}
+    if {child.name for child in path.iterdir()} <= ours:
         # It failed before it computed anything, perhaps for a mistyped path: the
         # corrected command may go on here.
-        return
+        return None
     try:
-        before = jsonio.flatten(json.loads(file.read_text()))
+        return json.loads(file.read_text())
     except ValueError:
         raise InputError(
             f"{file} is not valid JSON, so the config of this run is unknown; "
             "restore the file, or use another --workdir"
         ) from None
-    changes = differences(before, jsonio.flatten(config), may_change)
+
+
+def _check_config(
+    path: epath.Path, before: Any, config: Any, may_change: tuple[str, ...]
+) -> None:
+    if before is None:
+        return
+    changes = differences(jsonio.flatten(before), jsonio.flatten(config), may_change)
     if changes:
         raise InputError(
             f"workdir {path} holds a run of another config: {changes}; "
             "use another --workdir or the same config"
         )
+
+
+def _check_keys(path: epath.Path, before: Any, config: Any) -> int:
+    """How the keys of the run that is there are made, if it may be used like this."""
+    if before is None:
+        return KEYS
+    file = path / FORMAT_FILE
+    scheme = json.loads(file.read_text())["keys"] if file.exists() else 1
+    if scheme == KEYS:
+        return scheme
+    draws = "whose random numbers come from other keys"
+    remedy = "use another --workdir, or the version that wrote it"
+    if scheme > KEYS:
+        raise InputError(f"workdir {path} is of a later version, {draws}; {remedy}")
+    if not file.exists() and not _is_finished(path, before):
+        raise InputError(
+            f"workdir {path} holds an unfinished run of an earlier version, {draws}; "
+            "finish it with that version, or use another --workdir"
+        )
+    old, new = jsonio.flatten(before), jsonio.flatten(config)
+    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    drawn = [key for key in _REDRAWN if old.get(key)]
+    wrong = changed if drawn else [key for key in changed if key in _TRAINS]
+    if wrong:
+        why = f" with {', '.join(drawn)}" if drawn else ""
+        raise InputError(
+            f"workdir {path} holds a finished run of an earlier version{why}, {draws}: "
+            f"{', '.join(wrong)} cannot change; {remedy}"
+        )
+    return scheme
+
+
+def _is_finished(path: epath.Path, config: Any) -> bool:
+    try:
+        result = json.loads((path / RESULT_FILE).read_text())
+    except (OSError, ValueError):
+        return False
+    return result.get("config_hash") == jsonio.config_hash(config)
 
 
 def differences(

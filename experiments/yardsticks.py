@@ -12,6 +12,7 @@ from free_jax import (
     fusion,
     heads,
     initialization,
+    keys,
     memory,
     metalearning,
     panel,
@@ -131,7 +132,8 @@ def random_initialisation(
     setting: Setting, learner: metalearning.MetaLearner, seed: int
 ) -> Scores:
     """The same model and adaptation from random weights."""
-    return meta_model(setting, learner, learner.init(jax.random.key(seed)))
+    key = keys.named(jax.random.key(seed), "random initialisation")
+    return meta_model(setting, learner, learner.init(key))
 
 
 def average_params(student: Architecture, zoo: zoo_lib.Zoo) -> Any:

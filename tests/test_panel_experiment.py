@@ -470,6 +470,8 @@ def test_a_pool_that_is_used_again_tells_how_it_was_made(
     zoo = load_zoo(zoo_path)
     for folder in ("recovered", "described"):
         shutil.copytree(finished[0] / folder, tmp_path / folder)
+    # As an earlier version left it, whose random keys were others.
+    assert not (tmp_path / "format.json").exists()
     note = tmp_path / "recovered" / reusing.SIGNATURE_FILE
     signed = json.loads(note.read_text())
     assert signed["recipe"]["source"] == "pixels"

@@ -10,7 +10,7 @@ import optax
 from experiments import panel_choice, panel_methods, preparing
 from experiments.algorithms import base
 from experiments.optimizers import optimizer
-from free_jax import distilled, heads
+from free_jax import distilled, heads, keys
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import Described, panel_distillation
 from free_jax.errors import InputError
@@ -162,5 +162,6 @@ def natural_images(config: Any, described: Described) -> np.ndarray | None:
     if rows.size < 2:
         rows = np.arange(len(described.images))
     rows = rows[np.asarray(described.natural)[rows]]
-    drawn = np.sort(np.random.default_rng(config.seed).permutation(rows)[:count])
+    rng = keys.named_rng(config.seed, "calibration images")
+    drawn = np.sort(rng.permutation(rows)[:count])
     return np.asarray(described.images[drawn]) if drawn.size else None
