@@ -16,7 +16,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from experiments import pictures
+from experiments.harness import pictures
 
 Points = list[tuple[float, float, float]]
 

@@ -20,10 +20,12 @@ from benchmarks.torch_baseline import free as torch_free
 from benchmarks.torch_baseline import inversion as torch_inversion
 from benchmarks.torch_baseline import networks as torch_networks
 from benchmarks.torch_baseline import training as torch_training
-from free_jax import evaluation, interop, memory, pretraining, replay
+from free_jax import interop
 from free_jax.algorithms import free
-from free_jax.architecture import Architecture
+from free_jax.fewshot import banks, evaluation, replay
 from free_jax.models import Generator
+from free_jax.zoo import pretraining
+from free_jax.zoo.network import Network
 
 WAY, SIZE, LATENT, INNER_STEPS, TEST_STEPS = 5, 32, 256, 5, 10
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
@@ -54,9 +56,9 @@ class Case(NamedTuple):
     unit: str
 
 
-def classifier(name: str, **kwargs) -> Architecture:
-    return fj.architecture(
-        name, way=WAY, image_shape=(SIZE, SIZE, 3), mean=MEAN, std=STD, **kwargs
+def classifier(name: str, **kwargs) -> Network:
+    return fj.make_network(
+        name, num_classes=WAY, image_shape=(SIZE, SIZE, 3), mean=MEAN, std=STD, **kwargs
     )
 
 
@@ -71,7 +73,7 @@ def to_torch(images) -> torch.Tensor:
     return torch.tensor(np.moveaxis(np.asarray(images), -1, -3).copy())
 
 
-def torch_classifier(arch: Architecture, variables) -> torch_networks.State:
+def torch_classifier(arch: Network, variables) -> torch_networks.State:
     state = interop.to_state_dict(jax.device_get(variables), arch)
     inner = (".C.", ".BN.")  # drops Conv4's second copies
     if arch.name == "conv4":
@@ -138,7 +140,7 @@ def inversion(
 def _bank(classes: int = 8, per_class: int = 30) -> fj.ImageBank:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (classes, per_class, SIZE, SIZE, 3), np.uint8)
-    return memory.from_arrays(images, np.full(classes, per_class))
+    return banks.from_arrays(images, np.full(classes, per_class))
 
 
 def torch_episode(episode: fj.Episode) -> torch_episodes.Episode:
@@ -161,7 +163,7 @@ def _torch_episodes(bank, shots: int, queries: int, count: int):
     ]
 
 
-def _torch_student(student: Architecture, params) -> torch_networks.State:
+def _torch_student(student: Network, params) -> torch_networks.State:
     state = torch_classifier(student, {"params": params})
     return {
         name: state[name].requires_grad_() for name in torch_networks.weights(state)

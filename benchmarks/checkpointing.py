@@ -24,9 +24,9 @@ import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
-from experiments import checkpointing  # noqa: E402
 from experiments.configs import common  # noqa: E402
-from free_jax import memory  # noqa: E402
+from experiments.harness import checkpointing  # noqa: E402
+from free_jax.fewshot import banks  # noqa: E402
 
 STEPS = 8  # in a block
 EVERY_SECS = common.harness_config()["checkpoint"]["every_secs"]
@@ -35,7 +35,7 @@ EVERY_SECS = common.harness_config()["checkpoint"]["every_secs"]
 def make_state():
     key = jax.random.key(0)
     generator = fj.models.Generator(image_shape=(32, 32, 3), width=64)
-    student = fj.architecture("conv4", way=5, image_shape=(32, 32, 3), width=32)
+    student = fj.make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=32)
     params = {
         "generator": generator.init(key, jnp.zeros((2, 256)), jnp.zeros(2, int)),
         "student": student.init(key)["params"],
@@ -43,7 +43,7 @@ def make_state():
     return {
         "params": params,
         "opt": optax.adam(1e-3).init(params),
-        "memory": memory.init(64, 400, (32, 32, 3)),
+        "memory": banks.init(64, 400, (32, 32, 3)),
         "work": jnp.eye(1500),
     }
 

@@ -18,8 +18,9 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from experiments import command_line, inputs  # noqa: E402
-from experiments.algorithms import base, free  # noqa: E402
+from experiments import inputs  # noqa: E402
+from experiments.harness import command_line  # noqa: E402
+from experiments.methods import base, free  # noqa: E402
 from free_jax import Teachers, Zoo, ZooGroup, map_tasks  # noqa: E402
 
 

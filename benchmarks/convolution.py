@@ -72,8 +72,8 @@ def cases():
     labels = jnp.arange(128) % 5
 
     def network(lowering):
-        arch = fj.architecture(
-            "conv4", way=5, image_shape=(32, 32, 3), width=32, lowering=lowering
+        arch = fj.make_network(
+            "conv4", num_classes=5, image_shape=(32, 32, 3), width=32, lowering=lowering
         )
         return arch, arch.init(keys[3])
 

@@ -34,14 +34,14 @@ import numpy as np  # noqa: E402
 
 import free_jax as fj  # noqa: E402
 from experiments import serve_zoo  # noqa: E402
-from free_jax import endpoints  # noqa: E402
+from free_jax import remote  # noqa: E402
 
 BATCH, IN_FLIGHT = 64, 4
 SHAPE, WAY = (32, 32, 3), 5
 
 
 def make_zoo(count=3):
-    arch = fj.architecture("conv4", way=WAY, image_shape=SHAPE)
+    arch = fj.make_network("conv4", num_classes=WAY, image_shape=SHAPE)
     variables = jax.jit(jax.vmap(arch.init))(jax.random.split(jax.random.key(0), count))
     ids = np.arange(WAY * count).reshape(count, WAY)
     teachers = fj.Teachers(variables, jnp.asarray(ids, jnp.int32))
@@ -73,14 +73,14 @@ async def load(url, bodies):
 
 
 def throughput(url, count, repeats):
-    card = endpoints.Card("teacher000", WAY, SHAPE)
-    client = endpoints.OpenInference(
+    card = remote.Card("teacher000", WAY, SHAPE)
+    client = remote.OpenInference(
         card, url, "teacher000", max_batch=BATCH, in_flight=IN_FLIGHT
     )
     rng = np.random.default_rng(0)
     rates = {"load generator": [], "hub": []}
     with tempfile.TemporaryDirectory() as folder:
-        hub = endpoints.Hub([client], endpoints.Ledger(f"{folder}/queries.sqlite"))
+        hub = remote.Hub([client], remote.Ledger(f"{folder}/queries.sqlite"))
         hub.open()
         for _ in range(repeats + 1):
             images = rng.normal(size=(count, *SHAPE)).astype(np.float32)
@@ -105,7 +105,7 @@ class Distant:
     max_batch, in_flight = 4096, 8
 
     def __init__(self, number, latency):
-        self.card = endpoints.Card(f"distant{number}", WAY, SHAPE)
+        self.card = remote.Card(f"distant{number}", WAY, SHAPE)
         self.identity, self._latency = self.card.name, latency
 
     async def open(self):
@@ -126,8 +126,8 @@ def overlap(latency, repeats, steps=10, tasks=4):
     params = generator.init(jax.random.key(0), jnp.zeros((2, 256)), labels[:2])
 
     clients = [Distant(i, latency) for i in range(tasks)]
-    hub = endpoints.Hub(clients)
-    zoo = endpoints.remote_zoo(
+    hub = remote.Hub(clients)
+    zoo = remote.remote_zoo(
         hub,
         [client.card for client in clients],
         [[f"{i}/{k}" for k in range(WAY)] for i in range(tasks)],

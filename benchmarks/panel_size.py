@@ -19,9 +19,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
-from experiments import inputs, logging_utils
+from experiments import inputs
 from experiments.configs import common
-from free_jax import evaluation, heads, memory, panel
+from experiments.harness import metrics
+from free_jax import panel
+from free_jax.fewshot import banks, evaluation, heads
 
 
 def main() -> None:
@@ -40,7 +42,7 @@ def main() -> None:
     zoo = inputs.load_zoo(config)
     split = inputs.load_split(config, options.split)
     images = np.asarray(split.images)[:, : options.images]
-    bank = memory.from_arrays(images, np.minimum(split.counts, options.images))
+    bank = banks.from_arrays(images, np.minimum(split.counts, options.images))
     describe = panel.describer(zoo.architectures, temperature=options.temperature)
     describe = functools.partial(jax.jit(describe), zoo.teachers)
     bank = panel.describe_bank(describe, bank)
@@ -75,7 +77,7 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     title = f"{options.split} classes, {options.episodes} episodes, ridge, inductive"
-    logging_utils.print_table(rows, tuple(rows[0]), title=title)
+    metrics.print_table(rows, tuple(rows[0]), title=title)
     pathlib.Path(options.json).write_text(json.dumps({"title": title, "rows": rows}))
 
 

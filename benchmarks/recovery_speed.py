@@ -29,8 +29,10 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
-from experiments import build_inversion, inputs, logging_utils, pictures  # noqa: E402
+from experiments import inputs  # noqa: E402
 from experiments.configs import common  # noqa: E402
+from experiments.harness import metrics, pictures  # noqa: E402
+from experiments.stages import build_inversion  # noqa: E402
 from free_jax import inversion, panel  # noqa: E402
 
 ON_CPU = jax.default_backend() == "cpu"
@@ -152,7 +154,7 @@ def main() -> None:
     arch, count = group.architecture, group.num_teachers
     teachers = fj.take(group.teachers, np.arange(options.teachers))
     others = fj.take(group.teachers, np.arange(options.teachers, count))
-    labels = fj.balanced_labels(arch.way, options.images)
+    labels = fj.balanced_labels(arch.num_classes, options.images)
     rows, grids = [], []
     for backend, tried in STEPS.items():
         config = settings(backend, options.width)
@@ -180,7 +182,9 @@ def main() -> None:
         rows.append(row)
         # Five images of each of the first teacher's classes.
         order = np.argsort(np.asarray(labels), kind="stable")
-        first = images[0][order].reshape(arch.way, options.images, *arch.image_shape)
+        first = images[0][order].reshape(
+            arch.num_classes, options.images, *arch.image_shape
+        )
         grids.append(first[:, :5].reshape(-1, *arch.image_shape))
     slow = next(r for r in rows if r["back-end"] == "generator")["images_a_second"]
     shown = [
@@ -201,7 +205,7 @@ def main() -> None:
         f"generator width {options.width}, FIVE meta-trained for "
         f"{rows[0]['meta_seconds']:.0f} s, amortised over 100 teachers"
     )
-    logging_utils.print_table(shown, COLUMNS, title=title)
+    metrics.print_table(shown, COLUMNS, title=title)
     if options.json:
         record = {"title": title, "device": jax.devices()[0].device_kind, "rows": rows}
         pathlib.Path(options.json).write_text(json.dumps(record, indent=1))

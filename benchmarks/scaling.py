@@ -33,12 +33,14 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
-from free_jax import replay as replay_lib  # noqa: E402
+from free_jax.fewshot import replay as replay_lib  # noqa: E402
 
 TASKS, WAY, CLASSES = 8, 5, 20
 LABELS = fj.balanced_labels(WAY, 10)
-ARCH = fj.architecture("conv4", way=WAY, image_shape=(32, 32, 3), width=32)
-HEADS = fj.architecture("conv4", way=WAY * TASKS, image_shape=(32, 32, 3), width=32)
+ARCH = fj.make_network("conv4", num_classes=WAY, image_shape=(32, 32, 3), width=32)
+HEADS = fj.make_network(
+    "conv4", num_classes=WAY * TASKS, image_shape=(32, 32, 3), width=32
+)
 LEARNER = fj.maml(ARCH, num_steps=2, inner_lr=0.01)
 KEY = jax.random.key(0)
 COLLECTIVES = "all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter"

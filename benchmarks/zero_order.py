@@ -29,8 +29,9 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
-from experiments import pictures  # noqa: E402
-from free_jax import black_box, inversion, panel  # noqa: E402
+from experiments.harness import pictures  # noqa: E402
+from free_jax import inversion, panel  # noqa: E402
+from free_jax.inversion import answers as answers_lib  # noqa: E402
 
 Estimator = inversion.Estimator
 
@@ -42,7 +43,7 @@ class Method:
     estimator: Estimator
     labels: bool = True
     rates: tuple[float, float] = (3e-3, 1e-2)
-    gives: black_box.Gives = "logits"
+    gives: answers_lib.Gives = "logits"
     per_image: bool = True
     warm: bool = False
 
@@ -94,7 +95,7 @@ class Bench:
         generator = fj.models.Generator(
             image_shape=arch.image_shape,
             width=self.width,
-            num_classes=arch.way if method.labels else 0,
+            num_classes=arch.num_classes if method.labels else 0,
             label_input="concat",
         )
         source = inversion.generator_source(generator)
@@ -105,7 +106,7 @@ class Bench:
             objective,
             arch,
             estimator=method.estimator,
-            respond=black_box.answers(method.gives),
+            respond=answers_lib.answers(method.gives),
         )
         exact = inversion.white_box(objective, arch)
         g_rate, z_rate = method.rates

@@ -13,15 +13,11 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import (
-    checkpointing,
-    command_line,
-    comparison_report,
-    inputs,
-    pretrain_zoo,
-    train,
-    validation,
-)
+from experiments import inputs, pretrain_zoo, train
+from experiments.evaluation import comparison_report
+from experiments.harness import command_line, stopping
+from experiments.harness import workdir as workdir_lib
+from experiments.methods import checks
 from free_jax.errors import InputError
 
 # What may differ between the runs that share a working directory: more methods and
@@ -64,8 +60,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     """
     names = _validated(config)
     with (
-        checkpointing.claim_workdir(workdir, config, may_change=MAY_CHANGE),
-        checkpointing.StopRequest() as stop,
+        workdir_lib.claim_workdir(workdir, config, may_change=MAY_CHANGE),
+        stopping.StopRequest() as stop,
     ):
         # Bad data or teachers would fail every cell: better at once.
         inputs.evaluation_bank(config, config.eval.split)
@@ -165,5 +161,5 @@ def _validated(config: Any) -> tuple[str, ...]:
         raise InputError(f"config.max_seconds={config.max_seconds}: not negative")
     if not config.zoo.path and not config.zoo.pretrain.num_teachers:
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")
-    validation.check_zoo(config)
+    checks.check_zoo(config)
     return names

@@ -9,13 +9,18 @@ import numpy as np
 import optax
 from etils import epath
 
-from experiments import checkpointing, hosts, inputs, logging_utils, validation
-from experiments.algorithms import base
-from experiments.optimizers import optimizer
-from free_jax import keys, memory, pretraining
+from experiments import inputs
+from experiments.harness import checkpointing, devices, hosts, metrics
+from experiments.harness import stopping as stopping_lib
+from experiments.harness import workdir as workdir_lib
+from experiments.harness.optimizers import optimizer
+from experiments.methods import base, checks
+from free_jax import keys
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.fewshot import banks
 from free_jax.types import ImageBank, Teachers
+from free_jax.zoo import pretraining
 
 
 def main(config: Any, workdir: str) -> dict[str, Any]:
@@ -28,11 +33,11 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Returns:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
-    validation.validate_pretraining(config.pretrain, "pretrain")
+    checks.validate_pretraining(config.pretrain, "pretrain")
     may_change = ("log", "checkpoint")
     with (
-        checkpointing.claim_workdir(workdir, config, may_change=may_change),
-        checkpointing.StopRequest() as stop,
+        workdir_lib.claim_workdir(workdir, config, may_change=may_change),
+        stopping_lib.StopRequest() as stop,
     ):
         zoo, stopped = train_zoo(config, config.pretrain, workdir, stop)
         if zoo is None:
@@ -51,17 +56,17 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
                 )
             )
         ]
-        logging_utils.print_table(
+        metrics.print_table(
             rows, ["teacher", "classes", "held-out %"], title="teachers"
         )
         mean = float(zoo.groups[0].accuracy.mean())
         print(f"mean held-out accuracy {100 * mean:.1f} %; zoo in {workdir}/zoo")
         result = {"held_out_accuracy": mean, "teachers": rows}
-        return logging_utils.write_result(workdir, result, config)
+        return metrics.write_result(workdir, result, config)
 
 
 def train_zoo(
-    config: Any, recipe: Any, workdir: str, stop: checkpointing.StopRequest
+    config: Any, recipe: Any, workdir: str, stop: stopping_lib.StopRequest
 ) -> tuple[zoo_lib.Zoo | None, int]:
     """Trains the zoo, or loads it if ``<workdir>/zoo`` is already there.
 
@@ -106,7 +111,7 @@ def train_zoo(
         batch_size=recipe.batch_size,
         flip=recipe.flip,
     )
-    place, map_tasks = inputs.placement(config)
+    place, map_tasks = devices.placement(config)
     rng = keys.named_rng(config.seed, "class draw")
     class_ids = np.stack(
         [
@@ -114,7 +119,7 @@ def train_zoo(
             for _ in range(recipe.num_teachers)
         ]
     ).astype(np.int32)
-    bank = place(memory.from_arrays(split.images, split.counts))
+    bank = place(banks.from_arrays(split.images, split.counts))
     # Not the keys of a model that is trained in the same run.
     root = keys.named(jax.random.key(config.seed), "teachers")
     init_keys = jax.random.split(keys.named(root, "init"), recipe.num_teachers)
@@ -139,9 +144,7 @@ def train_zoo(
     if restored is not None:
         state, done, _ = restored
         print(f"teachers: resuming after epoch {done}/{recipe.epochs}", flush=True)
-    progress = logging_utils.Progress(
-        recipe.epochs, done, every_secs=config.log.every_secs
-    )
+    progress = metrics.Progress(recipe.epochs, done, every_secs=config.log.every_secs)
     start = time.monotonic()
     for number in range(done, recipe.epochs):
         epoch_keys = jax.random.split(
@@ -152,7 +155,7 @@ def train_zoo(
             "teacher loss": np.asarray(info.loss).item(),
             "train acc": np.asarray(info.accuracy).item(),
         }
-        logging_utils.check_finite(number + 1, scalars)
+        metrics.check_finite(number + 1, scalars)
         progress.update(number + 1, scalars, force=number + 1 == recipe.epochs)
         stopping = stop.reached(number + 1) and number + 1 < recipe.epochs
         checkpoints.save(number + 1, state, {}, force=stopping)
@@ -170,7 +173,7 @@ def train_zoo(
     checkpoints.close()
     print(
         f"trained {recipe.num_teachers} {arch.name} teachers in "
-        f"{logging_utils.format_duration(time.monotonic() - start)}, "
+        f"{metrics.format_duration(time.monotonic() - start)}, "
         f"held-out accuracy {100 * float(np.mean(accuracy)):.1f} %",
         flush=True,
     )

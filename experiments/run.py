@@ -22,7 +22,7 @@ if str(REPOSITORY) not in sys.path:
 
 import jax  # noqa: E402
 
-from experiments import command_line, logging_utils  # noqa: E402
+from experiments.harness import command_line, metrics  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
 # Values of config.run; each module has main(config, workdir) -> dict.
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except logging_utils.RunError as error:
+    except metrics.RunError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except OSError as error:
@@ -135,7 +135,7 @@ def describe() -> str:
         code = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         code = ""
-    packages = ", ".join(f"{k} {v}" for k, v in logging_utils.versions().items())
+    packages = ", ".join(f"{k} {v}" for k, v in metrics.versions().items())
     devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
     return (
         f"free_jax {code.strip() or 'unknown'}; {packages}\n"

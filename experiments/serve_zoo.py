@@ -60,14 +60,18 @@ def export(zoo: zoo_lib.Zoo, folder: Any, port: int = 8080) -> pathlib.Path:
             shape = list(arch.image_shape)
             settings = {
                 "name": name,
-                "implementation": "experiments.onnx_serving.OnnxModel",
+                "implementation": "free_jax.remote.mlserver_model.OnnxModel",
                 "platform": "onnx",
                 "parameters": {"uri": "./model.onnx", "version": "1"},
                 "inputs": [
                     {"name": "images", "datatype": "FP32", "shape": [-1, *shape]}
                 ],
                 "outputs": [
-                    {"name": "logits", "datatype": "FP32", "shape": [-1, arch.way]}
+                    {
+                        "name": "logits",
+                        "datatype": "FP32",
+                        "shape": [-1, arch.num_classes],
+                    }
                 ],
             }
             (model / "model-settings.json").write_text(json.dumps(settings, indent=1))

@@ -5,19 +5,12 @@ from typing import Any
 
 import jax
 
-from experiments import (
-    algorithms,
-    apis,
-    checkpointing,
-    chunks,
-    inputs,
-    judging,
-    loop,
-    pretrain_zoo,
-    report,
-    validation,
-    yardsticks,
-)
+from experiments import inputs, methods, pretrain_zoo
+from experiments.evaluation import baselines, report, selection
+from experiments.harness import devices, loop, stopping
+from experiments.harness import workdir as workdir_lib
+from experiments.inputs import endpoints
+from experiments.methods import checks
 from free_jax import keys
 
 # What may differ between the runs that share a working directory.
@@ -51,10 +44,10 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Raises:
       InputError: anything wrong with config, data, zoo or working directory.
     """
-    validation.validate(config)
+    checks.validate(config)
     with (
-        checkpointing.claim_workdir(workdir, config, may_change=may_change(config)),
-        checkpointing.StopRequest() as stop,
+        workdir_lib.claim_workdir(workdir, config, may_change=may_change(config)),
+        stopping.StopRequest() as stop,
         contextlib.ExitStack() as exits,
     ):
         finished = report.read(config, workdir)
@@ -72,9 +65,9 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         elif config.zoo.path:
             zoo = inputs.load_zoo(config)
         elif config.zoo.apis:
-            remote = apis.opened(config.zoo.apis, workdir, config.data.name)
+            remote = endpoints.opened(config.zoo.apis, workdir, config.data.name)
             zoo = inputs.select(config, exits.enter_context(remote))
-        place, map_tasks = inputs.placement(config)
+        place, map_tasks = devices.placement(config)
         if zoo is not None:
             zoo = inputs.computing_in(inputs.sabotaged(config, zoo), config.dtype)
             zoo = inputs.place_zoo(zoo, place)
@@ -83,16 +76,16 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             return stage(config, *zoos, map_tasks, workdir, stop)
 
         try:
-            experiment = algorithms.experiment(config, zoo, map_tasks, prepare)
-        except chunks.Stopped:
+            experiment = methods.experiment(config, zoo, map_tasks, prepare)
+        except stopping.Stopped:
             return {"stopped_at": 0}
-        judge = judging.judge(config, experiment, place, map_tasks)
+        judge = selection.judge(config, experiment, place, map_tasks)
         outcome = loop.train(
             config, workdir, experiment, judge, place, stop, may_change(config)
         )
         if "stopped_at" in outcome:
             return outcome
-        setting = yardsticks.Setting(
+        setting = baselines.Setting(
             key=keys.named(jax.random.key(config.seed), "evaluation"),
             bank=place(final_bank),
             way=config.way,
@@ -101,7 +94,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             num_episodes=config.eval.episodes,
             map_tasks=map_tasks,
             place=place,
-            programs=yardsticks.programs(),
+            programs=baselines.programs(),
         )
         return report.write(config, workdir, experiment, outcome, setting, stop)
 

@@ -1,90 +1,80 @@
 """Data-free meta-learning: pre-trained classifiers in, a few-shot learner out."""
 
+from typing import Any
+
 from free_jax import (
     algorithms,
-    alignment,
     augment,
-    bilevel,
-    black_box,
-    calibration,
-    curriculum,
-    distilled,
-    episodes,
-    evaluation,
-    fusion,
-    heads,
-    initialization,
+    baselines,
+    fewshot,
+    former_names,
     inversion,
-    keys,
-    memory,
-    metalearning,
     models,
     objectives,
     panel,
     parallel,
-    pretraining,
-    replay,
-    scenes,
     zoo,
 )
-from free_jax.architecture import Architecture, architecture
-from free_jax.episodes import balanced_labels, sample_episode
 from free_jax.errors import InputError
+from free_jax.fewshot import evaluation, heads
+from free_jax.fewshot.episodes import balanced_labels, sample_episode
+from free_jax.fewshot.learners import maml, protonet
 from free_jax.inversion import Adversary, Objective, meta_generator, pixel_inverter
-from free_jax.metalearning import maml, protonet
 from free_jax.model_io import load_model, save_model
+from free_jax.panel import model as distilled
 from free_jax.parallel import make_mesh, map_tasks
 from free_jax.types import Episode, ImageBank, Recovered, Teachers
 from free_jax.zoo import Zoo, ZooGroup, load_zoo, save_zoo, take
+from free_jax.zoo.network import Network, make_network
 
 __all__ = [
     "Adversary",
-    "Architecture",
     "Episode",
     "ImageBank",
     "InputError",
+    "Network",
     "Objective",
     "Recovered",
     "Teachers",
     "Zoo",
     "ZooGroup",
     "algorithms",
-    "alignment",
-    "architecture",
     "augment",
     "balanced_labels",
-    "bilevel",
-    "black_box",
-    "calibration",
-    "curriculum",
+    "baselines",
     "distilled",
-    "episodes",
     "evaluation",
-    "fusion",
+    "fewshot",
     "heads",
-    "initialization",
     "inversion",
-    "keys",
     "load_model",
     "load_zoo",
     "make_mesh",
+    "make_network",
     "maml",
     "map_tasks",
-    "memory",
     "meta_generator",
-    "metalearning",
     "models",
     "objectives",
     "panel",
     "parallel",
     "pixel_inverter",
-    "pretraining",
     "protonet",
-    "replay",
     "sample_episode",
     "save_model",
     "save_zoo",
-    "scenes",
     "take",
     "zoo",
 ]
+
+former_names.install()
+# Former names of what is above.
+Architecture = Network
+architecture = make_network
+
+
+def __getattr__(name: str) -> Any:
+    found = former_names.module(name)
+    if found is None:
+        raise AttributeError(f"module 'free_jax' has no attribute {name!r}")
+    return found

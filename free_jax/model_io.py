@@ -9,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from free_jax.architecture import Architecture, architecture
 from free_jax.errors import InputError
 from free_jax.types import PyTree
+from free_jax.zoo.network import Network, make_network
 
 
-def save_model(path: Any, arch: Architecture, params: PyTree, **notes: Any) -> None:
+def save_model(path: Any, arch: Network, params: PyTree, **notes: Any) -> None:
     """Writes ``{architecture, params, notes}`` to one ``.npz`` file.
 
     Args:
@@ -41,7 +41,7 @@ def _file(path: Any) -> Any:
     return epath.Path(path)
 
 
-def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
+def load_model(path: Any) -> tuple[Network, PyTree, dict[str, Any]]:
     """Reads what `save_model` wrote.
 
     Returns:
@@ -63,7 +63,7 @@ def load_model(path: Any) -> tuple[Architecture, PyTree, dict[str, Any]]:
                 for name in file.files
                 if name != "header"
             }
-        arch = architecture(**header["architecture"])
+        arch = make_network(**header["architecture"])
     except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
         raise InputError(
             f"{path}: not a model saved by free_jax ({error}); give the model.npz of "

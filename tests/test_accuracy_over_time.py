@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import accuracy_over_time
-from experiments import pictures
+from experiments.harness import pictures
 
 
 def write(folder, **result):

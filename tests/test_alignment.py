@@ -7,7 +7,7 @@ import optax
 import pytest
 import toy
 
-from free_jax import alignment
+from free_jax.algorithms import bell
 
 DIM = 5
 
@@ -26,7 +26,7 @@ def loss(x, task):
 
 
 def mean_over_orders(lr, matrices, centers, x):
-    update = jax.jit(alignment.sequential_update(loss, optax.sgd(lr)))
+    update = jax.jit(bell.sequential_update(loss, optax.sgd(lr)))
     moves = []
     for order in toy.orders(len(matrices)):
         order = np.asarray(order)
@@ -102,7 +102,7 @@ def test_equals_a_python_loop(optimizer):
         updates, state = optimizer.update(grads, state, fast)
         fast = optax.apply_updates(fast, updates)
         losses.append(value)
-    update = jax.jit(alignment.sequential_update(two_parts, optimizer))
+    update = jax.jit(bell.sequential_update(two_parts, optimizer))
     for _ in range(2):  # The inner optimiser starts fresh at each call.
         direction, found = update(params, tasks)
         toy.assert_close(direction, jax.tree.map(jnp.subtract, params, fast))
@@ -113,7 +113,7 @@ def test_shuffled_keeps_tasks_whole(key):
     tasks = {"a": jnp.arange(6.0), "b": jnp.arange(12).reshape(6, 2)}
     seen = set()
     for one in jax.random.split(key, 10):
-        out = alignment.shuffled(one, tasks)
+        out = bell.shuffled(one, tasks)
         order = np.asarray(out["a"]).astype(int)
         assert sorted(order) == list(range(6))
         np.testing.assert_array_equal(out["b"][:, 0], 2 * order)

@@ -9,19 +9,13 @@ import optax
 import pytest
 import toy
 
-from free_jax import (
-    augment,
-    episodes,
-    interop,
-    map_tasks,
-    metalearning,
-    objectives,
-)
-from free_jax.architecture import Architecture
+from free_jax import augment, interop, map_tasks, objectives
+from free_jax.fewshot import episodes, learners
 from free_jax.inversion import Adversary
 from free_jax.inversion.objective import white_box
 from free_jax.models import Generator
 from free_jax.types import Teachers
+from free_jax.zoo.network import Network
 
 torch = pytest.importorskip("torch")
 
@@ -31,7 +25,7 @@ from benchmarks.torch_baseline import inversion as torch_inversion  # noqa: E402
 from benchmarks.torch_baseline import networks, training  # noqa: E402
 
 
-def random_variables(arch: Architecture, seed=0):
+def random_variables(arch: Network, seed=0):
     """Drawn with NumPy, because `init` is slow to compile."""
     shapes = jax.eval_shape(arch.init, jax.random.key(0))
 
@@ -103,15 +97,15 @@ def test_inversion_losses_agree(key):
     np.testing.assert_allclose(ours(phi, latents), value.item(), rtol=1e-4)
 
 
-def small_episode(key, arch: Architecture):
+def small_episode(key, arch: Network):
     bank = cases._bank(classes=6, per_class=5)
-    return episodes.sample_episode(key, bank, way=arch.way, shots=1, queries=2)
+    return episodes.sample_episode(key, bank, way=arch.num_classes, shots=1, queries=2)
 
 
 @pytest.mark.slow
 def test_maml_losses_and_meta_gradients_agree(key):
     arch = cases.classifier("conv4", width=4)
-    learner = metalearning.maml(arch, num_steps=2)
+    learner = learners.maml(arch, num_steps=2)
     params = random_variables(arch)["params"]
     episode = small_episode(key, arch)
     (loss, info), grads = jax.jit(jax.value_and_grad(learner.loss, has_aux=True))(
@@ -142,7 +136,7 @@ def test_training_losses_agree():
     @jax.jit
     def step(params, opt, batch):
         def loss(params):
-            logits = metalearning.batch_apply(arch, params, batch / 255.0)
+            logits = learners.batch_apply(arch, params, batch / 255.0)
             return objectives.cross_entropy(logits, jnp.asarray(labels, jnp.int32))
 
         value, grads = jax.value_and_grad(loss)(params)

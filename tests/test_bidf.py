@@ -11,12 +11,15 @@ import optax
 import pytest
 import toy
 
-from experiments import command_line, run, train
-from free_jax import algorithms, augment, bilevel, memory, replay, zoo
-from free_jax.episodes import balanced_labels
+from experiments import run, train
+from experiments.harness import command_line
+from free_jax import algorithms, augment, zoo
+from free_jax.algorithms import bidf_bilevel
 from free_jax.errors import InputError
+from free_jax.fewshot import banks, replay
+from free_jax.fewshot.episodes import balanced_labels
+from free_jax.fewshot.learners import batch_apply, maml
 from free_jax.inversion import Adversary, Estimator, Objective, meta_generator
-from free_jax.metalearning import batch_apply, maml
 from free_jax.objectives import kl
 
 PER_CLASS, CAPACITY, K = 2, 8, 2
@@ -24,7 +27,7 @@ LARGE = toy.tiny((20, 24, 3), width=6)
 ESTIMATOR = Estimator(3, 0.1, 4, at_once=2)
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
 LEARNER = maml(toy.TINY, num_steps=1, inner_lr=0.1)
-LEVELS = bilevel.bilevel(toy.TINY, inner_lr=0.1, num_steps=K)
+LEVELS = bidf_bilevel.bilevel(toy.TINY, inner_lr=0.1, num_steps=K)
 LABELS = balanced_labels(toy.WAY, PER_CLASS)
 # Two inversions of two steps, the last of which needs no gradient, and their accuracy;
 # both sets for the distillation.
@@ -174,7 +177,7 @@ def test_a_step_is_a_python_loop():
         lambda p, a, b: p - 0.5 * (a + b), state.generator, way_back, other
     )
     toy.assert_close(found.generator, generator, rtol=1e-3, atol=1e-4)
-    bank = memory.add(memory.add(state.memory, support), query)
+    bank = banks.add(banks.add(state.memory, support), query)
     np.testing.assert_array_equal(found.memory.counts, bank.counts)
     gap = found.memory.images.astype(int) - bank.images.astype(int)
     assert jnp.abs(gap).max() <= 1  # Rounding down is not continuous.
@@ -192,7 +195,7 @@ def test_meta_gradient_of_both_levels_by_finite_differences():
         episode = toy.double(toy.random_episode())
         rng = np.random.default_rng(0)
         support, query = (
-            bilevel.Taught(
+            bidf_bilevel.Taught(
                 getattr(episode, f"{name}_images"),
                 jnp.asarray(rng.normal(size=(len(labels), toy.WAY))),
                 labels,
@@ -202,7 +205,7 @@ def test_meta_gradient_of_both_levels_by_finite_differences():
                 ("query", episode.query_labels),
             )
         )
-        levels = bilevel.bilevel(toy.TINY, inner_lr=0.1, num_steps=1)
+        levels = bidf_bilevel.bilevel(toy.TINY, inner_lr=0.1, num_steps=1)
 
         @jax.jit
         def outer(params):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import calibration, objectives
+from free_jax import objectives
+from free_jax.algorithms import icfil
+from free_jax.fewshot.learners import Adapted, maml
 from free_jax.inversion import Inverter
-from free_jax.metalearning import Adapted, maml
 from free_jax.types import Recovered, Teachers
 
 RATE, STEPS, PER_CLASS = 0.05, 2, 2
@@ -64,7 +65,7 @@ def test_supervised_contrastive_on_a_closed_form():
 def build(**change):
     options = {"images_per_class": PER_CLASS, "num_steps": STEPS, "seed": 3}
     options |= {"learning_rate": RATE, "temperature": 0.2, "cross_entropy": 0.5}
-    return calibration.calibrator(toy.TINY, INVERTER, **options | change)
+    return icfil.calibrator(toy.TINY, INVERTER, **options | change)
 
 
 def test_calibration_is_its_definition():
@@ -74,7 +75,7 @@ def test_calibration_is_its_definition():
     images, labels = episode.support_images, episode.support_labels
     # Its inner loop stands still: what follows it stands alone.
     learner = maml(toy.TINY)._replace(adapt=lambda params, *support: before)
-    learner = calibration.calibrated(learner, build())
+    learner = icfil.calibrated(learner, build())
     found = jax.jit(learner.adapt)(None, images, labels)
 
     # Invert the adapted model, with the support set's statistics as its own.

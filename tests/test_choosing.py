@@ -6,9 +6,8 @@ import sys
 import pytest
 
 from benchmarks import choosing
-from experiments import validation
-from experiments.algorithms import base
 from experiments.configs import panel_ablation_cifar_fs
+from experiments.methods import base, checks
 
 
 def write(folder, judged, real):
@@ -52,6 +51,6 @@ def test_runs_that_held_nothing_out_are_one_clear_line(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("smoke", ["", ",smoke"])
 def test_every_ablation_is_a_config_that_can_run(name, smoke):
     config = panel_ablation_cifar_fs.get_config(f"what={name}{smoke}")
-    validation.validate(config)
+    checks.validate(config)
     assert config.eval.split == "val"
-    assert base.student(config, 15).way == 15
+    assert base.student(config, 15).num_classes == 15

@@ -13,38 +13,26 @@ import toy
 from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments import (
-    build_inversion,
-    chunks,
-    command_line,
-    compare,
-    comparison_report,
-    inputs,
-    loop,
-    meta_training,
-    preparing,
-    recovering,
-    report,
-    train,
-    yardsticks,
-)
-from experiments.algorithms import preinverted
+from experiments import compare, inputs, train
 from experiments.configs import common
 from experiments.data import preset, procedural
+from experiments.evaluation import baselines, comparison_report, report
+from experiments.harness import chunks, command_line, loop, stopping
+from experiments.methods import preinverted
+from experiments.stages import build_inversion, meta_generator, prepare, recover
 from free_jax import (
     InputError,
     Teachers,
     Zoo,
     ZooGroup,
-    architecture,
-    evaluation,
     make_mesh,
+    make_network,
     map_tasks,
-    memory,
     panel,
     save_zoo,
 )
-from free_jax.metalearning import protonet
+from free_jax.fewshot import banks, evaluation
+from free_jax.fewshot.learners import protonet
 
 CONFIG = "experiments/configs/compare_cifar_fs.py:smoke"
 # Cells that compile little: what is tested is the harness. ProtoNet has no inner loop.
@@ -66,9 +54,9 @@ METHODS = {
 
 def conv4(width, **kwargs):
     chosen = preset("procedural")
-    return architecture(
+    return make_network(
         "conv4",
-        way=5,
+        num_classes=5,
         image_shape=(32, 32, 3),
         mean=chosen.mean,
         std=chosen.std,
@@ -118,7 +106,7 @@ def finished(zoo_path, tmp_path_factory):
 def test_one_table_holds_every_method(finished):
     workdir, result = finished
     rows = {row["method"]: row for row in result["rows"]}
-    names = [yardsticks.NAMES[name] for name in ("random", "average", "ota", "best")]
+    names = [baselines.NAMES[name] for name in ("random", "average", "ota", "best")]
     for method in ("protonet_real", *names):
         accuracy = rows[method]["accuracy"]["1"]
         for protocol in ("transductive", "inductive"):
@@ -168,7 +156,7 @@ def test_finished_cells_are_not_run_again(finished, zoo_path, monkeypatch):
 def test_a_stopped_comparison_continues(finished, zoo_path, tmp_path, monkeypatch):
     config = parse(zoo_path)
     config.choose = ("protonet_real", "absent")
-    stop = compare.checkpointing.StopRequest
+    stop = stopping.StopRequest
     with monkeypatch.context() as patch:
         patch.setattr(stop, "reached", lambda self, step: step == 1)
         assert compare.main(config, str(tmp_path)) == {"stopped_at": 0}
@@ -180,8 +168,8 @@ def test_a_stopped_comparison_continues(finished, zoo_path, tmp_path, monkeypatc
 
 
 def test_a_signal_within_a_cell_stops_the_comparison_too():
-    with compare.checkpointing.StopRequest() as outer:
-        with compare.checkpointing.StopRequest() as inner:
+    with stopping.StopRequest() as outer:
+        with stopping.StopRequest() as inner:
             signal.raise_signal(signal.SIGTERM)
             assert inner.requested
             # A second signal would end the process.
@@ -236,20 +224,20 @@ def test_means_and_intervals_over_seeds():
 def test_fusion_says_where_it_cannot_be_applied():
     student = conv4(4)
     mixed = zoo_of((student, 1), (conv4(6), 1))
-    with pytest.raises(yardsticks.NotApplicable, match="cannot be averaged"):
-        yardsticks.average_params(student, mixed)
-    with pytest.raises(yardsticks.NotApplicable, match="cannot be predicted"):
-        yardsticks.robust_params(student, mixed, jax.random.key(0))
+    with pytest.raises(baselines.NotApplicable, match="cannot be averaged"):
+        baselines.average_params(student, mixed)
+    with pytest.raises(baselines.NotApplicable, match="cannot be predicted"):
+        baselines.robust_params(student, mixed, jax.random.key(0))
     one = zoo_of((student, 2))
-    found = yardsticks.robust_params(student, one, jax.random.key(0), num_steps=2)
-    average = yardsticks.average_params(student, one)
+    found = baselines.robust_params(student, one, jax.random.key(0), num_steps=2)
+    average = baselines.average_params(student, one)
     assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, average)
     # Transport merges channels of other widths, but not other kinds of networks.
-    fused = yardsticks.transported_params(student, mixed)
+    fused = baselines.transported_params(student, mixed)
     shapes = jax.tree.map(jnp.shape, mixed.teachers[0].variables["params"])
     assert jax.tree.map(lambda x: (1, *x.shape), fused) == shapes
-    with pytest.raises(yardsticks.NotApplicable, match="no teacher has"):
-        yardsticks.transported_params(conv4(8), mixed)
+    with pytest.raises(baselines.NotApplicable, match="no teacher has"):
+        baselines.transported_params(conv4(8), mixed)
 
 
 @pytest.fixture
@@ -268,7 +256,7 @@ def compiled():
 
 def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
     monkeypatch.setattr(  # Scenes take long to compile.
-        yardsticks,
+        baselines,
         "_scenes",
         lambda key, shape, n: jax.random.uniform(key, (n, *shape)),
     )
@@ -280,16 +268,16 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
         return jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))
 
     images = np.random.default_rng(0).integers(256, size=(6, 3, 32, 32, 3), dtype="u1")
-    setting = yardsticks.Setting(
+    setting = baselines.Setting(
         key=jax.random.key(0),
-        bank=place(memory.from_arrays(images, np.full(6, 3))),
+        bank=place(banks.from_arrays(images, np.full(6, 3))),
         way=5,
         shots=1,
         queries=2,
         num_episodes=4,
         map_tasks=functools.partial(map_tasks, mesh=mesh),
         place=place,
-        programs=yardsticks.programs(),
+        programs=baselines.programs(),
     )
     trained = SimpleNamespace(
         methods={"ours": evaluation.learner_classifier(learner)},
@@ -344,11 +332,11 @@ def test_memory_holds_every_teachers_images_by_class(monkeypatch, tmp_path):
     classes = np.asarray([2, 0, 2, -1, 2], np.int32)
     images = rng.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
     pool = chunks.Pool(images, classes, np.zeros(5, np.int32), np.ones(5, bool))
-    monkeypatch.setattr(recovering, "recover", lambda *a: pool)
+    monkeypatch.setattr(recover, "recover", lambda *a: pool)
     argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
     config = command_line.parse(argv).config
     zoo = zoo_of((conv4(4), 1))
-    bank = preparing.pre_inverted(config, zoo, None, str(tmp_path), None)
+    bank = prepare.pre_inverted(config, zoo, None, str(tmp_path), None)
     assert bank.counts[:3].tolist() == [1, 0, 3] and int(bank.counts.sum()) == 4
     np.testing.assert_array_equal(bank.images[2], images[[0, 2, 4]])
     np.testing.assert_array_equal(bank.images[0, 0], images[1])
@@ -387,7 +375,7 @@ def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
             return self.left < 0
 
     def run(folder, stop):
-        return meta_training.trained_generator(
+        return meta_generator.trained_generator(
             config,
             "group0",
             jax.random.key(0),
@@ -400,12 +388,12 @@ def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
         )
 
     whole = run(tmp_path / "a", Stop(99))
-    with pytest.raises(meta_training.Stopped):
+    with pytest.raises(stopping.Stopped):
         run(tmp_path / "b", Stop(0))
-    assert meta_training.seconds_spent(str(tmp_path / "b")) == 0
+    assert meta_generator.seconds_spent(str(tmp_path / "b")) == 0
     toy.assert_equal(run(tmp_path / "b", Stop(99)), whole)
-    spent = meta_training.seconds_spent(str(tmp_path / "b"))
+    spent = meta_generator.seconds_spent(str(tmp_path / "b"))
     assert spent > 0
     # A finished one is read, not trained.
     toy.assert_equal(run(tmp_path / "b", Stop(0)), whole)
-    assert meta_training.seconds_spent(str(tmp_path / "b")) == spent
+    assert meta_generator.seconds_spent(str(tmp_path / "b")) == spent

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import pytest
 import toy
 
-from free_jax import cost, models
-from free_jax.architecture import architecture
+from benchmarks import cost
+from free_jax import models
+from free_jax.zoo.network import make_network
 
 
 def test_convolutions_and_products_are_counted_by_hand():
@@ -58,7 +59,7 @@ def test_the_image_gradient_of_a_strided_convolution_counts_no_zeros():
 
 
 def test_conv4_by_hand():
-    arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=64)
+    arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=64)
     by_hand = 32 * 32 * 27 * 64 + (16 * 16 + 8 * 8 + 4 * 4) * 576 * 64 + 4 * 64 * 5
     assert cost.forward(arch) == by_hand
     # Backward to the image is as much again.
@@ -69,14 +70,14 @@ def test_conv4_by_hand():
 def test_published_table_within_a_fifth(name, width):
     kwargs = {"width": width} if width else {}
     for size, published in zip(cost.SIZES, cost.PUBLISHED[name, width], strict=True):
-        arch = architecture(name, way=5, image_shape=(size, size, 3), **kwargs)
+        arch = make_network(name, num_classes=5, image_shape=(size, size, 3), **kwargs)
         assert cost.gflops(arch) == pytest.approx(published, rel=0.2)
 
 
 def test_lowering_does_not_change_the_cost():
-    plain = architecture("conv4", way=5, image_shape=(16, 16, 3), width=8)
-    other = architecture(
-        "conv4", way=5, image_shape=(16, 16, 3), width=8, lowering="patches"
+    plain = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=8)
+    other = make_network(
+        "conv4", num_classes=5, image_shape=(16, 16, 3), width=8, lowering="patches"
     )
     assert cost.forward(plain) == cost.forward(other) > 0
 

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import architecture, distilled, heads, load_model, panel, save_model
+from free_jax import load_model, make_network, panel, save_model
+from free_jax.fewshot import heads
+from free_jax.panel import model as distilled
 
 T = 3
-STUDENT = dataclasses.replace(toy.TINY, way=T * toy.WAY)
+STUDENT = dataclasses.replace(toy.TINY, num_classes=T * toy.WAY)
 WEIGHTS = jnp.asarray([1.0, 0.0, 2.0])
 
 
@@ -166,7 +168,7 @@ def test_one_view_is_half_of_two(variables, images):
 
 
 def test_a_saved_model_describes_alike(images, tmp_path):
-    conv4 = architecture("conv4", way=T * 2, image_shape=(32, 32, 3), width=2)
+    conv4 = make_network("conv4", num_classes=T * 2, image_shape=(32, 32, 3), width=2)
     images = jax.image.resize(images[:8], (8, 32, 32, 3), "nearest")
     fitted = distilled.calibrate(
         conv4,

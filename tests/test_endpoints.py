@@ -32,31 +32,24 @@ import yaml  # noqa: E402
 from aiohttp import web  # noqa: E402
 from faulty_proxy import Proxy, free_port  # noqa: E402
 
-from experiments import (  # noqa: E402
-    apis,
-    checkpointing,
-    command_line,
-    loop,
-    panel_methods,
-    preparing,
-    recovering,
-    run,
-    serve_zoo,
-    train,
-    yardsticks,
-)
+from experiments import run, serve_zoo, train  # noqa: E402
 from experiments.data import preset, procedural  # noqa: E402
+from experiments.evaluation import baselines  # noqa: E402
+from experiments.harness import command_line, loop, stopping  # noqa: E402
+from experiments.inputs import endpoints  # noqa: E402
+from experiments.stages import prepare, recover  # noqa: E402
 from free_jax import (  # noqa: E402
     InputError,
     Teachers,
     Zoo,
     ZooGroup,
-    architecture,
-    endpoints,
+    make_network,
     map_tasks,
     panel,
     take,
 )
+from free_jax import remote as remote_lib  # noqa: E402
+from free_jax.panel import classifiers  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WAY, COUNT = 5, 3
@@ -67,9 +60,9 @@ QUICK = {"seconds": 8, "first_delay": 0.02, "longest_delay": 0.5, "opening": 0.2
 def zoo():
     """Three teachers of the procedural classes, whose answers differ by image."""
     chosen = preset("procedural")
-    arch = architecture(
+    arch = make_network(
         "conv4",
-        way=WAY,
+        num_classes=WAY,
         image_shape=(32, 32, 3),
         mean=chosen.mean,
         std=chosen.std,
@@ -122,12 +115,14 @@ def listed(served, proxy, tmp_path):
 @contextlib.contextmanager
 def opened(file, workdir=None):
     """The remote zoo, its hub, and ``images -> [n, T, way]`` asked of all at once."""
-    with apis.opened(str(file), str(workdir or file.parent), "procedural") as remote:
+    with endpoints.opened(
+        str(file), str(workdir or file.parent), "procedural"
+    ) as remote:
         describe = panel.describer(remote.architectures, output="logits", mirror=False)
         ask = jax.jit(describe)
         yield (
             remote,
-            endpoints.hub_of(remote),
+            remote_lib.hub_of(remote),
             lambda images: np.asarray(ask(remote.teachers, images)).reshape(
                 len(images), -1, WAY
             ),
@@ -526,7 +521,7 @@ def test_resnets_as_onnx_agree(name):
 
     from free_jax.interop.onnx_weights import to_onnx
 
-    arch = architecture(name, way=3, image_shape=(16, 16, 3))
+    arch = make_network(name, num_classes=3, image_shape=(16, 16, 3))
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(arch.init, jax.random.key(0))
     flat = {}
@@ -545,21 +540,21 @@ def test_resnets_as_onnx_agree(name):
 
 def test_less_telling_answers_become_logits_of_what_they_tell():
     def card(output, digits=0):
-        return endpoints.Card("x", 4, (32, 32, 3), output, digits)
+        return remote_lib.Card("x", 4, (32, 32, 3), output, digits)
 
     def softmax(logits):
         shifted = np.exp(np.float64(logits))
         return shifted / shifted.sum(-1, keepdims=True)
 
     p = np.asarray([[0.7, 0.2, 0.1, 0.0], [0.25, 0.25, 0.25, 0.25]])
-    said = softmax(endpoints.to_logits(card("probabilities"), p, 2))
+    said = softmax(remote_lib.to_logits(card("probabilities"), p, 2))
     np.testing.assert_allclose(said, p, atol=1e-6)
-    said = softmax(endpoints.to_logits(card("probabilities", 2), p, 2))
+    said = softmax(remote_lib.to_logits(card("probabilities", 2), p, 2))
     assert 0 < said[0, 3] < 0.005
     top = np.asarray([[0.7, 0.2, 0.0, 0.0]])
-    said = softmax(endpoints.to_logits(card("top_k"), top, 1))
+    said = softmax(remote_lib.to_logits(card("top_k"), top, 1))
     np.testing.assert_allclose(said, [[0.7, 0.2, 0.05, 0.05]], atol=1e-6)
-    said = endpoints.to_logits(card("label"), np.asarray([[2], [0]]), 2)
+    said = remote_lib.to_logits(card("label"), np.asarray([[2], [0]]), 2)
     assert said.argmax(1).tolist() == [2, 0]
     np.testing.assert_allclose(softmax(said).max(1), 0.9, atol=1e-6)
     for output, answer, message in [
@@ -570,13 +565,15 @@ def test_less_telling_answers_become_logits_of_what_they_tell():
         ("label", np.asarray([4, 0]), "none of the 4 classes"),
     ]:
         with pytest.raises(ValueError, match=message):
-            endpoints.to_logits(card(output), answer, 2)
+            remote_lib.to_logits(card(output), answer, 2)
 
 
 def test_binary_request_is_what_tritons_own_client_sends():
     client = pytest.importorskip("tritonclient.http")
     images = np.asarray(pictures(2))
-    ours = endpoints.OpenInference(endpoints.Card("x", 5, (32, 32, 3)), "http://h", "m")
+    ours = remote_lib.OpenInference(
+        remote_lib.Card("x", 5, (32, 32, 3)), "http://h", "m"
+    )
     ours._binary, ours._layout = True, "nchw"
     body, headers = ours._encode(images)
     theirs = client.InferInput("input", [2, 3, 32, 32], "FP32")
@@ -610,16 +607,16 @@ def parse(*extra):
 def test_panel_over_http_is_the_panel_in_process(
     listed, truth, tmp_path, proxy, monkeypatch
 ):
-    every_method = panel_methods.methods
+    every_method = classifiers.methods
 
     def one_method(*args, **kwargs):
         return dict([next(iter(every_method(*args, **kwargs).items()))])
 
     # The others are tested elsewhere and take long to compile.
-    monkeypatch.setattr(panel_methods, "methods", one_method)
+    monkeypatch.setattr(classifiers, "methods", one_method)
     proxy.fault = failing(500)
     config = parse(f"--config.zoo.apis={listed()}", "--config.num_steps=2")
-    needs_teachers = [name for name in yardsticks.NAMES if name != "random"]
+    needs_teachers = [name for name in baselines.NAMES if name != "random"]
     config.eval.yardsticks = tuple(needs_teachers)
     result = train.main(config, str(tmp_path / "run"))
     asked = np.load(tmp_path / "run" / "recovered" / "scenes.npz")["images"]
@@ -631,9 +628,9 @@ def test_panel_over_http_is_the_panel_in_process(
     assert all(row["queries"] == queries["queries"] for row in result["curve"])
     table = (tmp_path / "run" / "table.md").read_text()
     for name in needs_teachers:
-        skipped = result["results"][yardsticks.NAMES[name]]["1"]
+        skipped = result["results"][baselines.NAMES[name]]["1"]
         assert "endpoints" in skipped["skipped"]
-        assert f"| {yardsticks.NAMES[name]} | 1 | - (teachers are endpoints" in table
+        assert f"| {baselines.NAMES[name]} | 1 | - (teachers are endpoints" in table
     assert (tmp_path / "run" / "model.npz").exists()
 
 
@@ -643,15 +640,15 @@ def test_panel_whose_budget_ends_uses_what_it_has(listed, truth, tmp_path, capsy
     images = np.uint8(255 * np.asarray(pictures(30, seed=8)))
     with (
         opened(file, tmp_path) as (remote, hub, _),
-        checkpointing.StopRequest() as stop,
+        stopping.StopRequest() as stop,
     ):
-        logits = recovering.ask(
+        logits = recover.ask(
             config, remote, images, map_tasks, str(tmp_path), stop, chunk=10
         )
         assert hub.queries == 65
     assert "the budget of queries ends after" in capsys.readouterr().out
     assert np.isfinite(logits[..., 0]).sum() == 65
-    assert preparing.most_answers(logits) == 20  # all teachers about two chunks
+    assert prepare.most_answers(logits) == 20  # all teachers about two chunks
     assert_same(logits[:10], truth(jnp.asarray(images[:10])))
     # What is incomplete is not kept: with a larger budget the rest is asked.
     kept = sorted(file.name for file in (tmp_path / "described").glob("*.npz"))
@@ -702,13 +699,15 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
             ),
             data=remote.teachers,
             zoo=remote,
-            model=architecture("conv4", way=5, image_shape=(32, 32, 3), width=4),
+            model=make_network(
+                "conv4", num_classes=5, image_shape=(32, 32, 3), width=4
+            ),
             status={"loss": "loss"},
             queries_of=None,
             meta_updates=lambda metrics: 1,
         )
         judge = SimpleNamespace(rule=None, scores=lambda params, state: {})
-        with checkpointing.StopRequest() as stop:
+        with stopping.StopRequest() as stop:
             outcome = loop.train(
                 config, str(tmp_path / "run"), made, judge, lambda tree: tree, stop, ()
             )

@@ -9,10 +9,12 @@ import optax
 import pytest
 import toy
 
-from free_jax import episodes, evaluation, memory, panel, pretraining
-from free_jax.metalearning import maml
+from free_jax import panel
+from free_jax.fewshot import banks, episodes, evaluation
+from free_jax.fewshot.learners import maml
 from free_jax.parallel import map_tasks
 from free_jax.types import ImageBank, Teachers
+from free_jax.zoo import pretraining
 
 WAY, SHOTS, QUERIES = 5, 1, 3
 
@@ -296,7 +298,7 @@ def test_padding_rows_are_not_evaluated():
     bank = toy.bank(per_class=6)
     counts = bank.counts.at[0].set(4)
     garbage = bank.images.at[0, 4:].set(0)
-    short = memory.from_arrays(np.asarray(garbage), np.asarray(counts))
+    short = banks.from_arrays(np.asarray(garbage), np.asarray(counts))
     _, _, evaluate = pretraining.teacher_trainer(
         toy.TINY, optax.sgd(0.1), images_per_class=3, batch_size=3
     )

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import chunks, command_line, pretrain_zoo, run, train
+from experiments import pretrain_zoo, run, train
 from experiments.data import procedural
+from experiments.harness import command_line, stopping
 from free_jax import Teachers, Zoo, load_model, load_zoo, maml, save_zoo
 from free_jax.errors import InputError
 
@@ -169,7 +170,7 @@ def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkey
 
     def experiment(config, zoo, *_):
         seen.append(zoo)
-        raise chunks.Stopped
+        raise stopping.Stopped
 
     monkeypatch.setattr(train.algorithms, "experiment", experiment)
     config = parse("--config.zoo.sabotage=0.3")

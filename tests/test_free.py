@@ -12,18 +12,20 @@ import optax
 import pytest
 import toy
 
-from free_jax import algorithms, augment, memory, replay, zoo
-from free_jax.episodes import balanced_labels, sample_episode
+from free_jax import algorithm as algorithm_lib
+from free_jax import algorithms, augment, zoo
+from free_jax.fewshot import banks, replay
+from free_jax.fewshot.episodes import balanced_labels, sample_episode
+from free_jax.fewshot.learners import batch_apply, maml, protonet
+from free_jax.fewshot.replay import ReplayInfo
 from free_jax.inversion import Adversary, Objective, meta_generator
-from free_jax.metalearning import batch_apply, maml, protonet
 from free_jax.objectives import kl
-from free_jax.replay import ReplayInfo
 from free_jax.types import ImageBank
 
 PER_CLASS, CAPACITY, T, WARMUP = 2, 8, 2, 1
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
 ALIGN = optax.sgd(0.1)
-FOUR_WAY = dataclasses.replace(toy.TINY, way=4)
+FOUR_WAY = dataclasses.replace(toy.TINY, num_classes=4)
 LARGE = toy.tiny((20, 24, 3), width=6)
 
 
@@ -60,7 +62,7 @@ def real_replay():
 
 
 class Case(NamedTuple):
-    algorithm: algorithms.Algorithm
+    algorithm: algorithm_lib.Algorithm
     data: tuple
 
 
@@ -228,7 +230,7 @@ def test_a_step_is_a_python_loop():
     # The memory holds both teachers' images.
     bank = state.memory
     for recovered, _, _ in results:
-        bank = memory.add(bank, recovered)
+        bank = banks.add(bank, recovered)
     np.testing.assert_array_equal(found.memory.counts, bank.counts)
     gap = found.memory.images.astype(int) - bank.images.astype(int)
     assert jnp.abs(gap).max() <= 1  # Rounding down is not continuous.

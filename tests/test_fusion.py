@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import fusion
+from free_jax import baselines
 from free_jax.errors import InputError
 
 pytest.importorskip("ot")
@@ -59,7 +59,7 @@ def test_permuted_copies_of_one_network_recover_it():
     for copy in copies:
         np.testing.assert_allclose(logits(copy), logits(params), atol=1e-4)
         assert np.abs(copy["conv1"]["kernel"] - params["conv1"]["kernel"]).max() > 0.1
-    fused = fusion.fuse(copies, params)
+    fused = baselines.fuse(copies, params)
     toy.assert_close(fused, params, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(logits(fused), logits(params), atol=1e-4)
     # What alignment is for: the plain average is another function.
@@ -71,19 +71,21 @@ def test_a_network_of_twice_the_width_made_of_copies_merges_into_the_original():
     params = network()
     wide = reindexed(params, np.random.default_rng(2), doubled)
     assert wide["conv2"]["kernel"].shape == (3, 3, 8, 8)
-    toy.assert_close(fusion.align(wide, params), params, rtol=1e-5, atol=1e-6)
+    toy.assert_close(baselines.align(wide, params), params, rtol=1e-5, atol=1e-6)
 
 
 def test_networks_that_cannot_be_aligned_are_refused():
     params = network()
     with pytest.raises(InputError, match="chain of convolutions"):
-        fusion.align({**params, "block0": {}}, params)
+        baselines.align({**params, "block0": {}}, params)
     with pytest.raises(InputError, match="head: kernels"):
         # Images of twice the size: four times the features.
         kernel = np.tile(params["head"]["kernel"], (4, 1))
-        fusion.align(params, {**params, "head": {**params["head"], "kernel": kernel}})
+        baselines.align(
+            params, {**params, "head": {**params["head"], "kernel": kernel}}
+        )
     with pytest.raises(InputError, match="no networks"):
-        fusion.fuse([], params)
+        baselines.fuse([], params)
 
 
 def test_worst_embedding_is_that_of_the_closed_form():
@@ -97,7 +99,7 @@ def test_worst_embedding_is_that_of_the_closed_form():
     gap = embedding @ weight + bias - target
     wanted = embedding + np.linalg.solve(slack, weight @ gap)
     with jax.enable_x64(True):
-        found = fusion.perturbed(
+        found = baselines.perturbed(
             *map(jnp.asarray, (weight, bias, embedding, target)),
             gamma=gamma,
             num_steps=400,
@@ -107,7 +109,7 @@ def test_worst_embedding_is_that_of_the_closed_form():
 
 
 def fit(data, num_steps, **options):
-    algorithm = fusion.robust_hypernetwork(embedding_dim=8, **options)
+    algorithm = baselines.robust_hypernetwork(embedding_dim=8, **options)
 
     def body(state, key):
         return algorithm.step(key, state, data)
@@ -122,7 +124,7 @@ def test_a_finished_fit_predicts_every_teacher_and_their_mean():
     data = jnp.asarray(np.random.default_rng(4).normal(size=(5, 12)), jnp.float32) + 2
     state, info, start = fit(data, 1500, robust_steps=0, held_out=0.4)
     assert float(info.loss[-1]) < 1e-6 < float(info.loss[0])
-    predicted = fusion.predict(state, state.embeddings)
+    predicted = baselines.predict(state, state.embeddings)
     np.testing.assert_allclose(predicted, data, atol=1e-2)
     np.testing.assert_allclose(start, data.mean(0), atol=1e-3)
 
@@ -136,7 +138,7 @@ def test_robust_fit_of_identical_teachers_is_that_teacher():
 
 def test_flatten_is_undone():
     stack = toy.random_teachers(count=3).variables["params"]
-    rows, unravel = fusion.flatten(stack)
+    rows, unravel = baselines.flatten(stack)
     for i in range(3):
         toy.assert_equal(unravel(rows[i]), jax.tree.map(lambda x, i=i: x[i], stack))
 
@@ -146,4 +148,4 @@ def test_flatten_is_undone():
 )
 def test_options_that_cannot_be_meant(options):
     with pytest.raises(ValueError, match=next(iter(options))):
-        fusion.robust_hypernetwork(**options)
+        baselines.robust_hypernetwork(**options)

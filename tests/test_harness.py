@@ -18,18 +18,19 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import (
+from experiments import inputs, run
+from experiments.configs import common
+from experiments.harness import (
     checkpointing,
     command_line,
-    inputs,
-    logging_utils,
+    metrics,
     optimizers,
     pictures,
-    run,
+    stopping,
 )
-from experiments.algorithms import base
-from experiments.configs import common
-from free_jax import Teachers, Zoo, ZooGroup, architecture
+from experiments.harness import workdir as workdir_lib
+from experiments.methods import base
+from free_jax import Teachers, Zoo, ZooGroup, make_network
 from free_jax.errors import InputError
 
 CONFIG = """
@@ -147,7 +148,7 @@ def test_only_expected_errors_lose_their_traceback(config_file, dummy, capsys):
     dummy.module.main = failing(InputError("zoo.path: no such folder"))
     assert call(f"--config={config_file}") == 2
     assert capsys.readouterr().err == "error: zoo.path: no such folder\n"
-    dummy.module.main = failing(logging_utils.RunError("loss is nan at step 3"))
+    dummy.module.main = failing(metrics.RunError("loss is nan at step 3"))
     assert call(f"--config={config_file}") == 1
     dummy.module.main = failing(OSError(errno.ENOSPC, "No space left on device"))
     assert call(f"--config={config_file}") == 2
@@ -223,7 +224,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path, config_file):
 
 def test_stop_request_restores_handlers():
     before = signal.getsignal(signal.SIGTERM)
-    with checkpointing.StopRequest() as stop:
+    with stopping.StopRequest() as stop:
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop.requested and stop.reached(1)
@@ -238,34 +239,34 @@ def test_stop_request_restores_handlers():
 def test_claim_refuses_another_config(tmp_path):
     workdir = tmp_path / "a" / "b"
     config = {"seed": 0, "data": {"path": "x", "shape": (1, 2)}, "num_steps": 10}
-    checkpointing.claim_workdir(workdir, config).release()
+    workdir_lib.claim_workdir(workdir, config).release()
     assert json.loads((workdir / "config.json").read_text())["data"]["shape"] == [1, 2]
-    checkpointing.claim_workdir(workdir, config).release()
+    workdir_lib.claim_workdir(workdir, config).release()
     # A run that failed at once, for a mistyped path, leaves nothing to protect.
     mistyped = config | {"data": {"path": "y", "shape": (1, 2)}}
-    checkpointing.claim_workdir(workdir, mistyped).release()
-    checkpointing.claim_workdir(workdir, config).release()
+    workdir_lib.claim_workdir(workdir, mistyped).release()
+    workdir_lib.claim_workdir(workdir, config).release()
     (workdir / "metrics.jsonl").write_text("{}")
     other = {"seed": 1, "data": {"path": "x", "shape": (1, 2)}, "num_steps": 20}
     with pytest.raises(
         InputError, match=r"num_steps: 10 -> 20, seed: 0 -> 1; use anot"
     ):
-        checkpointing.claim_workdir(workdir, other)
+        workdir_lib.claim_workdir(workdir, other)
     allowed = config | {"num_steps": 20}
-    checkpointing.claim_workdir(workdir, allowed, may_change=("num_steps",)).release()
+    workdir_lib.claim_workdir(workdir, allowed, may_change=("num_steps",)).release()
     assert json.loads((workdir / "config.json").read_text())["num_steps"] == 20
     with pytest.raises(InputError, match=r"data.path: x -> "):
-        checkpointing.claim_workdir(workdir, {"seed": 0}, may_change=("num_steps",))
+        workdir_lib.claim_workdir(workdir, {"seed": 0}, may_change=("num_steps",))
 
 
 def test_claim_refuses_a_second_run(tmp_path):
-    claim = checkpointing.claim_workdir(tmp_path, {})
+    claim = workdir_lib.claim_workdir(tmp_path, {})
     with pytest.raises(
         InputError, match=f"in use by another run .process {os.getpid()}"
     ):
-        checkpointing.claim_workdir(tmp_path, {})
+        workdir_lib.claim_workdir(tmp_path, {})
     claim.release()
-    checkpointing.claim_workdir(tmp_path, {}).release()
+    workdir_lib.claim_workdir(tmp_path, {}).release()
 
 
 def test_claim_names_unusable_workdirs(tmp_path):
@@ -273,9 +274,9 @@ def test_claim_names_unusable_workdirs(tmp_path):
     file.touch()
     for workdir in (file, file / "below"):
         with pytest.raises(InputError, match=r"not a folder"):
-            checkpointing.claim_workdir(workdir, {})
+            workdir_lib.claim_workdir(workdir, {})
     with pytest.raises(InputError, match=r"cannot be written"):
-        checkpointing.claim_workdir("/proc/nothing", {})
+        workdir_lib.claim_workdir("/proc/nothing", {})
 
 
 # ----------------------------------------------------------------- checkpoints
@@ -402,14 +403,14 @@ def test_really_full_disk(tmp_path):
 
 
 def test_metrics_have_each_step_once(tmp_path):
-    writer = logging_utils.MetricWriter(tmp_path)
+    writer = metrics.MetricWriter(tmp_path)
     for step in range(1, 6):
         writer.write(step, {"loss": jnp.float32(step / 2), "n": np.int32(step)})
     file = tmp_path / "metrics.jsonl"
     before = file.read_text()
     with file.open("a") as stream:  # a kill in the middle of a line
         stream.write('{"step": 6, "lo')
-    writer = logging_utils.MetricWriter(tmp_path)
+    writer = metrics.MetricWriter(tmp_path)
     assert file.read_text() == before
     writer.truncate_after(3)
     for step in (4, 5):
@@ -421,7 +422,7 @@ def test_metrics_have_each_step_once(tmp_path):
 
 def test_tensorboard_is_optional(tmp_path):
     pytest.importorskip("tensorboardX")
-    writer = logging_utils.MetricWriter(tmp_path, tensorboard=True)
+    writer = metrics.MetricWriter(tmp_path, tensorboard=True)
     writer.write(1, {"loss": jnp.float32(1)})
     writer.close()
     assert os.listdir(tmp_path / "tensorboard")
@@ -429,7 +430,7 @@ def test_tensorboard_is_optional(tmp_path):
 
 def test_progress_excludes_compilation(capsys):
     now = [0.0]
-    progress = logging_utils.Progress(1000, 100, every_secs=30, clock=lambda: now[0])
+    progress = metrics.Progress(1000, 100, every_secs=30, clock=lambda: now[0])
     now[0] = 60.0  # the first step compiles
     progress.update(101, {"ce": jnp.float32(0.42), "replay acc": 61.234})
     for step in range(102, 111):
@@ -443,7 +444,7 @@ def test_progress_excludes_compilation(capsys):
 
 def test_durations():
     spans = [0.4, 59.6, 185, 11520, 190000]
-    assert [logging_utils.format_duration(s) for s in spans] == [
+    assert [metrics.format_duration(s) for s in spans] == [
         "0s",
         "1m00s",
         "3m05s",
@@ -453,22 +454,22 @@ def test_durations():
 
 
 def test_nan_is_named():
-    logging_utils.check_finite(3, {"ce": jnp.float32(1), "n": 2})
-    with pytest.raises(logging_utils.RunError, match=r"ce is nan at step 3; lower"):
-        logging_utils.check_finite(3, {"ce": jnp.float32(jnp.nan), "ok": 1.0})
+    metrics.check_finite(3, {"ce": jnp.float32(1), "n": 2})
+    with pytest.raises(metrics.RunError, match=r"ce is nan at step 3; lower"):
+        metrics.check_finite(3, {"ce": jnp.float32(jnp.nan), "ok": 1.0})
     with pytest.raises(FloatingPointError, match=r"kl is inf at steps 11 to 20"):
-        logging_utils.check_finite(20, {"kl": float("inf")}, since=10)
+        metrics.check_finite(20, {"kl": float("inf")}, since=10)
 
 
 def test_result_and_tables(tmp_path, capsys):
     config = {"b": 1, "a": {"c": (1, 2)}}
-    logging_utils.write_result(tmp_path, {"accuracy": jnp.float32(0.5)}, config)
+    metrics.write_result(tmp_path, {"accuracy": jnp.float32(0.5)}, config)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["schema_version"] == 1 and result["accuracy"] == 0.5
-    reordered = logging_utils.write_result(tmp_path, {}, {"a": {"c": [1, 2]}, "b": 1})
+    reordered = metrics.write_result(tmp_path, {}, {"a": {"c": [1, 2]}, "b": 1})
     assert reordered["config_hash"] == result["config_hash"]
     rows = [{"method": "ours", "5-way": 38.71}, {"method": "random", "5-way": None}]
-    markdown = logging_utils.print_table(rows, ["method", "5-way"], title="Accuracy")
+    markdown = metrics.print_table(rows, ["method", "5-way"], title="Accuracy")
     assert markdown.splitlines()[2] == "| ours | 38.7 |"
     assert capsys.readouterr().out.splitlines()[:4] == [
         "Accuracy",
@@ -533,9 +534,9 @@ def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
     config = common.free_config("cifar_fs")
     config.student.kwargs.width = 4
     preset = inputs.preset(config)
-    arch = architecture(
+    arch = make_network(
         "conv4",
-        way=5,
+        num_classes=5,
         image_shape=(preset.image_size, preset.image_size, 3),
         mean=preset.mean,
         std=preset.std,

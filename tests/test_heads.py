@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from free_jax import heads, panel
+from free_jax import panel
+from free_jax.fewshot import heads
 
 WAY, SHOTS, DIM = 3, 4, 6
 LABELS = jnp.repeat(jnp.arange(WAY), SHOTS)
@@ -106,7 +107,7 @@ def test_rounds_of_soft_assignment_help_one_shot():
         noise = 0.9 * jax.random.normal(keys[2], (len(labels), 20))
         right = []
         for rounds in (0, 5):
-            head = heads.transductive_centroids(WAY, rounds=rounds)
+            head = heads.soft_kmeans(WAY, rounds=rounds)
             logits = head(support, jnp.arange(WAY), means[labels] + noise)
             right.append(float((logits.argmax(1) == labels).mean()))
         gains.append(right[1] - right[0])
@@ -116,7 +117,7 @@ def test_rounds_of_soft_assignment_help_one_shot():
 def test_no_rounds_are_plain_centroids(task):
     support, queries, _ = task
     np.testing.assert_allclose(
-        heads.transductive_centroids(WAY, rounds=0)(support, LABELS, queries),
+        heads.soft_kmeans(WAY, rounds=0)(support, LABELS, queries),
         heads.nearest_centroid(WAY)(support, LABELS, queries),
         rtol=1e-4,
     )

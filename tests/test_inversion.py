@@ -9,9 +9,15 @@ import optax
 import pytest
 import toy
 
-from free_jax import models, scenes, zoo
-from free_jax.episodes import balanced_labels
-from free_jax.inversion import Adversary, Objective, meta_generator, pixel_source
+from free_jax import models, zoo
+from free_jax.fewshot.episodes import balanced_labels
+from free_jax.inversion import (
+    Adversary,
+    Objective,
+    dead_leaves,
+    meta_generator,
+    pixel_source,
+)
 from free_jax.parallel import map_tasks
 
 K, N = 3, 2
@@ -93,7 +99,7 @@ def test_pixels_may_start_from_scenes():
     source = pixel_source(shape, 0.0, "scenes")
     images = source.render(source.start(jax.random.key(0), (), labels), labels)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 1), 4)
-    drawn = jnp.stack([scenes.dead_leaves(key, shape) for key in keys])
+    drawn = jnp.stack([dead_leaves.draw(key, shape) for key in keys])
     np.testing.assert_allclose(images, jnp.clip(drawn, 0.05, 0.95), atol=1e-5)
 
 

@@ -8,7 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import checkpointing, command_line, loop, train
+from experiments import train
+from experiments.harness import checkpointing, command_line, loop, stopping
+from experiments.harness import workdir as workdir_lib
 from experiments.run import REPOSITORY
 from free_jax import keys, load_zoo
 from free_jax.errors import InputError
@@ -168,9 +170,7 @@ def test_a_finished_run_of_an_earlier_version_is_read_and_evaluated_anew(
     # Stopped in the middle of it, too: it goes on with the same command.
     other = changed(config, eval__episodes=3)
     with monkeypatch.context() as patch:
-        patch.setattr(
-            checkpointing.StopRequest, "requested", property(lambda self: True)
-        )
+        patch.setattr(stopping.StopRequest, "requested", property(lambda self: True))
         assert train.main(other, str(tmp_path)) == {"stopped_at": 2}
     anew = train.main(other, str(tmp_path))
     (cells,) = anew["results"].values()
@@ -186,14 +186,14 @@ def test_what_other_keys_would_draw_anew_is_only_read(tmp_path):
     (folder / "config.json").write_text(json.dumps(mine))
     result = {"config_hash": checkpointing.jsonio.config_hash(mine)}
     (folder / "result.json").write_text(json.dumps(result))
-    checkpointing.claim_workdir(folder, mine, may_change=may_change).release()
+    workdir_lib.claim_workdir(folder, mine, may_change=may_change).release()
     other = mine | {"eval": {"episodes": 6}}
     with pytest.raises(InputError, match=r"with panel\.held_out_classes, whose"):
-        checkpointing.claim_workdir(folder, other, may_change=may_change)
+        workdir_lib.claim_workdir(folder, other, may_change=may_change)
 
 
 def test_a_failed_start_of_an_earlier_version_is_free(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / ".lock").touch()
-    checkpointing.claim_workdir(tmp_path, {"seed": 1}).release()
+    workdir_lib.claim_workdir(tmp_path, {"seed": 1}).release()
     assert json.loads((tmp_path / "format.json").read_text()) == {"keys": 2}

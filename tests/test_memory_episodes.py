@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from free_jax import memory
-from free_jax.episodes import balanced_labels, sample_episode
+from free_jax.fewshot import banks
+from free_jax.fewshot.episodes import balanced_labels, sample_episode
 from free_jax.types import ImageBank, Recovered
 
 CLASSES, CAPACITY, WAY, PER_CLASS = 5, 5, 3, 2
@@ -60,13 +60,13 @@ def check(bank, model):
         np.testing.assert_array_equal(stored[len(places) :], 0)
 
 
-add = jax.jit(memory.add)
-add_many = jax.jit(memory.add_many)
+add = jax.jit(banks.add)
+add_many = jax.jit(banks.add_many)
 
 
 @hypothesis.given(st.lists(st.integers(0, 10**6), max_size=8))
 def test_ring_buffer_is_a_list_that_forgets(seeds):
-    bank, model = memory.init(CLASSES, CAPACITY, SHAPE), ListMemory()
+    bank, model = banks.init(CLASSES, CAPACITY, SHAPE), ListMemory()
     for seed in seeds:
         bank = add(bank, recovered(*task(seed)))
         model.add(*task(seed))
@@ -81,14 +81,14 @@ def test_many_teachers_are_added_in_order(seed):
     for one in tasks:
         model.add(*one)
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *[recovered(*t) for t in tasks])
-    check(add_many(memory.init(CLASSES, CAPACITY, SHAPE), stacked), model)
+    check(add_many(banks.init(CLASSES, CAPACITY, SHAPE), stacked), model)
 
 
 def test_eight_bits_round_down():
     values = np.array([0.0, 0.999 / 255, 1 / 255, 0.5, 254.99 / 255, 1.0, 1.7, -3.0])
     images = jnp.asarray(values, jnp.float32).reshape(8, 1, 1, 1)
     one = Recovered(images, jnp.arange(8, dtype=jnp.int32), jnp.arange(8))
-    stored = add(memory.init(8, 1, (1, 1, 1)), one).images.ravel()
+    stored = add(banks.init(8, 1, (1, 1, 1)), one).images.ravel()
     assert stored.tolist() == [0, 0, 1, 127, 254, 255, 255, 0]
 
 
@@ -98,7 +98,7 @@ def test_eight_bits_round_down():
 def test_batches_that_do_not_fit_are_refused(count, match):
     one = recovered(np.zeros((count, *SHAPE), "f4"), np.arange(count) % 3, np.arange(3))
     with pytest.raises(ValueError, match=match):
-        memory.add(memory.init(CLASSES, CAPACITY, SHAPE), one)
+        banks.add(banks.init(CLASSES, CAPACITY, SHAPE), one)
 
 
 def test_balanced_labels():
@@ -169,7 +169,7 @@ def test_classes_and_rows_are_drawn_uniformly(key):
 
 def test_bytes_become_floats_and_floats_stay(key):
     images = np.arange(3 * 3, dtype=np.uint8).reshape(3, 3, 1, 1, 1) * 31
-    bank = memory.from_arrays(images, np.full(3, 3))
+    bank = banks.from_arrays(images, np.full(3, 3))
     assert bank.images.dtype == jnp.uint8
     episode = jax.jit(sample)(key, bank)
     values = np.concatenate([episode.support_images, episode.query_images]).ravel()

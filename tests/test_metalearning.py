@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import initialization, objectives
-from free_jax.architecture import Architecture, architecture
-from free_jax.metalearning import batch_apply, maml, protonet
+from free_jax import objectives
+from free_jax.fewshot import initialization
+from free_jax.fewshot.learners import batch_apply, maml, protonet
+from free_jax.zoo.network import Network, make_network
 
 EPISODE = toy.random_episode()
 SUPPORT = EPISODE.support_images, EPISODE.support_labels
@@ -128,7 +129,7 @@ class Flat(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True)
-class Linear(Architecture):
+class Linear(Network):
     @property
     def module(self):
         return Flat(self.way)
@@ -263,8 +264,8 @@ def test_meaningless_settings_are_refused(kwargs):
 
 def test_a_meta_model_goes_on_from_a_distilled_trunk():
     key = jax.random.key(0)
-    student = architecture("conv4", way=5, image_shape=(16, 16, 3), width=4)
-    distilled = architecture("conv4", way=15, image_shape=(16, 16, 3), width=4)
+    student = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=4)
+    distilled = make_network("conv4", num_classes=15, image_shape=(16, 16, 3), width=4)
     variables = distilled.init(key)
     images = jax.random.uniform(key, (3, 16, 16, 3))
     wanted = distilled.apply(variables, images, norm="batch", features=True)
@@ -274,6 +275,6 @@ def test_a_meta_model_goes_on_from_a_distilled_trunk():
         np.testing.assert_array_equal(found, wanted)
         logits = student.apply({"params": params}, images, norm="batch")
         np.testing.assert_array_equal(logits, np.zeros((3, 5)))
-    wider = architecture("conv4", way=5, image_shape=(16, 16, 3), width=8)
+    wider = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=8)
     with pytest.raises(ValueError, match="differ in more than outputs"):
         initialization.from_model(distilled, variables, wider)

@@ -10,9 +10,9 @@ import pytest
 import toy
 
 from free_jax import models
-from free_jax.architecture import architecture
-from free_jax.models import convolution, winograd
-from free_jax.models.pooling import max_pool_2x2
+from free_jax.models.cpu import convolution, winograd
+from free_jax.models.cpu.pooling import max_pool_2x2
+from free_jax.zoo.network import make_network
 
 CASES = {  # kernel size, stride, padding, channels in and out, image size
     "3x3": (3, 1, ((1, 1), (1, 1)), 3, 5, (6, 6)),
@@ -233,7 +233,7 @@ def test_batch_norm_keeps_the_type_and_never_lowers_precision(dtype):
     ],
 )
 def test_classifier_sizes_and_moments(name, count, norms, key):
-    arch = architecture(name, way=5, image_shape=(32, 32, 3))
+    arch = make_network(name, num_classes=5, image_shape=(32, 32, 3))
     variables = jax.eval_shape(arch.init, key)
     assert sum(x.size for x in jax.tree.leaves(variables["params"])) == count
     images = jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32)
@@ -260,7 +260,7 @@ def test_classifier_sizes_and_moments(name, count, norms, key):
     ],
 )
 def test_conv4_head_sizes(kwargs, count, key):
-    arch = architecture("conv4", way=5, **kwargs)
+    arch = make_network("conv4", num_classes=5, **kwargs)
     params = jax.eval_shape(arch.init, key)["params"]
     assert sum(x.size for x in jax.tree.leaves(params)) == count
 
@@ -412,7 +412,7 @@ def test_features_enter_the_head(key):
 @pytest.mark.parametrize("name", ["conv4", "resnet10"])
 def test_bfloat16_rounds_and_keeps_parameters_moments_and_logits(name, key):
     def run(**kwargs):
-        arch = architecture(name, way=3, image_shape=(16, 16, 3), **kwargs)
+        arch = make_network(name, num_classes=3, image_shape=(16, 16, 3), **kwargs)
         shapes = jax.eval_shape(arch.init, key)
         variables = jax.tree.map(lambda x: 0.1 * abs(x), toy.random_like(shapes))
         images = jnp.abs(normal(0, 4, 16, 16, 3))
@@ -428,9 +428,9 @@ def test_bfloat16_rounds_and_keeps_parameters_moments_and_logits(name, key):
 
 def test_unknown_names_and_misfits_are_refused():
     with pytest.raises(ValueError, match="unknown model 'conv5'"):
-        architecture("conv5", way=5, image_shape=(32, 32, 3))
+        make_network("conv5", num_classes=5, image_shape=(32, 32, 3))
     with pytest.raises(TypeError, match="widht"):
-        architecture("conv4", way=5, image_shape=(32, 32, 3), widht=4)
+        make_network("conv4", num_classes=5, image_shape=(32, 32, 3), widht=4)
     good = {"way": 5, "image_shape": (32, 32, 3)}
     for change, match in [
         ({"way": 1}, "way=1"),
@@ -439,10 +439,10 @@ def test_unknown_names_and_misfits_are_refused():
         ({"std": (0.5, 0.5, 0.0)}, "positive"),
     ]:
         with pytest.raises(ValueError, match=match):
-            architecture("conv4", **{**good, **change})
+            make_network("conv4", **{**good, **change})
 
 
 def test_architecture_survives_json():
     arch = toy.WIDE
-    assert architecture(**arch.as_dict()) == arch
-    assert hash(architecture(**arch.as_dict())) == hash(arch)
+    assert make_network(**arch.as_dict()) == arch
+    assert hash(make_network(**arch.as_dict())) == hash(arch)

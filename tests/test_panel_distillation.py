@@ -9,11 +9,12 @@ import optax
 import pytest
 import toy
 
-from free_jax import augment, scenes
-from free_jax.algorithms import Described, panel_distillation
+from free_jax import augment
+from free_jax.inversion import dead_leaves
+from free_jax.panel.distillation import Described, panel_distillation
 
 T, BATCH, TEMPERATURE = 4, 6, 2.0
-STUDENT = dataclasses.replace(toy.TINY, way=T * toy.WAY)
+STUDENT = dataclasses.replace(toy.TINY, num_classes=T * toy.WAY)
 
 
 def build(**kwargs):
@@ -139,7 +140,7 @@ def test_wrapped_shifts_keep_every_pixel(key):
 
 
 def test_scenes_are_varied_images_and_repeat_with_the_key():
-    draw = jax.jit(jax.vmap(lambda k: scenes.dead_leaves(k, (24, 32, 3))))
+    draw = jax.jit(jax.vmap(lambda k: dead_leaves.draw(k, (24, 32, 3))))
     keys = jax.random.split(jax.random.key(0), 30)
     images = draw(keys)
     assert images.shape == (30, 24, 32, 3)
@@ -152,7 +153,7 @@ def test_scenes_are_varied_images_and_repeat_with_the_key():
     far = jnp.abs(images[:, :, 16:] - images[:, :, :-16]).mean()
     assert near < 0.6 * far
     with pytest.raises(ValueError, match="three channels"):
-        scenes.dead_leaves(keys[0], (8, 8, 1))
+        dead_leaves.draw(keys[0], (8, 8, 1))
 
 
 def test_meaningless_options_are_refused():

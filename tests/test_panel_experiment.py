@@ -11,38 +11,27 @@ import pytest
 import toy
 from PIL import Image
 
-from experiments import (
-    checkpointing,
-    chunks,
-    command_line,
-    inputs,
-    loop,
-    panel_choice,
-    preparing,
-    recovering,
-    reusing,
-    run,
-    sabotage,
-    train,
-    yardsticks,
-)
-from experiments.algorithms import panel as panel_algorithm
+from experiments import inputs, run, train
 from experiments.data import preset, procedural
+from experiments.evaluation import baselines
+from experiments.harness import chunks, command_line, loop, stopping
+from experiments.inputs import corrupt
+from experiments.methods import panel as panel_algorithm
+from experiments.stages import panel_choice, prepare, recover, reuse
 from free_jax import (
     Teachers,
     Zoo,
     ZooGroup,
-    architecture,
-    distilled,
-    heads,
     load_model,
     load_zoo,
+    make_network,
     map_tasks,
-    memory,
     panel,
     save_zoo,
 )
-from free_jax.algorithms import Described
+from free_jax.fewshot import banks, heads
+from free_jax.panel import model as distilled
+from free_jax.panel.distillation import Described
 from free_jax.zoo import subset
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
@@ -69,9 +58,9 @@ def zoo_path(tmp_path_factory):
     chosen = preset("procedural")
     groups = []
     for seed, (width, count) in enumerate([(4, 3), (6, 2)]):
-        arch = architecture(
+        arch = make_network(
             "conv4",
-            way=5,
+            num_classes=5,
             image_shape=(32, 32, 3),
             mean=chosen.mean,
             std=chosen.std,
@@ -124,7 +113,7 @@ def test_writes_table_pictures_model_and_trust(finished):
             for protocol in ("transductive", "inductive"):
                 assert len(cells[shots][protocol]["per_episode"]) == 4
     model, variables, extra = load_model(workdir / "model.npz")
-    assert model.way == 5 * 5
+    assert model.num_classes == 5 * 5
     assert set(variables) == {"params", "batch_stats", "descriptions"}
     described = distilled.describe(model, variables, jnp.zeros((2, 32, 32, 3)))
     assert described.shape == (2, 25)
@@ -147,7 +136,7 @@ def test_stopped_while_recovering_it_continues_to_the_same_result(
         return len(calls) >= 2
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointing.StopRequest, "requested", property(second_time))
+        patch.setattr(stopping.StopRequest, "requested", property(second_time))
         config = parse(zoo_path, ONE_SHOT)
         assert train.main(config, str(tmp_path)) == {"stopped_at": 0}
     done = sorted((tmp_path / "recovered").glob("[a-z]*.npz"))
@@ -169,7 +158,7 @@ def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("a teacher was inverted")
 
-    monkeypatch.setattr(recovering.build_inversion, "inverter", forbidden)
+    monkeypatch.setattr(recover.build_inversion, "inverter", forbidden)
     config = parse(zoo_path, "--config.recover.images_per_class=0", ONE_SHOT)
     result = train.main(config, str(tmp_path))
     assert result["results"]
@@ -185,8 +174,8 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         told.append((pool, classes, bank_of(pool, classes)))
         return told[-1][-1]
 
-    bank_of = preparing.bank_of_classes
-    monkeypatch.setattr(preparing, "bank_of_classes", spy)
+    bank_of = prepare.bank_of_classes
+    monkeypatch.setattr(prepare, "bank_of_classes", spy)
     prepared = []
     monkeypatch.setattr(
         loop,
@@ -237,11 +226,11 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
         teachers=[SimpleNamespace(class_ids=rows) for rows in (ids[:3], ids[3:])],
         class_names=procedural.class_names("train"),
     )
-    monkeypatch.setattr(reusing, "reuse", lambda *_: (pool, 9 * said[:, asked]))
+    monkeypatch.setattr(reuse, "reuse", lambda *_: (pool, 9 * said[:, asked]))
     choice = panel_choice.PanelChoice(asked, np.zeros(0, int))
     config = parse(zoo_path, "--config.recover.reuse=earlier")
-    with checkpointing.StopRequest() as stop:
-        found, _ = preparing.described(
+    with stopping.StopRequest() as stop:
+        found, _ = prepare.described(
             config, zoo, choice, map_tasks, str(tmp_path), stop
         )
     trust = json.loads((tmp_path / "teachers.json").read_text())
@@ -299,12 +288,10 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         "--config.panel.teachers=1",
     )
     zoo = load_zoo(zoo_path)
-    pool, logits = reusing.reuse(config, str(earlier), zoo, np.asarray([0, 3]))
+    pool, logits = reuse.reuse(config, str(earlier), zoo, np.asarray([0, 3]))
     assert pool.images.shape == (5 * 5 + 5, 32, 32, 3)
     assert logits.shape == (30, 2, 5)
-    everything, answers = reusing.reuse(
-        parse(zoo_path), str(earlier), zoo, np.arange(5)
-    )
+    everything, answers = reuse.reuse(parse(zoo_path), str(earlier), zoo, np.arange(5))
     for i in (0, 7, 29):
         same = (everything.images == pool.images[i]).all((1, 2, 3))
         np.testing.assert_array_equal(answers[same][0, [0, 3]], logits[i])
@@ -312,7 +299,7 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         mine = pool.classes[pool.owners == owner]
         assert len(set(mine.tolist())) == 5
     with pytest.raises(run.InputError, match="give the workdir of a panel run"):
-        reusing.reuse(config, str(tmp_path / "nothing"), zoo, np.arange(5))
+        reuse.reuse(config, str(tmp_path / "nothing"), zoo, np.arange(5))
 
 
 def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
@@ -325,9 +312,9 @@ def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
 
     def bank_of(*extra):
         config = command_line.parse([*argv, *extra]).config
-        return preparing.pre_inverted(config, zoo, None, str(tmp_path), None)
+        return prepare.pre_inverted(config, zoo, None, str(tmp_path), None)
 
-    pool, logits = reusing.reuse(
+    pool, logits = reuse.reuse(
         command_line.parse(argv).config, str(earlier), zoo, np.arange(5)
     )
     owned = np.bincount(pool.classes, minlength=zoo.num_classes)
@@ -348,13 +335,13 @@ def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
         bank_of("--config.replay.labels=panel", "--config.replay.queries=99")
 
     # Without an earlier run the same images are asked about anew.
-    monkeypatch.setattr(recovering, "recover", lambda *a: pool)
-    anew = preparing.pre_inverted(
+    monkeypatch.setattr(recover, "recover", lambda *a: pool)
+    anew = prepare.pre_inverted(
         command_line.parse([*argv[:2], "--config.replay.labels=panel", fewest]).config,
         zoo,
         map_tasks,
         str(tmp_path),
-        checkpointing.StopRequest(),
+        stopping.StopRequest(),
     )
     np.testing.assert_array_equal(anew.counts, voted)
     np.testing.assert_array_equal(anew.images, by_panel.images)
@@ -378,9 +365,9 @@ def test_answers_do_not_depend_on_how_many_images_are_asked_about_at_once(
 ):
     zoo = load_zoo(zoo_path)
     images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
-    config, stop = parse(zoo_path), checkpointing.StopRequest()
+    config, stop = parse(zoo_path), stopping.StopRequest()
     found = [
-        recovering.ask(
+        recover.ask(
             config,
             zoo,
             images,
@@ -405,24 +392,24 @@ def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
     ]:
         config = parse(zoo_path, f"--config.recover.{override}")
         with pytest.raises(run.InputError, match=message):
-            reusing.reuse(config, earlier, zoo, np.arange(5))
-    broken = sabotage.sabotage(zoo, 0.5, seed=0)
+            reuse.reuse(config, earlier, zoo, np.arange(5))
+    broken = corrupt.sabotage(zoo, 0.5, seed=0)
     for other in (broken, subset(zoo, 1)):
         with pytest.raises(run.InputError, match="come from other teachers"):
-            reusing.reuse(parse(zoo_path), earlier, other, np.arange(2))
+            reuse.reuse(parse(zoo_path), earlier, other, np.arange(2))
     with pytest.raises(run.InputError, match="asked 5 teachers, fewer"):
-        reusing.reuse(parse(zoo_path), earlier, zoo, np.arange(6))
+        reuse.reuse(parse(zoo_path), earlier, zoo, np.arange(6))
     with pytest.raises(run.InputError, match="the zoo has changed since"):
-        reusing.sign(earlier, broken, broken, reusing.recipe(parse(zoo_path)))
+        reuse.sign(earlier, broken, broken, reuse.recipe(parse(zoo_path)))
     # The same teachers, computing in another type: within rounding.
     rounded = inputs.computing_in(zoo, "bfloat16")
-    assert reusing.fingerprint(rounded) == reusing.fingerprint(zoo)
-    assert reusing.fingerprint(broken) != reusing.fingerprint(zoo)
+    assert reuse.fingerprint(rounded) == reuse.fingerprint(zoo)
+    assert reuse.fingerprint(broken) != reuse.fingerprint(zoo)
 
 
 def test_sabotage_breaks_the_share_it_is_told(zoo_path):
     zoo = load_zoo(zoo_path)
-    broken = sabotage.sabotage(zoo, 0.5, seed=0)
+    broken = corrupt.sabotage(zoo, 0.5, seed=0)
     for before, after in zip(zoo.groups, broken.groups, strict=True):
         same_ids = (before.teachers.class_ids == after.teachers.class_ids).all(1)
         kernels = [
@@ -439,7 +426,7 @@ def test_sabotage_breaks_the_share_it_is_told(zoo_path):
         ):
             assert set(a.tolist()) == set(b.tolist())
     with pytest.raises(run.InputError, match="between 0 and 1"):
-        sabotage.sabotage(zoo, 1.5, seed=0)
+        corrupt.sabotage(zoo, 1.5, seed=0)
 
 
 def test_only_images_most_like_real_ones_calibrate(zoo_path):
@@ -472,7 +459,7 @@ def test_a_pool_that_is_used_again_tells_how_it_was_made(
         shutil.copytree(finished[0] / folder, tmp_path / folder)
     # As an earlier version left it, whose random keys were others.
     assert not (tmp_path / "format.json").exists()
-    note = tmp_path / "recovered" / reusing.SIGNATURE_FILE
+    note = tmp_path / "recovered" / reuse.SIGNATURE_FILE
     signed = json.loads(note.read_text())
     assert signed["recipe"]["source"] == "pixels"
     assert signed["recipe"]["init"] == "dead_leaves"
@@ -483,15 +470,15 @@ def test_a_pool_that_is_used_again_tells_how_it_was_made(
         if config is not None:
             (tmp_path / "config.json").write_text(json.dumps({"recover": config}))
         mine = parse(zoo_path, f"--config.recover.start={this}")
-        pool, _ = reusing.reuse(mine, str(tmp_path), zoo, np.arange(5))
+        pool, _ = reuse.reuse(mine, str(tmp_path), zoo, np.arange(5))
         assert pool.natural[pool.owners < 0].all()
         (found,) = set(pool.natural[pool.owners >= 0].tolist())
         return found
 
     assert natural(signed["recipe"], this="noise")
-    assert not natural(reusing.recipe(parse(zoo_path, "--config.recover.start=noise")))
+    assert not natural(reuse.recipe(parse(zoo_path, "--config.recover.start=noise")))
     for backend in ("generator", "five"):
-        made = reusing.recipe(parse(zoo_path, f"--config.recover.backend={backend}"))
+        made = reuse.recipe(parse(zoo_path, f"--config.recover.backend={backend}"))
         assert made["source"] == backend and not natural(made)
     assert "does not say" not in capsys.readouterr().out
     assert not natural()
@@ -507,6 +494,6 @@ def test_too_many_outputs_are_not_whitened(zoo_path, tmp_path, monkeypatch):
     monkeypatch.setattr(heads, "MOST_WHITENED", 24)
     with pytest.raises(run.InputError, match="25 outputs of all teachers"):
         train.main(parse(zoo_path), str(tmp_path))
-    described = memory.from_arrays(np.zeros((5, 2, 25)), np.full(5, 2))
-    with pytest.raises(yardsticks.NotApplicable, match="at most 24"):
-        yardsticks.panel_whitened(None, None, described, None, None)
+    described = banks.from_arrays(np.zeros((5, 2, 25)), np.full(5, 2))
+    with pytest.raises(baselines.NotApplicable, match="at most 24"):
+        baselines.panel_whitened(None, None, described, None, None)

@@ -11,11 +11,13 @@ import optax
 import pytest
 import toy
 
-from free_jax import make_mesh, map_tasks, panel, replay
-from free_jax.algorithms import Described, free, panel_distillation
-from free_jax.episodes import balanced_labels
+from free_jax import make_mesh, map_tasks, panel
+from free_jax.algorithms import free
+from free_jax.fewshot import replay
+from free_jax.fewshot.episodes import balanced_labels
+from free_jax.fewshot.learners import maml, protonet
 from free_jax.inversion import meta_generator
-from free_jax.metalearning import maml, protonet
+from free_jax.panel.distillation import Described, panel_distillation
 from free_jax.parallel import map_seeds
 
 EIGHT = len(jax.devices()) >= 8
@@ -230,7 +232,7 @@ def test_free_step_on_a_mesh_sends_three_sums_and_is_that_of_one_device():
 def test_panel_distillation_and_description_are_those_of_one_device():
     mesh = mesh_of(4)
     spread = functools.partial(map_tasks, mesh=mesh)
-    student = dataclasses.replace(toy.TINY, way=6)
+    student = dataclasses.replace(toy.TINY, num_classes=6)
     data = Described(
         toy.bank(per_class=2).images.reshape(-1, *toy.SHAPE),
         jnp.asarray(np.random.default_rng(0).normal(size=(18, 2, 3)), jnp.float32),

@@ -12,24 +12,18 @@ import optax
 import pytest
 import toy
 
-from experiments import command_line, train
+from experiments import train
 from experiments.data import procedural
-from free_jax import (
-    algorithms,
-    augment,
-    curriculum,
-    episodes,
-    inversion,
-    objectives,
-    replay,
-    zoo,
-)
+from experiments.harness import command_line, devices
+from free_jax import algorithms, augment, inversion, objectives, zoo
+from free_jax.algorithms import purer_curriculum
 from free_jax.algorithms.purer import as_bank, hardness, judge_block
-from free_jax.architecture import architecture
 from free_jax.errors import InputError
-from free_jax.metalearning import EpisodeInfo, maml, protonet
+from free_jax.fewshot import episodes, replay
+from free_jax.fewshot.learners import EpisodeInfo, maml, protonet
 from free_jax.types import ImageBank, Teachers
 from free_jax.zoo import Zoo, ZooGroup, disjoint, save_zoo
+from free_jax.zoo.network import make_network
 
 N, SHOTS, QUERIES = 3, 1, 2
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
@@ -114,13 +108,13 @@ def test_curriculum_follows_the_released_loop(begin, start, patience):
 
     def body(rule, row):
         number, accuracy = row
-        rule_after = curriculum.advance(
+        rule_after = purer_curriculum.advance(
             rule, number, accuracy, start=start, patience=patience, begin=begin
         )
         return rule_after, rule.adversarial
 
     rows = (jnp.arange(1, 81), jnp.asarray(accuracies, jnp.float32))
-    _, used = jax.lax.scan(body, curriculum.init(), rows)
+    _, used = jax.lax.scan(body, purer_curriculum.init(), rows)
     assert used.tolist() == expected
     assert sum(expected) > 1 or start == 99
 
@@ -250,7 +244,7 @@ def start(algorithm, seed=0):
     return zeros._replace(
         params=jax.tree.map(lambda x: 0.4 * x, toy.random_like(state.params, seed)),
         pixels=toy.random_like(state.pixels, seed),
-        curriculum=curriculum.init(),
+        curriculum=purer_curriculum.init(),
     )
 
 
@@ -428,7 +422,7 @@ def parse(*extra, variant="smoke"):
 
 @pytest.mark.slow
 def test_smoke_run_and_its_pictures(tmp_path):
-    arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=4)
+    arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=4)
     names = procedural.make_split(
         "train", images_per_class=1, image_size=32
     ).class_names
@@ -473,15 +467,16 @@ def test_smoke_run_and_its_pictures(tmp_path):
     ],
 )
 def test_bad_config_is_an_input_error(tmp_path, override, message):
-    from experiments import algorithms, inputs, validation
+    from experiments import methods
+    from experiments.methods import checks
 
     config = parse(override)
     found = toy.random_teachers(toy.TINY, 2)
     pool = toy_zoo(np.asarray(found.class_ids), [0.5, 0.5])
     with pytest.raises(InputError, match=message):
-        validation.validate(config)
-        _, map_tasks = inputs.placement(config)
-        algorithms.experiment(config, pool, map_tasks, lambda *a: None)
+        checks.validate(config)
+        _, map_tasks = devices.placement(config)
+        methods.experiment(config, pool, map_tasks, lambda *a: None)
 
 
 def test_variants_name_pool_and_learner():
@@ -492,9 +487,9 @@ def test_variants_name_pool_and_learner():
     with pytest.raises(InputError, match="disjointN"):
         parse(variant="pool=some")
     with pytest.raises(InputError, match="inner loop"):
-        from experiments import validation
+        from experiments.methods import checks
 
-        validation.validate(parse(variant="learner=protonet,calibrate"))
+        checks.validate(parse(variant="learner=protonet,calibrate"))
 
 
 @pytest.mark.parametrize("head_only", [False, True])

@@ -19,7 +19,7 @@ def test_readme_example(tmp_path, monkeypatch, capsys):
     assert (
         len(re.sub(r"\(\n.*?\n\)", "()", "\n".join(body), flags=re.S).split("\n")) < 10
     )
-    arch = fj.architecture("conv4", way=5, image_shape=(32, 32, 3), width=8)
+    arch = fj.make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=8)
     init = jax.jit(jax.vmap(arch.init))
     variables = init(jax.random.split(jax.random.key(0), 4))
     ids = np.stack([np.arange(5) + i for i in range(4)]).astype(np.int32)
@@ -39,7 +39,7 @@ def test_readme_example(tmp_path, monkeypatch, capsys):
 
 def test_readme_example_of_a_distilled_model(tmp_path, monkeypatch):
     images = jax.random.uniform(jax.random.key(0), (20, 32, 32, 3))
-    arch = fj.architecture("conv4", way=3 * 5, image_shape=(32, 32, 3), width=2)
+    arch = fj.make_network("conv4", num_classes=3 * 5, image_shape=(32, 32, 3), width=2)
     variables = fj.distilled.calibrate(
         arch,
         arch.init(jax.random.key(1)),

@@ -8,24 +8,16 @@ import numpy as np
 import pytest
 import toy
 
-from experiments import (
-    checkpointing,
-    chunks,
-    command_line,
-    loop,
-    recovering,
-    renewing,
-    reusing,
-    run,
-    train,
-)
+from experiments import run, train
+from experiments.harness import chunks, command_line, loop, stopping
+from experiments.stages import adversarial_rounds, recover, reuse
 from free_jax import (
     Teachers,
     Zoo,
     ZooGroup,
-    architecture,
     inversion,
     load_model,
+    make_network,
     map_tasks,
     objectives,
     save_model,
@@ -55,7 +47,9 @@ def zoo_of(*groups):
     """Random teachers, in groups of (count, width), no class known to two of them."""
     found, first = [], 0
     for count, width in groups:
-        arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=width)
+        arch = make_network(
+            "conv4", num_classes=5, image_shape=(32, 32, 3), width=width
+        )
         teachers = toy.random_teachers(arch, count, seed=width)
         ids = first + jnp.arange(5 * count, dtype=jnp.int32).reshape(count, 5)
         teachers = Teachers(teachers.variables, ids)
@@ -119,7 +113,7 @@ def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
 
 def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
-    rival = renewing.rival(config, zoo)
+    rival = adversarial_rounds.rival(config, zoo)
     model, variables, _ = load_model(earlier[0] / "model.npz")
     images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
     together = model.apply(variables, images).reshape(2, 3, 5)
@@ -148,14 +142,16 @@ def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
     images = {}
     for weight in (0.0, 1.0):
         weights = np.asarray([0.0, 0.0, weight], np.float32)
-        pool = recovering.recover(
+        pool = recover.recover(
             config,
             zoo,
             (32, 32, 3),
             map_tasks,
             str(tmp_path / f"{weight}"),
-            checkpointing.StopRequest(),
-            renewing.Rival(arch, params, near["batch_stats"], heads, weights, 1),
+            stopping.StopRequest(),
+            adversarial_rounds.Rival(
+                arch, params, near["batch_stats"], heads, weights, 1
+            ),
         )
         images[weight] = pool.images
     moved = (images[0.0] != images[1.0]).any((1, 2, 3))
@@ -195,18 +191,18 @@ def test_new_images_join_those_of_the_earlier_runs(
     # A third round keeps the images and answers of both.
     for file in ("model.npz", "result.json"):
         (tmp_path / "first" / file).write_bytes((earlier[0] / file).read_bytes())
-    assert reusing.lineage(tmp_path / "first") == [
+    assert reuse.lineage(tmp_path / "first") == [
         str(earlier[0]),
         str(tmp_path / "first"),
     ]
     config = config_of(zoo_path, f"--config.recover.renew={tmp_path / 'first'}")
-    assert renewing.rival(config, zoo).number == 2
-    ((pool, logits),) = renewing.kept(config, zoo, np.arange(3))
+    assert adversarial_rounds.rival(config, zoo).number == 2
+    ((pool, logits),) = adversarial_rounds.kept(config, zoo, np.arange(3))
     np.testing.assert_array_equal(pool.images, first.images)
     np.testing.assert_array_equal(logits, first.logits)
     # So does a run that uses them again, as far as it asks for them.
     config = config_of(zoo_path, "--config.recover.images_per_class=4")
-    _, answers = reusing.reuse(config, str(tmp_path / "first"), zoo, np.arange(3))
+    _, answers = reuse.reuse(config, str(tmp_path / "first"), zoo, np.arange(3))
     sums = [np.sort(x.sum((1, 2))) for x in (answers, logits)]
     np.testing.assert_allclose(*sums, rtol=1e-5)
 
@@ -214,10 +210,12 @@ def test_new_images_join_those_of_the_earlier_runs(
 def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
     workdir = str(tmp_path / "renewed")
-    assert renewing.seconds_before(config, workdir) == 0
-    made = reusing.recipe(config)
-    reusing.sign(workdir, zoo, zoo, made, renewed=str(earlier[0]))
-    assert renewing.seconds_before(config, workdir) == earlier[1]["seconds"] > 0
+    assert adversarial_rounds.seconds_before(config, workdir) == 0
+    made = reuse.recipe(config)
+    reuse.sign(workdir, zoo, zoo, made, renewed=str(earlier[0]))
+    assert (
+        adversarial_rounds.seconds_before(config, workdir) == earlier[1]["seconds"] > 0
+    )
     # Recovery and answers of this run, by hand, and of one that uses them again.
     for stage, spent in [("recovered", 3.0), ("described", 4.0)]:
         folder = tmp_path / "renewed" / stage
@@ -225,7 +223,7 @@ def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
         np.savez(folder / "part.npz", seconds=spent)
     again = config_of(zoo_path, f"--config.recover.reuse={workdir}")
     for used, place in [(config, workdir), (again, str(tmp_path / "again"))]:
-        found = renewing.seconds_before(used, place)
+        found = adversarial_rounds.seconds_before(used, place)
         np.testing.assert_allclose(found, earlier[1]["seconds"] + 7)
 
 
@@ -252,7 +250,7 @@ def test_a_run_that_cannot_be_renewed_is_one_clear_line(zoo_path, earlier, tmp_p
     other.mkdir()
     save_model(other / "model.npz", model, {"params": variables["params"]})
     refused("was not distilled from a panel", folder=other)
-    small = dataclasses.replace(model, way=10)
+    small = dataclasses.replace(model, num_classes=10)
     save_model(other / "model.npz", small, variables)
     refused("has 10 outputs, not 5 for each of the 3 teachers", folder=other)
     save_model(other / "model.npz", model, variables)

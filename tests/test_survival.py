@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments import checkpointing, chunks, command_line, jsonio
+from experiments.harness import checkpointing, chunks, command_line, files
 from experiments.run import REPOSITORY
-from free_jax import architecture, load_model, save_model
+from free_jax import load_model, make_network, save_model
 from free_jax.errors import InputError
 
 # As small as the harness allows; two devices, so that one process can be compared
@@ -230,7 +230,7 @@ def test_a_step_that_takes_too_long_does_not_outlive_sigterm(tmp_path):
     script.write_text(
         textwrap.dedent("""
         import hashlib
-        from experiments.stopping import StopRequest
+        from experiments.harness.stopping import StopRequest
         with StopRequest(grace_secs=0.3):
             print("working", flush=True)
             # Python runs no signal handler before this returns, as in a compilation.
@@ -310,9 +310,9 @@ def test_remote_paths_are_left_to_epath(monkeypatch, tmp_path):
             written[str(target)] = written.pop(str(self))
 
     monkeypatch.setattr(epath, "Path", Bucket)
-    jsonio.write_json("gs://bucket/run/result.json", {"a": 1})
+    files.write_json("gs://bucket/run/result.json", {"a": 1})
     assert written == {"gs:/bucket/run/result.json": b'{\n  "a": 1\n}\n'}
-    arch = architecture("conv4", way=5, image_shape=(16, 16, 3), width=4)
+    arch = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=4)
     shapes = jax.eval_shape(arch.init, jax.random.key(0))["params"]
     params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
     save_model("gs://bucket/run/model.npz", arch, params, steps=3)

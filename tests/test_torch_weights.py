@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from experiments import convert_zoo
+from experiments.inputs import conversion
 from free_jax import interop
-from free_jax.architecture import architecture
 from free_jax.errors import InputError
 from free_jax.interop.torch_folder import teacher_files
 from free_jax.zoo import load_zoo, save_zoo
+from free_jax.zoo.network import make_network
 
 torch = pytest.importorskip("torch")
 nn, F = torch.nn, torch.nn.functional
@@ -191,9 +192,9 @@ def test_conv4_agrees_with_torch(kwargs, image_size):
     assert found["kwargs"]["width"] == kwargs.get("width", 32)
     pooled = kwargs.get("global_pool", False)
     assert found["image_size"] == (None if pooled else image_size)
-    arch = architecture(
+    arch = make_network(
         "conv4",
-        way=found["way"],
+        num_classes=found["way"],
         image_shape=(image_size, image_size, 3),
         mean=MEAN,
         std=STD,
@@ -210,8 +211,8 @@ def test_resnets_agree_with_torch(depth):
     net = shaken(torch_resnet(depth))
     state = numpy_state(net)
     assert interop.detect(state)["name"] == f"resnet{depth}"
-    arch = architecture(
-        f"resnet{depth}", way=5, image_shape=(16, 16, 3), mean=MEAN, std=STD
+    arch = make_network(
+        f"resnet{depth}", num_classes=5, image_shape=(16, 16, 3), mean=MEAN, std=STD
     )
     images = random_images(2, 16)
     variables = interop.from_state_dict(state, arch)
@@ -223,7 +224,7 @@ def test_resnets_agree_with_torch(depth):
 def test_round_trip_gives_every_key_torch_asks_for(name):
     net = torch_conv4() if name == "conv4" else torch_resnet(int(name[6:]))
     state = numpy_state(shaken(net))
-    arch = architecture(name, way=5, image_shape=(32, 32, 3))
+    arch = make_network(name, num_classes=5, image_shape=(32, 32, 3))
     back = interop.to_state_dict(interop.from_state_dict(state, arch), arch)
     assert back.keys() == state.keys()
     for key, value in state.items():
@@ -232,7 +233,7 @@ def test_round_trip_gives_every_key_torch_asks_for(name):
 
 
 def test_meta_models_without_statistics_go_back_to_torch():
-    arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=32)
+    arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=32)
     variables = interop.from_state_dict(numpy_state(torch_conv4()), arch)
     state = interop.to_state_dict({"params": variables["params"]}, arch)
     torch_conv4().load_state_dict({k: torch.from_numpy(v) for k, v in state.items()})
@@ -304,7 +305,7 @@ def test_all_layouts_of_files_are_read(tmp_path):
         "a.safetensors": (ids, 0.8125),
         "b.safetensors": (None, None),
     }
-    arch = architecture("conv4", way=5, image_shape=(32, 32, 3), width=2)
+    arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=2)
     reference = interop.from_state_dict(numpy_state(net), arch)
     for name, (class_ids, accuracy) in expected.items():
         state, found_ids, found_accuracy = interop.read_checkpoint(tmp_path / name)
@@ -487,7 +488,7 @@ def test_bad_folders_and_settings_are_refused(tmp_path):
     save_teacher(tmp_path / "zoo" / "model_0.pth")
     refuse("limit=0 leaves no teachers", limit=0)
     refuse("one value a channel", mean=(0.5,), std=(0.5,))
-    save_teacher(tmp_path / "zoo" / "model_1.pth", net=small_net(way=3))
+    save_teacher(tmp_path / "zoo" / "model_1.pth", net=small_net(num_classes=3))
     refuse("model_1.pth: has 3 outputs but model_0.pth has 5")
     save_teacher(tmp_path / "zoo" / "model_1.pth", net=torch_resnet(10))
     refuse("resnet10 do not tell the image size; give image_size")
@@ -518,20 +519,20 @@ def test_cached_zoo_converts_once(tmp_path, monkeypatch):
     source, cache = tmp_path / "source", tmp_path / "cache"
     source.mkdir()
     save_teacher(source / "model_0.pth")
-    first = convert_zoo.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
+    first = conversion.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, "torch", None)
-        again = convert_zoo.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
+        again = conversion.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
     jax.tree.map(np.testing.assert_array_equal, first.teachers, again.teachers)
     assert len(list(cache.iterdir())) == 1
     save_teacher(source / "model_1.pth", seed=1)
-    grown = convert_zoo.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
+    grown = conversion.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
     assert grown.num_teachers == 2 and len(list(cache.iterdir())) == 2
     converted = next(iter(cache.iterdir()))
-    direct = convert_zoo.cached_zoo(converted, tmp_path / "none", NAMES, MEAN, STD)
+    direct = conversion.cached_zoo(converted, tmp_path / "none", NAMES, MEAN, STD)
     assert direct.class_names == NAMES and not (tmp_path / "none").exists()
     with pytest.raises(InputError, match="converted with 20 classes"):
-        convert_zoo.cached_zoo(converted, cache, NAMES[:9], MEAN, STD)
+        conversion.cached_zoo(converted, cache, NAMES[:9], MEAN, STD)
 
 
 def test_command_line_from_any_folder(tmp_path, capsys):

@@ -9,12 +9,13 @@ import optax
 import pytest
 import toy
 
-from free_jax import black_box, zoo
-from free_jax.episodes import balanced_labels
+from free_jax import zoo
+from free_jax.fewshot.episodes import balanced_labels
 from free_jax.inversion import (
     Adversary,
     Estimator,
     Objective,
+    answers,
     estimate,
     meta_generator,
     white_box,
@@ -194,8 +195,8 @@ def test_a_black_box_has_no_statistics_and_options_are_checked():
 def test_answers_by_hand():
     logits = jnp.log(jnp.asarray([[0.7004, 0.2996 - 1e-4, 1e-4], [0.2, 0.3, 0.5]])) + 3
     told = {
-        gives: np.asarray(jnp.exp(black_box.answers(gives)(logits)))
-        for gives in black_box.GIVES
+        gives: np.asarray(jnp.exp(answers.answers(gives)(logits)))
+        for gives in answers.GIVES
     }
     p = np.exp(np.asarray(logits) - 3)
     np.testing.assert_allclose(told["probabilities"], p, rtol=1e-5)
@@ -205,10 +206,10 @@ def test_answers_by_hand():
     np.testing.assert_allclose(told["labels"][0], [0.9, 0.05, 0.05], rtol=1e-5)
     # Two of five are told; the others share the rest.
     five = jnp.log(jnp.asarray([[0.5, 0.2, 0.15, 0.1, 0.05]]))
-    top = jnp.exp(black_box.answers("top_k")(five))
+    top = jnp.exp(answers.answers("top_k")(five))
     np.testing.assert_allclose(top, [[0.5, 0.2, 0.1, 0.1, 0.1]], rtol=1e-5)
     with pytest.raises(ValueError, match="at least 1"):
-        black_box.answers("top_k", top_k=0)
+        answers.answers("top_k", top_k=0)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +227,7 @@ def test_recovers_what_a_trained_teacher_wants_to_see(gives):
         num_steps=60,
         latent_dim=toy.LATENT,
         estimator=Estimator(10, 5.0 if coarse else 0.5, 4, antithetic=coarse),
-        respond=black_box.answers(gives),
+        respond=answers.answers(gives),
     )
     shared = inverter.init(jax.random.key(0))
     teacher = zoo.take(toy.trained_teachers(), 0)

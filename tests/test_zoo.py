@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from free_jax.architecture import architecture
 from free_jax.errors import InputError
 from free_jax.types import Teachers
 from free_jax.zoo import (
@@ -28,8 +27,9 @@ from free_jax.zoo import (
     subset,
     take,
 )
+from free_jax.zoo.network import make_network
 
-ARCH = architecture("conv4", way=3, image_shape=(16, 16, 3), width=2)
+ARCH = make_network("conv4", num_classes=3, image_shape=(16, 16, 3), width=2)
 NAMES = tuple(f"class_{i}" for i in range(7))
 
 
@@ -39,7 +39,7 @@ def group(count=4, *, seed=0, arch=ARCH, num_classes=7, domain="toy"):
         lambda x: jnp.asarray(rng.normal(size=(count, *x.shape)), jnp.float32),
         jax.eval_shape(arch.init, jax.random.key(0)),
     )
-    ids = [rng.permutation(num_classes)[: arch.way] for _ in range(count)]
+    ids = [rng.permutation(num_classes)[: arch.num_classes] for _ in range(count)]
     accuracy = rng.uniform(size=count).astype(np.float32)
     accuracy[-1] = np.nan
     teachers = Teachers(variables, jnp.asarray(np.stack(ids), jnp.int32))
@@ -48,8 +48,8 @@ def group(count=4, *, seed=0, arch=ARCH, num_classes=7, domain="toy"):
 
 @pytest.fixture(scope="module")
 def mixed():
-    other = architecture(
-        "conv4", way=3, image_shape=(32, 16, 3), width=3, global_pool=True
+    other = make_network(
+        "conv4", num_classes=3, image_shape=(32, 16, 3), width=3, global_pool=True
     )
     return Zoo((group(4), group(2, seed=1, arch=other, domain="other")), NAMES)
 
@@ -147,7 +147,7 @@ def test_merge_maps_ids_by_name():
 def test_merge_refuses_nothing_and_different_ways():
     with pytest.raises(InputError, match="at least one group"):
         merge([])
-    arch = architecture("conv4", way=2, image_shape=(16, 16, 3), width=2)
+    arch = make_network("conv4", num_classes=2, image_shape=(16, 16, 3), width=2)
     with pytest.raises(InputError, match="different numbers of outputs"):
         merge([Zoo((group(2),), NAMES), Zoo((group(2, arch=arch),), NAMES)])
 

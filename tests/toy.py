@@ -10,24 +10,25 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from free_jax import augment, models, objectives, pretraining
-from free_jax.architecture import Architecture, architecture
+from free_jax import augment, models, objectives
+from free_jax.fewshot.banks import from_arrays
+from free_jax.fewshot.learners import batch_apply
 from free_jax.inversion import Objective
-from free_jax.memory import from_arrays
-from free_jax.metalearning import batch_apply
-from free_jax.models.convolution import Conv
-from free_jax.models.pooling import max_pool_2x2
+from free_jax.models.cpu.convolution import Conv
+from free_jax.models.cpu.pooling import max_pool_2x2
 from free_jax.types import Episode, Teachers
+from free_jax.zoo import pretraining
+from free_jax.zoo.network import Network, make_network
 
 WAY = 3
 SHAPE = (16, 16, 3)
 LATENT = 8
 CLASSES = 9
-ARCH = architecture("conv4", way=WAY, image_shape=SHAPE, width=4)
+ARCH = make_network("conv4", num_classes=WAY, image_shape=SHAPE, width=4)
 # Another width, another image size, another head.
-WIDE = architecture(
+WIDE = make_network(
     "conv4",
-    way=WAY,
+    num_classes=WAY,
     image_shape=(20, 20, 3),
     width=6,
     global_pool=True,
@@ -39,7 +40,7 @@ WIDE = architecture(
 class TinyNet(nn.Module):
     """Two convolutions with batch norm: every ingredient, quicker to compile."""
 
-    way: int
+    num_classes: int
     width: int = 4
 
     @nn.compact
@@ -49,17 +50,17 @@ class TinyNet(nn.Module):
         x = Conv(self.width, use_bias=True, name="conv1")(x)
         x = nn.relu(models.BatchNorm(name="bn1")(x, norm=norm))
         x = x.reshape(x.shape[0], -1)
-        logits = nn.Dense(self.way, name="head")(x)
+        logits = nn.Dense(self.num_classes, name="head")(x)
         return x if features else logits
 
 
 @dataclasses.dataclass(frozen=True)
-class Tiny(Architecture):
+class Tiny(Network):
     """An architecture outside of the registry."""
 
     @property
     def module(self):
-        return TinyNet(self.way, **dict(self.kwargs))
+        return TinyNet(self.num_classes, **dict(self.kwargs))
 
 
 def tiny(image_shape=SHAPE, **kwargs):
@@ -102,7 +103,7 @@ def random_teachers(arch=ARCH, count=3, *, seed=0, classes=CLASSES) -> Teachers:
         for layer, stats in variables["batch_stats"].items()
     }
     rng = np.random.default_rng(seed)
-    ids = np.stack([rng.permutation(classes)[: arch.way] for _ in range(count)])
+    ids = np.stack([rng.permutation(classes)[: arch.num_classes] for _ in range(count)])
     return Teachers(variables, jnp.asarray(ids, jnp.int32))
 
 

@@ -22,14 +22,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from free_jax import augment, memory, zoo
-from free_jax.algorithms.base import Algorithm
-from free_jax.architecture import Architecture
-from free_jax.bilevel import Bilevel, Taught
-from free_jax.episodes import balanced_labels
+from free_jax import augment, zoo
+from free_jax.algorithm import Algorithm
+from free_jax.algorithms.bidf_bilevel import Bilevel, Taught
+from free_jax.fewshot import banks
+from free_jax.fewshot.episodes import balanced_labels
+from free_jax.fewshot.learners import MetaLearner
 from free_jax.inversion import Adversary, InversionInfo, Inverter
-from free_jax.metalearning import MetaLearner
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
+from free_jax.zoo.network import Network
 
 
 class BidfState(NamedTuple):
@@ -95,9 +96,9 @@ class _Lesson(NamedTuple):
 
 def bidf(
     inverters: tuple[Inverter, ...],
-    architectures: tuple[Architecture, ...],
+    architectures: tuple[Network, ...],
     learner: MetaLearner,
-    student: Architecture,
+    student: Network,
     levels: Bilevel,
     episode_gradients: Callable,
     replay: Callable,
@@ -152,10 +153,11 @@ def bidf(
             f"num_teachers={num_teachers}; give one a group"
         )
     for arch in architectures:
-        if arch.way != student.way:
+        if arch.num_classes != student.num_classes:
             raise ValueError(
-                f"teachers of {arch.name} are {arch.way}-way but the meta-model is "
-                f"{student.way}-way; BiDf-MKD distils outputs one to one"
+                f"{arch.name} teachers are {arch.num_classes}-way but the meta-"
+                f"model is {student.num_classes}-way; BiDf-MKD distils outputs one to "
+                "one"
             )
     if images_per_class > memory_per_class:
         raise ValueError(
@@ -166,7 +168,7 @@ def bidf(
         raise ValueError(
             f"generator_start={generator_start!r} must be 'shared' or 'fresh'"
         )
-    labels = balanced_labels(student.way, images_per_class)
+    labels = balanced_labels(student.num_classes, images_per_class)
 
     def init(key: Key[Array, ""]) -> BidfState:
         key_generator, key_params = jax.random.split(key)
@@ -178,7 +180,7 @@ def bidf(
             generator_opt=generator_optimizer.init(generator),
             params=params,
             opt=optimizer.init(params),
-            memory=memory.init(num_classes, memory_per_class, student.image_shape),
+            memory=banks.init(num_classes, memory_per_class, student.image_shape),
             queries=tuple(jnp.zeros(n, jnp.int32) for n in num_teachers),
         )
 
@@ -261,8 +263,8 @@ def bidf(
         lesson, queries = jax.lax.switch(
             group, [lesson_of(number) for number in range(groups)], state
         )
-        bank = memory.add(state.memory, lesson.support)
-        bank = memory.add(bank, lesson.query)
+        bank = banks.add(state.memory, lesson.support)
+        bank = banks.add(bank, lesson.query)
         generator, generator_opt = state.generator, state.generator_opt
         if generator_start == "shared":
             generator, generator_opt = move(

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from free_jax.algorithms.base import Algorithm
-from free_jax.metalearning import MetaLearner
+from free_jax.algorithm import Algorithm
+from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank, PyTree
 
 

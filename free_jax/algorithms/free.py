@@ -18,13 +18,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Key
 
-from free_jax import alignment, augment, memory, objectives, parallel, zoo
-from free_jax.algorithms.base import Algorithm
-from free_jax.architecture import Architecture
-from free_jax.episodes import balanced_labels
+from free_jax import augment, objectives, parallel, zoo
+from free_jax.algorithm import Algorithm
+from free_jax.algorithms import bell
+from free_jax.fewshot import banks
+from free_jax.fewshot.episodes import balanced_labels
+from free_jax.fewshot.learners import MetaLearner, batch_apply
 from free_jax.inversion import Adversary, InversionInfo, Inverter, outer_update
-from free_jax.metalearning import MetaLearner, batch_apply
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
+from free_jax.zoo.network import Network
 
 
 class FreeState(NamedTuple):
@@ -72,9 +74,9 @@ class FreeInfo(NamedTuple):
 
 def free(
     inverters: tuple[Inverter, ...],
-    architectures: tuple[Architecture, ...],
+    architectures: tuple[Network, ...],
     learner: MetaLearner,
-    student: Architecture,
+    student: Network,
     replay: Callable,
     *,
     generator_optimizer: optax.GradientTransformation,
@@ -140,10 +142,10 @@ def free(
             "add up to at least 1"
         )
     for arch in architectures:
-        if arch.way != student.way:
+        if arch.num_classes != student.num_classes:
             raise ValueError(
-                f"teachers of {arch.name} are {arch.way}-way but the meta-model is "
-                f"{student.way}-way; FREE distils outputs one to one"
+                f"{arch.name} teachers are {arch.num_classes}-way but the meta-"
+                f"model is {student.num_classes}-way; FREE distils outputs one to one"
             )
     if store not in ("all", "last"):
         raise ValueError(f"store={store!r} must be 'all' or 'last'")
@@ -158,7 +160,7 @@ def free(
             f"{memory_per_class}"
         )
     distill_loss = objectives.distillation(distill)
-    labels = balanced_labels(student.way, images_per_class)
+    labels = balanced_labels(student.num_classes, images_per_class)
     used = [i for i in range(groups) if teachers_per_step[i]]
 
     def align_loss(params: PyTree, task: tuple[jax.Array, jax.Array]) -> jax.Array:
@@ -169,7 +171,7 @@ def free(
             loss += hard_label_weight * objectives.cross_entropy(logits, labels)
         return loss
 
-    sequential = alignment.sequential_update(align_loss, align_optimizer)
+    sequential = bell.sequential_update(align_loss, align_optimizer)
 
     def init(key: Key[Array, ""]) -> FreeState:
         key_generator, key_params = jax.random.split(key)
@@ -181,7 +183,7 @@ def free(
             generator_opt=generator_optimizer.init(generator),
             params=params,
             opt=optimizer.init(params),
-            memory=memory.init(num_classes, memory_per_class, student.image_shape),
+            memory=banks.init(num_classes, memory_per_class, student.image_shape),
         )
 
     def recover(
@@ -222,7 +224,7 @@ def free(
         for stack in kept:
             stack = stack if store == "all" else jax.tree.map(lambda x: x[-1:], stack)
             fitted = jax.vmap(lambda x: augment.fit_to(x, student.image_shape))
-            bank = memory.add_many(bank, stack._replace(images=fitted(stack.images)))
+            bank = banks.add_many(bank, stack._replace(images=fitted(stack.images)))
         return state._replace(memory=bank)
 
     def teach(
@@ -258,9 +260,7 @@ def free(
             )
         ]
         tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
-        direction, losses = sequential(
-            state.params, alignment.shuffled(key_order, tasks)
-        )
+        direction, losses = sequential(state.params, bell.shuffled(key_order, tasks))
         direction = jax.tree.map(lambda d: align_scale * d, direction)
         updates, opt = optimizer.update(direction, state.opt, state.params)
         params = optax.apply_updates(state.params, updates)

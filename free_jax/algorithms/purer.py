@@ -19,12 +19,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
-from free_jax import curriculum as curriculum_lib
-from free_jax import memory, parallel, zoo
-from free_jax.algorithms.base import Algorithm
-from free_jax.curriculum import Curriculum
+from free_jax import parallel, zoo
+from free_jax.algorithm import Algorithm
+from free_jax.algorithms import purer_curriculum as curriculum_lib
+from free_jax.algorithms.purer_curriculum import Curriculum
+from free_jax.fewshot import banks
+from free_jax.fewshot.learners import MetaLearner
 from free_jax.inversion import Critic, Source
-from free_jax.metalearning import MetaLearner
 from free_jax.types import Episode, ImageBank, PyTree, Teachers
 
 Weighting = Literal["uniform", "prefix"]
@@ -314,4 +315,4 @@ def as_bank(source: Source, state: PurerState, data: tuple[Teachers, ...]) -> Im
     """The data set as 8-bit images, to look at or to keep."""
     images = render_pixels(source, state.pixels)
     counts = known_classes(data, images.shape[0]) * images.shape[1]
-    return ImageBank(memory.to_bytes(images), counts, jnp.zeros_like(counts))
+    return ImageBank(banks.to_bytes(images), counts, jnp.zeros_like(counts))

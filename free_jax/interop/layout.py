@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from free_jax.architecture import Architecture
 from free_jax.errors import InputError
 from free_jax.models import Generator
 from free_jax.types import PyTree
+from free_jax.zoo.network import Network
 
 State = Mapping[str, np.ndarray]
 
@@ -60,7 +60,7 @@ def _layout(abstract: PyTree, layers: Mapping[str, str], reads, writes) -> Layou
 
 
 @functools.lru_cache(maxsize=32)
-def classifier_layout(arch: Architecture) -> Layout:
+def classifier_layout(arch: Network) -> Layout:
     """The layout of Conv4 or a ResNet."""
     abstract = jax.eval_shape(arch.init, jax.random.key(0))
     params = abstract["params"]

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from free_jax.architecture import Architecture
 from free_jax.errors import InputError
 from free_jax.types import PyTree
+from free_jax.zoo.network import Network
 
 _OPSET, _IR = 17, 8  # Old enough for every runtime in use.
 
 
-def to_onnx(variables: PyTree, architecture: Architecture, name: str) -> bytes:
+def to_onnx(variables: PyTree, architecture: Network, name: str) -> bytes:
     """An ONNX model of one classifier.
 
     Args:
@@ -48,7 +48,11 @@ def to_onnx(variables: PyTree, architecture: Architecture, name: str) -> bytes:
             graph.nodes,
             name,
             [helper.make_tensor_value_info("images", floats, image)],
-            [helper.make_tensor_value_info("logits", floats, ["n", architecture.way])],
+            [
+                helper.make_tensor_value_info(
+                    "logits", floats, ["n", architecture.num_classes]
+                )
+            ],
             graph.weights,
         ),
         opset_imports=[helper.make_opsetid("", _OPSET)],

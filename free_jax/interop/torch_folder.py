@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from free_jax.architecture import Architecture, architecture
 from free_jax.errors import InputError
 from free_jax.interop.torch_files import parse_class_ids, read_checkpoint
 from free_jax.interop.torch_weights import detect, from_state_dict
 from free_jax.types import Teachers
 from free_jax.zoo import Zoo, ZooGroup
+from free_jax.zoo.network import Network, make_network
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
 
@@ -137,7 +137,7 @@ def _check_ids(ids: list[int] | None, way: int, num_classes: int, source: str) -
         )
 
 
-def _architecture(state, source, mean, std, image_size) -> Architecture:
+def _architecture(state, source, mean, std, image_size) -> Network:
     found = detect(state, source)
     size = image_size or found["image_size"]
     if size is None:
@@ -151,9 +151,9 @@ def _architecture(state, source, mean, std, image_size) -> Architecture:
             f"not image_size={size}; correct image_size"
         )
     try:
-        return architecture(
+        return make_network(
             found["name"],
-            way=found["way"],
+            num_classes=found["way"],
             image_shape=(size, size, found["channels"]),
             mean=tuple(mean),
             std=tuple(std),
@@ -199,7 +199,7 @@ def convert_folder(
         raise InputError(f"limit={limit} leaves no teachers; give at least 1")
     folder = files[0].parent
     log, sidecar = _read_log(folder), _read_sidecar(folder)
-    pooled: dict[Architecture, list[tuple]] = {}
+    pooled: dict[Network, list[tuple]] = {}
     for done, file in enumerate(files):
         source = str(file)
         state, ids, accuracy = read_checkpoint(file)
@@ -211,12 +211,12 @@ def convert_folder(
             accuracy = logged if accuracy is None else accuracy
         arch = _architecture(state, source, mean, std, image_size)
         first = next(iter(pooled), arch)
-        if arch.way != first.way:
+        if arch.num_classes != first.way:
             raise InputError(
-                f"{source}: has {arch.way} outputs but {files[0].name} has "
+                f"{source}: has {arch.num_classes} outputs but {files[0].name} has "
                 f"{first.way}; put them in different folders"
             )
-        _check_ids(ids, arch.way, len(class_names), source)
+        _check_ids(ids, arch.num_classes, len(class_names), source)
         variables = from_state_dict(state, arch, source)
         class_ids: Any = np.asarray(ids, np.int32)
         teacher = Teachers(variables, class_ids)

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from free_jax.architecture import Architecture
 from free_jax.errors import InputError
 from free_jax.interop.layout import (
     COUNTER,
@@ -22,6 +21,7 @@ from free_jax.interop.layout import (
 )
 from free_jax.models import Generator
 from free_jax.types import PyTree
+from free_jax.zoo.network import Network
 
 _RESNET_DEPTH = {  # (bottleneck, number of blocks) -> depth
     (False, 4): 10,
@@ -116,7 +116,7 @@ def detect(state: State, source: str = "state_dict") -> dict[str, Any]:
 
 
 def from_state_dict(
-    state: State, architecture: Architecture, source: str = "state_dict"
+    state: State, architecture: Network, source: str = "state_dict"
 ) -> PyTree:
     """Converts a classifier's PyTorch weights.
 
@@ -136,9 +136,7 @@ def from_state_dict(
     return load(layout, _canonical(state, source), source, name)
 
 
-def to_state_dict(
-    variables: PyTree, architecture: Architecture
-) -> dict[str, np.ndarray]:
+def to_state_dict(variables: PyTree, architecture: Network) -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`, complete for ``load_state_dict(strict=True)``.
 
     Args:

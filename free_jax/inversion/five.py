@@ -11,21 +11,21 @@ from typing import Literal
 import jax
 import optax
 
-from free_jax.architecture import Architecture
 from free_jax.inversion.loop import Inverter, MetaGradient, inverter
 from free_jax.inversion.objective import Objective, white_box
 from free_jax.inversion.sources import generator_source
 from free_jax.inversion.zero_order import Estimator, zero_order
 from free_jax.models import Generator
+from free_jax.zoo.network import Network
 
 
 def meta_generator(
     generator: Generator,
-    teacher: Architecture,
+    teacher: Network,
     *,
     inner_optimizer: optax.GradientTransformation,
     objective: Objective = Objective(),
-    student: Architecture | None = None,
+    student: Network | None = None,
     num_steps: int = 5,
     latent_dim: int = 256,
     meta_gradient: MetaGradient = "last",
@@ -61,10 +61,10 @@ def meta_generator(
     Reference:
       Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024.
     """
-    if generator.num_classes not in (0, teacher.way):
+    if generator.num_classes not in (0, teacher.num_classes):
         raise ValueError(
             f"the generator knows {generator.num_classes} labels but teachers are "
-            f"{teacher.way}-way; use num_classes={teacher.way} or 0"
+            f"{teacher.num_classes}-way; use num_classes={teacher.num_classes} or 0"
         )
     if estimator is None:
         critic, queries = white_box(objective, teacher, student), 1

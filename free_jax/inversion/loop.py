@@ -9,10 +9,10 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from free_jax import augment, objectives
-from free_jax.architecture import Architecture
 from free_jax.inversion.objective import Adversary, Critic
 from free_jax.inversion.sources import Source
 from free_jax.types import PyTree, Recovered, Teachers
+from free_jax.zoo.network import Network
 
 MetaGradient = Literal["last", "sum", "reptile"]
 
@@ -52,7 +52,7 @@ class Inverter(NamedTuple):
 def inverter(
     source: Source,
     critic: Critic,
-    teacher: Architecture,
+    teacher: Network,
     *,
     optimizer: optax.GradientTransformation,
     num_steps: int,

@@ -7,9 +7,9 @@ import jax
 from jaxtyping import Array, Float, Int, Key
 
 from free_jax import augment, objectives
-from free_jax.architecture import Architecture
-from free_jax.metalearning import batch_apply
+from free_jax.fewshot.learners import batch_apply
 from free_jax.types import PyTree, Teachers
+from free_jax.zoo.network import Network
 
 
 class Objective(NamedTuple):
@@ -88,7 +88,7 @@ def look(
     key: Key[Array, ""],
     images: Float[Array, "n h w c"],
     objective: Objective,
-    teacher: Architecture,
+    teacher: Network,
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n H W C"]]:
     """The images, cropped and mirrored, and these in the size the teacher knows."""
     views = augment.crop_flip(
@@ -102,7 +102,7 @@ def look(
     return views, augment.fit_to(views, teacher.image_shape)
 
 
-def _answers(student: Architecture, adversary: Adversary, view: jax.Array) -> jax.Array:
+def _answers(student: Network, adversary: Adversary, view: jax.Array) -> jax.Array:
     if adversary.stats is None:
         return batch_apply(student, adversary.params, view)
     variables = {"params": adversary.params, "batch_stats": adversary.stats}
@@ -110,7 +110,7 @@ def _answers(student: Architecture, adversary: Adversary, view: jax.Array) -> ja
 
 
 def white_box(
-    objective: Objective, teacher: Architecture, student: Architecture | None = None
+    objective: Objective, teacher: Network, student: Network | None = None
 ) -> Critic:
     """A critic that differentiates through the teacher.
 

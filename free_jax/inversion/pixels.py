@@ -4,10 +4,10 @@ from typing import Literal
 
 import optax
 
-from free_jax.architecture import Architecture
 from free_jax.inversion.loop import Inverter, inverter
 from free_jax.inversion.objective import Objective, white_box
 from free_jax.inversion.sources import pixel_source
+from free_jax.zoo.network import Network
 
 PIXELS = Objective(
     moments=1.0, adversarial=0.0, total_variation=1.0, crop_padding=2, edges="wrap"
@@ -15,14 +15,14 @@ PIXELS = Objective(
 
 
 def pixel_inverter(
-    teacher: Architecture,
+    teacher: Network,
     *,
     num_steps: int = 150,
     learning_rate: float = 0.1,
     deviation: float = 0.2,
     start: Literal["noise", "scenes"] = "noise",
     objective: Objective = PIXELS,
-    student: Architecture | None = None,
+    student: Network | None = None,
 ) -> Inverter:
     """Adam on the pixels with cosine decay; slower than FIVE, no training needed.
 

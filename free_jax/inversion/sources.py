@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from free_jax import scenes
+from free_jax.inversion import dead_leaves
 from free_jax.models import Generator
 from free_jax.types import PyTree
 
@@ -111,7 +111,7 @@ def pixel_source(
         if begin == "noise":
             return noise
         keys = jax.random.split(jax.random.fold_in(key, 1), labels.shape[0])
-        drawn = jax.vmap(lambda k: scenes.dead_leaves(k, image_shape))(keys)
+        drawn = jax.vmap(lambda k: dead_leaves.draw(k, image_shape))(keys)
         # Near black and white the sigmoid is flat: pixels there would never move.
         return noise + jax.scipy.special.logit(jnp.clip(drawn, 0.05, 0.95))
 

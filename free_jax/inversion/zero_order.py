@@ -19,7 +19,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from free_jax import augment, objectives
-from free_jax.architecture import Architecture
+from free_jax.fewshot.learners import batch_apply
 from free_jax.inversion.objective import (
     Adversary,
     Critic,
@@ -27,8 +27,8 @@ from free_jax.inversion.objective import (
     check_objective,
     look,
 )
-from free_jax.metalearning import batch_apply
 from free_jax.types import PyTree, Teachers
+from free_jax.zoo.network import Network
 
 
 class Estimator(NamedTuple):
@@ -137,8 +137,8 @@ def estimate(
 
 def zero_order(
     objective: Objective,
-    teacher: Architecture,
-    student: Architecture | None = None,
+    teacher: Network,
+    student: Network | None = None,
     *,
     estimator: Estimator = Estimator(),
     respond: Callable[[jax.Array], jax.Array] = lambda logits: logits,

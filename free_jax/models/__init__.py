@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from free_jax.models.conv4 import Conv4
-from free_jax.models.convolution import conv2d, upsample_conv2d
+from free_jax.models.cpu.convolution import conv2d, upsample_conv2d
 from free_jax.models.endpoint import Endpoint
 from free_jax.models.generator import Generator
 from free_jax.models.normalization import BatchNorm
@@ -38,7 +38,7 @@ def get_model(name: str, **kwargs) -> nn.Module:
 
     Args:
       name: one of `model_names()`.
-      **kwargs: fields of the module, e.g. ``way=5``, ``width=64`` for Conv4.
+      **kwargs: fields of the module, e.g. ``num_classes=5``, ``width=64`` for Conv4.
 
     Returns:
       A Linen module called as ``module(images, norm="batch" | "running")``.

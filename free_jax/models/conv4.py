@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax
 
-from free_jax.models.convolution import Conv, Lowering, torch_uniform
+from free_jax.models.cpu.convolution import Conv, Lowering, torch_uniform
 from free_jax.models.normalization import BatchNorm, Norm
 
 
@@ -11,7 +11,7 @@ class Conv4(nn.Module):
     """The few-shot literature's four-block network.
 
     Attributes:
-      way: number of outputs.
+      num_classes: number of outputs.
       width: channels of every block; 32 in the released codes, 64 in the papers.
       global_pool: maximum over the last map before the head, so that the parameters
         do not depend on the image size ("arbitrary_input" in the released codes).
@@ -20,7 +20,7 @@ class Conv4(nn.Module):
         and the head keep theirs.  None takes the images'.
     """
 
-    way: int = 5
+    num_classes: int = 5
     width: int = 32
     global_pool: bool = False
     lowering: Lowering = "auto"
@@ -38,7 +38,7 @@ class Conv4(nn.Module):
           features: return the flattened last map [n, width * h//16 * w//16] instead.
 
         Returns:
-          Logits [n, way], or features.
+          Logits [n, num_classes], or features.
         """
         x = images.astype(self.dtype or images.dtype)
         for i in range(4):
@@ -50,7 +50,7 @@ class Conv4(nn.Module):
         x = x.max(axis=(1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
         x = x.astype(images.dtype)
         head = nn.Dense(
-            self.way,
+            self.num_classes,
             kernel_init=torch_uniform(x.shape[-1]),
             bias_init=torch_uniform(x.shape[-1]),
             name="head",

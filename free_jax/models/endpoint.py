@@ -18,20 +18,21 @@ class Endpoint(nn.Module):
     the other.
 
     Attributes:
-      way: number of outputs.
-      hub: has ``ask(index [...], images [..., n, h, w, c]) -> [..., n, way]`` on NumPy
-        arrays; leading axes may be 1 where the other argument varies.  NaN means that
-        there is no answer.  See `endpoints.Hub`.
+      num_classes: number of outputs.
+      hub: has ``ask(index [...], images [..., n, h, w, c]) ->
+        [..., n, num_classes]`` on NumPy arrays; leading axes may be 1 where
+        the other argument varies.  NaN means that there is no answer.  See
+        `remote.Hub`.
     """
 
-    way: int
+    num_classes: int
     hub: Any
 
     @nn.compact
     def __call__(
         self, images: jax.Array, *, norm: Norm, features: bool = False
     ) -> jax.Array:
-        """Maps normalised images [n, h, w, c] to logits [n, way].
+        """Maps normalised images [n, h, w, c] to logits [n, num_classes].
 
         Raises:
           InputError: features, batch-norm moments or a gradient are asked for.
@@ -39,13 +40,13 @@ class Endpoint(nn.Module):
         del norm  # What an endpoint normalises by is its own affair.
         index = self.param("endpoint", lambda _: jnp.zeros((), jnp.int32))
         if self.is_initializing():
-            return jnp.zeros((images.shape[0], self.way))
+            return jnp.zeros((images.shape[0], self.num_classes))
         if features or self.is_mutable_collection("moments"):
             raise InputError(
                 "endpoints only answer queries: they have no features and no layer "
                 "statistics; set objective.moments=0, or use a method for black boxes"
             )
-        return _ask(self.hub, self.way, index, images)
+        return _ask(self.hub, self.num_classes, index, images)
 
 
 def _ask(hub: Any, way: int, index: jax.Array, images: jax.Array) -> jax.Array:

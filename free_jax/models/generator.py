@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from free_jax.models.convolution import Conv, Lowering
+from free_jax.models.cpu.convolution import Conv, Lowering
 from free_jax.models.normalization import BatchNorm
 
 

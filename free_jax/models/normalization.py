@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from free_jax.models.pooling import max_pool_2x2
+from free_jax.models.cpu.pooling import max_pool_2x2
 
 Norm = Literal["batch", "running"]
 

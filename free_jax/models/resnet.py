@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from free_jax.models.convolution import Conv, Lowering, torch_uniform
+from free_jax.models.cpu.convolution import Conv, Lowering, torch_uniform
 from free_jax.models.normalization import BatchNorm, Norm
 
 _STAGES = {
@@ -71,14 +71,14 @@ class ResNet(nn.Module):
     """Residual network for small images.
 
     Attributes:
-      way: number of outputs.
+      num_classes: number of outputs.
       depth: 10, 18, 34, 50 or 101.
       lowering: see `convolution.conv2d`.
       dtype: of activations and convolutions, e.g. "bfloat16"; parameters, moments
         and the head keep theirs.  None takes the images'.
     """
 
-    way: int = 5
+    num_classes: int = 5
     depth: int = 10
     lowering: Lowering = "auto"
     dtype: str | None = None
@@ -87,7 +87,7 @@ class ResNet(nn.Module):
     def __call__(
         self, images: jax.Array, *, norm: Norm, features: bool = False
     ) -> jax.Array:
-        """Maps normalised images [n, h, w, c] to logits [n, way] (or features)."""
+        """Maps normalised images [n, h, w, c] to logits (or features)."""
         bottleneck, stages = _STAGES[self.depth]
         block = BottleneckBlock if bottleneck else SimpleBlock
         x = images.astype(self.dtype or images.dtype)
@@ -105,7 +105,7 @@ class ResNet(nn.Module):
         x = jnp.mean(x, axis=(1, 2))
         x = x.astype(images.dtype)
         head = nn.Dense(
-            self.way,
+            self.num_classes,
             kernel_init=torch_uniform(x.shape[-1]),
             bias_init=torch_uniform(x.shape[-1]),
             name="head",

@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from free_jax.architecture import Architecture, architecture
 from free_jax.errors import InputError
 from free_jax.types import PyTree, Teachers
+from free_jax.zoo.network import Network, make_network
 from free_jax.zoo.pool import Zoo, ZooGroup, abstract_variables
 
 _FORMAT, _VERSION = "free_jax zoo", 1
@@ -99,12 +99,12 @@ def _as_tree(stacks: Sequence[Teachers]) -> PyTree:
     return {str(i): teachers._asdict() for i, teachers in enumerate(stacks)}
 
 
-def _architecture(description: dict[str, Any]) -> Architecture:
+def _architecture(description: dict[str, Any]) -> Network:
     fields: dict[str, Any] = {}
     for name, value in description.items():
         # JSON turned the tuples into lists, which do not hash.
         fields[name] = tuple(value) if isinstance(value, list) else value
-    return architecture(**fields)
+    return make_network(**fields)
 
 
 def load_zoo(path: Any) -> Zoo:
@@ -147,12 +147,12 @@ def load_zoo(path: Any) -> Zoo:
         ) from error
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def abstract(arch: Architecture, count: int) -> Teachers:
+    def abstract(arch: Network, count: int) -> Teachers:
         leaf = functools.partial(jax.ShapeDtypeStruct, sharding=device)
         variables = jax.tree.map(
             lambda x: leaf((count, *x.shape), x.dtype), abstract_variables(arch)
         )
-        class_ids: Any = leaf((count, arch.way), jnp.int32)
+        class_ids: Any = leaf((count, arch.num_classes), jnp.int32)
         return Teachers(variables, class_ids)
 
     wanted = _as_tree(

@@ -14,9 +14,9 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Int
 
-from free_jax.architecture import Architecture
 from free_jax.errors import InputError
 from free_jax.types import PyTree, Teachers
+from free_jax.zoo.network import Network
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,13 +33,13 @@ class ZooGroup:
       InputError: arrays do not fit the architecture or each other, or are not finite.
     """
 
-    architecture: Architecture
+    architecture: Network
     teachers: Teachers
     accuracy: np.ndarray
     domain: str = ""
 
     def __post_init__(self):
-        name, way = self.architecture.name, self.architecture.way
+        name, way = self.architecture.name, self.architecture.num_classes
         accuracy = np.asarray(self.accuracy, np.float32)
         object.__setattr__(self, "accuracy", accuracy)
         ids = np.asarray(self.teachers.class_ids)
@@ -90,9 +90,10 @@ class Zoo:
         if twice:
             raise InputError(f"class names appear twice: {sorted(twice)}")
         ways = {
-            group.architecture.name: group.architecture.way for group in self.groups
+            group.architecture.name: group.architecture.num_classes
+            for group in self.groups
         }
-        if len({group.architecture.way for group in self.groups}) > 1:
+        if len({group.architecture.num_classes for group in self.groups}) > 1:
             raise InputError(
                 f"groups have different numbers of outputs: {ways}; "
                 "make one zoo for each number"
@@ -120,10 +121,10 @@ class Zoo:
     @property
     def way(self) -> int:
         """Outputs of every teacher."""
-        return self.groups[0].architecture.way
+        return self.groups[0].architecture.num_classes
 
     @property
-    def architectures(self) -> tuple[Architecture, ...]:
+    def architectures(self) -> tuple[Network, ...]:
         """One a group; the static half of what a jitted step needs."""
         return tuple(group.architecture for group in self.groups)
 
@@ -134,12 +135,12 @@ class Zoo:
 
 
 @functools.lru_cache(maxsize=32)
-def abstract_variables(arch: Architecture) -> PyTree:
+def abstract_variables(arch: Network) -> PyTree:
     """Shapes of one network's variables, without computing them."""
     return jax.eval_shape(arch.init, jax.random.key(0))
 
 
-def _check_variables(arch: Architecture, variables: PyTree, num_teachers: int) -> None:
+def _check_variables(arch: Network, variables: PyTree, num_teachers: int) -> None:
     expected: Any = traverse_util.flatten_dict(abstract_variables(arch), sep="/")
     actual: Any = traverse_util.flatten_dict(variables, sep="/")
     if expected.keys() != actual.keys():
@@ -267,7 +268,7 @@ def merge(zoos: Sequence[Zoo]) -> Zoo:
     """
     names = tuple(dict.fromkeys(name for zoo in zoos for name in zoo.class_names))
     position = {name: i for i, name in enumerate(names)}
-    pooled: dict[tuple[Architecture, str], list[ZooGroup]] = {}
+    pooled: dict[tuple[Network, str], list[ZooGroup]] = {}
     for zoo in zoos:
         new_ids = np.asarray([position[name] for name in zoo.class_names], np.int32)
         for group in zoo.groups:

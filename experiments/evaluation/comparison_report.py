@@ -1,0 +1,174 @@
+"""One table, one JSON file and plots of a comparison's cells."""
+
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from experiments.harness import metrics, pictures
+from experiments.harness.files import write_text
+
+PROTOCOLS = ("transductive", "inductive")
+COSTS = ("recovery_seconds", "images_recovered", "meta_updates", "wall_seconds")
+
+
+def write(
+    config: Any, workdir: str, outcomes: Mapping[Any, dict[str, Any]], final=False
+) -> dict[str, Any]:
+    """Writes what is known so far; plots only in the end.
+
+    Args:
+      config: of the comparison.
+      workdir: of the comparison.
+      outcomes: `compare.Cell` to its result, or ``{"error": line}``.
+      final: print the table and draw.
+
+    Returns:
+      The contents of ``result.json``.
+    """
+    folder = pathlib.Path(workdir)
+    rows = list(_rows(outcomes, config.eval.shots))
+    shown = [_formatted(row) for row in rows]
+    columns = list(dict.fromkeys(name for row in shown for name in row))
+    budget = f"{config.max_seconds:g} s a cell" if config.max_seconds else "full length"
+    title = (
+        f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
+        f"{config.eval.queries} queries, {config.eval.episodes} episodes a seed, 95 % "
+        f"intervals, seeds {', '.join(map(str, config.seeds))}, budget: {budget}"
+    )
+    table = metrics.markdown_table(shown, columns)
+    write_text(folder / "table.md", f"{title}\n\n{table}\n")
+    if final:
+        print()
+        metrics.print_table(shown, columns, title=title)
+        _draw(folder, rows, outcomes, config.eval.shots[0])
+        print(f"written to {workdir}: table.md, result.json, plots, cells")
+    return metrics.write_result(workdir, {"title": title, "rows": rows}, config)
+
+
+def _rows(
+    outcomes: Mapping[Any, dict[str, Any]], shots: tuple[int, ...]
+) -> Iterator[dict[str, Any]]:
+    """One row a method (a cell may hold several), in numbers, over all seeds."""
+    for name in dict.fromkeys(cell.method for cell in outcomes):
+        results = {c.seed: r for c, r in outcomes.items() if c.method == name}
+        errors = {s: r["error"] for s, r in results.items() if "error" in r}
+        done = {s: r for s, r in results.items() if s not in errors}
+        if not done:
+            yield {"method": name, "seeds": [], "errors": errors}
+            continue
+        first = next(iter(done.values()))
+        for method in first["results"]:
+            row = {"method": method, "seeds": list(done), "errors": errors}
+            if first["algorithm"] != "yardsticks":
+                several = len(first["results"]) > 1
+                row["method"] = f"{name}: {method}" if several else name
+            row["cell"] = name
+            row["selection"] = first["selection"]
+            row["accuracy"] = {
+                str(n): _accuracy([r["results"][method][str(n)] for r in done.values()])
+                for n in shots
+            }
+            for cost in COSTS:
+                values = [_cost(r, cost) for r in done.values()]
+                known = [value for value in values if value is not None]
+                complete = len(known) == len(values)
+                row[cost] = float(np.mean(known)) if complete else None
+            yield row
+
+
+def _cost(result: dict[str, Any], name: str) -> float | None:
+    if name == "wall_seconds":
+        return result["seconds"] + result["evaluation_seconds"]
+    return result[name]
+
+
+def _accuracy(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    """Mean over seeds; the interval is that of all seeds' episodes together."""
+    skipped = [cell["skipped"] for cell in cells if "skipped" in cell]
+    if skipped:
+        return {"skipped": skipped[0]}
+    found = {}
+    for protocol in PROTOCOLS:
+        means = [cell[protocol]["mean"] for cell in cells]
+        widths = [cell[protocol]["ci95"] for cell in cells]
+        found[protocol] = {
+            "mean": float(np.mean(means)),
+            "ci95": float(np.linalg.norm(widths) / len(widths)),
+            "by_seed": means,
+        }
+    return found
+
+
+def _formatted(row: dict[str, Any]) -> dict[str, Any]:
+    """A row as the table shows it."""
+    shown: dict[str, Any] = {"method": row["method"], "seeds": len(row["seeds"])}
+    if row["errors"]:
+        line = next(iter(row["errors"].values())).replace("|", "/")
+        if not row["seeds"]:
+            return shown | {"selection": f"failed: {line}"}
+        shown["seeds"] = f"{len(row['seeds'])} ({len(row['errors'])} failed: {line})"
+    shown["selection"] = row["selection"]
+    for protocol in PROTOCOLS:
+        for shots, cell in row["accuracy"].items():
+            column = f"{shots}-shot" + (" ind." if protocol == "inductive" else "")
+            if "skipped" in cell:
+                shown[column] = f"- ({cell['skipped']})"
+            else:
+                value = cell[protocol]
+                shown[column] = f"{value['mean']:.1f} +- {value['ci95']:.1f}"
+    names = ("recovery s", "images", "meta-updates", "wall s")
+    for name, cost in zip(names, COSTS, strict=True):
+        shown[name] = "in training" if row[cost] is None else f"{row[cost]:.0f}"
+    return shown
+
+
+def _draw(
+    folder: pathlib.Path,
+    rows: list[dict[str, Any]],
+    outcomes: Mapping[Any, dict[str, Any]],
+    shots: int,
+) -> None:
+    """Accuracy over time and against cost, recovery time, and recovered images."""
+    metric = f"val_{shots}shot_transductive"
+    curves, sheets = {}, {}
+    for cell, result in outcomes.items():
+        points = pictures.points(result.get("curve", ()), "seconds", metric)
+        if points and cell.method not in curves:
+            curves[cell.method] = points
+        sheet = cell.workdir / "recovered.png"
+        if sheet.exists() and cell.method not in sheets:
+            sheets[cell.method] = sheet
+    if curves:
+        pictures.save_curves(
+            folder / "accuracy_over_time.png",
+            curves,
+            xlabel="seconds of recovery and training",
+            ylabel="accuracy (%)",
+            title=f"{shots}-shot, validation classes",
+        )
+    ends, recovery = {}, {}
+    for row in rows:
+        accuracy = row.get("accuracy", {}).get(str(shots), {})
+        # A cell of many yardsticks has one time for all of them.
+        if "transductive" in accuracy and row["meta_updates"]:
+            value = accuracy["transductive"]
+            point = (row["wall_seconds"], value["mean"], value["ci95"])
+            ends[row["method"]] = [point]
+        if row.get("recovery_seconds"):
+            recovery[row["cell"]] = row["recovery_seconds"]
+    if ends:
+        pictures.save_curves(
+            folder / "accuracy_and_cost.png",
+            ends,
+            xlabel="seconds, evaluation included",
+            ylabel="accuracy (%)",
+            title=f"{shots}-shot",
+        )
+    if recovery:
+        pictures.save_bars(
+            folder / "recovery_time.png", recovery, xlabel="seconds of recovery"
+        )
+    if sheets:
+        pictures.save_side_by_side(folder / "recovered.png", sheets)

@@ -1,0 +1,185 @@
+"""From the command line to a checked config; every mistake is an InputError."""
+
+import difflib
+import importlib.util
+import inspect
+import os
+import pathlib
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from experiments.harness import files
+from free_jax.errors import InputError
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
+OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
+
+
+class Command(NamedTuple):
+    """What the user asked for."""
+
+    config: ml_collections.ConfigDict
+    workdir: str
+    distributed: str
+    compilation_cache: str
+    coordinator: str
+    num_processes: int
+    process_id: int
+
+
+def parse(argv: Sequence[str]) -> Command:
+    """Parses ``[program, --config=FILE.py[:VARIANT], --config.key=value, ...]``."""
+    argv, spec = _take_config(list(argv))
+    file, _, variant = spec.partition(":")
+    config = load_config(file, variant)
+    _check_overrides(argv, config)
+    values = define_flags(argv, config)
+    try:
+        rest = values(argv)[1:]
+    except (flags.Error, ValueError, TypeError) as error:
+        raise InputError(" ".join(str(error).split())) from None
+    if rest:
+        raise InputError(f"unexpected argument {rest[0]!r}; options start with --")
+    stem = pathlib.Path(file).stem
+    if variant:
+        # A smoke run must not land in the directory of the full one.
+        stem += "_" + re.sub(r"[^A-Za-z0-9.=-]+", "_", variant)
+    workdir = values.workdir or f"runs/{stem}/seed{config.get('seed', 0)}"
+    return Command(
+        values.config,
+        workdir,
+        values.distributed,
+        values.compilation_cache,
+        values.coordinator,
+        values.num_processes,
+        values.process_id,
+    )
+
+
+def define_flags(
+    argv: Sequence[str], config: ml_collections.ConfigDict
+) -> flags.FlagValues:
+    """Defines the flags, in a fresh registry so that tests can parse many times."""
+    values = flags.FlagValues()
+    # Not DEFINE_config_file: it hides errors inside the file behind its own, and loads
+    # it by a call that new Pythons drop.
+    config_flags.DEFINE_config_dict(
+        "config", config, "Overrides.", values, sys_argv=list(argv)
+    )
+    flags.DEFINE_string(
+        "workdir",
+        None,
+        "Where to write; default runs/<config>[_<variant>]/seed<seed>. A run in the "
+        "same workdir continues.",
+        values,
+    )
+    flags.DEFINE_enum(
+        "distributed",
+        "auto",
+        ["auto", "on", "off"],
+        "Several hosts: found out, required, or not used.",
+        values,
+    )
+    # Cloud TPUs, Slurm and Kubernetes tell these to JAX themselves.
+    env = os.environ.get
+    flags.DEFINE_string(
+        "coordinator",
+        env("JAX_COORDINATOR_ADDRESS", ""),
+        "Several hosts: HOST:PORT of process 0; default $JAX_COORDINATOR_ADDRESS.",
+        values,
+    )
+    for name, default, text in [
+        ("num_processes", env("JAX_NUM_PROCESSES", 0), "how many processes"),
+        ("process_id", env("JAX_PROCESS_ID", -1), "the number of this one, from 0"),
+    ]:
+        text = f"Several hosts: {text}; default $JAX_{name.upper()}."
+        flags.DEFINE_integer(name, default, text, flag_values=values)
+    flags.DEFINE_string(
+        "compilation_cache",
+        "",
+        "Folder of the persistent compilation cache, or 'off'; default "
+        "$FREE_JAX_CACHE/xla or ~/.cache/free_jax/xla.",
+        values,
+    )
+    return values
+
+
+def load_config(file: str, variant: str = "") -> ml_collections.ConfigDict:
+    """Runs ``get_config`` of a config file; its ValueErrors become InputErrors."""
+    name = pathlib.Path(file).stem
+    spec = importlib.util.spec_from_file_location(f"_config_{name}", file)
+    if spec is None or spec.loader is None:
+        raise InputError(f"--config={file}: not a Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise InputError(f"--config={file}: the file defines no get_config()")
+    if variant and not inspect.signature(module.get_config).parameters:
+        raise InputError(f"--config={file}:{variant}: this config has no variants")
+    try:
+        config = module.get_config(*([variant] if variant else []))
+    except ValueError as error:
+        raise InputError(f"--config={file}:{variant}: {error}") from error
+    if not isinstance(config, ml_collections.ConfigDict):
+        kind = type(config).__name__
+        raise InputError(f"--config={file}: get_config() returned {kind}, no config")
+    return config
+
+
+def _take_config(argv: list[str]) -> tuple[list[str], str]:
+    """Returns argv without --config=FILE:VARIANT, and that value, with a full path."""
+    for i, arg in enumerate(argv):
+        name, equals, spec = arg.partition("=")
+        if name not in ("--config", "-config"):
+            continue
+        if not equals:
+            if i + 1 == len(argv):
+                break
+            spec = argv[i + 1]
+        file, colon, variant = spec.partition(":")
+        rest = argv[:i] + argv[i + 1 + (not equals) :]
+        return rest, f"{_locate(file)}{colon}{variant}"
+    raise InputError(f"--config=FILE.py is required; {_known_configs()}")
+
+
+def _locate(file: str) -> pathlib.Path:
+    for candidate in (pathlib.Path(file), REPOSITORY / file):
+        if file and candidate.is_file():
+            return candidate.resolve()
+    raise InputError(f"--config={file}: no such file; {_known_configs()}")
+
+
+def _known_configs() -> str:
+    folder = REPOSITORY / "experiments" / "configs"
+    names = [p.name for p in folder.glob("*.py") if not p.stem.startswith("_")]
+    found = ", ".join(sorted(set(names) - {"common.py"})) or "none"
+    return f"configs in experiments/configs: {found}"
+
+
+def _check_overrides(argv: Sequence[str], config: Any) -> None:
+    """Names a misspelt key and its likely correction."""
+    known = set(files.flatten(config))
+    sections = {key.rsplit(".", i)[0] for key in known for i in range(key.count("."))}
+    for arg in argv:
+        match = OVERRIDE.match(arg)
+        if not match or match[1] in known | sections:
+            continue
+        key = re.sub(r"\[\d+\]$", "", match[1])
+        if key in known | sections or _inside_leaf(key, known):
+            continue
+        pool = sorted(known | sections)
+        close = difflib.get_close_matches(key, pool, n=1, cutoff=0.5)
+        # A right name in a wrong section is the commonest mistake after typing errors.
+        close = [k for k in pool if k.split(".")[-1] == key.split(".")[-1]] or close
+        hint = f"did you mean {close[0]!r}?" if close else f"keys: {', '.join(pool)}"
+        raise InputError(f"--config.{match[1]}: the config has no such key; {hint}")
+
+
+def _inside_leaf(key: str, known: set[str]) -> bool:
+    """Whether the key points into a list, which `flatten` keeps whole."""
+    return any(re.match(re.escape(name) + r"\[\d+\]", key) for name in known)

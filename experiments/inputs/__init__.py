@@ -1,0 +1,23 @@
+"""From a config to images and teachers."""
+
+from experiments.inputs.images import evaluation_bank, load_split, preset
+from experiments.inputs.teachers import (
+    HOW_TO_GIVE_TEACHERS,
+    computing_in,
+    load_zoo,
+    place_zoo,
+    sabotaged,
+    select,
+)
+
+__all__ = [
+    "HOW_TO_GIVE_TEACHERS",
+    "computing_in",
+    "evaluation_bank",
+    "load_split",
+    "load_zoo",
+    "place_zoo",
+    "preset",
+    "sabotaged",
+    "select",
+]

@@ -1,0 +1,113 @@
+"""Folders of PyTorch teachers, converted once and cached."""
+
+import hashlib
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from free_jax.errors import InputError
+from free_jax.interop import convert_folder
+from free_jax.interop.torch_folder import teacher_files
+from free_jax.zoo import Zoo, load_zoo, save_zoo
+
+# Raise it when the conversion changes, so that older caches are not used.
+_CONVERSION = 1
+
+
+def class_names_of(data_path: str | pathlib.Path) -> tuple[str, ...]:
+    """The sorted folder names of ``<data_path>/train``: what class ids index.
+
+    Raises:
+      InputError: there is no such folder, or it holds no class folders.
+    """
+    train = pathlib.Path(data_path).expanduser() / "train"
+    if not train.is_dir():
+        raise InputError(
+            f"{train}: no such folder; data_path must hold train/<class>/<images>"
+        )
+    names = tuple(sorted(p.name for p in train.iterdir() if p.is_dir()))
+    if not names:
+        raise InputError(f"{train}: holds no class folders; expected <class>/<images>")
+    return names
+
+
+def _fingerprint(source: Any, **settings) -> str:
+    files = teacher_files(source)
+    extras = [files[0].parent / name for name in ("log.tsv", "class_ids.json")]
+    stats = [(f.name, f.stat()) for f in [*files, *extras] if f.exists()]
+    described = {
+        "conversion": _CONVERSION,
+        "source": str(files[0].parent.resolve()),
+        "files": [[name, stat.length, float(stat.mtime)] for name, stat in stats],
+        **settings,
+    }
+    text = json.dumps(described, sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def cached_zoo(
+    source: str | pathlib.Path,
+    cache_dir: str | os.PathLike,
+    class_names: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    image_size: int | None = None,
+    domain: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> Zoo:
+    """Loads a zoo, converting a folder of PyTorch teachers the first time.
+
+    Args:
+      source: a converted zoo (then only `class_names` is compared), or a folder of
+        teachers.
+      cache_dir: where conversions are kept, one folder for each source, its files'
+        sizes and times, and the further arguments.
+      class_names: compared with those of a converted zoo.
+      mean: this and the rest as in `free_jax.interop.convert_folder`.
+      std: channel standard deviations.
+      image_size: side of the images.
+      domain: name of the data.
+      progress: called while converting.
+
+    Returns:
+      The zoo; PyTorch is imported only where something was converted.
+
+    Raises:
+      InputError: as `convert_folder`; or a converted zoo of other classes.
+    """
+    from etils import epath
+
+    folder = epath.Path(source).expanduser()
+    if (folder / "zoo.json").exists():
+        zoo = load_zoo(folder)
+        if zoo.class_names != tuple(class_names):
+            raise InputError(
+                f"{folder}: was converted with {zoo.num_classes} classes "
+                f"{zoo.class_names[:3]}..., but the data has {len(class_names)} "
+                f"{tuple(class_names[:3])}...; point to the data of this zoo"
+            )
+        return zoo
+    settings: dict[str, Any] = dict(
+        class_names=tuple(class_names),
+        mean=tuple(map(float, mean)),
+        std=tuple(map(float, std)),
+        image_size=image_size,
+        domain=domain,
+    )
+    target = epath.Path(cache_dir).expanduser()
+    target /= f"{folder.name}-{_fingerprint(folder, **settings)}"
+    if not (target / "zoo.json").exists():
+        zoo = convert_folder(folder, progress=progress, **settings)
+        save_zoo(zoo, target)
+    return load_zoo(target)
+
+
+def show_progress(done: int, total: int) -> None:
+    """A counter on the terminal; silent elsewhere."""
+    if sys.stderr.isatty():
+        print(f"\rconverting {done}/{total}", end="", file=sys.stderr)
+        if done == total:
+            print(file=sys.stderr)

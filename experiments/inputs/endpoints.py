@@ -1,0 +1,209 @@
+"""Reads a list of inference endpoints and makes a zoo of them.
+
+    budget: 100000            # images over all endpoints, retries included; 0: no limit
+    defaults:                 # what the endpoints below have in common
+      url: https://models.example.org
+      image_size: 32
+      mean: [0.5, 0.5, 0.5]   # what the model wants of images in [0, 1]; default 0
+      std: [0.5, 0.5, 0.5]    # default 1
+    endpoints:
+      - model: animals        # its name on the server
+        class_names: [cat, dog, horse, mouse, sheep]   # in the order of its outputs
+        output: probabilities # logits (default), probabilities, top_k or label
+        digits: 3             # decimals that probabilities are rounded to
+        token_variable: ANIMALS_TOKEN   # environment variable with a bearer token
+        budget: 20000
+      - name: vehicles        # in messages and counts; default: the model's name
+        onnx: vehicles.onnx   # a file in place of url and model
+        class_names: [bus, car, ship, train, truck]
+
+Further keys: ``domain`` (name of the data), ``version`` of the model, ``layout`` (nhwc
+or nchw, where the server does not say), ``max_batch`` and ``in_flight`` (images a
+request, requests at once), ``timeout`` (seconds a request).
+"""
+
+import contextlib
+import difflib
+import importlib.util
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from free_jax import remote
+from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
+
+LEDGER = "queries.sqlite"
+# Keys of an endpoint with their type; the first three are needed.
+KEYS: dict[str, tuple[type, ...]] = {
+    "class_names": (list,),
+    "image_size": (int,),
+    "name": (str,),
+    "model": (str,),
+    "url": (str,),
+    "onnx": (str,),
+    "output": (str,),
+    "digits": (int,),
+    "mean": (list,),
+    "std": (list,),
+    "token_variable": (str,),
+    "budget": (int,),
+    "domain": (str,),
+    "version": (str, int),
+    "layout": (str,),
+    "max_batch": (int,),
+    "in_flight": (int,),
+    "timeout": (int, float),
+}
+PATIENCE = {key: (int, float) for key in remote.Patience._fields}
+
+
+@contextlib.contextmanager
+def opened(file: str, workdir: str, domain: str) -> Iterator[zoo_lib.Zoo]:
+    """The zoo of the endpoints in a file, compared with what is served.
+
+    Args:
+      file: see the module.
+      workdir: counts and answers are kept there, so that the same command continues
+        without a query asked twice.
+      domain: of endpoints that name none.
+
+    Raises:
+      InputError: the file, a token or an endpoint is not as it should be.
+    """
+    source = pathlib.Path(file).expanduser()
+    content = _read(source)
+    entries = [
+        _entry(source, number, {**content["defaults"], **entry})
+        for number, entry in enumerate(content["endpoints"])
+    ]
+    clients = [_client(source, entry) for entry in entries]
+    hub = remote.Hub(
+        clients,
+        remote.Ledger(pathlib.Path(workdir) / LEDGER),
+        budgets=[entry.get("budget", 0) for entry in entries],
+        total=content["budget"],
+        patience=remote.Patience(**content["patience"]),
+    )
+    try:
+        hub.open()
+        zoo = remote.remote_zoo(
+            hub,
+            [client.card for client in clients],
+            [entry["class_names"] for entry in entries],
+            [_normalization(entry) for entry in entries],
+            [entry.get("domain", domain) for entry in entries],
+        )
+        answering = int(hub.alive().sum())
+        print(
+            f"{answering} of {len(entries)} endpoints of {file} answer; "
+            f"{hub.queries} images were sent so far",
+            flush=True,
+        )
+        yield zoo
+    finally:
+        hub.close()
+
+
+def _read(source: pathlib.Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(source.read_text())
+    except OSError as error:
+        raise InputError(f"config.zoo.apis={source}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        line = " ".join(str(error).split())
+        raise InputError(f"config.zoo.apis={source}: no YAML ({line})") from None
+    sections = {"budget": int, "defaults": dict, "endpoints": list, "patience": dict}
+    if not isinstance(content, dict) or not content.get("endpoints"):
+        raise InputError(f"config.zoo.apis={source}: has no list of endpoints")
+    _check_keys(f"{source}", content, {key: (kind,) for key, kind in sections.items()})
+    full = {key: content.get(key, kind()) for key, kind in sections.items()}
+    _check_keys(f"{source}: patience", full["patience"], PATIENCE)
+    return full
+
+
+def _entry(source: pathlib.Path, number: int, entry: dict[str, Any]) -> dict[str, Any]:
+    where = f"{source}: endpoint {number}"
+    entry.setdefault(
+        "name", entry.get("model") or pathlib.Path(entry.get("onnx", "")).stem
+    )
+    where += f" ({entry['name']})"
+    _check_keys(where, entry, KEYS)
+    for key in ("class_names", "image_size"):
+        if key not in entry:
+            raise InputError(f"{where}: {key} is missing")
+    if "onnx" in entry:
+        entry.pop("url", None)  # It may stand among the defaults.
+    elif not entry.get("url") or not entry.get("model"):
+        raise InputError(f"{where}: give url and model, or onnx")
+    elif not entry["url"].startswith(("http://", "https://")):
+        raise InputError(f"{where}: url={entry['url']!r} must start with http(s)://")
+    names = [str(name) for name in entry["class_names"]]
+    if len(set(names)) < max(len(names), 2):
+        raise InputError(f"{where}: class_names {names} must be two or more, distinct")
+    for key in ("max_batch", "in_flight", "timeout"):
+        if entry.get(key, 1) <= 0:
+            raise InputError(f"{where}: {key}={entry[key]} must be positive")
+    return {**entry, "class_names": names}
+
+
+def _check_keys(where: str, given: dict, known: dict[str, tuple[type, ...]]) -> None:
+    for key, value in given.items():
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, n=1)
+            hint = (
+                f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            )
+            raise InputError(f"{where}: unknown key {key!r}; {hint}")
+        if not isinstance(value, known[key]) or isinstance(value, bool):
+            kind = known[key][0].__name__
+            raise InputError(f"{where}: {key}={value!r} must be of type {kind}")
+
+
+def _normalization(entry: dict[str, Any]) -> remote.Normalization:
+    mean, std = entry.get("mean", [0.0] * 3), entry.get("std", [1.0] * 3)
+    try:
+        return tuple(map(float, mean)), tuple(map(float, std))
+    except (TypeError, ValueError):
+        raise InputError(
+            f"endpoint {entry['name']}: mean={mean} and std={std} must be numbers"
+        ) from None
+
+
+def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
+    size = entry["image_size"]
+    card = remote.Card(
+        entry["name"],
+        len(entry["class_names"]),
+        (size, size, 3),
+        entry.get("output", "logits"),
+        entry.get("digits", 0),
+    )
+
+    def options(*keys: str) -> dict[str, Any]:
+        return {key: entry[key] for key in keys if key in entry}
+
+    if "onnx" in entry:
+        _require("onnxruntime")
+        file = source.parent / pathlib.Path(entry["onnx"]).expanduser()
+        return remote.OnnxFile(card, file, **options("max_batch", "in_flight"))
+    _require("aiohttp", "orjson")
+    return remote.OpenInference(
+        card,
+        entry["url"],
+        entry["model"],
+        version=str(entry.get("version", "")),
+        timeout=float(entry.get("timeout", 30)),
+        **options("layout", "token_variable", "max_batch", "in_flight"),
+    )
+
+
+def _require(*packages: str) -> None:
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InputError(
+            f"remote teachers need {', '.join(missing)}; run: pip install "
+            "'free_jax[remote]'"
+        )

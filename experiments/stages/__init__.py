@@ -1,0 +1,1 @@
+"""What takes minutes before a method's first step."""

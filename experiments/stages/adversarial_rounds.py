@@ -1,0 +1,139 @@
+"""Images renewed where a distilled model and its teachers disagree.
+
+The adversarial idea of FIVE against a whole panel: an earlier run's images and answers
+are kept, and new images are recovered of which that run's model says the same class as
+the teacher it learned from, but with other probabilities (`objectives.agreement_rows`).
+"""
+
+import dataclasses
+import json
+import os
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from experiments.harness import chunks
+from experiments.harness.chunks import Pool
+from experiments.stages import reuse
+from free_jax import inversion, model_io
+from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
+from free_jax.types import PyTree
+from free_jax.zoo.network import Network
+
+
+class Rival(NamedTuple):
+    """A distilled model that new images should be new to.
+
+    Attributes:
+      student: its architecture with one teacher's outputs.
+      params: its parameters without the head.
+      stats: its running batch-norm statistics.
+      heads: [T, ...] a head for each teacher of the zoo.
+      weights: [T] how far each was trusted; what was never learned is no rival.
+      number: of earlier rounds, 1 for a model of images that had no rival.
+    """
+
+    student: Network
+    params: PyTree
+    stats: PyTree
+    heads: PyTree
+    weights: np.ndarray
+    number: int
+
+    def of_teachers(self, index: np.ndarray) -> inversion.Adversary:
+        """A stack of adversaries, one for each teacher of `index`."""
+        count = len(index)
+        heads = jax.tree.map(lambda x: x[index], self.heads)
+        params, stats = jax.tree.map(
+            lambda x: np.broadcast_to(x, (count, *x.shape)), (self.params, self.stats)
+        )
+        return inversion.Adversary(
+            {**params, "head": heads}, jnp.asarray(self.weights[index]), stats
+        )
+
+
+def earlier(config: Any) -> str:
+    """The run whose images and answers are kept, or the empty string."""
+    folder = config.get("recover", {}).get("renew", "")
+    # Noted in files, which may be read from elsewhere.
+    return folder if "://" in folder or not folder else os.path.abspath(folder)
+
+
+def seconds(folder: str) -> float:
+    """What a finished run took, with those it renewed.
+
+    Raises:
+      InputError: it has not finished.
+    """
+    file = epath.Path(folder) / "result.json"
+    try:
+        return float(json.loads(file.read_text())["seconds"])
+    except (OSError, ValueError, KeyError):
+        raise InputError(
+            f"config.recover: images of {folder} are used, but {file} is "
+            "not the result of a finished run; let it finish first"
+        ) from None
+
+
+def seconds_before(config: Any, workdir: str) -> float:
+    """What recovering and asking took, wherever it was done, and making the rival."""
+    place = config.get("recover", {}).get("reuse") or workdir
+    before = reuse.lineage(place)[:-1]
+    made = seconds(before[-1]) if before else 0.0
+    return made + chunks.seconds_spent(place)
+
+
+def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
+    """The model of ``config.recover.renew``, or None if there is none.
+
+    Raises:
+      InputError: no model is there, or it was not distilled from all teachers of `zoo`.
+    """
+    folder = earlier(config)
+    if not folder:
+        return None
+    path = f"{folder}/model.npz"
+    source, variables, _ = model_io.load_model(path)
+    if "descriptions" not in variables:
+        raise InputError(
+            f"config.recover.renew: {path} was not distilled from a panel; give the "
+            "workdir of a panel run"
+        )
+    count = zoo.num_teachers
+    if source.num_classes != count * zoo.way:
+        raise InputError(
+            f"config.recover.renew: {path} has {source.num_classes} outputs, "
+            f"not {zoo.way} for each of the {count} teachers; give a run that "
+            "asked all of them"
+        )
+    params = dict(variables["params"])
+    heads = jax.tree.map(
+        lambda x: x.reshape(*x.shape[:-1], count, zoo.way), params.pop("head")
+    )
+    return Rival(
+        student=dataclasses.replace(source, num_classes=zoo.way),
+        params=params,
+        stats=variables["batch_stats"],
+        heads=jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -2, 0), heads),
+        weights=np.asarray(variables["descriptions"]["weights"]),
+        number=len(reuse.lineage(folder)),
+    )
+
+
+def kept(
+    config: Any, zoo: zoo_lib.Zoo, asked: np.ndarray
+) -> list[tuple[Pool, np.ndarray]]:
+    """Images and answers of the earlier run and of those that it renewed, if any.
+
+    Raises:
+      InputError: there are none, they are of other teachers, or it has not finished.
+    """
+    folder = earlier(config)
+    if not folder:
+        return []
+    seconds(folder)
+    return [reuse.everything("renew", folder, zoo, asked)]

@@ -1,0 +1,1 @@
+"""Few-shot episodes: drawn, learned from, classified, scored."""

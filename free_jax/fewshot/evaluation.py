@@ -1,0 +1,156 @@
+"""Few-shot accuracy over many episodes, with its interval.
+
+A *classifier* here is ``(params, episode) -> {name: query logits}``; the names are
+the protocols compared, e.g. "transductive" and "inductive".
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key
+
+from free_jax import objectives, parallel
+from free_jax.fewshot import episodes, heads
+from free_jax.fewshot.learners import MetaLearner
+from free_jax.types import Episode, ImageBank, PyTree
+
+Classify = Callable[[PyTree, Episode], dict[str, jax.Array]]
+
+
+class Accuracy(NamedTuple):
+    """Accuracy over episodes, in percent.
+
+    Attributes:
+      mean: mean over episodes.
+      ci95: half width of its 95 % interval, 1.96 * std / sqrt(episodes).
+      per_episode: [E] float32.
+    """
+
+    mean: float
+    ci95: float
+    per_episode: np.ndarray
+
+    def __str__(self) -> str:
+        return f"{self.mean:.2f} +- {self.ci95:.2f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class _Adapting:
+    """See `learner_classifier`; a record, so that equal learners are equal here."""
+
+    learner: MetaLearner
+
+    def __call__(self, params: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        predict, images = self.learner.predict, episode.query_images
+        adapted = self.learner.adapt(
+            params, episode.support_images, episode.support_labels
+        )
+        return {
+            "transductive": predict(adapted, images),
+            "inductive": predict(adapted, images, norm="running"),
+        }
+
+
+def learner_classifier(learner: MetaLearner) -> Classify:
+    """Adapts on the support set and predicts the queries.
+
+    "transductive" normalises the queries by their own batch (as all published numbers
+    of this field do); "inductive" by the support set's statistics.  Classifiers of one
+    learner are equal, so that what was compiled for one serves the others.
+    """
+    return _Adapting(learner)
+
+
+def head_classifier(
+    describe: Callable[[PyTree, jax.Array], jax.Array],
+    inductive: heads.Head,
+    transductive: heads.Head,
+) -> Classify:
+    """Describes support and queries and leaves the rest to two heads.
+
+    Args:
+      describe: ``(params, images [n, ...]) -> [n, d]``.
+      inductive: head that treats each query alone, e.g. ``centered(head, "support")``.
+      transductive: head that sees all queries, e.g. ``centered(head, "episode")``.
+    """
+
+    def classify(params: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        support = describe(params, episode.support_images)
+        queries = describe(params, episode.query_images)
+        labels = episode.support_labels
+        return {
+            "transductive": transductive(support, labels, queries),
+            "inductive": inductive(support, labels, queries),
+        }
+
+    return classify
+
+
+def centroid_classifier(
+    way: int, describe: Callable[[PyTree, jax.Array], jax.Array] = lambda params, x: x
+) -> Classify:
+    """Nearest centroid by cosine: as they come, or centred by the episode.
+
+    Args:
+      way: classes of an episode.
+      describe: see `head_classifier`; the default takes banks of descriptions.
+    """
+    head = heads.nearest_centroid(way)
+    return head_classifier(
+        describe, heads.centered(head, "none"), heads.centered(head, "episode")
+    )
+
+
+def evaluator(
+    classify: Classify,
+    *,
+    way: int,
+    shots: int,
+    queries: int = 15,
+    num_episodes: int = 600,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Callable[[Key[Array, ""], PyTree, ImageBank], dict[str, Accuracy]]:
+    """Builds an evaluation; its program is compiled once.
+
+    Args:
+      classify: see the module docstring.
+      way: classes in an episode.
+      shots: support images a class.
+      queries: query images a class.
+      num_episodes: number of episodes; 600 is the literature's.
+      map_tasks: how episodes are spread, see `parallel.map_tasks`.
+
+    Returns:
+      ``(key, params, bank) -> {protocol: Accuracy}``.  The same key gives every
+      method the same episodes.
+    """
+
+    def one(shared: PyTree, key: jax.Array) -> dict[str, jax.Array]:
+        params, bank = shared
+        episode = episodes.sample_episode(
+            key, bank, way=way, shots=shots, queries=queries
+        )
+        logits = classify(params, episode)
+        return {
+            name: objectives.accuracy(value, episode.query_labels)
+            for name, value in logits.items()
+        }
+
+    run = jax.jit(map_tasks(one, everywhere=True))
+
+    def evaluate(key: jax.Array, params: PyTree, bank: ImageBank):
+        keys = jax.random.split(key, num_episodes)
+        values = jax.device_get(run((params, bank), keys))
+        return {name: summarize(value) for name, value in values.items()}
+
+    return evaluate
+
+
+def summarize(per_episode: np.ndarray) -> Accuracy:
+    """Mean and interval, in percent, of per-episode accuracies in [0, 1]."""
+    percent = 100.0 * np.asarray(per_episode, np.float64)
+    ci95 = 1.96 * percent.std() / np.sqrt(percent.size)
+    return Accuracy(float(percent.mean()), float(ci95), percent.astype(np.float32))

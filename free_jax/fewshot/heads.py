@@ -1,0 +1,174 @@
+"""Few-shot heads: classify queries from described support images, nothing to train.
+
+A head is ``(support [n, d], labels [n], queries [q, d]) -> logits [q, way]``.  Heads
+other than `soft_kmeans` treat each query alone unless it is centred by the
+episode; which one it is decides whether a figure is inductive.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Head = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+Center = Literal["support", "episode", "none"]
+# Numbers a description may have to be whitened: the matrix has their square.
+MOST_WHITENED = 4096
+
+
+def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
+    """Rows scaled to length one."""
+    return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8)
+
+
+def whitening(
+    descriptions: Float[Array, "n d"], strength: float
+) -> tuple[Float[Array, " d"], Float[Array, "d d"]]:
+    """What `whiten` takes: directions that vary anyway mean little and are shrunk.
+
+    Args:
+      descriptions: of images of no particular class; they need not be real ones.
+      strength: share of the largest variance that is added to all; the smaller, the
+        more alike all directions become.
+
+    Returns:
+      Mean of the descriptions at unit length, and the matrix that divides each of
+      their principal directions by the root of its variance so enlarged.
+    """
+    rows = unit(descriptions)
+    mean = rows.mean(0)
+    apart = rows - mean
+    values, vectors = jnp.linalg.eigh(apart.T @ apart / apart.shape[0])
+    # Rounding may leave eigenvalues just below zero.
+    values = jnp.maximum(values, 0) + strength * values[-1]
+    return mean, vectors * jax.lax.rsqrt(values)
+
+
+def whiten(
+    x: Float[Array, "n d"], mean: Float[Array, " d"], matrix: Float[Array, "d d"]
+) -> Float[Array, "n d"]:
+    """Descriptions in the directions and units of `whitening`."""
+    return (unit(x) - mean) @ matrix
+
+
+def centered(head: Head, center: Center) -> Head:
+    """The head on unit-length descriptions, moved so that a mean becomes zero.
+
+    Args:
+      head: any head.
+      center: "support" subtracts the mean of the support set (inductive), "episode"
+        that of support and queries together (transductive, as the literature's batch
+        norm is), "none" nothing (inductive).
+
+    Returns:
+      A head.
+
+    Raises:
+      ValueError: `center` is unknown.
+    """
+    if center not in ("support", "episode", "none"):
+        raise ValueError(f"center={center!r}: choose support, episode or none")
+
+    def run(support: jax.Array, labels: jax.Array, queries: jax.Array) -> jax.Array:
+        mean = jnp.zeros(support.shape[-1])
+        if center == "support":
+            mean = support.mean(0)
+        elif center == "episode":
+            mean = jnp.concatenate([support, queries]).mean(0)
+        return head(unit(support - mean), labels, unit(queries - mean))
+
+    return run
+
+
+def nearest_centroid(way: int) -> Head:
+    """Cosine to the class means of the support set."""
+
+    def head(
+        support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
+    ) -> Float[Array, "q way"]:
+        members = jax.nn.one_hot(labels, way)
+        return unit(queries) @ unit(members.T @ support).T
+
+    return head
+
+
+def soft_kmeans(way: int, *, rounds: int = 5, sharpness: float = 10.0) -> Head:
+    """Class means refined by the queries' own soft assignments.
+
+    Args:
+      way: classes.
+      rounds: of assigning queries and averaging; 0 is `nearest_centroid`.
+      sharpness: of the assignments, multiplies cosines.
+    """
+
+    def head(
+        support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
+    ) -> Float[Array, "q way"]:
+        members = jax.nn.one_hot(labels, way)
+        start = members.T @ support
+
+        def refine(means: jax.Array, _: None) -> tuple[jax.Array, None]:
+            soft = jax.nn.softmax(sharpness * unit(queries) @ unit(means).T)
+            return start + soft.T @ queries, None
+
+        means, _ = jax.lax.scan(refine, start, length=rounds)
+        return unit(queries) @ unit(means).T
+
+    return head
+
+
+def ridge(way: int, *, strength: float = 1.0) -> Head:
+    """Ridge regression onto one-hot labels, in closed form over the support set.
+
+    Args:
+      way: classes.
+      strength: of the penalty, for descriptions of unit length.
+    """
+
+    def head(
+        support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
+    ) -> Float[Array, "q way"]:
+        targets = jax.nn.one_hot(labels, way) - 1.0 / way
+        kernel = support @ support.T + strength * jnp.eye(support.shape[0])
+        return (queries @ support.T) @ jnp.linalg.solve(kernel, targets)
+
+    return head
+
+
+def logistic(
+    way: int,
+    *,
+    num_steps: int = 50,
+    learning_rate: float = 1.0,
+    penalty: float = 1e-2,
+    scale: float = 10.0,
+) -> Head:
+    """Multinomial logistic regression by a fixed number of gradient steps from zero.
+
+    Args:
+      way: classes.
+      num_steps: gradient steps.
+      learning_rate: of plain gradient descent.
+      penalty: weight of half the squared weights.
+      scale: multiplies descriptions of unit length.
+    """
+
+    def head(
+        support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
+    ) -> Float[Array, "q way"]:
+        targets = jax.nn.one_hot(labels, way)
+        x = scale * support
+
+        def step(weights: jax.Array, _: None) -> tuple[jax.Array, None]:
+            error = jax.nn.softmax(x @ weights) - targets
+            gradient = x.T @ error / x.shape[0] + penalty * weights
+            return weights - learning_rate * gradient, None
+
+        weights, _ = jax.lax.scan(
+            step, jnp.zeros((support.shape[1], way)), length=num_steps
+        )
+        return scale * queries @ weights
+
+    return head

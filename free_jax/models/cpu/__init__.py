@@ -1,0 +1,1 @@
+"""How convolution and pooling are computed where there is no accelerator."""

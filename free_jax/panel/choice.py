@@ -1,0 +1,71 @@
+"""Which teachers of a panel to listen to."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from free_jax.fewshot import heads
+
+
+def best_teachers(
+    head: heads.Head, *, way: int, num_teachers: int, keep: int
+) -> heads.Head:
+    """A head that listens to the few teachers which tell the support classes apart.
+
+    A teacher is rated by the scatter of its answers between the class means of the
+    support set, less what the scatter within the classes would cause by chance (zero
+    for one image a class, where it cannot be known).
+
+    Args:
+      head: works on descriptions of all teachers; sees zeros for those left out.
+      way: classes of an episode.
+      num_teachers: T; descriptions are [n, T * W], teacher by teacher.
+      keep: teachers that count, at most T.
+
+    Returns:
+      A head.
+
+    Raises:
+      ValueError: `keep` is not between 1 and T.
+    """
+    if not 1 <= keep <= num_teachers:
+        raise ValueError(f"keep={keep} must be between 1 and {num_teachers} teachers")
+
+    def run(support: jax.Array, labels: jax.Array, queries: jax.Array) -> jax.Array:
+        answers = support.reshape(support.shape[0], num_teachers, -1)
+        members = jax.nn.one_hot(labels, way)
+        shots = members.sum(0)
+        means = jnp.einsum("nc,ntw->ctw", members / shots, answers)
+        between = jnp.square(means - means.mean(0)).sum((0, 2)) / (way - 1)
+        apart = jnp.square(answers - means[labels]).sum((0, 2))
+        # One image a class has no scatter: 0 / 0 is meant to be 0.
+        within = apart / jnp.maximum(support.shape[0] - way, 1)
+        rating = between - within / shots.mean()
+        chosen = jax.lax.top_k(rating, keep)[1]
+        mask = jnp.zeros(num_teachers).at[chosen].set(1.0)
+        mask = jnp.repeat(mask, answers.shape[-1])
+        return head(support * mask, labels, queries * mask)
+
+    return run
+
+
+def centrality(said: Float[np.ndarray, "n t w"]) -> Float[np.ndarray, " t"]:
+    """How much each teacher's view of images resembles that of all the others.
+
+    Linear centred kernel alignment between a teacher's answers and the other teachers'
+    answers together, in [0, 1]; classes need not be shared, nor images be real.
+
+    Args:
+      said: what each teacher says about each image, e.g. `tempered` logits.
+
+    Reference:
+      Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
+      2019.
+    """
+    rows = np.asarray(said, np.float64)
+    rows = rows - rows.mean(0)
+    kernels = np.einsum("itw,jtw->tij", rows, rows)
+    others = kernels.sum(0) - kernels
+    length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
+    return (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)

@@ -1,0 +1,119 @@
+"""An image described by what all teachers of a zoo say about it: the panel.
+
+No training, no data, forward queries only: each teacher's softmax at a temperature,
+side by side, chance level subtracted, averaged over the image and its mirror image.
+"""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from free_jax import augment, parallel, zoo
+from free_jax.fewshot.episodes import to_float
+from free_jax.types import ImageBank, PyTree, Teachers
+from free_jax.zoo.network import Network
+
+Output = Literal["probabilities", "logits", "features"]
+
+
+def describer(
+    architectures: tuple[Network, ...],
+    *,
+    output: Output = "probabilities",
+    temperature: float = 4.0,
+    mirror: bool = True,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Callable[[tuple[Teachers, ...], jax.Array], jax.Array]:
+    """Builds the description of images by all teachers of a zoo.
+
+    A device visits its teachers one after the other, so memory does not grow with the
+    zoo; remote ones are asked all at once.
+
+    Args:
+      architectures: one a group.
+      output: tempered softmax minus chance, raw logits, or the features before the
+        head scaled to unit length a teacher.
+      temperature: of the softmax.
+      mirror: average over the image and its mirror image.
+      map_tasks: how teachers are spread, see `parallel.map_tasks`.
+
+    Returns:
+      ``(teachers, one stack a group; images [n, h, w, c], uint8 or floats in [0, 1])
+      -> [n, d]``; d is the sum over teachers of their outputs (or features).  Images
+      are resized to each group's size.  Compile it once with `jax.jit`.
+
+    Raises:
+      ValueError: an unknown output or a temperature that cannot be meant.
+    """
+    if output not in ("probabilities", "logits", "features"):
+        raise ValueError(f"output={output!r}: choose probabilities, logits or features")
+    if temperature <= 0:
+        raise ValueError(f"temperature={temperature} must be positive")
+
+    def say(arch: Network, variables: PyTree, views: jax.Array) -> jax.Array:
+        out = arch.apply(variables, views, features=output == "features")
+        if output == "probabilities":
+            return tempered(out, temperature)
+        if output == "features":
+            return out / (jnp.linalg.norm(out, axis=-1, keepdims=True) + 1e-8)
+        return out
+
+    def describe(
+        teachers: tuple[Teachers, ...], images: Float[Array, "n h w c"] | jax.Array
+    ) -> Float[Array, "n d"]:
+        images = to_float(jnp.asarray(images))
+        parts = []
+        for arch, stack in zip(architectures, teachers, strict=True):
+            views = augment.fit_to(images, arch.image_shape)
+
+            def one(shared, index, arch=arch):
+                stack, views = shared
+                variables = zoo.take(stack, index).variables
+                said = say(arch, variables, views)
+                if mirror:
+                    said = (said + say(arch, variables, views[:, :, ::-1])) / 2
+                return said
+
+            how = "vmap" if arch.remote else "map"
+            run = map_tasks(one, local=how, everywhere=True)
+            teachers_at = jnp.arange(stack.class_ids.shape[0])
+            out = run((stack, views), teachers_at)  # [T, n, d]
+            parts.append(jnp.moveaxis(out, 0, 1).reshape(images.shape[0], -1))
+        return jnp.concatenate(parts, axis=-1)
+
+    return describe
+
+
+def tempered(
+    logits: Float[Array, "*batch way"], temperature: float | Float[Array, ""]
+) -> Float[Array, "*batch way"]:
+    """Tempered softmax minus chance: what one teacher adds to a description."""
+    return jax.nn.softmax(logits / temperature) - 1.0 / logits.shape[-1]
+
+
+def describe_bank(
+    describe: Callable[[jax.Array], jax.Array], bank: ImageBank, *, chunk: int = 500
+) -> ImageBank:
+    """The same bank with descriptions [C, M, d] in place of images.
+
+    Args:
+      describe: ``images [n, h, w, c] uint8 -> [n, d]``, compiled by the caller, as
+        ``functools.partial(jax.jit(describer(...)), teachers)``: banks described by
+        other teachers of the same shapes then share the program.
+      bank: images [C, M, h, w, c] uint8.
+      chunk: images described at once.
+    """
+    classes, most = bank.images.shape[:2]
+    flat = bank.images.reshape(classes * most, *bank.images.shape[2:])
+    parts = []
+    for start in range(0, flat.shape[0], chunk):
+        images = flat[start : start + chunk]
+        missing = chunk - images.shape[0]
+        # The last chunk is padded: one shape, one compilation.
+        images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        parts.append(describe(images)[: chunk - missing])
+    described = jnp.concatenate(parts).reshape(classes, most, -1)
+    return bank._replace(images=described)

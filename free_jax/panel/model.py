@@ -1,0 +1,187 @@
+"""How a model distilled from a panel describes images, is calibrated and adapts.
+
+A distilled model carries what its descriptions need in a collection of its variables,
+``descriptions``: temperature, trust in each teacher, and a whitening.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from free_jax import objectives, panel
+from free_jax.fewshot import heads
+from free_jax.fewshot.episodes import to_float
+from free_jax.types import PyTree
+from free_jax.zoo.network import Network
+
+
+def describe(
+    student: Network,
+    variables: PyTree,
+    images: Float[Array, "n h w c"],
+    *,
+    mirror: bool = True,
+) -> Float[Array, "n d"]:
+    """What the model's heads say about images, for the heads of `heads`.
+
+    Args:
+      student: one trunk, a head for each of T teachers.
+      variables: ``{"params", "batch_stats", "descriptions"}``, see `calibrate`.
+      images: in [0, 1].
+      mirror: take the mean of an image and its mirror image.
+
+    Returns:
+      d numbers an image.
+    """
+    how = variables["descriptions"]
+    said = _describe(
+        student, variables, images, how["weights"], how["temperature"], mirror
+    )
+    if "whitening" not in how:
+        return said
+    return heads.whiten(said, how["mean"], how["whitening"])
+
+
+def _describe(student, variables, images, weights, temperature, mirror=True):
+    def once(views: jax.Array) -> jax.Array:
+        logits = student.apply(variables, views)
+        logits = logits.reshape(views.shape[0], weights.shape[0], -1)
+        said = panel.tempered(logits, temperature) * weights[:, None]
+        return said.reshape(views.shape[0], -1)
+
+    if not mirror:
+        return once(images)
+    return (once(images) + once(images[:, :, ::-1])) / 2
+
+
+class Adapted(NamedTuple):
+    """A distilled model and a classifier on its descriptions, fitted to an episode.
+
+    Attributes:
+      variables: of the model, to `describe` with.
+      kernel: [way, d]; an image's scores are its cosines to these rows, but for their
+        lengths, which the gradient moves too.
+    """
+
+    variables: PyTree
+    kernel: jax.Array
+
+
+def adapt(
+    student: Network,
+    variables: PyTree,
+    images: Float[Array, "n h w c"],
+    labels: Int[Array, " n"],
+    *,
+    way: int,
+    num_steps: int = 10,
+    learning_rate: float = 0.01,
+    scale: float = 10.0,
+) -> Adapted:
+    """Adapts a distilled model to a support set by gradient, all of it.
+
+    It starts as the nearest-centroid classifier of descriptions, and steps down the
+    support set's cross-entropy.  Batch-norm statistics stay those of `calibrate`, so
+    that every image is treated alone.
+
+    Args:
+      student: one trunk, a head for each of T teachers.
+      variables: ``{"params", "batch_stats", "descriptions"}``.
+      images: support set, in [0, 1].
+      labels: in [0, way), each at least once.
+      way: classes of the episode.
+      num_steps: of plain gradient descent; 0 leaves the nearest centroid.
+      learning_rate: of those steps.
+      scale: multiplies cosines to make logits.
+
+    Returns:
+      An `Adapted`, for `classify`.
+    """
+    rows = heads.unit(describe(student, variables, images))
+    start = heads.unit(jax.nn.one_hot(labels, way).T @ rows)
+
+    def loss(fast: tuple[PyTree, jax.Array]) -> jax.Array:
+        params, kernel = fast
+        # One view: half the work of a step.
+        said = describe(student, {**variables, "params": params}, images, mirror=False)
+        return objectives.cross_entropy(scale * heads.unit(said) @ kernel.T, labels)
+
+    def step(fast, _):
+        grads = jax.grad(loss)(fast)
+        return jax.tree.map(lambda p, g: p - learning_rate * g, fast, grads), None
+
+    (params, kernel), _ = jax.lax.scan(
+        step, (variables["params"], start), length=num_steps
+    )
+    return Adapted({**variables, "params": params}, kernel)
+
+
+def classify(
+    student: Network, adapted: Adapted, images: Float[Array, "n h w c"]
+) -> Float[Array, "n way"]:
+    """Scores of images by an adapted model, each image alone."""
+    said = describe(student, adapted.variables, images)
+    return heads.unit(said) @ adapted.kernel.T
+
+
+def calibrate(
+    student: Network,
+    variables: PyTree,
+    images: jax.Array | None,
+    *,
+    weights: Float[Array, " t"],
+    temperature: float,
+    whitening: float = 0.5,
+    at_once: int = 500,
+) -> PyTree:
+    """Fits a distilled model to the images most like real ones.
+
+    The student is trained on images of several kinds, and its running batch-norm
+    statistics are those of the mixture.  Of all kinds, inversions come closest to what
+    the teachers were trained on; their statistics suit real images better.  The same
+    images tell which directions of a description vary anyway, and so mean little: those
+    are shrunk.
+
+    Args:
+      student: one trunk, ``t`` heads.
+      variables: ``{"params", "batch_stats"}`` as trained.
+      images: [n, h, w, c], uint8 or in [0, 1], n at least 2: recovered from teachers,
+        starting from scenes; None leaves statistics as trained and does not whiten.
+      weights: trust in each teacher.
+      temperature: of the heads' softmax.
+      whitening: strength, see `heads.whitening`; 0 leaves descriptions as they are.
+      at_once: images a batch; a remainder is left out where there is more than one.
+
+    Returns:
+      ``{"params", "batch_stats", "descriptions"}``.
+    """
+    how = {
+        "weights": jnp.asarray(weights, jnp.float32),
+        "temperature": jnp.float32(temperature),
+    }
+    if images is None:
+        return {**variables, "descriptions": how}
+    size = min(at_once, images.shape[0])
+    count = images.shape[0] // size
+    batches = images[: count * size].reshape(count, size, *images.shape[1:])
+
+    def moments_of(batch: jax.Array) -> PyTree:
+        return student.apply_with_moments(variables, to_float(batch), norm="batch")[1]
+
+    moments = jax.lax.map(moments_of, batches)
+    fitted = {
+        "params": variables["params"],
+        "batch_stats": jax.tree.map(lambda x: x.mean(0), moments),
+    }
+    if whitening:
+        said = jax.lax.map(
+            lambda batch: _describe(
+                student, fitted, to_float(batch), how["weights"], how["temperature"]
+            ),
+            batches,
+        )
+        said = said.reshape(count * size, -1)
+        how["mean"], how["whitening"] = heads.whitening(said, whitening)
+    return fitted | {"descriptions": how}

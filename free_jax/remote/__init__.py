@@ -1,0 +1,24 @@
+"""Teachers that can only be queried: clients, counts, and a zoo made of them."""
+
+from free_jax.remote.answers import Card, to_logits
+from free_jax.remote.client import Client, Trouble
+from free_jax.remote.hub import Hub, Patience
+from free_jax.remote.ledger import Ledger
+from free_jax.remote.onnx_file import OnnxFile
+from free_jax.remote.open_inference import OpenInference
+from free_jax.remote.zoo import Normalization, hub_of, remote_zoo
+
+__all__ = [
+    "Card",
+    "Client",
+    "Hub",
+    "Ledger",
+    "Normalization",
+    "OnnxFile",
+    "OpenInference",
+    "Patience",
+    "Trouble",
+    "hub_of",
+    "remote_zoo",
+    "to_logits",
+]

@@ -1,0 +1,362 @@
+"""Sends the queries of many teachers at once, counts them, and survives failures."""
+
+import asyncio
+import random
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from free_jax.errors import InputError
+from free_jax.remote.answers import to_logits
+from free_jax.remote.client import Client, Trouble
+from free_jax.remote.ledger import ANSWERED, FAILED, REFUSED, Ledger, image_keys
+
+
+class Patience(NamedTuple):
+    """How long a request that fails is tried again.
+
+    Attributes:
+      seconds: from its first failure until its endpoint is given up.
+      first_delay: seconds, doubled each time; the wait is a random share of it.
+      longest_delay: seconds.
+      bad_answers: how many answers of the wrong form give an endpoint up.
+      opening: like `seconds`, before an endpoint's first answer.
+    """
+
+    seconds: float = 60.0
+    first_delay: float = 0.2
+    longest_delay: float = 10.0
+    bad_answers: int = 3
+    opening: float = 5.0
+
+
+class _Line:
+    """One endpoint's state."""
+
+    def __init__(self, client: Client, budget: int):
+        self.client, self.budget, self.name = client, budget, client.card.name
+        self.slots = asyncio.Semaphore(client.in_flight)
+        self.open = False
+        self.lost = ""  # Why it was given up.
+        self.told = False  # That its budget is spent.
+        self.pause_until = 0.0
+        self.known = 0  # Images answered by the ledger, without a query.
+
+
+class Hub:
+    """All endpoints of a run, on an event loop in a thread of its own.
+
+    `ask` is what jitted programs call, see `models.Endpoint`: it touches no JAX and
+    never raises.  An endpoint that is given up, and queries beyond a budget, answer
+    NaN; `alive`, `spent` and `raise_if_broken` say so.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[Client],
+        ledger: Ledger | None = None,
+        *,
+        budgets: Sequence[int] = (),
+        total: int = 0,
+        patience: Patience = Patience(),
+        at_once: int = 64,
+    ):
+        """Starts the thread; nothing is sent yet.
+
+        Args:
+          clients: index `i` of a query is the i-th one.
+          ledger: counts and answers, of this run and of the runs it continues.
+          budgets: images that each client may be sent, retries included; 0 or none: no
+            limit.
+          total: the same for all together.
+          patience: with failing requests.
+          at_once: requests under way over all clients.
+
+        Raises:
+          InputError: no clients, or two of one name.
+        """
+        names = [client.card.name for client in clients]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if not clients or twice:
+            raise InputError(
+                f"endpoints need distinct names, {twice} appear twice"
+                if twice
+                else "there are no endpoints"
+            )
+        self._ledger = ledger or Ledger()
+        self._total, self._patience = total, patience
+        self._defect: BaseException | None = None
+        self._missing = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="endpoints", daemon=True
+        )
+        self._thread.start()
+        limits = list(budgets) or [0] * len(clients)
+        self._lines = [_Line(*pair) for pair in zip(clients, limits, strict=True)]
+        self._slots = asyncio.Semaphore(at_once)
+
+    def open(self) -> None:
+        """Compares every endpoint with its card; those out of reach are left out.
+
+        Raises:
+          InputError: one is not what its card says, or none can be reached.
+        """
+        self._run(self._open_all())
+        self.raise_if_broken()
+
+    def close(self) -> None:
+        """Ends connections, thread and ledger."""
+        if self._loop.is_closed():
+            return
+        self._run(self._close_all())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._ledger.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the endpoints."""
+        return [line.name for line in self._lines]
+
+    def alive(self) -> np.ndarray:
+        """[T] bool: the endpoint still answers and has queries left."""
+        left = self.remaining()
+        return np.array(
+            [left[i] > 0 and not line.lost for i, line in enumerate(self._lines)]
+        )
+
+    @property
+    def queries(self) -> int:
+        """Images that all endpoints may charge for so far."""
+        return sum(self._ledger.billed(line.name) for line in self._lines)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the total budget is used up."""
+        return bool(self._total) and self.queries >= self._total
+
+    def remaining(self) -> list[float]:
+        """Images that each endpoint may still be sent; infinite without a budget."""
+        left = self._total - self.queries if self._total else float("inf")
+        own = [
+            line.budget - self._ledger.billed(line.name) if line.budget else left
+            for line in self._lines
+        ]
+        return [float(max(min(left, mine), 0)) for mine in own]
+
+    def all_answered(self, _: Any = None) -> bool:
+        """Whether every query since the last call found an answer.
+
+        Args:
+          _: results of the program that asked, so that it has ended.
+        """
+        missing, self._missing = self._missing, 0
+        return not missing
+
+    def raise_if_broken(self) -> None:
+        """Tells what `ask` must not raise.
+
+        Raises:
+          InputError: no endpoint is left.
+          BaseException: a defect in the hub itself.
+        """
+        if self._defect is not None:
+            raise self._defect
+        if all(line.lost for line in self._lines):
+            first = self._lines[0]
+            raise InputError(
+                f"no endpoint answers any more; the first one, {first.name}, "
+                f"{first.lost}; see to that and run the same command: no answer is lost"
+            )
+
+    def report(self) -> dict[str, Any]:
+        """Counts of images for each endpoint and in total, ready for JSON."""
+        each = {}
+        for line, left in zip(self._lines, self.remaining(), strict=True):
+            counts = self._ledger.counts(line.name)
+            state = "in use" if left else "spent"
+            each[line.name] = {
+                "queries": self._ledger.billed(line.name),
+                "answered": counts[ANSWERED],
+                "failed_but_billed": counts[FAILED] + counts["open"],
+                "refused_not_billed": counts[REFUSED],
+                "answered_by_ledger": line.known,
+                "budget": line.budget,
+                "state": f"given up: {line.lost}" if line.lost else state,
+            }
+        return {"queries": self.queries, "budget": self._total, "endpoints": each}
+
+    def ask(self, index: Any, images: Any) -> np.ndarray:
+        """Logits of images; blocks until all have an answer or none is to be had.
+
+        Args:
+          index: [...] which endpoint.
+          images: [..., n, h, w, c] float32, normalised; leading axes are broadcast.
+
+        Returns:
+          [..., n, way] float32, NaN where there is no answer.
+        """
+        index, images = np.asarray(index), np.asarray(images, np.float32)
+        lead = np.broadcast_shapes(index.shape, images.shape[:-4])
+        index = np.broadcast_to(index, lead)
+        images = np.broadcast_to(images, lead + images.shape[-4:])
+        way = self._lines[0].client.card.num_classes
+        out = np.full((*lead, images.shape[-4], way), np.nan, np.float32)
+        if self._defect is None:
+            try:
+                self._run(self._ask_all(index, images, out))
+            except BaseException as error:
+                self._defect = error
+        self._missing += int(np.isnan(out[..., 0]).sum())
+        return out
+
+    def _run(self, work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    async def _open_all(self) -> None:
+        results = await asyncio.gather(
+            *(self._open(line) for line in self._lines), return_exceptions=True
+        )
+        for error in results:
+            if isinstance(error, BaseException):
+                raise error
+
+    async def _open(self, line: _Line) -> None:
+        start, delay = time.monotonic(), self._patience.first_delay
+        while not line.open:
+            try:
+                async with self._slots:
+                    await line.client.open()
+                line.open = True
+            except Trouble as trouble:
+                waited = time.monotonic() - start
+                if not trouble.retry or waited > self._patience.opening:
+                    self._give_up(line, str(trouble))
+                    return
+                wait = trouble.after or delay * random.random()
+                await asyncio.sleep(min(wait, self._patience.longest_delay))
+                delay = min(2 * delay, self._patience.longest_delay)
+
+    async def _close_all(self) -> None:
+        for line in self._lines:
+            await line.client.close()
+
+    async def _ask_all(
+        self, index: np.ndarray, images: np.ndarray, out: np.ndarray
+    ) -> None:
+        # The same teacher may be asked in several places; one line asks for all.
+        await asyncio.gather(
+            *(
+                self._ask(
+                    self._lines[number], images[index == number], index, number, out
+                )
+                for number in np.unique(index).tolist()
+            )
+        )
+
+    async def _ask(
+        self,
+        line: _Line,
+        images: np.ndarray,
+        index: np.ndarray,
+        number: int,
+        out: np.ndarray,
+    ) -> None:
+        """Fills in what one endpoint says about images [..., n, h, w, c]."""
+        flat = images.reshape(-1, *images.shape[-3:])
+        if not line.open and not line.lost:
+            await self._open(line)
+        if line.lost:
+            return
+        keys = image_keys(line.client.identity, flat)
+        known = self._ledger.look_up(list(dict.fromkeys(keys)))
+        line.known += sum(key in known for key in keys)
+        first: dict[bytes, int] = {}
+        for i, key in enumerate(keys):
+            if key not in known:
+                first.setdefault(key, i)
+        rows = np.fromiter(first.values(), int, len(first))
+        size = line.client.max_batch
+        said = await asyncio.gather(
+            *(
+                self._batch(line, flat, rows[start : start + size], keys)
+                for start in range(0, len(rows), size)
+            )
+        )
+        for part in said:
+            known |= part
+        nothing = np.full(out.shape[-1], np.nan, np.float32)
+        answers = np.stack([known.get(key, nothing) for key in keys])
+        out[index == number] = answers.reshape(*images.shape[:-3], -1)
+
+    async def _batch(
+        self, line: _Line, images: np.ndarray, rows: np.ndarray, keys: list[bytes]
+    ) -> dict[bytes, np.ndarray]:
+        """One request, repeated until it is answered or hopeless."""
+        start, delay, bad = None, self._patience.first_delay, 0
+        while not line.lost:
+            wait = line.pause_until - time.monotonic()
+            if wait > 0:
+                await asyncio.sleep(wait)
+            async with self._slots, line.slots:
+                # Checked here, where nothing else runs before it is counted as sent.
+                rows = rows[: self._grant(line, len(rows))]
+                if line.lost or not len(rows):
+                    return {}
+                ticket = self._ledger.send(line.name, len(rows))
+                outcome, after, retry = FAILED, None, True
+                try:
+                    answer = await line.client.ask(images[rows])
+                    said = to_logits(line.client.card, answer, len(rows))
+                except Trouble as trouble:
+                    outcome = FAILED if trouble.billed else REFUSED
+                    why, after, retry = str(trouble), trouble.after, trouble.retry
+                except ValueError as error:
+                    bad += 1
+                    why, retry = f"sends {error}", bad < self._patience.bad_answers
+                else:
+                    found = {keys[row]: said[i] for i, row in enumerate(rows)}
+                    self._ledger.settle(
+                        ticket, ANSWERED, ((k, v.tobytes()) for k, v in found.items())
+                    )
+                    return found
+                self._ledger.settle(ticket, outcome)
+            now = time.monotonic()
+            start = now if start is None else start
+            waited = now - start + (after or 0.0)
+            if not retry or waited > self._patience.seconds:
+                self._give_up(line, why)
+                return {}
+            if after is not None:
+                line.pause_until = now + after
+                await asyncio.sleep(after)
+            # Full jitter: the clients of a server that returns do not come all at once.
+            await asyncio.sleep(delay * random.random())
+            delay = min(2 * delay, self._patience.longest_delay)
+        return {}
+
+    def _grant(self, line: _Line, wanted: int) -> int:
+        left = [wanted]
+        if line.budget:
+            left.append(line.budget - self._ledger.billed(line.name))
+            if left[-1] < wanted and not line.told:
+                line.told = True
+                _say(f"endpoint {line.name}: its budget of {line.budget} is spent")
+        if self._total:
+            left.append(self._total - self.queries)
+        return max(min(left), 0)
+
+    def _give_up(self, line: _Line, why: str) -> None:
+        if not line.lost:
+            line.lost = why
+            _say(f"endpoint {line.name}: {why}; left out from now on")
+
+
+def _say(line: str) -> None:
+    print(f"warning: {line}", file=sys.stderr, flush=True)

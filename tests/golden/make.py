@@ -1,0 +1,102 @@
+"""Writes the metrics that the smallest run of each method ends with.
+
+    python tests/golden/make.py TARGET.json [--workdir=DIR]
+
+A move of code must not change them: on the machine that made them they are equal to
+the bit, elsewhere to 1e-4 (`tests/test_golden.py`).  A commit that changes them on
+purpose says why and makes them anew.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CONFIGS = ROOT / "experiments" / "configs"
+ZOO = [
+    "--config=experiments/configs/pretrain_cifar_fs_conv4.py:smoke",
+    "--config.pretrain.model.kwargs.width=4",
+    "--config.pretrain.epochs=1",
+]
+SMALL = [
+    "--config.zoo.pretrain.num_teachers=0",
+    "--config.student.kwargs.width=4",
+    "--config.eval.episodes=8",
+    "--config.eval.val_episodes=4",
+    "--config.eval.queries=5",
+]
+EPISODES = ["--config.replay.queries=5", "--config.learner.train_steps=1"]
+GENERATOR = ["--config.generator.width=4"]
+RUNS = {
+    "free": ("free_cifar_fs_5w1s.py:smoke", [*EPISODES, *GENERATOR]),
+    "bidf": ("bidf_cifar_fs_5w1s.py:smoke", [*EPISODES, *GENERATOR]),
+    "purer": ("purer_cifar_fs_5w1s.py:smoke", EPISODES),
+    "panel": ("panel_cifar_fs.py:smoke", []),
+    "preinverted": ("preinverted_cifar_fs.py:smoke", ["--config.replay.queries=3"]),
+    "episodic": ("maml_real_cifar_fs.py:smoke", EPISODES),
+    "baselines": ("yardsticks_cifar_fs.py:smoke", ["--config.eval.episodes=6"]),
+}
+
+
+def command(name: str, workdir: pathlib.Path, zoo: pathlib.Path) -> list[str]:
+    """The arguments of ``experiments/run.py`` for one method's run."""
+    config, extra = RUNS[name]
+    teachers = [] if name == "episodic" else [f"--config.zoo.path={zoo}"]
+    return [
+        f"--config=experiments/configs/{config}",
+        f"--workdir={workdir / name}",
+        *SMALL,
+        *extra,
+        *teachers,
+    ]
+
+
+def collected(workdir: pathlib.Path) -> dict:
+    """Metrics and accuracies of a finished run; nothing that depends on the clock."""
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    result = json.loads((workdir / "result.json").read_text())
+    return {
+        "metrics": [json.loads(line) for line in lines],
+        "results": {
+            name: {
+                shots: {
+                    protocol: cell[protocol]["mean"] if protocol != "skipped" else ""
+                    for protocol in cell
+                }
+                for shots, cell in cells.items()
+            }
+            for name, cells in result["results"].items()
+        },
+        "meta_updates": result["meta_updates"],
+        "images_recovered": result["images_recovered"],
+    }
+
+
+def main() -> None:
+    """Runs everything and writes one file."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("target")
+    parser.add_argument("--workdir")
+    parser.add_argument("--only", help="names, separated by commas")
+    args = parser.parse_args()
+    workdir = pathlib.Path(args.workdir or tempfile.mkdtemp(prefix="golden-"))
+
+    def run(*arguments: str) -> None:
+        script = str(ROOT / "experiments" / "run.py")
+        options = ["--distributed=off"]
+        subprocess.run([sys.executable, script, *arguments, *options], check=True)
+
+    run(*ZOO, f"--workdir={workdir / 'teachers'}")
+    found = {}
+    for name in args.only.split(",") if args.only else RUNS:
+        run(*command(name, workdir, workdir / "teachers" / "zoo"))
+        found[name] = collected(workdir / name)
+    text = json.dumps(found, indent=1, sort_keys=True) + "\n"
+    pathlib.Path(args.target).write_text(text)
+
+
+if __name__ == "__main__":
+    main()
