@@ -132,7 +132,7 @@ def description(map_tasks):
 
 
 def distillation(map_tasks):
-    algorithm = fj.algorithms.panel_distillation(
+    algorithm = fj.panel.panel_distillation(
         HEADS,
         num_teachers=TASKS,
         optimizer=optax.adam(1e-3),
@@ -140,7 +140,7 @@ def distillation(map_tasks):
         groups=8,
         map_tasks=map_tasks,
     )
-    data = fj.algorithms.Described(
+    data = fj.panel.Described(
         images().images.reshape(-1, 32, 32, 3),
         jax.random.normal(KEY, (20 * CLASSES, TASKS, WAY)),
         jnp.ones(TASKS),

@@ -10,6 +10,7 @@ them as uint8; normalisation happens inside a network's apply function only.
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 PyTree = Any
 
@@ -73,3 +74,34 @@ class ImageBank(NamedTuple):
     images: jax.Array
     counts: jax.Array
     cursor: jax.Array
+
+
+class SyntheticImages(NamedTuple):
+    """Images recovered from teachers, or drawn without any, on the host.
+
+    Attributes:
+      images: [N, h, w, c] uint8.
+      classes: [N] int32 absolute class ids that they were recovered for; -1: none.
+      owners: [N] int32 rows of the zoo AT HAND that they were recovered from; -1:
+        nobody's; T and above: of a teacher that this zoo does not hold.
+      natural: [N] bool, like real images: dead leaves, and what was recovered from
+        them; inversions from noise are not.
+    """
+
+    images: np.ndarray
+    classes: np.ndarray
+    owners: np.ndarray
+    natural: np.ndarray
+
+
+class Answers(NamedTuple):
+    """What T teachers say about N images.
+
+    Attributes:
+      logits: [N, C] float32, all teachers' outputs side by side; NaN where a teacher
+        was not asked or did not answer.
+      columns: [T + 1] int32; teacher ``t`` owns ``logits[:, columns[t]:columns[t+1]]``.
+    """
+
+    logits: np.ndarray
+    columns: np.ndarray

@@ -382,7 +382,7 @@ def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
             inverter,
             jnp.arange(5),
             zoo.teachers[0],
-            train.inputs.placement(config)[1],
+            train.devices.placement(config)[1],
             str(folder),
             stop,
         )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from experiments import pretrain_zoo, run, train
 from experiments.data import procedural
-from experiments.harness import command_line, stopping
+from experiments.harness import command_line, loop, stopping
 from free_jax import Teachers, Zoo, load_model, load_zoo, maml, save_zoo
 from free_jax.errors import InputError
 
@@ -90,13 +90,13 @@ def test_interrupted_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
     workdir, result = finished
     # The same teachers: their training is resumable too, but not what is tested here.
     shutil.copytree(workdir / "zoo", tmp_path / "zoo")
-    real = train.checkpointing.StopRequest.reached
+    real = train.stopping.StopRequest.reached
     monkeypatch.setattr(
-        train.checkpointing.StopRequest, "reached", lambda self, step: step == 3
+        train.stopping.StopRequest, "reached", lambda self, step: step == 3
     )
     config = parse("--config.eval.yardsticks=()")  # They take nothing from training.
     assert train.main(config, str(tmp_path)) == {"stopped_at": 3}
-    monkeypatch.setattr(train.checkpointing.StopRequest, "reached", real)
+    monkeypatch.setattr(train.stopping.StopRequest, "reached", real)
     again = train.main(config, str(tmp_path))
     ours = "free (maml)"
     assert again["results"] == {ours: result["results"][ours]}
@@ -113,16 +113,16 @@ def test_a_stop_between_two_logged_steps_leaves_no_row(tmp_path, monkeypatch):
     argv += ["--config.num_steps=7", "--config.log.every_steps=3"]
     config = command_line.parse([*argv, "--config.eval.every_steps=100"]).config
     # Unlike in each step, so that the mean over the logged rows tells which there are.
-    real = train.algorithms.experiment
+    real = train.methods.experiment
 
     def counted(*arguments):
         experiment = real(*arguments)
         return experiment._replace(meta_updates=lambda row: row["step"])
 
-    monkeypatch.setattr(train.algorithms, "experiment", counted)
+    monkeypatch.setattr(train.methods, "experiment", counted)
     straight = train.main(config, str(tmp_path / "a"))
     with monkeypatch.context() as patch:
-        stop = train.checkpointing.StopRequest
+        stop = train.stopping.StopRequest
         patch.setattr(stop, "reached", lambda self, step: step == 4)
         assert train.main(config, str(tmp_path / "b")) == {"stopped_at": 4}
     stopped = train.main(config, str(tmp_path / "b"))
@@ -172,7 +172,7 @@ def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkey
         seen.append(zoo)
         raise stopping.Stopped
 
-    monkeypatch.setattr(train.algorithms, "experiment", experiment)
+    monkeypatch.setattr(train.methods, "experiment", experiment)
     config = parse("--config.zoo.sabotage=0.3")
     assert train.main(config, str(tmp_path)) == {"stopped_at": 0}
     honest, used = load_zoo(tmp_path / "zoo").groups[0], seen[0].groups[0]
@@ -183,7 +183,7 @@ def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkey
 def test_finished_run_is_not_trained_again(finished, monkeypatch):
     workdir, result = finished
     monkeypatch.setattr(
-        train.checkpointing.Checkpoints,
+        loop.checkpointing.Checkpoints,
         "save",
         lambda *a, **k: pytest.fail("a finished run was trained again"),
     )
@@ -196,7 +196,7 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
     argv = ["run.py", f"--config={config}", "--config.pretrain.model.kwargs.width=4"]
     straight = command_line.parse(argv).config
     pretrain_zoo.main(straight, str(tmp_path / "a"))
-    stop = pretrain_zoo.checkpointing.StopRequest
+    stop = train.stopping.StopRequest
     with monkeypatch.context() as patch:
         patch.setattr(stop, "reached", lambda self, step: step == 1)
         outcome = pretrain_zoo.main(straight, str(tmp_path / "b"))

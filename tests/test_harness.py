@@ -370,7 +370,7 @@ def test_full_disk_keeps_older_checkpoints(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpointing.jsonio, "write_json", full)
+        patch.setattr(checkpointing.files, "write_json", full)
         checkpoints.save(3, make_state(3), {}, force=True)
         with pytest.raises(InputError, match=r"disk is full: checkpoint 3 .*\[1, 2\]"):
             checkpoints.wait()

@@ -134,7 +134,7 @@ def changed(config, **values):
 
 
 def test_a_run_notes_how_its_keys_are_made_and_resumes(config, tmp_path, monkeypatch):
-    stop = train.checkpointing.StopRequest
+    stop = train.stopping.StopRequest
     with monkeypatch.context() as patch:
         patch.setattr(stop, "reached", lambda self, step: step == 1)
         assert train.main(config, str(tmp_path)) == {"stopped_at": 1}
@@ -184,7 +184,7 @@ def test_what_other_keys_would_draw_anew_is_only_read(tmp_path):
     may_change = ("eval.episodes",)
     folder = pathlib.Path(tmp_path)
     (folder / "config.json").write_text(json.dumps(mine))
-    result = {"config_hash": checkpointing.jsonio.config_hash(mine)}
+    result = {"config_hash": checkpointing.files.config_hash(mine)}
     (folder / "result.json").write_text(json.dumps(result))
     workdir_lib.claim_workdir(folder, mine, may_change=may_change).release()
     other = mine | {"eval": {"episodes": 6}}
