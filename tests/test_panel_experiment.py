@@ -32,6 +32,7 @@ from free_jax import (
 from free_jax.fewshot import banks, heads
 from free_jax.panel import model as distilled
 from free_jax.panel.distillation import Described
+from free_jax.types import SyntheticImages
 from free_jax.zoo import subset
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
@@ -221,7 +222,7 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     said = np.repeat(np.eye(5)[shown][:, None], 6, axis=1)
     said[:, wrong] = np.roll(said[:, wrong], 1, axis=1)
     images = np.zeros((len(owners), 32, 32, 3), np.uint8)
-    pool = chunks.Pool(images, classes, owners)
+    pool = SyntheticImages(images, classes, owners, owners < 0)
     zoo = SimpleNamespace(
         teachers=[SimpleNamespace(class_ids=rows) for rows in (ids[:3], ids[3:])],
         class_names=procedural.class_names("train"),
@@ -275,7 +276,7 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
     finished, zoo_path, tmp_path, monkeypatch
 ):
     earlier, result = finished
-    monkeypatch.setattr(chunks, "in_chunks", lambda *a: pytest.fail("asked anew"))
+    monkeypatch.setattr(chunks, "cached", lambda *a, **k: pytest.fail("asked anew"))
     config = parse(zoo_path, f"--config.recover.reuse={earlier}", ONE_SHOT)
     again = train.main(config, str(tmp_path / "all"))
     assert again["results"] == at_one_shot(result)

@@ -9,7 +9,6 @@ from etils import epath
 
 from experiments import inputs
 from experiments.harness import files, hosts, pictures, stopping
-from experiments.harness.chunks import Pool
 from experiments.stages import adversarial_rounds, panel_choice, recover, reuse
 from free_jax import panel as panel_lib
 from free_jax import remote
@@ -18,6 +17,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.panel.distillation import Described
 from free_jax.types import ImageBank
+from free_jax.types import SyntheticImages as Pool
 
 _NOBODY = "no teacher of the zoo answers anything that depends on the image"
 
