@@ -223,7 +223,7 @@ class _Training:
         spent = self.service.bill() if self.service else {}
         row = {"step": done, "seconds": self.extra["seconds"]} | scalars | spent
         self.extra["curve"].append(row)
-        score, best = scalars.get(self.judge.rule), self.extra["best"]
+        score, best = scalars.get(self.judge.rule or ""), self.extra["best"]
         if score is not None and (best is None or score > best):
             self.extra["best"] = score
             self.selected = _copy(self.model_of(self.state))
