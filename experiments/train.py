@@ -6,9 +6,8 @@ from typing import Any
 
 from experiments import inputs, methods
 from experiments.evaluation import baselines, report, selection
-from experiments.harness import loop
+from experiments.harness import loop, stopping
 from experiments.harness.run import Run
-from experiments.harness.stopping import Stopped
 from experiments.inputs import endpoints, runs
 from experiments.methods import checks
 from experiments.stages import adversarial_rounds, pretrain
@@ -50,7 +49,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     with runs.opened(config, workdir, may_change=may_change(config)) as run:
         try:
             return report.read(config, workdir) or _result(config, run)
-        except Stopped as stopped:
+        except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
 
 
