@@ -93,6 +93,17 @@ class Call(NamedTuple):
         return f"{name} must be dict(name=..., kwargs=...); found keys {sorted(value)}"
 
 
+class About(NamedTuple):
+    """What an option is, where many records share it; any value will do."""
+
+    text: str
+
+    def problem(self, name: str, value: Any) -> str:
+        """Nothing is ever wrong."""
+        del name, value
+        return ""
+
+
 # An optax optimizer, or a network: its name and keyword arguments.
 Named = Annotated[Mapping[str, Any], Call()]
 
@@ -104,6 +115,11 @@ def adam(learning_rate: float, b1: float = 0.9) -> dict[str, Any]:
     {'name': 'adam', 'kwargs': {'learning_rate': 0.1, 'b1': 0.9}}
     """
     return {"name": "adam", "kwargs": {"learning_rate": learning_rate, "b1": b1}}
+
+
+def sgd(learning_rate: float) -> dict[str, Any]:
+    """`optax.sgd`, by name."""
+    return {"name": "sgd", "kwargs": {"learning_rate": learning_rate}}
 
 
 def _with_hint(text: str, hint: str) -> str:

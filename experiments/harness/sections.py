@@ -109,13 +109,22 @@ def document(record: type, prefix: str = "") -> list[Row]:
     return list(_rows(record, prefix, defaults(record)))
 
 
-def did_you_mean(key: str, known: Iterable[str]) -> str:
-    """The likely correction of a misspelt key, or all that are known."""
-    pool = sorted(known)
-    close = difflib.get_close_matches(key, pool, n=1, cutoff=0.5)
+def did_you_mean(
+    key: str, known: Iterable[str], former: Mapping[str, str] | None = None
+) -> str:
+    """The likely correction of a misspelt key, or all that are known.
+
+    Args:
+      key: as it was written.
+      known: keys that exist.
+      former: keys that existed, with their names today.
+    """
+    pool, former = sorted(known), former or {}
+    close = difflib.get_close_matches(key, [*pool, *former], n=1, cutoff=0.5)
     # A right name in a wrong section is the commonest mistake after typing errors.
     close = [k for k in pool if k.split(".")[-1] == key.split(".")[-1]] or close
-    return f"did you mean {close[0]!r}?" if close else f"keys: {', '.join(pool)}"
+    found = [former.get(k, k) for k in close]
+    return f"did you mean {found[0]!r}?" if found else f"keys: {', '.join(pool)}"
 
 
 def is_record(kind: Any) -> bool:
@@ -241,7 +250,8 @@ def _rows(record: type, prefix: str, values: Mapping[str, Any]) -> Iterable[Row]
             yield from _rows(base, f"{name}.", values[key])
         else:
             kind, allowed = _words(hint)
-            yield Row(name, kind, repr(values[key]), allowed, texts.get(key, ""))
+            text = texts.get(key) or _about(hint)
+            yield Row(name, kind, repr(values[key]), allowed, text)
 
 
 def attributes(record: type) -> dict[str, str]:
@@ -260,6 +270,12 @@ def attributes(record: type) -> dict[str, str]:
         else:
             texts |= {name: f"{texts[name]} {line.strip()}".strip() for name in names}
     return texts
+
+
+def _about(hint: Any) -> str:
+    """What an annotation itself says of an option."""
+    limits = getattr(hint, "__metadata__", ())
+    return " ".join(limit.text for limit in limits if hasattr(limit, "text"))
 
 
 def _words(hint: Any) -> tuple[str, str]:
@@ -288,6 +304,8 @@ def _words(hint: Any) -> tuple[str, str]:
 def _limit_words(limit: Any) -> str:
     """What a range of `free_jax.options` allows, in words."""
     told = limit._asdict()
+    if "text" in told:
+        return ""
     if "least" in told:
         return f"at least {told['least']}"
     if "choices" in told:
