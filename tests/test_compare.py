@@ -17,7 +17,7 @@ from experiments import compare, inputs, train
 from experiments.configs import common
 from experiments.data import preset, procedural
 from experiments.evaluation import baselines, comparison_report, report
-from experiments.harness import chunks, command_line, loop, stopping
+from experiments.harness import command_line, loop, stopping
 from experiments.methods import preinverted
 from experiments.stages import build_inversion, meta_generator, prepare, recover
 from free_jax import (
@@ -33,6 +33,7 @@ from free_jax import (
 )
 from free_jax.fewshot import banks, evaluation
 from free_jax.fewshot.learners import protonet
+from free_jax.types import Answers, SyntheticImages
 
 CONFIG = "experiments/configs/compare_cifar_fs.py:smoke"
 # Cells that compile little: what is tested is the harness. ProtoNet has no inner loop.
@@ -316,7 +317,8 @@ def test_centrality_finds_the_teacher_that_disagrees():
     # Three teachers see the same in other coordinates, the last one noise.
     said = [views @ np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
     said = np.stack([*said, rng.normal(size=(50, 3))], axis=1)
-    found = panel.centrality(said)
+    answers = Answers(said.reshape(50, -1), panel.equal_columns(4, 3))
+    found = panel.centrality(answers)
     assert found[3] < 0.3 and found[:3].min() > 0.8
     # By its definition, with features in place of kernels.
     x = said[:, 0] - said[:, 0].mean(0)
@@ -331,7 +333,7 @@ def test_memory_holds_every_teachers_images_by_class(monkeypatch, tmp_path):
     rng = np.random.default_rng(0)
     classes = np.asarray([2, 0, 2, -1, 2], np.int32)
     images = rng.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
-    pool = chunks.Pool(images, classes, np.zeros(5, np.int32), np.ones(5, bool))
+    pool = SyntheticImages(images, classes, np.zeros(5, np.int32), np.ones(5, bool))
     monkeypatch.setattr(recover, "recover", lambda *a: pool)
     argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
     config = command_line.parse(argv).config

@@ -20,7 +20,7 @@ from experiments.harness import (
     stopping,
 )
 from experiments.methods import Experiment
-from experiments.stages import reuse
+from experiments.stages import meta_generator, reuse
 from free_jax import keys, model_io, panel, remote
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
@@ -159,7 +159,11 @@ def _recovery_seconds(
     """
     if "recover" in config and experiment.images_before:
         places = reuse.lineage(config.recover.get("reuse") or workdir)
-        return sum(chunks.seconds_spent(place, "recovered") for place in places)
+        return sum(
+            chunks.seconds_spent(place, "recovered")
+            + meta_generator.seconds_spent(place)
+            for place in places
+        )
     recover = experiment.algorithm.recover
     if recover is None:
         return None if experiment.images_per_step else 0.0

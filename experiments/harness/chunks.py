@@ -1,6 +1,6 @@
-"""Recovered images and answers on disk, in chunks written as soon as they are known.
+"""Results of jobs on disk, each written as soon as it is known.
 
-A stopped run loses a chunk at most.
+A stopped run loses one job at most.
 """
 
 import io
@@ -8,53 +8,35 @@ import re
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
 
 from experiments.harness import files as files_lib
 from experiments.harness import hosts, metrics, stopping
-from experiments.stages import meta_generator
+from free_jax.jobs import Job
 
 _DIGITS = re.compile(r"\d+")
 
 
-class Pool(NamedTuple):
-    """Recovered images of a whole zoo, on the host.
-
-    Attributes:
-      images: [N, h, w, c] uint8.
-      classes: [N] int32 absolute class ids; -1 for scenes, which have none.
-      owners: [N] int32 index over the teachers of all groups; -1 for scenes.
-      natural: [N] bool, like real images: scenes, and what was recovered from them.
-    """
-
-    images: np.ndarray
-    classes: np.ndarray
-    owners: np.ndarray
-    natural: np.ndarray
-
-
-def seconds_spent(workdir: str, *stages: str) -> float:
-    """Time that stages took, over all interruptions; meta-training is recovery.
+def seconds_spent(workdir: epath.PathLike, *stages: str) -> float:
+    """Seconds that the results kept of stages took, over all interruptions.
 
     Args:
       workdir: run directory.
-      *stages: "recovered", "described"; both if none is given.
+      *stages: names of folders, such as "recovered"; one that is missing took none.
     """
-    stages = stages or ("recovered", "described")
-    total = meta_generator.seconds_spent(workdir) if "recovered" in stages else 0.0
-    return total + sum(
-        float(read_chunk(file).get("seconds", 0.0))
-        for stage in stages
-        for file in finished(workdir, stage)
-    )
+    return sum(_seconds(file) for stage in stages for file in finished(workdir, stage))
 
 
-def finished(workdir: str, stage: str) -> list[epath.Path]:
-    """The chunks of a stage, ``recovered`` or ``described``, in order."""
+def _seconds(file: epath.Path) -> float:
+    with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
+        return float(stored["seconds"]) if "seconds" in stored else 0.0
+
+
+def finished(workdir: epath.PathLike, stage: str) -> list[epath.Path]:
+    """The files of a stage, in order."""
     folder = epath.Path(workdir) / stage
     files = folder.glob("[a-z]*.npz") if folder.exists() else ()
     # Numbers by value: the eleventh group of teachers comes after the second.
@@ -65,52 +47,50 @@ def _padded(digits: re.Match[str]) -> str:
     return digits[0].zfill(12)
 
 
-def in_chunks(
+def cached(
     folder: epath.Path,
-    title: str,
-    jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]],
-    config: Any,
+    jobs: Sequence[Job],
     stop: stopping.StopRequest,
-    keep: Callable[[np.ndarray], bool] = lambda array: True,
+    *,
+    every_secs: float,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Does the jobs that have no sound file yet, and yields all results in order.
 
     Args:
-      folder: where the files are.
-      title: of the stage, in what is printed.
-      jobs: names of the files and what makes their arrays.
-      config: of the run.
+      folder: where the files are; its name is that of the stage in what is printed.
+      jobs: their names are those of the files.  A result whose entry ``complete`` is
+        False is yielded but gets no file.
       stop: polled between jobs.
-      keep: results with an array that is not to be kept get no file.
+      every_secs: between two progress lines.
 
     Raises:
       Stopped: stop was requested.
     """
-    progress = metrics.Progress(len(jobs), every_secs=config.log.every_secs)
+    progress = metrics.Progress(len(jobs), every_secs=every_secs)
     start, done = time.monotonic(), 0
-    files = [folder / f"{name}.npz" for name, _ in jobs]
+    files = [folder / f"{job.name}.npz" for job in jobs]
     if hosts.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
     present = hosts.agreed([_is_sound(file) for file in files])
-    for number, (_, job) in enumerate(jobs):
+    for number, job in enumerate(jobs):
         if present[number]:
             yield read_chunk(files[number])
             continue
         if stop.requested:
             raise stopping.Stopped
         clock = time.monotonic()
-        arrays = job()
+        arrays = job.run()
         arrays["seconds"] = np.asarray(time.monotonic() - clock)
-        if hosts.is_writer() and all(keep(array) for array in arrays.values()):
+        if hosts.is_writer() and arrays.get("complete", True):
             buffer = io.BytesIO()
             np.savez(buffer, allow_pickle=False, **arrays)
             files_lib.write_bytes(files[number], buffer.getvalue())
         done += 1
-        progress.update(number + 1, {title: ""}, force=number + 1 == len(jobs))
+        progress.update(number + 1, {folder.name: ""}, force=number + 1 == len(jobs))
         yield arrays
     if done:
         seconds = metrics.format_duration(time.monotonic() - start)
-        print(f"{title}: {done} chunks in {seconds}", flush=True)
+        print(f"{folder.name}: {done} parts in {seconds}", flush=True)
 
 
 def read_chunk(file: epath.Path) -> dict[str, np.ndarray]:

@@ -16,12 +16,12 @@ import numpy as np
 from etils import epath
 
 from experiments.harness import chunks
-from experiments.harness.chunks import Pool
-from experiments.stages import reuse
+from experiments.stages import meta_generator, reuse
 from free_jax import inversion, model_io
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.types import PyTree
+from free_jax.types import SyntheticImages as Pool
 from free_jax.zoo.network import Network
 
 
@@ -84,7 +84,8 @@ def seconds_before(config: Any, workdir: str) -> float:
     place = config.get("recover", {}).get("reuse") or workdir
     before = reuse.lineage(place)[:-1]
     made = seconds(before[-1]) if before else 0.0
-    return made + chunks.seconds_spent(place)
+    spent = chunks.seconds_spent(place, "recovered", "described")
+    return made + meta_generator.seconds_spent(place) + spent
 
 
 def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:

@@ -12,7 +12,6 @@ import numpy as np
 from etils import epath
 
 from experiments.harness import chunks, stopping
-from experiments.harness.chunks import Pool
 from experiments.stages import (
     adversarial_rounds,
     build_inversion,
@@ -23,6 +22,8 @@ from free_jax import augment, keys, panel, remote
 from free_jax import zoo as zoo_lib
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.inversion import dead_leaves
+from free_jax.jobs import Job
+from free_jax.types import SyntheticImages as Pool
 
 
 def recover(
@@ -53,7 +54,7 @@ def recover(
     if rival:  # Not the images of the earlier rounds again.
         root = keys.named(root, "round", rival.number)
     labels = balanced_labels(zoo.way, options.images_per_class)
-    jobs: list[tuple[str, Callable[[], dict[str, np.ndarray]]]] = []
+    jobs: list[Job] = []
     first = 0  # Index of the group's first teacher over all groups.
     groups = zoo.groups if options.images_per_class else ()
     for number, group in enumerate(groups):
@@ -106,14 +107,15 @@ def recover(
                     "teacher_accuracy": info.teacher_accuracy,
                 }
 
-            jobs.append((f"group{number}-{start:05d}", invert))
+            jobs.append(Job(f"group{number}-{start:05d}", invert))
         first += group.num_teachers
     if options.scenes:
         jobs.append(
-            ("scenes", lambda: _scenes(root, options.scenes, image_shape)),
+            Job("scenes", lambda: _scenes(root, options.scenes, image_shape)),
         )
     folder = epath.Path(workdir) / "recovered"
-    parts = list(chunks.in_chunks(folder, "recovering", jobs, config, stop))
+    secs = config.log.every_secs
+    parts = list(chunks.cached(folder, jobs, stop, every_secs=secs))
     pool = reuse.pool_of(parts, reuse.recipe(config))
     known = [part["teacher_accuracy"] for part in parts if "teacher_accuracy" in part]
     if known:
@@ -189,25 +191,22 @@ def ask(
         said = said[: len(said) - missing]
         if hub:
             hub.raise_if_broken()
-        return {"logits": said.reshape(len(said), -1, zoo.way)}
+        found = {"logits": said.reshape(len(said), -1, zoo.way)}
+        if hub:
+            found["complete"] = np.isfinite(said).all()
+        return found
 
     jobs = [
-        (f"images-{start:06d}", lambda start=start: question(start))
+        Job(f"images-{start:06d}", lambda start=start: question(start))
         for start in range(0, len(images), chunk)
     ]
     folder = epath.Path(workdir) / "described"
-    keep = _complete if hub else lambda array: True
     found = []
-    for part in chunks.in_chunks(
-        folder, "asking all teachers", jobs, config, stop, keep
-    ):
+    secs = config.log.every_secs
+    for part in chunks.cached(folder, jobs, stop, every_secs=secs):
         found.append(part["logits"])
         if hub and not hub.alive().any() and np.isnan(found[-1]).any():
             asked = sum(map(len, found))
             print(f"the budget of queries ends after {asked} of {len(images)} images")
             break
     return np.concatenate(found)
-
-
-def _complete(array: np.ndarray) -> bool:
-    return bool(np.isfinite(array).all())

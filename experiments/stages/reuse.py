@@ -9,10 +9,11 @@ import numpy as np
 from etils import epath
 
 from experiments.harness import files, hosts
-from experiments.harness.chunks import Pool, finished, read_chunk
+from experiments.harness.chunks import finished, read_chunk
 from experiments.harness.workdir import CONFIG_FILE
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.types import SyntheticImages as Pool
 
 SIGNATURE_FILE = "zoo.json"
 

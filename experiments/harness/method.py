@@ -1,0 +1,139 @@
+"""What the harness needs of a method, and what it gives back; it knows no teacher."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from free_jax.algorithm import Algorithm
+from free_jax.types import ImageBank
+
+
+class Meters(NamedTuple):
+    """What a method's steps are counted and shown by.
+
+    Attributes:
+      status: metrics of a step that the status line shows, and their short names there.
+      images_per_step: images recovered in a step.
+      images_before: images recovered before the first step, or kept and improved in
+        every step.
+      queries_of: ``state -> [T]`` images that each teacher was asked about so far; None
+        where nothing counts them.
+      updates_of: from the metrics of a step, how often it updated the meta-model.
+    """
+
+    status: dict[str, str]
+    images_per_step: int = 0
+    images_before: int = 0
+    queries_of: Callable[[Any], np.ndarray] | None = None
+    updates_of: Callable[[dict[str, float]], float] = lambda metrics: 1
+
+
+class Method(NamedTuple):
+    """A method with everything it learns from, ready to be trained and evaluated.
+
+    Attributes:
+      title: what is trained from what, such as "free: 100 teachers".
+      algorithm: ``init``, ``step`` and the model that a state holds.
+      data: third argument of ``step``: teachers, or a bank of images.
+      network: the network that is trained and saved.
+      predictors: name in the table to how the model classifies an episode; the first
+        one is the headline and what selection looks at.
+      meters: what its steps are counted and shown by.
+      recovered: ``state -> ImageBank`` of recovered images by class; None where a
+        method keeps none.
+      holdout: recovered images of classes that training never sees, whose episodes
+        judge a model without data; None where there are none.
+      pseudo_task: (shots, queries) of episodes of recovered images.
+    """
+
+    title: str
+    algorithm: Algorithm
+    data: Any
+    network: Any
+    predictors: dict[str, Callable[..., Any]]
+    meters: Meters
+    recovered: Callable[[Any], ImageBank] | None = None
+    holdout: ImageBank | None = None
+    pseudo_task: tuple[int, int] = (1, 15)
+
+
+class Service(Protocol):
+    """Something outside that steps ask, and that may fail or charge: endpoints."""
+
+    def answered(self, result: Any) -> bool:
+        """Whether every query since the last call found an answer.
+
+        Args:
+          result: of the program that asked; waited for, so that it has ended.
+
+        Raises:
+          Exception: the service is broken, and no later step would find answers.
+        """
+        ...
+
+    def exhausted(self) -> str:
+        """Why nothing more can be asked, such as a spent budget; "" while it can."""
+        ...
+
+    def bill(self) -> dict[str, Any]:
+        """What was spent so far, as entries of a row of the curve: ``queries``."""
+        ...
+
+
+class Schedule(NamedTuple):
+    """How long a method is trained, and how often it is looked at.
+
+    Attributes:
+      num_steps: steps in all, those of earlier calls included.
+      max_seconds: of training and of `seconds_before`; 0 is no limit.
+      log_every_steps: of rows in the metrics file.
+      judge_every_steps: of scores; the last step is always judged.
+      checkpoint_every_steps: 0 is never; the last step is always saved.
+      checkpoint_every_secs: 0 is never.
+      tensorboard: whether metrics are written for TensorBoard as well.
+      seconds_before: what was spent before the first step, such as on recovery.
+    """
+
+    num_steps: int
+    max_seconds: float = 0.0
+    log_every_steps: int = 1
+    judge_every_steps: int = 1
+    checkpoint_every_steps: int = 0
+    checkpoint_every_secs: float = 60.0
+    tensorboard: bool = False
+    seconds_before: float = 0.0
+
+
+class Judge(NamedTuple):
+    """How a run looks at itself.
+
+    Attributes:
+      scores: ``(model, state) -> {metric: value}``.
+      rule: the metric whose maximum selects the model; None selects the last.
+    """
+
+    scores: Callable[[Any, Any], dict[str, float]] = lambda model, state: {}
+    rule: str | None = None
+
+
+class Outcome(NamedTuple):
+    """What a finished training leaves.
+
+    Attributes:
+      model: the selected one.
+      state: of the algorithm after the last step.
+      steps: that were made.
+      meta_updates: of the meta-model; exact where every step was logged.
+      seconds: of training over all interruptions, and `Schedule.seconds_before`.
+      curve: a row for each judged step: ``step``, ``seconds``, metrics and scores.
+      best: the score that selected; None where no rule does.
+    """
+
+    model: Any
+    state: Any
+    steps: int
+    meta_updates: int
+    seconds: float
+    curve: list[dict[str, Any]]
+    best: float | None

@@ -1,0 +1,75 @@
+"""One run: where it writes, what it draws from, and the cache of what takes minutes."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from experiments.harness import chunks, stopping
+from free_jax import keys
+from free_jax.jobs import Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What all parts of a run share.
+
+    Attributes:
+      workdir: run directory, claimed by this process.
+      seed: everything random comes from it.
+      place: copies a tree of arrays to every device.
+      map_tasks: how tasks are spread over devices, see `free_jax.parallel`.
+      stop: polled between parts, so that all processes stop at the same point.
+      identity: what a checkpoint must have in common with the run that restores it: the
+        config as a nested dict.
+      may_change: its dotted keys that may differ.
+      every_secs: seconds between two progress lines.
+    """
+
+    workdir: str
+    seed: int
+    place: Callable[[Any], Any]
+    map_tasks: Callable[..., Callable]
+    stop: stopping.StopRequest
+    identity: Any = None
+    may_change: tuple[str, ...] = ()
+    every_secs: float = 10.0
+
+    def key(self, purpose: str, number: int | None = None) -> jax.Array:
+        """The key of a named purpose, see `keys.named`."""
+        return keys.named(jax.random.key(self.seed), purpose, number)
+
+    def rng(self, purpose: str) -> np.random.Generator:
+        """NumPy's generator of a named purpose."""
+        return keys.named_rng(self.seed, purpose)
+
+    def path(self, name: str) -> epath.Path:
+        """A file or folder of the run."""
+        return epath.Path(self.workdir) / name
+
+    def cached(
+        self, stage: str, jobs: Sequence[Job]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Does the jobs that have no sound file yet; yields all results in order.
+
+        Results are kept in the folder `stage`, a file each, as soon as they are known:
+        a stopped run loses one job at most.  A damaged file is made anew.  Each result
+        gets an entry ``seconds``; one whose ``complete`` is False is not kept.
+
+        Args:
+          stage: name of the folder, also in what is printed.
+          jobs: in order; their names are those of the files.
+
+        Raises:
+          Stopped: the run was asked to stop; what is finished is kept.
+        """
+        return chunks.cached(
+            self.path(stage), jobs, self.stop, every_secs=self.every_secs
+        )
+
+    def seconds_spent(self, *stages: str) -> float:
+        """Seconds that the kept results of stages took, over all interruptions."""
+        return chunks.seconds_spent(self.workdir, *stages)
