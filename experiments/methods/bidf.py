@@ -5,8 +5,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
+from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
+from experiments.harness.run import Run
 from experiments.inputs.options import CONV4, DataOptions, ZooOptions
 from experiments.methods import base
 from experiments.methods.options import (
@@ -100,11 +102,8 @@ class Config(NamedTuple):
     checkpoint: CheckpointOptions = CheckpointOptions()
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
-    del prepare
+def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     options = config.inversion
@@ -115,9 +114,9 @@ def build(
             f"sets of inversion.images_per_class={options.images_per_class} hold fewer"
         )
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
     # One task of the update that holds the distillation is the distillation.
-    beside = base.episode_options(config, map_tasks)
+    beside = base.episode_options(config, run.map_tasks)
     beside["episodes_per_update"] -= 1
     try:
         respond = respond_of(config)
@@ -151,25 +150,25 @@ def build(
         )
     except ValueError as error:
         raise InputError(f"config: {error}") from None
-    return base.Experiment(
+    return Method(
+        title=base.title(config, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
-        model=student,
-        student=student,
-        methods=base.adapted(config, test_learner),
-        test_learner=test_learner,
+        network=student,
+        predictors=base.adapted(config, test_learner),
         pseudo_task=(config.replay.shots, config.replay.queries),
-        images_per_step=2 * config.way * options.images_per_class,
-        status={
-            "inversion_ce": "ce",
-            "teacher_accuracy": "teacher acc",
-            "replay_accuracy": "replay acc",
-        },
-        memory_of=lambda state: state.memory,
-        zoo=zoo,
-        meta_updates=lambda m: m["replay_updates"] + 1,
-        queries_of=lambda state: np.concatenate(
-            [np.asarray(spent, np.int64) for spent in state.queries]
+        recovered=lambda state: state.memory,
+        meters=Meters(
+            status={
+                "inversion_ce": "ce",
+                "teacher_accuracy": "teacher acc",
+                "replay_accuracy": "replay acc",
+            },
+            images_per_step=2 * config.way * options.images_per_class,
+            updates_of=lambda m: m["replay_updates"] + 1,
+            queries_of=lambda state: np.concatenate(
+                [np.asarray(spent, np.int64) for spent in state.queries]
+            ),
         ),
     )
 
