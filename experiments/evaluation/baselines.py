@@ -18,7 +18,7 @@ from free_jax.zoo.network import Network
 
 Scores = dict[str, Accuracy]
 
-# Values of config.eval.yardsticks and the names in the table.
+# Values of config.eval.baselines and the names in the table.
 NAMES = {
     "random": "random initialisation",
     "average": "teacher average",

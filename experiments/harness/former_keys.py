@@ -194,7 +194,19 @@ def upgraded(
     for section in [key for key in found if key.endswith("objective.cross_entropy")]:
         prefix = section.removesuffix("cross_entropy")
         found = {f"{prefix}{key}": value for key, value in OBJECTIVE.items()} | found
-    return dict(defaults or {}) | found
+    new = {
+        key: value
+        for key, value in (defaults or {}).items()
+        if not _is_said(key, found)
+    }
+    return new | found
+
+
+def _is_said(key: str, found: Mapping[str, Any]) -> bool:
+    """Whether a config says by other keys what a key of the defaults would add."""
+    call, keywords, _ = key.partition(".kwargs.")
+    named = bool(keywords) and f"{call}.name" in found
+    return named or any(name.startswith(f"{key}.") for name in found)
 
 
 def is_former(flat: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """No training at all: what the teachers give by themselves, from a config.
 
 The run has one step that changes nothing, so that harness, report and resumption are
-those of every other run; ``config.eval.yardsticks`` says what is evaluated.
+those of every other run; ``config.eval.baselines`` says what is evaluated.
 """
 
 from typing import Any, Literal, NamedTuple

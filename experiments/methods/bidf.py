@@ -37,8 +37,6 @@ from free_jax.inversion.objective import Objective
 from free_jax.inversion.recipe import Recipe
 from free_jax.options import AtLeast, Named, adam, sgd
 
-GRADIENTS = ("zero_order", "white_box")
-
 
 class TaskOptions(NamedTuple):
     """The task recovered in each step.
@@ -63,6 +61,7 @@ QUERIES = Recipe(
     source="generator",
     num_steps=40,
     optimizer=adam(1e-2, b1=0.5),
+    decay="none",
     meta_gradient="reptile",
     objective=Objective(moments=0.0),
     estimator=inversion.Estimator(
@@ -106,12 +105,12 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
-    options = config.inversion
+    options, recipe = config.recover, base.recipe(config.inversion)
     needed = config.replay.shots + config.replay.queries
     if needed > 2 * options.images_per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but two "
-            f"sets of inversion.images_per_class={options.images_per_class} hold fewer"
+            f"sets of recover.images_per_class={options.images_per_class} hold fewer"
         )
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config, train_learner, tx, run.map_tasks)
@@ -144,8 +143,8 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             images_per_class=options.images_per_class,
             memory_per_class=config.memory.per_class,
             boundary_after=options.boundary_after,
-            generator_start=config.generator.start,
-            augment_per_image=options.objective.augment_per_image,
+            generator_start=options.generator_init,
+            augment_per_image=recipe.objective.augment_per_image,
             respond=respond,
         )
     except ValueError as error:
@@ -185,33 +184,13 @@ def inverters(
     """One an architecture; all adapt the same generator.
 
     Raises:
-      ValueError: options that cannot be meant.
+      ValueError: options that contradict each other or the teachers.
     """
-    options, box = config.inversion, config.black_box
-    generator = base.generator(config, student)
-    inner = base.inner_optimizer(options)
-    estimator = None
-    if box.gradient == "zero_order":
-        estimator = inversion.Estimator(
-            num_directions=box.num_directions,
-            smoothing=box.smoothing,
-            frequencies=box.frequencies,
-            antithetic=box.antithetic,
-            at_once=box.at_once,
-        )
+    recipe = base.recipe(config.inversion)
+    if config.black_box.gradient == "white_box":
+        recipe = recipe._replace(estimator=None)
+    shape = student.image_shape
     return tuple(
-        inversion.meta_generator(
-            generator,
-            arch,
-            inner_optimizer=inner,
-            objective=inversion.Objective(**options.objective.to_dict()),
-            student=student,
-            num_steps=options.num_steps,
-            latent_dim=config.generator.latent_dim,
-            meta_gradient=options.meta_gradient,
-            keep=options.keep,
-            estimator=estimator,
-            respond=respond,
-        )
+        inversion.build(recipe, arch, student, image_shape=shape, respond=respond)
         for arch in zoo.architectures
     )

@@ -28,8 +28,7 @@ from free_jax.fewshot import replay as replay_lib
 from free_jax.fewshot.banks import MemoryOptions
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import ReplayOptions
-from free_jax.inversion.objective import Objective
-from free_jax.inversion.recipe import Recipe
+from free_jax.inversion.recipe import FIVE, Recipe
 from free_jax.options import AtLeast, Named, adam
 
 
@@ -52,15 +51,6 @@ class TaskOptions(NamedTuple):
     outer_state: Literal["persistent", "fresh"] = "persistent"
 
 
-# FIVE; 1e-3 for both rates in FREE, these are Fast-Datafree's for five steps.
-FIVE = Recipe(
-    source="generator",
-    num_steps=5,
-    optimizer=adam(1e-2, b1=0.5),
-    objective=Objective(moments=0.1),
-)
-
-
 class Config(NamedTuple):
     """Every key of a FREE run, with the values that measured best on validation."""
 
@@ -72,7 +62,7 @@ class Config(NamedTuple):
     data: DataOptions = DataOptions()
     zoo: ZooOptions = ZooOptions()
     student: Student = CONV4
-    inversion: Recipe = FIVE
+    inversion: Recipe = FIVE  # 1e-3 for both rates in FREE
     recover: TaskOptions = TaskOptions()
     memory: MemoryOptions = MemoryOptions()
     align: AlignOptions = AlignOptions()
@@ -92,35 +82,22 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
-    options = config.inversion
-    generator = base.generator(config, student)
-    inner = base.inner_optimizer(options)
-    objective = inversion.Objective(**options.objective.to_dict())
+    options, recipe = config.recover, base.recipe(config.inversion)
     needed = config.replay.shots + config.replay.queries
     if needed > options.images_per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
-            f"inversion.images_per_class={options.images_per_class} recovers fewer"
+            f"recover.images_per_class={options.images_per_class} recovers fewer"
         )
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config, train_learner, tx, run.map_tasks)
     try:
-        generators = tuple(
-            inversion.meta_generator(
-                generator,
-                arch,
-                inner_optimizer=inner,
-                objective=objective,
-                student=student,
-                num_steps=options.num_steps,
-                latent_dim=config.generator.latent_dim,
-                meta_gradient=options.meta_gradient,
-                keep=options.keep,
-            )
+        inverters = tuple(
+            inversion.build(recipe, arch, student, image_shape=student.image_shape)
             for arch in zoo.architectures
         )
         algorithm = free(
-            generators,
+            inverters,
             zoo.architectures,
             train_learner,
             student,
@@ -140,7 +117,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             distill=config.align.distill,
             hard_label_weight=config.align.hard_label_weight,
             align_scale=config.align.scale,
-            augment_per_image=options.objective.augment_per_image,
+            augment_per_image=recipe.objective.augment_per_image,
             store=config.memory.store,
             generator_optimizer_state=options.outer_state,
             map_tasks=run.map_tasks,

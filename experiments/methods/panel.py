@@ -99,22 +99,6 @@ class Config(NamedTuple):
     checkpoint: CheckpointOptions = CheckpointOptions()
 
 
-def _check_renewal(config: Any) -> None:
-    recover = config.recover
-    if not recover.renew:
-        return
-    if recover.reuse or config.panel.held_out_classes or config.panel.teachers:
-        raise InputError(
-            "config.recover.renew: the earlier model was taught by all teachers; leave "
-            "recover.reuse, panel.teachers and panel.held_out_classes unset"
-        )
-    if not recover.images_per_class:
-        raise InputError(
-            "config.recover.renew: no image is recovered (images_per_class=0); ask for "
-            "some, or use recover.reuse"
-        )
-
-
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     panel = panel_choice.choose(config, zoo)
@@ -122,7 +106,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     outputs = num_teachers * zoo.way
     model = base.student(config, outputs)
     options = config.distill
-    whitens = options.whitening and options.calibrate_images
+    whitens = options.whitening and options.fit_images
     if whitens and outputs > heads.MOST_WHITENED:
         raise InputError(
             f"config.distill.whitening: {outputs} outputs of all teachers make a "
@@ -139,7 +123,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             num_teachers=num_teachers,
             optimizer=tx,
             batch_size=options.batch_size,
-            groups=options.groups,
+            groups=options.ghost_batches,
             map_tasks=run.map_tasks,
             temperature=options.temperature,
             crop_padding=options.crop_padding,
@@ -186,7 +170,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=(
                 int(described.recovered.sum())
-                if config.recover.renew
+                if config.recover.against
                 else base.images_recovered(config, zoo)
             ),
         ),
@@ -196,11 +180,11 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
 def natural_images(config: Any, described: Described) -> np.ndarray | None:
     """The images to calibrate the model on: those most like real ones, if any are.
 
-    Inversions that started from scenes, or scenes where teachers are only asked.
+    Inversions that started from dead leaves, or these where teachers are only asked.
     Inversions from noise are unlike anything real: fitted to them, a model loses.
     How an image was made is known by its pool, which may be of an earlier run.
     """
-    count = config.distill.calibrate_images
+    count = config.distill.fit_images
     rows = np.flatnonzero(described.recovered)
     if rows.size < 2:
         rows = np.arange(len(described.images))

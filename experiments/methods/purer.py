@@ -58,6 +58,7 @@ PIXELS = Recipe(
     deviation=1.0,
     num_steps=1,
     optimizer=adam(0.05),
+    decay="none",
     objective=inversion.Objective(
         moments=0.01,
         total_variation=1e-4,
@@ -106,7 +107,8 @@ class Config(NamedTuple):
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
-    options, replay = config.pixels, config.replay
+    options, replay = config.recover, config.replay
+    recipe = base.recipe(config.inversion)
     if config.zoo.disjoint:
         zoo = zoo_lib.disjoint(zoo, config.zoo.disjoint)
     student = base.student(config, config.way)
@@ -116,19 +118,14 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     if needed > options.images_per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
-            f"pixels.images_per_class={options.images_per_class} are learned"
+            f"recover.images_per_class={options.images_per_class} are learned"
         )
     counts = np.asarray(known_classes(zoo.teachers, zoo.num_classes))
     if counts.sum() < config.way:
         raise InputError(
             f"the teachers know {counts.sum()} classes, an episode needs {config.way}"
         )
-    if options.source == "sigmoid":
-        source = inversion.pixel_source(student.image_shape, options.deviation)
-    else:
-        source = inversion.normalized_source(
-            student.image_shape, student.mean, student.std, options.deviation
-        )
+    source = inversion.build_source(recipe, student)
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config, train_learner, tx, run.map_tasks)
 
@@ -143,22 +140,21 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
         )
 
     try:
-        objective = inversion.Objective(**options.objective.to_dict())
         algorithm = purer(
             source,
-            tuple(inversion.white_box(objective, arch) for arch in zoo.architectures),
+            tuple(inversion.build_critic(recipe, arch) for arch in zoo.architectures),
             train_learner,
             update,
             sample,
-            pixels_optimizer=optimizer(options.optimizer),
+            pixels_optimizer=inversion.leaves_optimizer(recipe),
             optimizer=tx,
             teachers_per_step=_teachers_per_step(options.teachers_per_step, zoo),
             num_classes=zoo.num_classes,
             images_per_class=options.images_per_class,
             adversarial=config.curriculum.adversarial,
-            curriculum_start=config.curriculum.start,
+            curriculum_start=config.curriculum.after_steps,
             patience=config.curriculum.patience,
-            begin=config.curriculum.begin,
+            begin=config.curriculum.opening,
             weighting=options.weighting,
             label_order=options.label_order,
             map_tasks=run.map_tasks,
@@ -190,15 +186,15 @@ def _started(
     config: Any, learner: MetaLearner, student: Network, zoo: zoo_lib.Zoo
 ) -> MetaLearner:
     """The learner with the configured initialisation."""
-    if config.start == "random":
+    if config.init == "random":
         return learner
     others = [arch.name for arch in zoo.architectures if arch != student]
     if others or len(zoo.groups) > 1:
         raise InputError(
-            f"config.start={config.start}: teachers ({', '.join(others)}) and meta-"
-            f"model ({student.name}) must be one architecture; choose start=random"
+            f"config.init={config.init}: teachers ({', '.join(others)}) and meta-"
+            f"model ({student.name}) must be one architecture; choose init=random"
         )
-    params = initialization.from_teachers(zoo.teachers[0], config.start)
+    params = initialization.from_teachers(zoo.teachers[0], config.init)
     return learner._replace(init=lambda key: params)
 
 
@@ -214,16 +210,12 @@ def _teachers_per_step(wanted: int, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
 def _calibrated(
     config: Any, student: Network, learner: MetaLearner
 ) -> dict[str, evaluation.Classify]:
-    """The second predictor, where ``config.calibration`` asks for it."""
-    options = config.calibration
+    """The second predictor, where ``config.icfil`` asks for it."""
+    options = config.icfil
     if not options.num_steps:
         return {}
-    inverter = inversion.pixel_inverter(
-        student,
-        num_steps=options.inversion_steps,
-        learning_rate=options.inversion_rate,
-        objective=inversion.Objective(**options.objective.to_dict()),
-    )
+    recipe = base.recipe(options.inversion, "icfil.inversion")
+    inverter = inversion.build(recipe, student)
     calibrate = icfil.calibrator(
         student,
         inverter,

@@ -142,7 +142,7 @@ def pre_inverted(
     """A memory of the images recovered from every teacher, by absolute class.
 
     The class is what its own teacher was asked for, or what all teachers together take
-    the image for (``config.replay.labels``).
+    the image for (``config.labels``).
 
     Args:
       config: of the run.
@@ -163,7 +163,7 @@ def pre_inverted(
         size = inputs.preset(config).image_size
         shape = (size, size, 3)
         pool = recover.recover(config, zoo, shape, map_tasks, workdir, stop)
-    if config.replay.labels == "panel":
+    if config.labels == "panel":
         if not config.recover.reuse:
             images = pool.images
             logits = recover.ask(config, zoo, images, map_tasks, workdir, stop)
@@ -187,7 +187,7 @@ def _voted(config: Any, zoo: zoo_lib.Zoo, pool: Pool, logits: np.ndarray) -> np.
     enough = int((np.bincount(voted, minlength=zoo.num_classes) >= needed).sum())
     if enough < config.way:
         raise InputError(
-            f"config.replay.labels=panel: {enough} classes are left with the {needed} "
+            f"config.labels=panel: {enough} classes are left with the {needed} "
             f"images (shots + queries) of an episode, which takes {config.way}; "
             "recover more images, ask for fewer queries, or use labels=owner"
         )
