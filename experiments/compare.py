@@ -60,7 +60,9 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         wrong with one method only is reported in its cell.
     """
     names = _validated(config)
-    with runs.opened(config, workdir, may_change=MAY_CHANGE) as run:
+    with runs.opened(
+        config, workdir, may_change=MAY_CHANGE, upgrade=checks.upgraded
+    ) as run:
         # Bad data or teachers would fail every cell: better at once.
         inputs.evaluation_bank(config, config.eval.split)
         zoo_path = config.zoo.path
@@ -138,8 +140,8 @@ def cell_config(config: Any, cell: Cell, zoo_path: str) -> Any:
     for key in SHARED:
         own.eval[key] = config.eval[key]
     own.eval.time_recovery = True
-    if own.algorithm != "yardsticks":
-        own.eval.yardsticks = ()
+    if own.algorithm != "baselines":
+        own.eval.baselines = ()
     return own
 
 

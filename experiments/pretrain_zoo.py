@@ -22,7 +22,9 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
     checks.validate_pretraining(config.pretrain, "pretrain")
-    with runs.opened(config, workdir, may_change=("log", "checkpoint")) as run:
+    with runs.opened(
+        config, workdir, may_change=("log", "checkpoint"), upgrade=checks.upgraded
+    ) as run:
         try:
             zoo = pretrain.train_zoo(config, config.pretrain, run)
         except stopping.Stopped as stopped:

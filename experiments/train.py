@@ -23,12 +23,12 @@ MAY_CHANGE = (
     "data.cache_dir",
     "mesh",
     # A finished run may be evaluated anew: other episodes, classes, or calibration.
-    "calibration",
+    "icfil",
     "eval.split",
     "eval.shots",
     "eval.queries",
     "eval.episodes",
-    "eval.yardsticks",
+    "eval.baselines",
 )
 
 
@@ -46,7 +46,9 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
       InputError: anything wrong with config, data, zoo or working directory.
     """
     checks.validate(config)
-    with runs.opened(config, workdir, may_change=may_change(config)) as run:
+    with runs.opened(
+        config, workdir, may_change=may_change(config), upgrade=checks.upgraded
+    ) as run:
         try:
             return report.read(config, workdir) or _result(config, run)
         except stopping.Stopped as stopped:

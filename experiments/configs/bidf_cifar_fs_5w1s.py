@@ -1,4 +1,4 @@
-"""BiDf-MKD on CIFAR-FS, 5-way 1-shot: teachers that can only be asked.
+r"""BiDf-MKD on CIFAR-FS, 5-way 1-shot: teachers that can only be asked.
 
     python experiments/run.py --config=experiments/configs/bidf_cifar_fs_5w1s.py \
         --workdir=runs/bidf_1s --config.data.path=DIR/cifar_fs --config.zoo.path=DIR
@@ -8,20 +8,80 @@ A local zoo is treated as black boxes; ``result.json`` counts what each was aske
 Variants: ``:api=SS`` (default) one data set and architecture, ``:api=SH`` several
 architectures (``--config.zoo.path=CONV4,RESNET10,RESNET18``), ``:api=MH`` several data
 sets, image sizes and architectures (converted zoos); ``:white_box`` differentiates the
-teachers, for comparison; ``:cpu`` ten minutes on one core; ``:reference`` the released
+teachers, for comparison; ``:cpu`` shortened for one core; ``:reference`` the released
 code's behaviour; ``:smoke`` a minute on procedural images with a small zoo of its own;
 ``:seed=N``; several are joined by commas.
+
+Hours: 10 minutes for 12 steps of ``:cpu`` on one busy core, half of that variant; the
+full length was never run.  Expected accuracy of those 12 steps, 100 Conv4 teachers,
+test classes, transductive: 31.7 +- 0.7 (5-shot 40.8 +- 0.7) after 117,600 queries.
 
 Reference: Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning",
 ICML 2023.
 """
 
-from experiments.configs import common
+from typing import Any
+
+import ml_collections
+
+from experiments.configs.variants import SMOKE, adam, make, parse_variant
+from experiments.methods import bidf
+
+# For one CPU core: some ten minutes in place of hours.
+CPU: dict[str, Any] = {
+    "inversion.generator.width": 32,
+    "num_steps": 24,
+    "inversion.num_steps": 20,
+    "recover.images_per_class": 10,
+    "recover.boundary_after": 6,
+    "replay.max_updates": 40,
+    "eval.every_steps": 4,
+    "eval.val_episodes": 50,
+    "eval.baselines": ("random",),
+}
+
+# BiDf-MKD's released code where it is well defined (spec section 11.3).
+RELEASED: dict[str, Any] = {
+    "seed": 2022,
+    "inversion.generator.labels": "none",
+    "recover.generator_init": "fresh",
+    "inversion.num_steps": 200,
+    "recover.boundary_after": 20,
+    "inversion.generator.optimizer": adam(1e-3, b1=0.5),
+    "inversion.optimizer": adam(1e-3, b1=0.5),
+    "inversion.keep": "best",  # by loss; the code's surrogate is an arbitrary number
+    "inversion.objective.agreement": "l1",
+    "inversion.objective.student_gradient": False,
+    "inversion.objective.augment_per_image": False,
+    "inversion.estimator.num_directions": 100,
+    "inversion.estimator.smoothing": 0.005,
+    "inversion.estimator.frequencies": 0,
+    "inversion.estimator.at_once": 20,
+    "distill.loss": "prob_dot",
+    "optimizer": adam(1e-3),
+    "replay.augment": False,
+    "replay.max_updates": 2000,
+}
+
+SMALL = SMOKE | {
+    "replay.max_updates": 2,
+    "replay.episodes_per_update": 2,
+    "inversion.generator.width": 8,
+    "inversion.num_steps": 3,
+    "recover.images_per_class": 10,
+    "recover.boundary_after": 2,
+    "memory.per_class": 40,
+}
 
 
-def get_config(variant: str = "", shots: int = 1):
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
-    chosen = common.parse_variant(
+    return from_variant(variant, shots=1)
+
+
+def from_variant(variant: str, shots: int) -> ml_collections.ConfigDict:
+    """The config of a variant, for episodes of `shots` images a class."""
+    chosen = parse_variant(
         variant,
         smoke=False,
         reference=False,
@@ -30,22 +90,16 @@ def get_config(variant: str = "", shots: int = 1):
         api="SS",
         seed=-1,
     )
-    config = common.bidf_config("cifar_fs")
     if chosen.api not in ("SS", "SH", "MH"):
         raise ValueError(f"api={chosen.api!r}: choose SS, SH or MH")
-    if chosen.api == "MH":
+    return make(
+        bidf.Config,
         # Teachers are shown the size they know; the meta-model takes any.
-        config.student.kwargs.global_pool = True
-    if chosen.cpu:
-        common.cpu_bidf(config)
-    if chosen.reference:
-        common.released_bidf(config)
-    if chosen.white_box:
-        config.black_box.gradient = "white_box"
-    config.replay.shots = 1 if chosen.cpu else shots
-    config.eval.shots = (shots,)
-    if chosen.smoke:
-        common.smoke(config)
-    if chosen.seed >= 0:
-        config.seed = chosen.seed
-    return config
+        {"student.kwargs.global_pool": True} if chosen.api == "MH" else {},
+        CPU if chosen.cpu else {},
+        RELEASED if chosen.reference else {},
+        {"black_box.gradient": "white_box"} if chosen.white_box else {},
+        {"replay.shots": 1 if chosen.cpu else shots, "eval.shots": (shots,)},
+        SMALL if chosen.smoke else {},
+        seed=chosen.seed,
+    )

@@ -2,49 +2,61 @@
 
 Trains a small zoo on procedural classes, recovers images from its teachers, distils
 what all of them say into one model, and evaluates on classes that no teacher saw.
-``:free`` meta-trains with FREE instead, ``:reference`` as its released code does.
+``:free`` meta-trains with FREE instead, ``:reference`` as its released code does;
+``:smoke`` is smaller, ``:seed=N`` another seed.
+
+Hours: six minutes on two cores, installation included.  Expected accuracy, 5-way
+1-shot: the distilled model 84 % (88 % when it sees all queries), random initialisation
+and the average of the teachers 27 to 28 %, all twelve teachers together 89 %.
 """
 
-from experiments.configs import common
+from typing import Any
+
+import ml_collections
+
+from experiments.configs import free_cifar_fs_5w1s, panel_cifar_fs
+from experiments.configs.variants import adam, make, parse_variant
+from experiments.methods import free, panel
+
+ZOO = {
+    "data.name": "procedural",
+    "zoo.pretrain.num_teachers": 12,
+    "zoo.pretrain.epochs": 12,
+    "eval.val_episodes": 50,
+}
+# What the README's figures were measured with; made for twelve teachers.
+PANEL: dict[str, Any] = {
+    "recover.inversion.init": "noise",
+    "recover.inversion.num_steps": 60,
+    "recover.inversion.objective.total_variation": 1.0,
+    "recover.images_per_class": 10,
+    "recover.dead_leaves": 2000,
+    "distill.optimizer": adam(3e-3),
+    "num_steps": 500,
+    "eval.every_steps": 250,
+    "eval.shots": (1,),
+    "eval.baselines": ("random", "average", "panel"),
+}
+FREE: dict[str, Any] = {
+    "inversion.generator.width": 16,
+    "num_steps": 30,
+    "recover.warmup_steps": 10,
+    "replay.max_updates": 10,
+    "eval.every_steps": 10,
+}
 
 
-def get_config(variant: str = ""):
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant; several are joined by commas."""
-    chosen = common.parse_variant(
-        variant, free=False, smoke=False, reference=False, seed=-1
-    )
-    config = _free() if chosen.free or chosen.reference else _panel()
-    config.zoo.pretrain.num_teachers = 12
-    config.zoo.pretrain.epochs = 12
-    config.eval.val_episodes = 50
-    if chosen.reference:
-        config = common.released_code(config)
-    if chosen.smoke:
-        config = common.smoke(config)
-    if chosen.seed >= 0:
-        config.seed = chosen.seed
-    return config
-
-
-def _panel():
-    config = common.panel_config("procedural")
-    # What the README's figures were measured with; made for twelve teachers.
-    config.recover.start, config.recover.num_steps = "noise", 60
-    config.recover.objective.total_variation = 1.0
-    config.recover.images_per_class, config.recover.scenes = 10, 2000
-    config.distill.optimizer = common.adam(3e-3)
-    config.num_steps = 500
-    config.eval.every_steps = 250
-    config.eval.shots = (1,)
-    config.eval.yardsticks = ("random", "average", "panel")
-    return config
-
-
-def _free():
-    config = common.free_config("procedural")
-    config.generator.width = 16
-    config.num_steps = 30
-    config.inversion.warmup_steps = 10
-    config.replay.max_updates = 10
-    config.eval.every_steps = 10
-    return config
+    chosen = parse_variant(variant, free=False, smoke=False, reference=False, seed=-1)
+    if chosen.free or chosen.reference:
+        return make(
+            free.Config,
+            FREE,
+            ZOO,
+            free_cifar_fs_5w1s.RELEASED if chosen.reference else {},
+            free_cifar_fs_5w1s.SMALL if chosen.smoke else {},
+            seed=chosen.seed,
+        )
+    small = panel_cifar_fs.SMALL if chosen.smoke else {}
+    return make(panel.Config, PANEL, ZOO, small, seed=chosen.seed)

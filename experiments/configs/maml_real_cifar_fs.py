@@ -1,23 +1,27 @@
-"""MAML on the REAL training images of CIFAR-FS: the upper bound, not data-free.
+r"""MAML on the REAL training images of CIFAR-FS: the upper bound, not data-free.
 
-python experiments/run.py --config=experiments/configs/maml_real_cifar_fs.py \
+    python experiments/run.py --config=experiments/configs/maml_real_cifar_fs.py \
         --workdir=runs/maml_real --config.data.path=DIR/cifar_fs
+
+Variants: ``:smoke`` a minute on procedural images, ``:seed=N``.
+
+Hours: not measured at full length.  Expected accuracy after 300 updates, validation
+classes, 1-shot: 34.4 +- 0.7, inductive 33.2 +- 0.7.
 """
 
-from experiments.configs import common
+import ml_collections
+
+from experiments.configs.variants import SMOKE, make, parse_variant
+from experiments.methods import episodic
+
+SMALL = SMOKE | {
+    "zoo.pretrain.num_teachers": 0,
+    "replay.episodes_per_update": 2,
+}
 
 
-def get_config(variant: str = ""):
-    """Returns the config of a variant (``:smoke``, ``:seed=N``)."""
-    chosen = common.parse_variant(variant, smoke=False, seed=0)
-    config = common.free_config("cifar_fs")
-    config.algorithm = "episodic"
-    config.num_steps = 2000
-    config.eval.every_steps = 200
-    config.log.every_steps = 20
-    config.eval.yardsticks = ("random",)
-    if chosen.smoke:
-        config = common.smoke(config)
-        config.zoo.pretrain.num_teachers = 0
-    config.seed = chosen.seed
-    return config
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Returns the config of a variant."""
+    chosen = parse_variant(variant, smoke=False, seed=0)
+    small = SMALL if chosen.smoke else {}
+    return make(episodic.Config, small, seed=chosen.seed)

@@ -1,4 +1,4 @@
-"""What carries panel distillation: one change at a time, on the VALIDATION classes.
+r"""What carries panel distillation: one change at a time, on the VALIDATION classes.
 
     python experiments/run.py \
         --config=experiments/configs/panel_ablation_cifar_fs.py:what=teachers25 \
@@ -8,19 +8,28 @@
 All but `few` and what follows take images and answers from an earlier run of
 `panel_cifar_fs.py` (``--config.recover.reuse``), so a run is some minutes of
 distillation: 1000 steps in place of 8000.  Test classes are not looked at.
+
+Hours: some minutes a change on one core, with an earlier run's images and answers.
+Expected accuracy: the table of the panel's parts in BUILD_NOTES.md.
 """
 
-from experiments.configs import common
+from typing import Any
+
+import ml_collections
+
+from experiments.configs import panel_cifar_fs, preinverted_cifar_fs
+from experiments.configs.variants import make, parse_variant
+from experiments.methods import panel
 
 # What changes in the config, by name.
-CHANGES = {
+CHANGES: dict[str, dict[str, Any]] = {
     "base": {},
     "teachers1": {"panel.teachers": 1},
     "teachers5": {"panel.teachers": 5},
     "teachers25": {"panel.teachers": 25},
-    "pixels": {"recover.scenes": 0},
-    "scenes": {"recover.images_per_class": 0},
-    "pixels1000": {"recover.scenes": 0, "recover.images_per_class": 2},
+    "pixels": {"recover.dead_leaves": 0},
+    "dead_leaves": {"recover.images_per_class": 0},
+    "pixels1000": {"recover.dead_leaves": 0, "recover.images_per_class": 2},
     "temperature1": {"distill.temperature": 1.0},
     "temperature4": {"distill.temperature": 4.0},
     "crop4": {"distill.crop_padding": 4},
@@ -31,7 +40,7 @@ CHANGES = {
     "untrusted": {"panel.trust": False},
     "wide": {"student.kwargs.width": 64},
     "bfloat16": {"dtype": "bfloat16"},
-    "uncalibrated": {"distill.calibrate_images": 0},
+    "uncalibrated": {"distill.fit_images": 0},
     "unwhitened": {"distill.whitening": 0.0},
     "resnet": {"student.name": "resnet10", "student.kwargs": {}},
 }
@@ -39,42 +48,49 @@ CHANGES = {
 FEW = {
     "zoo.num_teachers": 20,
     "recover.images_per_class": 20,
-    "recover.scenes": 2000,
+    "recover.dead_leaves": 2000,
 }
 CHANGES |= {
     "few": FEW,
-    "few_queries": FEW | {"recover.scenes": 4000, "recover.images_per_class": 0},
+    "few_queries": FEW | {"recover.dead_leaves": 4000, "recover.images_per_class": 0},
     # Recovered from noise or a generator, images do not calibrate: to compare with.
-    "few_uncalibrated": FEW | {"distill.calibrate_images": 0},
+    "few_uncalibrated": FEW | {"distill.fit_images": 0},
     "few_noise": FEW
     | {
-        "recover.start": "noise",
-        "recover.num_steps": 150,
-        "recover.objective.total_variation": 1.0,
+        "recover.inversion.init": "noise",
+        "recover.inversion.num_steps": 150,
+        "recover.inversion.objective.total_variation": 1.0,
     },
-    "few_generator": FEW | {"recover.backend": "generator", "recover.num_steps": 50},
-    "few_five": FEW | {"recover.backend": "five"},
+    "few_generator": FEW
+    | preinverted_cifar_fs.GENERATOR
+    | {"recover.inversion.num_steps": 50},
+    "few_five": FEW | preinverted_cifar_fs.FIVE,
     "sabotaged": FEW | {"zoo.sabotage": 0.1},
     "sabotaged_untrusted": FEW | {"zoo.sabotage": 0.1, "panel.trust": False},
 }
 
+# Names that changes had before.
+FORMER = {"scenes": "dead_leaves"}
 
-def get_config(variant: str = ""):
+# Some minutes of distillation, seen on the validation classes.
+BUDGET: dict[str, Any] = {
+    "num_steps": 1000,
+    "eval.split": "val",
+    "eval.every_steps": 1000,
+    "eval.val_episodes": 0,  # the final evaluation is on these classes already
+    "eval.baselines": (),
+}
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of ``what=NAME`` (and ``seed=N``)."""
-    chosen = common.parse_variant(variant, what="base", smoke=False, seed=0)
-    if chosen.what not in CHANGES:
-        raise ValueError(f"what={chosen.what!r}: choose one of {', '.join(CHANGES)}")
-    config = common.panel_config("cifar_fs")
-    config.num_steps = 1000
-    config.eval.split = "val"
-    config.eval.every_steps = config.num_steps
-    config.eval.val_episodes = 0  # the final evaluation is on these classes already
-    config.eval.yardsticks = ()
-    changes = CHANGES[chosen.what]
-    if changes.get("recover.backend", "pixels") != "pixels":
-        config = common.five(config)
-    config.update_from_flattened_dict(changes)
-    if chosen.smoke:
-        config = common.smoke(config)
-    config.seed = chosen.seed
-    return config
+    chosen = parse_variant(variant, what="base", smoke=False, seed=0)
+    what = FORMER.get(chosen.what, chosen.what)
+    if what not in CHANGES:
+        raise ValueError(f"what={what!r}: choose one of {', '.join(CHANGES)}")
+    small = dict(panel_cifar_fs.SMALL) if chosen.smoke else {}
+    if "student.name" in CHANGES[what]:
+        small.pop("student.kwargs.width", None)  # Not of every network.
+    if chosen.smoke and CHANGES[what].get("recover.dead_leaves") == 0:
+        small.pop("recover.dead_leaves")
+    return make(panel.Config, BUDGET, CHANGES[what], small, seed=chosen.seed)

@@ -13,12 +13,12 @@ from free_jax.errors import InputError
 from free_jax.fewshot import banks, evaluation, heads, initialization, learners
 from free_jax.fewshot.evaluation import Accuracy
 from free_jax.inversion import dead_leaves
-from free_jax.types import ImageBank
+from free_jax.types import Answers, ImageBank
 from free_jax.zoo.network import Network
 
 Scores = dict[str, Accuracy]
 
-# Values of config.eval.yardsticks and the names in the table.
+# Values of config.eval.baselines and the names in the table.
 NAMES = {
     "random": "random initialisation",
     "average": "teacher average",
@@ -210,12 +210,7 @@ def most_central(
     describe = panel.describer(zoo.architectures, temperature=temperature, mirror=False)
     images = _scenes(key, shape, num_scenes)
     said = np.asarray(jax.jit(describe)(zoo.teachers, images))
-    best = int(panel.centrality(said.reshape(num_scenes, -1, zoo.way)).argmax())
-    for number, group in enumerate(zoo.groups):
-        if best < group.num_teachers:
-            return number, best
-        best -= group.num_teachers
-    raise AssertionError("more answers than teachers")
+    return zoo.locate(int(panel.centrality(Answers(said, zoo.columns)).argmax()))
 
 
 def _scenes(key: jax.Array, shape: tuple[int, int, int], count: int) -> jax.Array:

@@ -61,7 +61,7 @@ def _rows(
         first = next(iter(done.values()))
         for method in first["results"]:
             row = {"method": method, "seeds": list(done), "errors": errors}
-            if first["algorithm"] != "yardsticks":
+            if first["algorithm"] not in ("baselines", "yardsticks"):
                 several = len(first["results"]) > 1
                 row["method"] = f"{name}: {method}" if several else name
             row["cell"] = name
@@ -151,7 +151,7 @@ def _draw(
     ends, recovery = {}, {}
     for row in rows:
         accuracy = row.get("accuracy", {}).get(str(shots), {})
-        # A cell of many yardsticks has one time for all of them.
+        # A cell of many baselines has one time for all of them.
         if "transductive" in accuracy and row["meta_updates"]:
             value = accuracy["transductive"]
             point = (row["wall_seconds"], value["mean"], value["ci95"])

@@ -19,6 +19,7 @@ from experiments.harness import (
     pictures,
     stopping,
 )
+from experiments.harness import workdir as workdir_lib
 from experiments.harness.method import Method, Outcome
 from experiments.inputs import networks
 from experiments.stages import meta_generator, reuse
@@ -35,7 +36,7 @@ def read(config: Any, workdir: str) -> dict[str, Any] | None:
     """The result of a run of this very config that is finished already, or None."""
     folder = epath.Path(workdir)
     result = hosts.agreed(
-        _stored(folder / metrics.RESULT_FILE, files.config_hash(config))
+        _stored(folder / metrics.RESULT_FILE, workdir_lib.hashes(workdir, config))
     )
     if result is not None:
         print((folder / "table.md").read_text())
@@ -43,13 +44,13 @@ def read(config: Any, workdir: str) -> dict[str, Any] | None:
     return result
 
 
-def _stored(file: epath.Path, config_hash: str) -> dict[str, Any] | None:
+def _stored(file: epath.Path, hashes: tuple[str, ...]) -> dict[str, Any] | None:
     """A JSON file that names its config, if it is there and of that config."""
     if not hosts.is_writer() or not file.exists():
         return None
     record = json.loads(file.read_text())
     # With another config, more steps or episodes were asked for since.
-    return record if record.get("config_hash") == config_hash else None
+    return record if record.get("config_hash") in hashes else None
 
 
 def write(
@@ -76,7 +77,7 @@ def write(
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
     folder, meters = epath.Path(workdir), method.meters
-    store = _Store(folder / "cells.json", files.config_hash(config))
+    store = _Store(folder / "cells.json", workdir_lib.hashes(workdir, config))
     rows = []
     for shots, name, evaluate in _cells(config, method, zoo, outcome, setting):
         if store.get(name, shots) is None:
@@ -190,9 +191,9 @@ def _recovery_seconds(
 class _Store:
     """Measured cells of the table, on disk as soon as they are known."""
 
-    def __init__(self, file: epath.Path, config_hash: str):
-        self._file, self._hash = file, config_hash
-        stored: dict[str, Any] = hosts.agreed(_stored(file, config_hash)) or {}
+    def __init__(self, file: epath.Path, hashes: tuple[str, ...]):
+        self._file, self._hash = file, hashes[0]
+        stored: dict[str, Any] = hosts.agreed(_stored(file, hashes)) or {}
         self.values: dict[str, dict[str, Any]] = stored.get("results", {})
         self.seconds: float = stored.get("seconds", 0.0)
 
@@ -269,14 +270,14 @@ def _methods(
         name: lambda s, classify=classify: baselines.evaluate(s, classify, params)
         for name, classify in method.predictors.items()
     }
-    wanted = config.eval.yardsticks
+    wanted = config.eval.baselines
     return methods | {baselines.NAMES[name]: known[name] for name in wanted}
 
 
 def _not_applicable(
     why: str,
 ) -> dict[str, Callable[[baselines.Setting], baselines.Scores]]:
-    """All yardsticks that need teachers, each of which says why it cannot be given."""
+    """All baselines that need teachers, each of which says why it cannot be given."""
 
     def refuse(setting: baselines.Setting) -> baselines.Scores:
         raise baselines.NotApplicable(why)

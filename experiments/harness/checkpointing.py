@@ -19,7 +19,7 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from experiments.harness import files, hosts
+from experiments.harness import files, former_keys, hosts
 from experiments.harness.workdir import differences
 from free_jax.errors import InputError
 from free_jax.types import PyTree
@@ -195,7 +195,8 @@ class Checkpoints:
         args = ocp.args
         composite = args.Composite(extra=args.JsonRestore())
         record = self._manager.restore(step, args=composite)["extra"]
-        before = record.get("config", {})
+        # Keys that are new since were compared when the directory was claimed.
+        before = former_keys.upgraded(record.get("config", {}), self._config)
         found = [
             differences({"format": record.get("format")}, {"format": FORMAT}),
             differences(before, self._config, self._may_change) if before else "",

@@ -1,6 +1,5 @@
 """From the command line to a checked config; every mistake is an InputError."""
 
-import difflib
 import importlib.util
 import inspect
 import os
@@ -13,7 +12,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.harness import files
+from experiments.harness import files, former_keys, sections
 from free_jax.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -37,6 +36,7 @@ def parse(argv: Sequence[str]) -> Command:
     argv, spec = _take_config(list(argv))
     file, _, variant = spec.partition(":")
     config = load_config(file, variant)
+    argv = _of_today(argv, config)
     _check_overrides(argv, config)
     values = define_flags(argv, config)
     try:
@@ -157,26 +157,62 @@ def _locate(file: str) -> pathlib.Path:
 def _known_configs() -> str:
     folder = REPOSITORY / "experiments" / "configs"
     names = [p.name for p in folder.glob("*.py") if not p.stem.startswith("_")]
-    found = ", ".join(sorted(set(names) - {"common.py"})) or "none"
+    shared = {"common.py", "variants.py"}
+    found = ", ".join(sorted(set(names) - shared)) or "none"
     return f"configs in experiments/configs: {found}"
 
 
-def _check_overrides(argv: Sequence[str], config: Any) -> None:
-    """Names a misspelt key and its likely correction."""
+def _known_keys(config: Any) -> tuple[set[str], set[str]]:
+    """Keys with a value, and sections of them."""
     known = set(files.flatten(config))
-    sections = {key.rsplit(".", i)[0] for key in known for i in range(key.count("."))}
+    found = {
+        key.rsplit(".", i)[0] for key in known for i in range(1, key.count(".") + 1)
+    }
+    return known, found
+
+
+def _of_today(argv: Sequence[str], config: Any) -> list[str]:
+    """The arguments with former names of keys and values replaced, each with a line."""
+    known, groups = _known_keys(config)
+    found: list[str] = []
     for arg in argv:
         match = OVERRIDE.match(arg)
-        if not match or match[1] in known | sections:
+        if not match:
+            found.append(arg)
+            continue
+        key, dashes = match[1], arg[: match.start(1)]
+        value = arg[match.end() + 1 :]
+        today = former_keys.override_today(key, value)
+        name = former_keys.key_today(key)
+        if key in known | groups or name not in known | groups:
+            today = {key: former_keys.override_today(name, value).get(name, value)}
+        new = [
+            f"{dashes}{k}{'=' if '=' in arg else ''}{v}"
+            for k, v in today.items()
+            if k == name or k == key or k in known
+        ]
+        if new != [arg]:
+            print(f"{arg} is now {' '.join(new)}", flush=True)
+        found.extend(new)
+    return found
+
+
+def _check_overrides(argv: Sequence[str], config: Any) -> None:
+    """Names a misspelt key and its likely correction, if it had another name too."""
+    known, groups = _known_keys(config)
+    former = {
+        key: today
+        for key, today in former_keys.KEYS.items()
+        if today in known | groups and key not in known | groups
+    }
+    for arg in argv:
+        match = OVERRIDE.match(arg)
+        if not match or match[1] in known | groups:
             continue
         key = re.sub(r"\[\d+\]$", "", match[1])
-        if key in known | sections or _inside_leaf(key, known):
+        if key in known | groups or _inside_leaf(key, known):
             continue
-        pool = sorted(known | sections)
-        close = difflib.get_close_matches(key, pool, n=1, cutoff=0.5)
-        # A right name in a wrong section is the commonest mistake after typing errors.
-        close = [k for k in pool if k.split(".")[-1] == key.split(".")[-1]] or close
-        hint = f"did you mean {close[0]!r}?" if close else f"keys: {', '.join(pool)}"
+        hint = sections.did_you_mean(key, known | groups, former)
         raise InputError(f"--config.{match[1]}: the config has no such key; {hint}")
 
 

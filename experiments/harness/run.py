@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.harness import chunks, stopping, workdir
+from experiments.harness import chunks, former_keys, stopping, workdir
 from free_jax import keys
 from free_jax.jobs import Job
 
@@ -85,6 +85,7 @@ def opened(
     map_tasks: Callable[..., Callable],
     identity: Any,
     may_change: tuple[str, ...] = (),
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = former_keys.upgraded,
     every_secs: float = 10.0,
 ) -> Iterator[Run]:
     """A run in a working directory that is claimed for it; signals ask it to stop.
@@ -93,7 +94,7 @@ def opened(
       InputError: the directory is in use, holds another run, or cannot be written.
     """
     with (
-        workdir.claim_workdir(folder, identity, may_change=may_change),
+        workdir.claim_workdir(folder, identity, may_change=may_change, upgrade=upgrade),
         stopping.StopRequest() as stop,
     ):
         yield Run(

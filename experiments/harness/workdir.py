@@ -5,12 +5,12 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
 
-from experiments.harness import files, hosts
+from experiments.harness import files, former_keys, hosts
 from experiments.harness.metrics import RESULT_FILE
 from free_jax.errors import InputError
 
@@ -51,7 +51,11 @@ class Claim:
 
 
 def claim_workdir(
-    workdir: epath.PathLike, config: Any, *, may_change: tuple[str, ...] = ()
+    workdir: epath.PathLike,
+    config: Any,
+    *,
+    may_change: tuple[str, ...] = (),
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = former_keys.upgraded,
 ) -> Claim:
     """Reserves a working directory for one run of one config.
 
@@ -68,6 +72,7 @@ def claim_workdir(
         (remote paths have no lock).
       config: nested dict or ConfigDict.
       may_change: dotted prefixes, such as ``("num_steps", "log")``.
+      upgrade: the flat config of an earlier version's run as it reads today.
 
     Returns:
       The claim; the lock lasts until it is released or the process ends.
@@ -85,10 +90,12 @@ def claim_workdir(
         claim = Claim(path, handle)
         try:
             with _clear_os_errors(path):
-                before = _config_before(path)
+                written = _config_before(path)
+                before = None if written is None else upgrade(files.flatten(written))
                 _check_config(path, before, config, may_change)
-                scheme = _check_keys(path, before, config)
-                files.write_json(path / FORMAT_FILE, {"keys": scheme})
+                scheme = _check_keys(path, before, written, config)
+                record = {"keys": scheme, "former": _former(path, before, written)}
+                files.write_json(path / FORMAT_FILE, record)
                 files.write_json(path / CONFIG_FILE, config)
         except BaseException:
             claim.release()
@@ -148,7 +155,7 @@ def _check_config(
         )
 
 
-def _check_keys(path: epath.Path, before: Any, config: Any) -> int:
+def _check_keys(path: epath.Path, before: Any, written: Any, config: Any) -> int:
     """How the keys of the run that is there are made, if it may be used like this."""
     if before is None:
         return KEYS
@@ -160,7 +167,7 @@ def _check_keys(path: epath.Path, before: Any, config: Any) -> int:
     remedy = "use another --workdir, or the version that wrote it"
     if scheme > KEYS:
         raise InputError(f"workdir {path} is of a later version, {draws}; {remedy}")
-    if not file.exists() and not _is_finished(path, before):
+    if not file.exists() and not _is_finished(path, written):
         raise InputError(
             f"workdir {path} holds an unfinished run of an earlier version, {draws}; "
             "finish it with that version, or use another --workdir"
@@ -184,6 +191,38 @@ def _is_finished(path: epath.Path, config: Any) -> bool:
     except (OSError, ValueError):
         return False
     return result.get("config_hash") == files.config_hash(config)
+
+
+def hashes(workdir: epath.PathLike, config: Any) -> tuple[str, ...]:
+    """What names a config in files of this directory: also its hash by former keys."""
+    today = files.config_hash(config)
+    former = _format(epath.Path(workdir)).get("former", {}).get(today)
+    return (today, former) if former else (today,)
+
+
+def _format(path: epath.Path) -> dict[str, Any]:
+    file = path / FORMAT_FILE
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def _former(path: epath.Path, before: Any, written: Any) -> dict[str, str]:
+    """Hash of a config of today -> that of the config.json that said the same."""
+    known = _format(path).get("former", {})
+    if before is None or files.flatten(written) == before:
+        return known
+    return known | {files.config_hash(_nested(before)): files.config_hash(written)}
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `files.flatten`."""
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        section = found
+        for name in path:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return found
 
 
 def differences(

@@ -64,8 +64,8 @@ def learners(
 def _continued(
     section: Any, learner: learners_lib.MetaLearner, student: Network
 ) -> learners_lib.MetaLearner:
-    """The learner, started from the saved model of ``learner.initial`` if it is set."""
-    path = section.get("initial")
+    """The learner, started from the model of ``learner.init_from`` if it is set."""
+    path = section.get("init_from")
     if not path:
         return learner
     source, params, _ = model_io.load_model(path)
@@ -73,6 +73,6 @@ def _continued(
         params = initialization.from_model(source, params, student)
     except ValueError as error:
         raise InputError(
-            f"config.learner.initial={path}: {error}; set config.student accordingly"
+            f"config.learner.init_from={path}: {error}; set config.student accordingly"
         ) from None
     return learner._replace(init=lambda key: params)

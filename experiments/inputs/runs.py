@@ -1,16 +1,20 @@
 """From a config to an open run and its schedule."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from experiments.harness import devices, run
+from experiments.harness import devices, former_keys, run
 from experiments.harness.method import Schedule
 
 
 @contextlib.contextmanager
 def opened(
-    config: Any, workdir: str, *, may_change: tuple[str, ...]
+    config: Any,
+    workdir: str,
+    *,
+    may_change: tuple[str, ...],
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = former_keys.upgraded,
 ) -> Iterator[run.Run]:
     """A run of a config in a working directory that is claimed for it.
 
@@ -18,6 +22,7 @@ def opened(
       config: gives ``seed``, ``mesh`` and ``log``; all of it names the run.
       workdir: run directory, made if missing.
       may_change: keys that may differ between the runs that share the directory.
+      upgrade: the flat config of an earlier version's run as it reads today.
 
     Raises:
       InputError: the directory cannot be used, or the mesh does not fit the devices.
@@ -30,6 +35,7 @@ def opened(
         map_tasks=map_tasks,
         identity=config,
         may_change=may_change,
+        upgrade=upgrade,
         every_secs=config.log.every_secs,
     ) as found:
         yield found

@@ -1,4 +1,4 @@
-"""Values of ``config.algorithm``: a file each, with ``limits`` and ``build``."""
+"""Values of ``config.algorithm``: a file each, with ``Config`` and ``build``."""
 
 from typing import Any
 
@@ -14,7 +14,6 @@ from experiments.methods import (
     preinverted,
     purer,
 )
-from experiments.methods.base import Choices, Positive
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
@@ -25,9 +24,9 @@ ALGORITHMS = {
     "bidf": bidf,
     "purer": purer,
     "preinverted": preinverted,
-    "yardsticks": baselines,
+    "baselines": baselines,
 }
-__all__ = ["ALGORITHMS", "Choices", "Method", "Positive", "build"]
+__all__ = ["ALGORITHMS", "Method", "build"]
 
 
 def build(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Method:

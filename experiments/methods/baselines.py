@@ -1,21 +1,33 @@
 """No training at all: what the teachers give by themselves, from a config.
 
 The run has one step that changes nothing, so that harness, report and resumption are
-those of every other run; ``config.eval.yardsticks`` says what is evaluated.
+those of every other run; ``config.eval.baselines`` says what is evaluated.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from experiments.harness.method import Meters, Method
+from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
+from experiments.inputs.options import CONV4, DataOptions, ZooOptions
 from experiments.methods import base
+from experiments.methods.options import (
+    Computing,
+    Devices,
+    EvalOptions,
+    Limit,
+    Seed,
+    Steps,
+    Student,
+    Way,
+)
 from free_jax import zoo as zoo_lib
 from free_jax.algorithm import Algorithm
-from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
+from free_jax.fewshot.learners import LearnerOptions
 from free_jax.types import PyTree
 
 
@@ -32,14 +44,39 @@ class Nothing(NamedTuple):
     is_finite: jax.Array
 
 
-def limits(config: Any) -> tuple[base.Choices, base.Positive]:
-    """What the config may hold."""
-    if config.num_steps != 1 or config.eval.select != "last":
-        raise InputError(
-            f"config.num_steps={config.num_steps}, config.eval.select="
-            f"{config.eval.select}: yardsticks are not trained; use 1 and last"
-        )
-    return {}, {}
+class Config(NamedTuple):
+    """Every key of a run that trains nothing and evaluates the teachers."""
+
+    run: Literal["meta_train"] = "meta_train"
+    algorithm: Literal["baselines"] = "baselines"
+    seed: Seed = 0
+    way: Way = 5
+    num_steps: Steps = 1
+    data: DataOptions = DataOptions()
+    zoo: ZooOptions = ZooOptions()
+    student: Student = CONV4
+    learner: LearnerOptions = LearnerOptions()
+    eval: EvalOptions = EvalOptions(
+        every_steps=1,
+        val_episodes=0,
+        baselines=(
+            "average",
+            "ota",
+            "dro",
+            "teacher",
+            "best",
+            "finetune",
+            "panel",
+            "panel_heads",
+            "panel_whitened",
+        ),
+    )
+    max_seconds: Limit = 0.0
+    dtype: Computing = "float32"
+    host_devices: Devices = 1
+    mesh: MeshOptions = MeshOptions()
+    log: LogOptions = LogOptions()
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:

@@ -1,72 +1,116 @@
 """BiDf-MKD from a config."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
-from experiments.methods import base, episodic
+from experiments.inputs.options import CONV4, DataOptions, ZooOptions
+from experiments.methods import base
+from experiments.methods.options import (
+    Computing,
+    Devices,
+    EvalOptions,
+    Limit,
+    Optimizer,
+    Seed,
+    Steps,
+    Student,
+    Way,
+)
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import bidf, bidf_bilevel
+from free_jax.algorithms.bidf_bilevel import BilevelOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import replay as replay_lib
+from free_jax.fewshot.banks import CapacityOptions
+from free_jax.fewshot.learners import LearnerOptions
+from free_jax.fewshot.replay import ReplayOptions
 from free_jax.inversion import answers
+from free_jax.inversion.answers import BlackBoxOptions
+from free_jax.inversion.objective import Objective
+from free_jax.inversion.recipe import Recipe
+from free_jax.options import AtLeast, Named, adam, sgd
 
-GRADIENTS = ("zero_order", "white_box")
+
+class TaskOptions(NamedTuple):
+    """The task recovered in each step.
+
+    Attributes:
+      images_per_class: of the support set, and of the query set.
+      boundary_after: steps before query sets are sought at the boundary.
+      outer_optimizer: of the shared generator; a quarter of both inversions' sum is
+        half of the way to what they found, on average.
+      generator_init: each inversion starts from the generator "shared" by all teachers
+        so far, or from a "fresh" one (released code).
+    """
+
+    images_per_class: Annotated[int, AtLeast(1)] = 30
+    boundary_after: Annotated[int, AtLeast(0)] = 20
+    outer_optimizer: Named = sgd(0.25)
+    generator_init: Literal["shared", "fresh"] = "shared"
 
 
-def limits(config: Any) -> tuple[base.Choices, base.Positive]:
-    """What the config may hold."""
-    inversion, box = config.inversion, config.black_box
-    choices: base.Choices = {
-        "black_box.gradient": (box.gradient, GRADIENTS),
-        "black_box.gives": (box.gives, answers.GIVES),
-        "distill.loss": (config.distill.loss, ("kl", "prob_dot")),
-        "inversion.objective.agreement": (
-            inversion.objective.agreement,
-            ("kl", "prob_dot", "l1"),
-        ),
-        "inversion.meta_gradient": (
-            inversion.meta_gradient,
-            ("last", "sum", "reptile"),
-        ),
-        "inversion.keep": (inversion.keep, ("last", "best")),
-        "generator.labels": (config.generator.labels, ("none", "split", "concat")),
-        "generator.start": (config.generator.start, ("shared", "fresh")),
-    }
-    if config.replay.episodes_per_update < 2:
-        raise InputError(
-            f"config.replay.episodes_per_update={config.replay.episodes_per_update}: "
-            "one task of an update is the distillation, so at least 2 are needed"
-        )
-    positive = {
-        "generator.width": config.generator.width,
-        "generator.latent_dim": config.generator.latent_dim,
-        "inversion.images_per_class": inversion.images_per_class,
-        "inversion.num_steps": inversion.num_steps,
-        "black_box.num_directions": box.num_directions,
-        "black_box.at_once": box.at_once,
-        "black_box.digits": box.digits,
-        "black_box.top_k": box.top_k,
-        "distill.num_steps": config.distill.num_steps,
-    }
-    return choices, episodic.limits(config)[1] | positive
+# A black box tells no statistics.
+QUERIES = Recipe(
+    source="generator",
+    num_steps=40,
+    optimizer=adam(1e-2, b1=0.5),
+    decay="none",
+    meta_gradient="reptile",
+    objective=Objective(moments=0.0),
+    estimator=inversion.Estimator(
+        num_directions=4, smoothing=0.5, frequencies=5, at_once=4
+    ),
+)
+
+
+class Config(NamedTuple):
+    """Every key of a BiDf-MKD run; a step is one teacher."""
+
+    run: Literal["meta_train"] = "meta_train"
+    algorithm: Literal["bidf"] = "bidf"
+    seed: Seed = 0
+    way: Way = 5
+    num_steps: Steps = 300
+    data: DataOptions = DataOptions()
+    zoo: ZooOptions = ZooOptions()
+    student: Student = CONV4
+    inversion: Recipe = QUERIES
+    recover: TaskOptions = TaskOptions()
+    black_box: BlackBoxOptions = BlackBoxOptions()
+    distill: BilevelOptions = BilevelOptions()
+    memory: CapacityOptions = CapacityOptions()
+    learner: LearnerOptions = LearnerOptions()
+    optimizer: Optimizer = adam(3e-3)  # 1e-3 in the released code
+    # 200 updates without a new best in the released code.
+    replay: ReplayOptions = ReplayOptions(
+        episodes_per_update=4, patience=200, max_updates=100
+    )
+    eval: EvalOptions = EvalOptions()
+    max_seconds: Limit = 0.0
+    dtype: Computing = "float32"
+    host_devices: Devices = 1
+    mesh: MeshOptions = MeshOptions()
+    log: LogOptions = LogOptions()
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
-    options = config.inversion
+    options, recipe = config.recover, base.recipe(config.inversion)
     needed = config.replay.shots + config.replay.queries
     if needed > 2 * options.images_per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but two "
-            f"sets of inversion.images_per_class={options.images_per_class} hold fewer"
+            f"sets of recover.images_per_class={options.images_per_class} hold fewer"
         )
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config, train_learner, tx, run.map_tasks)
@@ -99,8 +143,8 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             images_per_class=options.images_per_class,
             memory_per_class=config.memory.per_class,
             boundary_after=options.boundary_after,
-            generator_start=config.generator.start,
-            augment_per_image=options.objective.augment_per_image,
+            generator_start=options.generator_init,
+            augment_per_image=recipe.objective.augment_per_image,
             respond=respond,
         )
     except ValueError as error:
@@ -140,33 +184,13 @@ def inverters(
     """One an architecture; all adapt the same generator.
 
     Raises:
-      ValueError: options that cannot be meant.
+      ValueError: options that contradict each other or the teachers.
     """
-    options, box = config.inversion, config.black_box
-    generator = base.generator(config, student)
-    inner = base.inner_optimizer(options)
-    estimator = None
-    if box.gradient == "zero_order":
-        estimator = inversion.Estimator(
-            num_directions=box.num_directions,
-            smoothing=box.smoothing,
-            frequencies=box.frequencies,
-            antithetic=box.antithetic,
-            at_once=box.at_once,
-        )
+    recipe = base.recipe(config.inversion)
+    if config.black_box.gradient == "white_box":
+        recipe = recipe._replace(estimator=None)
+    shape = student.image_shape
     return tuple(
-        inversion.meta_generator(
-            generator,
-            arch,
-            inner_optimizer=inner,
-            objective=inversion.Objective(**options.objective.to_dict()),
-            student=student,
-            num_steps=options.num_steps,
-            latent_dim=config.generator.latent_dim,
-            meta_gradient=options.meta_gradient,
-            keep=options.keep,
-            estimator=estimator,
-            respond=respond,
-        )
+        inversion.build(recipe, arch, student, image_shape=shape, respond=respond)
         for arch in zoo.architectures
     )

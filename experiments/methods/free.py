@@ -1,75 +1,103 @@
 """FREE from a config."""
 
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
-from experiments.methods import base, episodic
+from experiments.inputs.options import CONV4, DataOptions, ZooOptions
+from experiments.methods import base
+from experiments.methods.options import (
+    Computing,
+    Devices,
+    EvalOptions,
+    Limit,
+    Optimizer,
+    Seed,
+    Steps,
+    Student,
+    Way,
+)
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import free
+from free_jax.algorithms.bell import AlignOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import replay as replay_lib
+from free_jax.fewshot.banks import MemoryOptions
+from free_jax.fewshot.learners import LearnerOptions
+from free_jax.fewshot.replay import ReplayOptions
+from free_jax.inversion.recipe import FIVE, Recipe
+from free_jax.options import AtLeast, Named, adam
 
 
-def limits(config: Any) -> tuple[base.Choices, base.Positive]:
-    """What the config may hold."""
-    inversion = config.inversion
-    choices: base.Choices = {
-        "align.distill": (config.align.distill, ("kl", "prob_dot")),
-        "inversion.objective.agreement": (
-            inversion.objective.agreement,
-            ("kl", "prob_dot"),
-        ),
-        "inversion.outer_state": (inversion.outer_state, ("persistent", "fresh")),
-        "inversion.meta_gradient": (inversion.meta_gradient, ("last", "sum")),
-        "inversion.keep": (inversion.keep, ("last", "best")),
-        "memory.store": (config.memory.store, ("all", "last")),
-        "generator.labels": (config.generator.labels, ("none", "split", "concat")),
-    }
-    positive = {
-        "generator.width": config.generator.width,
-        "generator.latent_dim": config.generator.latent_dim,
-        "inversion.teachers_per_step": inversion.teachers_per_step,
-        "inversion.images_per_class": inversion.images_per_class,
-    }
-    return choices, episodic.limits(config)[1] | positive
+class TaskOptions(NamedTuple):
+    """Tasks recovered in each step.
+
+    Attributes:
+      teachers_per_step: how many are inverted.
+      images_per_class: of each teacher.
+      warmup_steps: first steps that train the generator only.
+      outer_optimizer: of the shared generator.
+      outer_state: its state is "persistent", or "fresh" in each step (FREE's released
+        code), which makes Adam a sign step.
+    """
+
+    teachers_per_step: Annotated[int, AtLeast(1)] = 4
+    images_per_class: Annotated[int, AtLeast(1)] = 20
+    warmup_steps: Annotated[int, AtLeast(0)] = 20
+    outer_optimizer: Named = adam(1e-3, b1=0.5)
+    outer_state: Literal["persistent", "fresh"] = "persistent"
+
+
+class Config(NamedTuple):
+    """Every key of a FREE run, with the values that measured best on validation."""
+
+    run: Literal["meta_train"] = "meta_train"
+    algorithm: Literal["free"] = "free"
+    seed: Seed = 0
+    way: Way = 5
+    num_steps: Steps = 1000
+    data: DataOptions = DataOptions()
+    zoo: ZooOptions = ZooOptions()
+    student: Student = CONV4
+    inversion: Recipe = FIVE  # 1e-3 for both rates in FREE
+    recover: TaskOptions = TaskOptions()
+    memory: MemoryOptions = MemoryOptions()
+    align: AlignOptions = AlignOptions()
+    learner: LearnerOptions = LearnerOptions()
+    optimizer: Optimizer = adam(3e-3)  # 1e-3 in the released code
+    replay: ReplayOptions = ReplayOptions()
+    eval: EvalOptions = EvalOptions()
+    max_seconds: Limit = 0.0
+    dtype: Computing = "float32"
+    host_devices: Devices = 1
+    mesh: MeshOptions = MeshOptions()
+    log: LogOptions = LogOptions()
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
-    options = config.inversion
-    generator = base.generator(config, student)
-    inner = base.inner_optimizer(options)
-    objective = inversion.Objective(**options.objective.to_dict())
+    options, recipe = config.recover, base.recipe(config.inversion)
     needed = config.replay.shots + config.replay.queries
     if needed > options.images_per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
-            f"inversion.images_per_class={options.images_per_class} recovers fewer"
+            f"recover.images_per_class={options.images_per_class} recovers fewer"
         )
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config, train_learner, tx, run.map_tasks)
     try:
-        generators = tuple(
-            inversion.meta_generator(
-                generator,
-                arch,
-                inner_optimizer=inner,
-                objective=objective,
-                student=student,
-                num_steps=options.num_steps,
-                latent_dim=config.generator.latent_dim,
-                meta_gradient=options.meta_gradient,
-                keep=options.keep,
-            )
+        inverters = tuple(
+            inversion.build(recipe, arch, student, image_shape=student.image_shape)
             for arch in zoo.architectures
         )
         algorithm = free(
-            generators,
+            inverters,
             zoo.architectures,
             train_learner,
             student,
@@ -89,7 +117,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             distill=config.align.distill,
             hard_label_weight=config.align.hard_label_weight,
             align_scale=config.align.scale,
-            augment_per_image=options.objective.augment_per_image,
+            augment_per_image=recipe.objective.augment_per_image,
             store=config.memory.store,
             generator_optimizer_state=options.outer_state,
             map_tasks=run.map_tasks,

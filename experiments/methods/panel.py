@@ -1,6 +1,6 @@
 """Panel distillation from a config."""
 
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -8,67 +8,95 @@ import optax
 
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
+from experiments.inputs.options import CONV4, DataOptions, ZooOptions
 from experiments.methods import base
+from experiments.methods.options import (
+    Computing,
+    Devices,
+    EvalOptions,
+    Limit,
+    Seed,
+    Steps,
+    Student,
+    Way,
+)
 from experiments.stages import panel_choice
 from experiments.stages import prepare as prepare_lib
+from experiments.stages.options import PanelOptions, RecoverOptions
 from free_jax import keys
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
+from free_jax.options import Positive
 from free_jax.panel import classifiers
 from free_jax.panel import model as distilled
-from free_jax.panel.distillation import Described, panel_distillation
+from free_jax.panel.distillation import (
+    Described,
+    DistillOptions,
+    panel_distillation,
+)
 
 
-def limits(config: Any) -> tuple[base.Choices, base.Positive]:
-    """What the config may hold."""
-    recover = config.recover
-    if config.eval.select == "pseudo" and not config.panel.held_out_classes:
-        raise InputError(
-            "config.eval.select=pseudo: nothing is held out to select by; set "
-            "config.panel.held_out_classes, or choose last or val"
-        )
-    if recover.scenes < 0:
-        raise InputError(f"config.recover.scenes={recover.scenes} must not be negative")
-    for name in ("whitening", "calibrate_images"):
-        if config.distill[name] < 0:
-            raise InputError(
-                f"config.distill.{name}={config.distill[name]} must not be negative; "
-                "0 is none"
-            )
-    if config.learner.head_scale <= 0:
-        raise InputError(
-            f"config.learner.head_scale={config.learner.head_scale} must be positive"
-        )
-    if not recover.images_per_class and not recover.scenes:
-        raise InputError(
-            "config.recover: images_per_class=0 and scenes=0 leave nothing to learn "
-            "from; ask for one of them"
-        )
-    _check_renewal(config)
-    choices, positive = base.recover_limits(recover)
-    choices |= {
-        "distill.mix": (config.distill.mix, ("none", "mixup", "cutmix")),
-        "distill.edges": (config.distill.edges, ("black", "wrap")),
-    }
-    return choices, positive | {"distill.batch_size": config.distill.batch_size}
+class AdaptationOptions(NamedTuple):
+    """Adaptation by gradient.
+
+    The baselines are adapted so, with a new head; the distilled model by its rate and
+    `test_steps` alone.
+
+    Attributes:
+      kind: MAML adapts all parameters, ANIL the head alone, ProtoNet none.
+      first_order: leave out second derivatives.
+      inner_lr: rate of the gradient steps.
+      train_steps: those steps in training.
+      test_steps: those steps in a test.
+      test_lr: their rate in a test; 0 is `inner_lr`.
+      head_scale: of logits that are cosines to class means.
+    """
+
+    kind: Literal["maml", "anil", "protonet"] = "maml"
+    first_order: bool = False
+    inner_lr: float = 0.01
+    train_steps: int = 5
+    test_steps: int = 10
+    test_lr: float = 0.0
+    head_scale: Annotated[float, Positive()] = 10.0
 
 
-def _check_renewal(config: Any) -> None:
-    recover = config.recover
-    if not recover.renew:
-        return
-    if recover.reuse or config.panel.held_out_classes or config.panel.teachers:
-        raise InputError(
-            "config.recover.renew: the earlier model was taught by all teachers; leave "
-            "recover.reuse, panel.teachers and panel.held_out_classes unset"
-        )
-    if not recover.images_per_class:
-        raise InputError(
-            "config.recover.renew: no image is recovered (images_per_class=0); ask for "
-            "some, or use recover.reuse"
-        )
+class Config(NamedTuple):
+    """Every key of a panel distillation."""
+
+    run: Literal["meta_train"] = "meta_train"
+    algorithm: Literal["panel"] = "panel"
+    seed: Seed = 0
+    way: Way = 5
+    num_steps: Steps = 8000
+    data: DataOptions = DataOptions()
+    zoo: ZooOptions = ZooOptions()
+    student: Student = CONV4
+    recover: RecoverOptions = RecoverOptions()
+    panel: PanelOptions = PanelOptions()
+    distill: DistillOptions = DistillOptions()
+    learner: AdaptationOptions = AdaptationOptions()
+    eval: EvalOptions = EvalOptions(
+        shots=(1, 5),
+        every_steps=1000,
+        baselines=(
+            "random",
+            "average",
+            "teacher",
+            "panel",
+            "panel_heads",
+            "panel_whitened",
+        ),
+    )
+    max_seconds: Limit = 0.0
+    dtype: Computing = "float32"
+    host_devices: Devices = 1
+    mesh: MeshOptions = MeshOptions()
+    log: LogOptions = LogOptions(every_steps=50)
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
@@ -78,7 +106,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     outputs = num_teachers * zoo.way
     model = base.student(config, outputs)
     options = config.distill
-    whitens = options.whitening and options.calibrate_images
+    whitens = options.whitening and options.fit_images
     if whitens and outputs > heads.MOST_WHITENED:
         raise InputError(
             f"config.distill.whitening: {outputs} outputs of all teachers make a "
@@ -95,7 +123,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             num_teachers=num_teachers,
             optimizer=tx,
             batch_size=options.batch_size,
-            groups=options.groups,
+            groups=options.ghost_batches,
             map_tasks=run.map_tasks,
             temperature=options.temperature,
             crop_padding=options.crop_padding,
@@ -142,7 +170,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=(
                 int(described.recovered.sum())
-                if config.recover.renew
+                if config.recover.against
                 else base.images_recovered(config, zoo)
             ),
         ),
@@ -152,11 +180,11 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
 def natural_images(config: Any, described: Described) -> np.ndarray | None:
     """The images to calibrate the model on: those most like real ones, if any are.
 
-    Inversions that started from scenes, or scenes where teachers are only asked.
+    Inversions that started from dead leaves, or these where teachers are only asked.
     Inversions from noise are unlike anything real: fitted to them, a model loses.
     How an image was made is known by its pool, which may be of an earlier run.
     """
-    count = config.distill.calibrate_images
+    count = config.distill.fit_images
     rows = np.flatnonzero(described.recovered)
     if rows.size < 2:
         rows = np.arange(len(described.images))

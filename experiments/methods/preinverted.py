@@ -4,29 +4,72 @@ The field's "pre-inverted memory": every teacher is inverted once, by any back-e
 a learner (MAML, ANIL or ProtoNet) is trained on episodes of the recovered images.
 """
 
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from experiments.harness.method import Meters, Method
+from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
+from experiments.inputs.options import CONV4, DataOptions, ZooOptions
 from experiments.methods import base, episodic
+from experiments.methods.options import (
+    Computing,
+    Devices,
+    EvalOptions,
+    Limit,
+    Optimizer,
+    Seed,
+    Steps,
+    Student,
+    Way,
+)
+from experiments.stages import options
 from experiments.stages import prepare as prepare_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.fewshot.learners import LearnerOptions
+from free_jax.fewshot.replay import EpisodeOptions
+from free_jax.options import adam
+
+# From noise, in three times the steps.
+PIXELS = options.PIXELS._replace(
+    init="noise",
+    num_steps=150,
+    objective=options.PIXELS.objective._replace(total_variation=1.0),
+)
 
 
-def limits(config: Any) -> tuple[base.Choices, base.Positive]:
-    """What the config may hold."""
-    choices, positive = base.recover_limits(config.recover)
-    if config.recover.scenes:
-        raise InputError(
-            f"config.recover.scenes={config.recover.scenes}: scenes have no class and "
-            "make no episodes; set it to 0"
-        )
-    labels = config.replay.labels
-    choices["replay.labels"] = (labels, ("owner", "panel"))
-    return choices, positive | episodic.limits(config)[1]
+class Config(NamedTuple):
+    """Every key of meta-learning on tasks that were recovered beforehand.
+
+    Attributes:
+      labels: the class of an image: the one that its "owner", the teacher it was
+        recovered from, was asked for, or what the whole "panel" takes it for.
+    """
+
+    run: Literal["meta_train"] = "meta_train"
+    algorithm: Literal["preinverted"] = "preinverted"
+    seed: Seed = 0
+    way: Way = 5
+    num_steps: Steps = 2000
+    data: DataOptions = DataOptions()
+    zoo: ZooOptions = ZooOptions()
+    student: Student = CONV4
+    recover: options.RecoverOptions = options.RecoverOptions(
+        images_per_class=20, dead_leaves=0, inversion=PIXELS
+    )
+    labels: Literal["owner", "panel"] = "owner"
+    learner: LearnerOptions = LearnerOptions()
+    optimizer: Optimizer = adam(3e-3)
+    replay: EpisodeOptions = EpisodeOptions()
+    eval: EvalOptions = EvalOptions(every_steps=200)
+    max_seconds: Limit = 0.0
+    dtype: Computing = "float32"
+    host_devices: Devices = 1
+    mesh: MeshOptions = MeshOptions()
+    log: LogOptions = LogOptions(every_steps=20)
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:

@@ -1,59 +1,114 @@
 """PURER from a config."""
 
-from typing import Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
-from experiments.methods import base, episodic
+from experiments.inputs.options import CONV4, DataOptions, DisjointZooOptions
+from experiments.methods import base
+from experiments.methods.options import (
+    Computing,
+    Devices,
+    EvalOptions,
+    Limit,
+    Optimizer,
+    Seed,
+    Steps,
+    Student,
+    Way,
+)
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import icfil, purer
+from free_jax.algorithms.icfil import IcfilOptions
 from free_jax.algorithms.purer import as_bank, known_classes
+from free_jax.algorithms.purer_curriculum import CurriculumOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import episodes, evaluation, initialization
-from free_jax.fewshot.learners import MetaLearner
+from free_jax.fewshot.learners import LearnerOptions, MetaLearner
+from free_jax.fewshot.replay import EpisodeOptions
+from free_jax.inversion.recipe import Recipe
+from free_jax.options import AtLeast, adam
 from free_jax.zoo.network import Network
 
 
-def limits(config: Any) -> tuple[base.Choices, base.Positive]:
-    """What the config may hold."""
-    pixels, begin = config.pixels, config.curriculum.begin
-    if config.calibration.num_steps and config.learner.kind == "protonet":
-        raise InputError(
-            "config.calibration.num_steps > 0 follows an inner loop, which protonet "
-            "has not; choose learner maml or anil, or calibration.num_steps=0"
-        )
-    if config.curriculum.adversarial < 0 or config.calibration.num_steps < 0:
-        raise InputError(
-            f"config.curriculum.adversarial={config.curriculum.adversarial} and "
-            f"calibration.num_steps={config.calibration.num_steps} must not be negative"
-        )
-    choices: base.Choices = {
-        "start": (config.start, ("random", "average", "teacher")),
-        "pixels.source": (pixels.source, ("normalized", "sigmoid")),
-        "pixels.weighting": (pixels.weighting, ("uniform", "prefix")),
-        "pixels.label_order": (pixels.label_order, ("teacher", "sorted")),
-        "pixels.objective.variation": (
-            pixels.objective.variation,
-            ("mean", "frobenius"),
-        ),
-        "replay.split": (config.replay.split, ("random", "fixed")),
-        "curriculum.begin": (begin, ("adversarial", "patience")),
-    }
-    positive = {
-        "pixels.teachers_per_step": pixels.teachers_per_step,
-        "pixels.images_per_class": pixels.images_per_class,
-        "curriculum.patience": config.curriculum.patience,
-    }
-    return choices, episodic.limits(config)[1] | positive
+class PoolOptions(NamedTuple):
+    """The images that are learned, a set for every class that a teacher knows.
+
+    Attributes:
+      images_per_class: learned; an episode takes its shots and queries of them.
+      teachers_per_step: whose images are moved.
+      weighting: of the teachers' losses: "uniform", or "prefix" (the released code).
+      label_order: of a batch: the "teacher"'s, or "sorted" (PURER-Plus's code).
+    """
+
+    images_per_class: Annotated[int, AtLeast(1)] = 16
+    teachers_per_step: Annotated[int, AtLeast(1)] = 13
+    weighting: Literal["uniform", "prefix"] = "uniform"
+    label_order: Literal["teacher", "sorted"] = "teacher"
+
+
+# One step of Adam is made in each update; .25 in PURER, .01 in PURER-Plus.
+PIXELS = Recipe(
+    source="normalized_pixels",
+    deviation=1.0,
+    num_steps=1,
+    optimizer=adam(0.05),
+    decay="none",
+    objective=inversion.Objective(
+        moments=0.01,
+        total_variation=1e-4,
+        variation="frobenius",
+        l2=1e-5,
+        crop_padding=2,
+        edges="wrap",
+        flip=False,
+        augment_per_image=False,
+    ),
+)
+
+
+class Config(NamedTuple):
+    """Every key of a PURER run.
+
+    Attributes:
+      init: the meta-model starts at "random", as the "average" of the teachers, or as
+        a "teacher".
+    """
+
+    run: Literal["meta_train"] = "meta_train"
+    algorithm: Literal["purer"] = "purer"
+    seed: Seed = 0
+    way: Way = 5
+    num_steps: Steps = 60000
+    data: DataOptions = DataOptions()
+    zoo: DisjointZooOptions = DisjointZooOptions()
+    student: Student = CONV4
+    init: Literal["random", "average", "teacher"] = "random"
+    inversion: Recipe = PIXELS
+    recover: PoolOptions = PoolOptions()
+    curriculum: CurriculumOptions = CurriculumOptions()
+    learner: LearnerOptions = LearnerOptions()  # 1 and 1 step in PURER's scripts
+    optimizer: Optimizer = adam(1e-3)
+    replay: EpisodeOptions = EpisodeOptions(episodes_per_update=4, augment=False)
+    icfil: IcfilOptions = IcfilOptions()
+    eval: EvalOptions = EvalOptions(every_steps=500, baselines=("random", "average"))
+    max_seconds: Limit = 0.0
+    dtype: Computing = "float32"
+    host_devices: Devices = 1
+    mesh: MeshOptions = MeshOptions()
+    log: LogOptions = LogOptions(every_steps=20)
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
-    options, replay = config.pixels, config.replay
+    options, replay = config.recover, config.replay
+    recipe = base.recipe(config.inversion)
     if config.zoo.disjoint:
         zoo = zoo_lib.disjoint(zoo, config.zoo.disjoint)
     student = base.student(config, config.way)
@@ -63,19 +118,14 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     if needed > options.images_per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
-            f"pixels.images_per_class={options.images_per_class} are learned"
+            f"recover.images_per_class={options.images_per_class} are learned"
         )
     counts = np.asarray(known_classes(zoo.teachers, zoo.num_classes))
     if counts.sum() < config.way:
         raise InputError(
             f"the teachers know {counts.sum()} classes, an episode needs {config.way}"
         )
-    if options.source == "sigmoid":
-        source = inversion.pixel_source(student.image_shape, options.deviation)
-    else:
-        source = inversion.normalized_source(
-            student.image_shape, student.mean, student.std, options.deviation
-        )
+    source = inversion.build_source(recipe, student)
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config, train_learner, tx, run.map_tasks)
 
@@ -90,22 +140,21 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
         )
 
     try:
-        objective = inversion.Objective(**options.objective.to_dict())
         algorithm = purer(
             source,
-            tuple(inversion.white_box(objective, arch) for arch in zoo.architectures),
+            tuple(inversion.build_critic(recipe, arch) for arch in zoo.architectures),
             train_learner,
             update,
             sample,
-            pixels_optimizer=optimizer(options.optimizer),
+            pixels_optimizer=inversion.leaves_optimizer(recipe),
             optimizer=tx,
             teachers_per_step=_teachers_per_step(options.teachers_per_step, zoo),
             num_classes=zoo.num_classes,
             images_per_class=options.images_per_class,
             adversarial=config.curriculum.adversarial,
-            curriculum_start=config.curriculum.start,
+            curriculum_start=config.curriculum.after_steps,
             patience=config.curriculum.patience,
-            begin=config.curriculum.begin,
+            begin=config.curriculum.opening,
             weighting=options.weighting,
             label_order=options.label_order,
             map_tasks=run.map_tasks,
@@ -137,15 +186,15 @@ def _started(
     config: Any, learner: MetaLearner, student: Network, zoo: zoo_lib.Zoo
 ) -> MetaLearner:
     """The learner with the configured initialisation."""
-    if config.start == "random":
+    if config.init == "random":
         return learner
     others = [arch.name for arch in zoo.architectures if arch != student]
     if others or len(zoo.groups) > 1:
         raise InputError(
-            f"config.start={config.start}: teachers ({', '.join(others)}) and meta-"
-            f"model ({student.name}) must be one architecture; choose start=random"
+            f"config.init={config.init}: teachers ({', '.join(others)}) and meta-"
+            f"model ({student.name}) must be one architecture; choose init=random"
         )
-    params = initialization.from_teachers(zoo.teachers[0], config.start)
+    params = initialization.from_teachers(zoo.teachers[0], config.init)
     return learner._replace(init=lambda key: params)
 
 
@@ -161,16 +210,12 @@ def _teachers_per_step(wanted: int, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
 def _calibrated(
     config: Any, student: Network, learner: MetaLearner
 ) -> dict[str, evaluation.Classify]:
-    """The second predictor, where ``config.calibration`` asks for it."""
-    options = config.calibration
+    """The second predictor, where ``config.icfil`` asks for it."""
+    options = config.icfil
     if not options.num_steps:
         return {}
-    inverter = inversion.pixel_inverter(
-        student,
-        num_steps=options.inversion_steps,
-        learning_rate=options.inversion_rate,
-        objective=inversion.Objective(**options.objective.to_dict()),
-    )
+    recipe = base.recipe(options.inversion, "icfil.inversion")
+    inverter = inversion.build(recipe, student)
     calibrate = icfil.calibrator(
         student,
         inverter,

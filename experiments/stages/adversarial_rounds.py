@@ -58,7 +58,7 @@ class Rival(NamedTuple):
 
 def earlier(config: Any) -> str:
     """The run whose images and answers are kept, or the empty string."""
-    folder = config.get("recover", {}).get("renew", "")
+    folder = config.get("recover", {}).get("against", "")
     # Noted in files, which may be read from elsewhere.
     return folder if "://" in folder or not folder else os.path.abspath(folder)
 
@@ -89,7 +89,7 @@ def seconds_before(config: Any, workdir: str) -> float:
 
 
 def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
-    """The model of ``config.recover.renew``, or None if there is none.
+    """The model of ``config.recover.against``, or None if there is none.
 
     Raises:
       InputError: no model is there, or it was not distilled from all teachers of `zoo`.
@@ -101,13 +101,13 @@ def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
     source, variables, _ = model_io.load_model(path)
     if "descriptions" not in variables:
         raise InputError(
-            f"config.recover.renew: {path} was not distilled from a panel; give the "
+            f"config.recover.against: {path} was not distilled from a panel; give the "
             "workdir of a panel run"
         )
     count = zoo.num_teachers
     if source.num_classes != count * zoo.way:
         raise InputError(
-            f"config.recover.renew: {path} has {source.num_classes} outputs, "
+            f"config.recover.against: {path} has {source.num_classes} outputs, "
             f"not {zoo.way} for each of the {count} teachers; give a run that "
             "asked all of them"
         )
@@ -137,4 +137,4 @@ def kept(
     if not folder:
         return []
     seconds(folder)
-    return [reuse.everything("renew", folder, zoo, asked)]
+    return [reuse.everything("against", folder, zoo, asked)]

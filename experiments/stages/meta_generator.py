@@ -7,10 +7,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 from experiments.harness import checkpointing, metrics
 from experiments.harness import stopping as stopping_lib
+from experiments.harness.optimizers import optimizer
 from free_jax import inversion, keys
 from free_jax.types import PyTree, Teachers
 
@@ -49,7 +49,7 @@ def trained_generator(
     init, step = inversion.meta_training(
         inverter,
         labels,
-        optimizer=optax.adam(options.meta_rate, b1=0.5),
+        optimizer=optimizer(options.meta_optimizer),
         teachers_per_step=options.meta_teachers,
         map_tasks=map_tasks,
     )

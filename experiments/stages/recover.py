@@ -35,7 +35,7 @@ def recover(
     stop: stopping.StopRequest,
     rival: adversarial_rounds.Rival | None = None,
 ) -> Pool:
-    """Images of every teacher, and scenes, as ``config.recover`` says.
+    """Images of every teacher, and dead leaves, as ``config.recover`` says.
 
     Args:
       config: of the run.
@@ -62,7 +62,7 @@ def recover(
             config, group.architecture, rival.student if rival else None
         )
         key = keys.named(root, "generator", number)
-        if options.backend == "five":
+        if options.inversion.source == "generator" and options.meta_steps:
             shared = meta_generator.trained_generator(
                 config,
                 f"group{number}",
@@ -86,10 +86,8 @@ def recover(
             return jnp.floor(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8), info
 
         run = jax.jit(map_tasks(one, everywhere=True))
-        for start in range(0, group.num_teachers, options.teachers_at_once):
-            index = np.arange(
-                start, min(start + options.teachers_at_once, group.num_teachers)
-            )
+        for start in range(0, group.num_teachers, options.at_once):
+            index = np.arange(start, min(start + options.at_once, group.num_teachers))
 
             def invert(index=index, run=run, shared=shared, group=group, first=first):
                 teacher_keys = jax.vmap(lambda i: keys.named(root, "teacher", i))(
@@ -109,9 +107,9 @@ def recover(
 
             jobs.append(Job(f"group{number}-{start:05d}", invert))
         first += group.num_teachers
-    if options.scenes:
+    if options.dead_leaves:
         jobs.append(
-            Job("scenes", lambda: _scenes(root, options.scenes, image_shape)),
+            Job("scenes", lambda: _scenes(root, options.dead_leaves, image_shape)),
         )
     folder = epath.Path(workdir) / "recovered"
     secs = config.log.every_secs

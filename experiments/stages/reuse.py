@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.harness import files, hosts
+from experiments.harness import files, former_keys, hosts
 from experiments.harness.chunks import finished, read_chunk
 from experiments.harness.workdir import CONFIG_FILE
 from free_jax import zoo as zoo_lib
@@ -16,6 +16,7 @@ from free_jax.errors import InputError
 from free_jax.types import SyntheticImages as Pool
 
 SIGNATURE_FILE = "zoo.json"
+_SOURCE, _INIT = "recover.inversion.source", "recover.inversion.init"
 
 
 def recipe(config: Any) -> dict[str, Any]:
@@ -24,12 +25,13 @@ def recipe(config: Any) -> dict[str, Any]:
 
 
 def _recipe(flat: dict[str, Any]) -> dict[str, Any]:
-    source, start = flat.get("recover.backend"), flat.get("recover.start")
-    scenes = source == "pixels" and start == "scenes"
-    keys = ("num_steps", "images_per_class", "scenes")
+    flat = former_keys.upgraded(flat)  # It may be an earlier run's.
+    source, init = flat.get(_SOURCE), flat.get(_INIT)
+    leaves = source == "pixels" and init == "dead_leaves"
+    keys = ("inversion.num_steps", "meta_steps", "images_per_class", "dead_leaves")
     return {
         "source": source,
-        "init": "dead_leaves" if scenes else "noise",  # Generators' latents too.
+        "init": "dead_leaves" if leaves else "noise",  # Generators' latents too.
         **{key: flat.get(f"recover.{key}") for key in keys},
         "seed": flat.get("seed"),
     }
@@ -102,7 +104,7 @@ def reuse(
     """Images and answers of an earlier run, as far as this run asks for them.
 
     Args:
-      config: of this run; ``recover.images_per_class``, ``recover.scenes`` and
+      config: of this run; ``recover.images_per_class``, ``recover.dead_leaves`` and
         ``panel.teachers`` may be smaller than the earlier run's.
       folder: the earlier run's working directory.
       zoo: the teachers, which must be the earlier run's.
@@ -122,8 +124,8 @@ def reuse(
             _check_enough(
                 folder, "images_per_class", len(keep[-1]) // config.way, config.recover
             )
-    keep.append(np.flatnonzero(pool.owners < 0)[: config.recover.scenes])
-    _check_enough(folder, "scenes", len(keep[-1]), config.recover)
+    keep.append(np.flatnonzero(pool.owners < 0)[: config.recover.dead_leaves])
+    _check_enough(folder, "dead_leaves", len(keep[-1]), config.recover)
     index = np.concatenate(keep)
     return Pool(*(x[index] for x in pool)), logits[index]
 
@@ -183,7 +185,7 @@ def _made(folder: str) -> dict[str, Any]:
         flat = files.flatten(json.loads(config))
     except (OSError, ValueError):
         flat = {}
-    if {"recover.backend", "recover.start"} <= flat.keys():
+    if {_SOURCE, _INIT} <= former_keys.upgraded(flat).keys():
         return _recipe(flat)
     print(
         f"{folder} does not say how its images were made (neither "

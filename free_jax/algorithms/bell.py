@@ -7,11 +7,14 @@ Reptile's, Nichol et al. 2018).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import optax
 from jaxtyping import Array, Key
 
+from free_jax import objectives
+from free_jax.options import Named, adam
 from free_jax.types import PyTree
 
 
@@ -49,3 +52,19 @@ def shuffled(key: Key[Array, ""], tasks: PyTree) -> PyTree:
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     order = jax.random.permutation(key, num_tasks)
     return jax.tree.map(lambda x: x[order], tasks)
+
+
+class AlignOptions(NamedTuple):
+    """How the meta-model is aligned with a step's teachers.
+
+    Attributes:
+      distill: the loss: "kl", or "prob_dot" (FREE's released code).
+      hard_label_weight: of the cross-entropy on the wanted labels beside it.
+      scale: factor of the pseudo-gradient; 0 leaves the alignment out.
+      optimizer: of the gradient steps on one teacher after the other.
+    """
+
+    distill: objectives.Distill = "kl"
+    hard_label_weight: float = 0.0
+    scale: float = 67.0
+    optimizer: Named = adam(1e-3)

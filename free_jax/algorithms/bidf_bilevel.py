@@ -6,13 +6,14 @@ images, and its gradient passes through the inner steps (BiDf-MKD, ICML 2023).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Int
 
 from free_jax import objectives
 from free_jax.fewshot.learners import batch_apply
+from free_jax.options import AtLeast
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
@@ -81,3 +82,17 @@ def bilevel(
         return fast
 
     return Bilevel(adapt, disagreement)
+
+
+class BilevelOptions(NamedTuple):
+    """Distillation whose gradient passes through an adaptation.
+
+    Attributes:
+      loss: "kl", or "prob_dot" (the released code).
+      inner_lr: rate of the adaptation to the support images.
+      num_steps: of that adaptation.
+    """
+
+    loss: objectives.Distill = "kl"
+    inner_lr: float = 0.01
+    num_steps: Annotated[int, AtLeast(1)] = 10

@@ -14,6 +14,7 @@ Reference:
 """
 
 from collections.abc import Callable
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,9 @@ import jax.numpy as jnp
 from free_jax import objectives
 from free_jax.fewshot.learners import Adapted, MetaLearner
 from free_jax.inversion import Inverter
+from free_jax.inversion.objective import Objective
+from free_jax.inversion.recipe import Recipe
+from free_jax.options import AtLeast, Positive
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network
 
@@ -106,3 +110,29 @@ def calibrated(learner: MetaLearner, calibrate: Callable) -> MetaLearner:
         return calibrate(learner.adapt(params, images, labels), images, labels)
 
     return learner._replace(adapt=adapt)
+
+
+class IcfilOptions(NamedTuple):
+    """Calibration of the adapted model on images that it recovers of itself.
+
+    Attributes:
+      num_steps: of gradient descent after the inner loop; 0 leaves it out.
+      learning_rate: of those steps.
+      temperature: of the contrastive loss.
+      cross_entropy: weight of the support set's cross-entropy beside it.
+      images_per_class: recovered.
+      inversion: how they are recovered.
+    """
+
+    num_steps: Annotated[int, AtLeast(0)] = 0
+    learning_rate: Annotated[float, Positive()] = 0.01
+    temperature: Annotated[float, Positive()] = 0.1
+    cross_entropy: float = 1.0
+    images_per_class: Annotated[int, AtLeast(1)] = 2
+    inversion: Recipe = Recipe(
+        num_steps=10,
+        decay="cosine",
+        objective=Objective(
+            moments=0.1, total_variation=1.0, crop_padding=2, edges="wrap"
+        ),
+    )

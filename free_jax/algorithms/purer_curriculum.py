@@ -5,10 +5,12 @@ improved for some updates, ONE pixel step also makes a random episode harder for
 meta-model, and the best accuracy is forgotten.
 """
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from free_jax.options import AtLeast
 
 Begin = Literal["adversarial", "patience"]
 
@@ -67,3 +69,20 @@ def advance(
         since_best=jnp.where(kept, since_best, 0),
         adversarial=triggered | first,
     )
+
+
+class CurriculumOptions(NamedTuple):
+    """When images are also made harder for the meta-model.
+
+    Attributes:
+      adversarial: weight of making episodes harder in an adversarial step.
+      after_steps: updates up to this one are never judged.
+      patience: updates without a new best accuracy that trigger an adversarial step.
+      opening: after `after_steps` an "adversarial" step at once (PURER), or only when
+        `patience` is spent (PURER-Plus).
+    """
+
+    adversarial: Annotated[float, AtLeast(0)] = 10.0
+    after_steps: int = 4000
+    patience: Annotated[int, AtLeast(1)] = 6
+    opening: Begin = "adversarial"

@@ -1,9 +1,12 @@
 """Memory of recovered tasks: a ring buffer of 8-bit images per class."""
 
+from typing import Annotated, Literal, NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from free_jax.options import AtLeast
 from free_jax.types import ImageBank, Recovered
 
 
@@ -86,3 +89,26 @@ def from_arrays(images: np.ndarray, counts: np.ndarray) -> ImageBank:
     """A fixed data set as a bank: images [C, M, h, w, c] uint8, counts [C]."""
     held = jnp.asarray(counts, jnp.int32)
     return ImageBank(jnp.asarray(images), held, jnp.zeros_like(held))
+
+
+class MemoryOptions(NamedTuple):
+    """The memory of recovered images.
+
+    Attributes:
+      per_class: images that a class has room for; the oldest make way.
+      store: the images of "all" teachers of a step, or of the "last" one (FREE's
+        released code).
+    """
+
+    per_class: Annotated[int, AtLeast(1)] = 400
+    store: Literal["all", "last"] = "all"
+
+
+class CapacityOptions(NamedTuple):
+    """The memory of recovered images, where everything recovered is stored.
+
+    Attributes:
+      per_class: images that a class has room for; the oldest make way.
+    """
+
+    per_class: Annotated[int, AtLeast(1)] = 600

@@ -5,7 +5,7 @@ written for one episode.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -184,3 +184,26 @@ def protonet(student: Network) -> MetaLearner:
         return -jnp.square(gaps).sum(-1)
 
     return MetaLearner(_init(student), adapt, predict, _episode_loss(adapt, predict))
+
+
+class LearnerOptions(NamedTuple):
+    """How the meta-model is adapted to an episode, in training and when it is tested.
+
+    Attributes:
+      kind: MAML adapts all parameters, ANIL the head alone, ProtoNet none.
+      init_from: a saved model (model.npz of an earlier run) to start from; empty
+        starts at random.
+      first_order: leave out second derivatives of MAML and ANIL.
+      inner_lr: rate of their gradient steps.
+      train_steps: those steps in training.
+      test_steps: those steps in a test.
+      test_lr: their rate in a test; 0 is `inner_lr`.
+    """
+
+    kind: Literal["maml", "anil", "protonet"] = "maml"
+    init_from: str = ""
+    first_order: bool = False
+    inner_lr: float = 0.01
+    train_steps: int = 5
+    test_steps: int = 10
+    test_lr: float = 0.0

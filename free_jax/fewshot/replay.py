@@ -1,7 +1,7 @@
 """Cross-task replay: episodic training on the memory, with bounded patience."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ import optax
 from free_jax import augment, parallel
 from free_jax.fewshot import episodes
 from free_jax.fewshot.learners import MetaLearner
+from free_jax.options import AtLeast
 from free_jax.types import ImageBank, PyTree
 
 
@@ -161,3 +162,45 @@ def replay(
         )
 
     return run
+
+
+class EpisodeOptions(NamedTuple):
+    """Episodes that a meta-learner is trained on.
+
+    Attributes:
+      shots: support images a class.
+      queries: query images a class.
+      episodes_per_update: losses summed in one update.
+      augment: crop and flip every image (not in the released codes).
+      split: which images are support: "random" ones or a "fixed" part, see
+        `episodes.sample_episode`.
+    """
+
+    shots: Annotated[int, AtLeast(1)] = 1
+    queries: Annotated[int, AtLeast(1)] = 15
+    episodes_per_update: Annotated[int, AtLeast(1)] = 10
+    augment: bool = True
+    split: episodes.Split = "random"
+
+
+class ReplayOptions(NamedTuple):
+    """Episodes replayed from a memory in each step, until they teach nothing more.
+
+    Attributes:
+      shots: support images a class.
+      queries: query images a class.
+      episodes_per_update: losses summed in one update.
+      augment: crop and flip every image (not in the released codes).
+      split: which images are support: "random" ones or a "fixed" part, see
+        `episodes.sample_episode`.
+      patience: updates in a row without a new best accuracy that end a step's replay.
+      max_updates: of a step.
+    """
+
+    shots: Annotated[int, AtLeast(1)] = 1
+    queries: Annotated[int, AtLeast(1)] = 15
+    episodes_per_update: Annotated[int, AtLeast(1)] = 10
+    augment: bool = True
+    split: episodes.Split = "random"
+    patience: Annotated[int, AtLeast(1)] = 10
+    max_updates: Annotated[int, AtLeast(1)] = 20

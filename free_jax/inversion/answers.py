@@ -6,11 +6,13 @@ it is known.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from free_jax.options import AtLeast
 
 Gives = Literal["logits", "probabilities", "rounded", "top_k", "labels"]
 GIVES = ("logits", "probabilities", "rounded", "top_k", "labels")
@@ -67,3 +69,20 @@ def answers(
         return jnp.where(known > 0, log_p, jnp.log(jnp.maximum(rest, 1e-6)))
 
     return answer
+
+
+class BlackBoxOptions(NamedTuple):
+    """What teachers let through that can only be asked.
+
+    Attributes:
+      gradient: "zero_order" estimates it from answers, "white_box" differentiates
+        the teachers, for comparison.
+      gives: see `answers`.
+      digits: of "rounded" probabilities.
+      top_k: classes told by "top_k".
+    """
+
+    gradient: Literal["zero_order", "white_box"] = "zero_order"
+    gives: Gives = "logits"
+    digits: Annotated[int, AtLeast(1)] = 3
+    top_k: Annotated[int, AtLeast(1)] = 2

@@ -11,7 +11,7 @@ low frequencies below 8 x 8, if the gradient lies among them.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,7 @@ from free_jax.inversion.objective import (
     check_objective,
     look,
 )
+from free_jax.options import AtLeast, Positive
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network
 
@@ -44,11 +45,11 @@ class Estimator(NamedTuple):
       at_once: directions asked about in one batch; changes memory, not the result.
     """
 
-    num_directions: int = 100
-    smoothing: float = 0.005
-    frequencies: int = 0
+    num_directions: Annotated[int, AtLeast(1)] = 100
+    smoothing: Annotated[float, Positive()] = 0.005
+    frequencies: Annotated[int, AtLeast(0)] = 0
     antithetic: bool = False
-    at_once: int = 20
+    at_once: Annotated[int, AtLeast(1)] = 20
 
     @property
     def queries(self) -> int:

@@ -6,7 +6,7 @@ and lowers the tempered KL of every head to its teacher.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from free_jax import augment, parallel
 from free_jax.algorithm import Algorithm
 from free_jax.fewshot import heads
 from free_jax.fewshot.episodes import to_float
+from free_jax.options import AtLeast, Named, Positive, adam
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 from free_jax.zoo.supervised import supervised_step
@@ -171,3 +172,38 @@ def _similarities(descriptions: Float[Array, "n d"]) -> Float[Array, "n n"]:
     """Cosines between all pairs, after subtracting the batch's mean."""
     rows = heads.unit(descriptions - descriptions.mean(0))
     return rows @ rows.T
+
+
+class DistillOptions(NamedTuple):
+    """The distillation of a panel's answers into one model.
+
+    Attributes:
+      optimizer: of the model.
+      cosine: let its rate decay to zero over all steps.
+      batch_size: images a step.
+      ghost_batches: parts of a batch that are normalised each by itself, which a mesh
+        splits over devices.
+      temperature: of both softmaxes.
+      crop_padding: largest random shift in pixels; teachers described the image
+        unmoved.
+      edges: what a shift brings in.
+      flip: mirror half of the time.
+      mix: blend pairs of images and their answers.
+      similarity: weight of matching cosines between images.
+      fit_images: afterwards batch norm and descriptions are fitted to that many images
+        most like real ones; 0 (and inversions from noise) leaves them as trained.
+      whitening: of descriptions; smaller is more, 0 is none.
+    """
+
+    optimizer: Named = adam(1e-2)
+    cosine: bool = True
+    batch_size: Annotated[int, AtLeast(1)] = 128
+    ghost_batches: Annotated[int, AtLeast(1)] = 1
+    temperature: Annotated[float, Positive()] = 2.0
+    crop_padding: Annotated[int, AtLeast(0)] = 0
+    edges: augment.Edges = "black"
+    flip: bool = True
+    mix: Mix = "none"
+    similarity: float = 0.0
+    fit_images: Annotated[int, AtLeast(0, "0 is none")] = 4000
+    whitening: Annotated[float, AtLeast(0, "0 is none")] = 0.5

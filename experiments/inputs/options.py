@@ -1,0 +1,96 @@
+"""Sections of a config that say where images and teachers come from."""
+
+from typing import Annotated, Any, NamedTuple
+
+from free_jax.options import AtLeast, Between, Named, adam
+
+# Network of a teacher and of the meta-model, unless a config names another.
+CONV4: dict[str, Any] = {"name": "conv4", "kwargs": {"width": 32}}
+MEASURED = Between(0, 1, "the rest measures the teachers")
+
+
+class DataOptions(NamedTuple):
+    """Where the images are.
+
+    Attributes:
+      name: of the data set, which decides the size and the normalisation of images.
+      path: a folder {train,val,test}/<class>/*; empty where the data set needs none.
+      image_size: in place of the data set's own; 0 is that.
+      cache_dir: of resized images and converted teachers; empty is
+        $FREE_JAX_CACHE or ~/.cache/free_jax.
+    """
+
+    name: str = "cifar_fs"
+    path: str = ""
+    image_size: Annotated[int, AtLeast(0)] = 0
+    cache_dir: str = ""
+
+
+class TeacherRecipe(NamedTuple):
+    """How teachers are trained: the released recipe, shortened by cosine decay.
+
+    Attributes:
+      num_teachers: 0 trains none.
+      way: classes of a teacher.
+      model: its network.
+      epochs: 60 without decay in the released codes.
+      batch_size: images a step.
+      train_fraction: of each class, in sorted file order; the rest measures teachers.
+      flip: mirror half of the time.
+      optimizer: of the teachers.
+      cosine: let its rate decay to zero.
+      clip_norm: largest norm of a gradient; 0 is no limit.
+    """
+
+    num_teachers: Annotated[int, AtLeast(0)] = 0
+    way: Annotated[int, AtLeast(1)] = 5
+    model: Named = CONV4
+    epochs: Annotated[int, AtLeast(1)] = 15
+    batch_size: Annotated[int, AtLeast(1)] = 128
+    train_fraction: Annotated[
+        float, Between(0, 1, "the rest measures the teachers")
+    ] = 0.8
+    flip: bool = True
+    optimizer: Named = adam(0.01)
+    cosine: bool = True
+    clip_norm: Annotated[float, AtLeast(0)] = 50.0
+
+
+class ZooOptions(NamedTuple):
+    """The teachers.
+
+    Attributes:
+      path: a folder of .pth or .safetensors teachers, or a converted zoo; several,
+        separated by commas, make a heterogeneous zoo.
+      apis: in place of a path: a list of endpoints, see `experiments.inputs.endpoints`.
+      num_teachers: the first ones of each group; 0 is all.
+      sabotage: share of teachers broken on purpose, to see what it costs.
+      pretrain: teachers that are trained before the run, in place of a path.
+    """
+
+    path: str = ""
+    apis: str = ""
+    num_teachers: Annotated[int, AtLeast(0)] = 0
+    sabotage: float = 0.0
+    pretrain: TeacherRecipe = TeacherRecipe()
+
+
+class DisjointZooOptions(NamedTuple):
+    """The teachers, of which only some that share no class may be used.
+
+    Attributes:
+      path: a folder of .pth or .safetensors teachers, or a converted zoo; several,
+        separated by commas, make a heterogeneous zoo.
+      apis: in place of a path: a list of endpoints, see `experiments.inputs.endpoints`.
+      num_teachers: the first ones of each group; 0 is all.
+      sabotage: share of teachers broken on purpose, to see what it costs.
+      pretrain: teachers that are trained before the run, in place of a path.
+      disjoint: that many teachers without a shared class; 0 is all teachers.
+    """
+
+    path: str = ""
+    apis: str = ""
+    num_teachers: Annotated[int, AtLeast(0)] = 0
+    sabotage: float = 0.0
+    pretrain: TeacherRecipe = TeacherRecipe()
+    disjoint: Annotated[int, AtLeast(0)] = 0
