@@ -27,6 +27,7 @@ from free_jax.baselines.setting import (
     Scores,
     Setting,
     evaluate,
+    evaluation_key,
     make_setting,
     programs,
 )
@@ -104,6 +105,7 @@ __all__ = [
     "average_params",
     "ensemble",
     "evaluate",
+    "evaluation_key",
     "flatten",
     "fuse",
     "make_setting",

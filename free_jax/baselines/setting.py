@@ -167,8 +167,13 @@ def evaluate(
     )
     # Arrays elsewhere than the last row's would be another program.
     params = setting.place(params)
-    key = keys.named(setting.key, "evaluation")
+    key = evaluation_key(setting)
     return run(key, params, setting.bank if bank is None else bank)
+
+
+def evaluation_key(setting: Setting) -> jax.Array:
+    """What every row draws its episodes from."""
+    return keys.named(setting.key, "evaluation")
 
 
 def adapted(setting: Setting, params: PyTree) -> Scores:
