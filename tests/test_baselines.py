@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import Zoo, ZooGroup, baselines, make_mesh, map_tasks, panel
+from free_jax import (
+    Teachers,
+    Zoo,
+    ZooGroup,
+    baselines,
+    make_mesh,
+    make_network,
+    map_tasks,
+    panel,
+)
 from free_jax.fewshot import banks, evaluation, heads
 from free_jax.fewshot.learners import protonet
 
@@ -86,10 +95,11 @@ def test_without_teachers_or_a_learner_rows_say_so():
 
 
 def test_endpoints_give_neither_weights_nor_answers_about_test_images():
-    zoo = zoo_of((toy.TINY, 2))
-    (group,) = zoo.groups
-    remote = dataclasses.replace(toy.TINY, name="endpoint", kwargs=(("hub", None),))
-    object.__setattr__(group, "architecture", remote)  # Nothing else may be looked at.
+    remote = make_network("endpoint", num_classes=3, image_shape=toy.SHAPE, hub=None)
+    variables = {"params": {"endpoint": jnp.arange(2)}, "batch_stats": {}}
+    known = toy.random_teachers(toy.TINY, 2).class_ids
+    group = ZooGroup(remote, Teachers(variables, known), np.full(2, np.nan))
+    zoo = Zoo((group,), tuple(map(str, range(toy.CLASSES))))
     setting = baselines.make_setting(
         jax.random.key(0), toy.bank(per_class=3), zoo, **ONE
     )
