@@ -8,9 +8,8 @@ import jax
 
 from experiments import inputs, methods
 from experiments.evaluation import final, report, selection
-from experiments.harness import files, loop
+from experiments.harness import files, loop, stopping
 from experiments.harness.run import Run
-from experiments.harness.stopping import Stopped
 from experiments.inputs import endpoints, networks, runs
 from experiments.methods import checks
 from experiments.stages import adversarial_rounds, pretrain
@@ -52,7 +51,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     with runs.opened(config, workdir, may_change=may_change(config)) as run:
         try:
             return report.finished(run) or _result(config, run)
-        except Stopped as stopped:
+        except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
 
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import textwrap
 import time
-import types
 
 import jax
 import jax.numpy as jnp
@@ -17,47 +16,19 @@ import numpy as np
 import pytest
 from etils import epath
 
-from experiments.harness import checkpointing, chunks, command_line, files
+from experiments.harness import checkpointing, files
 from experiments.run import REPOSITORY
 from free_jax import load_model, make_network, save_model
 from free_jax.errors import InputError
 
-# As small as the harness allows; two devices, so that one process can be compared
-# with two.  Nothing here is about learning.
-CONFIG = [
-    "--config=experiments/configs/demo.py:smoke,free",
-    # The same loop with a step that compiles in seconds.
-    "--config.algorithm=episodic",
-    "--config.data.image_size=16",
-    "--config.student.kwargs.width=4",
-    "--config.generator.width=4",
-    "--config.generator.latent_dim=8",
-    "--config.zoo.pretrain.num_teachers=4",
-    "--config.zoo.pretrain.model.kwargs.width=4",
-    "--config.zoo.pretrain.train_fraction=0.3",
-    "--config.learner.kind=protonet",
-    "--config.inversion.num_steps=1",
-    "--config.inversion.objective.adversarial=0.0",
-    "--config.inversion.objective.moments=0.0",
-    "--config.inversion.images_per_class=6",
-    "--config.inversion.warmup_steps=1",
-    "--config.replay.queries=5",
-    "--config.replay.augment=False",
-    "--config.eval.queries=5",
-    "--config.eval.episodes=8",
-    "--config.eval.val_episodes=4",
-    "--config.eval.yardsticks=()",
-    "--config.num_steps=6",
-    "--config.log.every_secs=0",
-    "--config.checkpoint.every_steps=1",
-    "--config.mesh.task=-1",
-]
+TOY = str(REPOSITORY / "tests" / "harness_toy.py")
+# Two devices, so that one process can be compared with two.
 ONE_PROCESS = ("--config.host_devices=2", "--distributed=off")
 
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
-    """Starts ``run.py`` on a workdir; compiled programs are shared."""
+    """Starts a command on a workdir; compiled programs are shared."""
     cache = tmp_path_factory.mktemp("xla")
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {
         "JAX_PLATFORMS": "cpu",
@@ -67,11 +38,11 @@ def start(tmp_path_factory):
     }
     started = []
 
-    def start(workdir, *extra):
-        command = [sys.executable, str(REPOSITORY / "experiments" / "run.py")]
-        command += [*CONFIG, f"--workdir={workdir}", f"--compilation_cache={cache}"]
+    def start(workdir, *options, script=TOY, config=TOY):
+        command = [sys.executable, str(script), f"--config={config}", *options]
+        command += [f"--workdir={workdir}", f"--compilation_cache={cache}"]
         process = subprocess.Popen(
-            [*command, *(extra or ONE_PROCESS)],
+            command,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -85,6 +56,17 @@ def start(tmp_path_factory):
         if process.poll() is None:
             process.kill()
         process.communicate()
+
+
+@pytest.fixture(scope="module")
+def toy(start):
+    """Starts the toy method of `harness_toy`: 12 steps of a few milliseconds."""
+
+    def toy(workdir, *options, alone=ONE_PROCESS):
+        steps = ("--config.num_steps=12", "--config.task=-1")
+        return start(workdir, *steps, *alone, *options)
+
+    return toy
 
 
 def wait_for(process, text):
@@ -108,103 +90,130 @@ def outcome(workdir):
     curve = [
         {k: v for k, v in row.items() if k != "seconds"} for row in result["curve"]
     ]
-    return (workdir / "metrics.jsonl").read_text(), result["results"], curve
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(start, tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("uninterrupted")
-    end(start(workdir))
-    return workdir
-
-
-@pytest.mark.slow
-def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
-    start, uninterrupted, tmp_path
-):
-    process = start(tmp_path)
-    wait_for(process, "step 1/2  teacher loss")  # Training the zoo.
-    process.kill()
-    process.communicate()
-
-    process = start(tmp_path)
-    wait_for(process, "step 1/6")
-    os.kill(process.pid, signal.SIGSTOP)
-    _, error = end(start(tmp_path), 2)  # It still has the directory.
-    assert "in use by another run" in error and error.count("\n") == 1
-    os.kill(process.pid, signal.SIGCONT)
-    stopping = time.monotonic()
-    process.terminate()
-    out, _ = end(process)
-    assert time.monotonic() - stopping < 30
-    assert "resume with the same command" in out
-
-    process = start(tmp_path)
-    reached = step_of(wait_for(process, "resuming after step")[-1])
-    folder = tmp_path / "checkpoints"
-    while not list(folder.glob("*.orbax-checkpoint-tmp*")):
-        assert process.poll() is None
-    process.kill()  # In the middle of a save, and of the step that goes on meanwhile.
-    process.communicate()
-
-    out, error = end(start(tmp_path))
-    assert step_of(out[out.index("resuming") :]) >= reached
-    assert "damaged" not in error
-    assert outcome(tmp_path) == outcome(uninterrupted)
+    lines = (workdir / "metrics.jsonl").read_text()
+    return lines, curve, result.get("model"), result.get("results")
 
 
 def step_of(line):
     return int(line.split("step ")[1].split("/")[0])
 
 
-@pytest.fixture
-def both(start, tmp_path):
+@pytest.fixture(scope="module")
+def uninterrupted(toy, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted")
+    end(toy(workdir))
+    return workdir
+
+
+def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
+    toy, uninterrupted, tmp_path
+):
+    slow = "--config.sleep=0.3"
+    process = toy(tmp_path, slow)
+    wait_for(process, "step 1/2  prepared")  # In the middle of a stage of jobs.
+    process.kill()
+    process.communicate()
+    assert os.listdir(tmp_path / "prepared") == ["part-0.npz"]
+
+    process = toy(tmp_path, slow)
+    wait_for(process, "step 1/12")
+    os.kill(process.pid, signal.SIGSTOP)
+    _, error = end(toy(tmp_path), 2)  # It still has the directory.
+    assert "in use by another run" in error and error.count("\n") == 1
+    os.kill(process.pid, signal.SIGCONT)
+    stopping = time.monotonic()
+    process.terminate()
+    out, error = end(process)
+    assert time.monotonic() - stopping < 30 and "Traceback" not in error
+    assert "resume with the same command" in out
+    stopped = int(out.split("stopped at step ")[1].split(";")[0])
+
+    process = toy(tmp_path, slow)
+    reached = step_of(wait_for(process, "resuming after step")[-1])
+    assert reached == stopped
+    folder = tmp_path / "checkpoints"
+    while not list(folder.glob("*.orbax-checkpoint-tmp*")):
+        assert process.poll() is None
+    process.kill()  # In the middle of a save, and of the step that goes on meanwhile.
+    process.communicate()
+
+    out, error = end(toy(tmp_path))
+    assert step_of(out[out.index("resuming") :]) >= reached
+    assert "damaged" not in error
+    assert outcome(tmp_path) == outcome(uninterrupted)
+
+
+def test_a_chain_of_signals_in_the_stage_and_in_the_loop(toy, uninterrupted, tmp_path):
+    """SIGTERM and SIGINT, each as soon as something new is told."""
+    slow = "--config.sleep=0.2"
+    for number, told in enumerate(["step 1/2  prepared", "step 2/12", "step 4/12"]):
+        process = toy(tmp_path, slow)
+        wait_for(process, told)
+        process.send_signal((signal.SIGTERM, signal.SIGINT)[number % 2])
+        out, error = end(process)
+        assert "resume with the same command" in out and "Traceback" not in error
+    assert "stopped at step 0" not in out
+    end(toy(tmp_path))
+    assert outcome(tmp_path) == outcome(uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_at_random_moments(toy, uninterrupted, tmp_path, seed):
+    rng, kills = np.random.default_rng(seed), 0
+    while not (tmp_path / "result.json").exists():
+        process = toy(tmp_path, "--config.sleep=0.1")
+        try:
+            process.wait(rng.uniform(1.0, 8.0))
+        except subprocess.TimeoutExpired:
+            process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
+            kills += 1
+        process.communicate()
+    assert kills and outcome(tmp_path) == outcome(uninterrupted)
+
+
+def both(start, workdir, *options, **kwargs):
     """Starts two processes on one workdir, which find each other on loopback."""
-
-    def both(*extra):
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        flags = ("--distributed=on", f"--coordinator=localhost:{port}")
-        flags += ("--num_processes=2", *extra)
-        return [start(tmp_path, *flags, f"--process_id={i}") for i in range(2)]
-
-    return both
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = ("--distributed=on", f"--coordinator=localhost:{port}")
+    flags += ("--num_processes=2", *options)
+    return [start(workdir, *flags, f"--process_id={i}", **kwargs) for i in range(2)]
 
 
 def assert_alike(workdir, other):
     """Both runs have the same metrics and results, up to rounding."""
-    lines, results, _ = outcome(workdir)
-    expected_lines, expected, _ = outcome(other)
+    lines, _, model, results = outcome(workdir)
+    expected_lines, _, expected_model, expected = outcome(other)
     for mine, theirs in zip(
         lines.splitlines(), expected_lines.splitlines(), strict=True
     ):
         wanted = pytest.approx(json.loads(theirs), rel=1e-3, abs=1e-3)
         assert json.loads(mine) == wanted
-    assert results.keys() == expected.keys()
-    for method, cells in expected.items():
+    if model:
+        np.testing.assert_allclose(model, expected_model, rtol=1e-5)
+    for method, cells in (expected or {}).items():
         for name, cell in cells["1"].items():
             found = results[method]["1"][name]["per_episode"]
             np.testing.assert_allclose(found, cell["per_episode"], atol=0.05)
 
 
-@pytest.mark.slow
 def test_two_processes_stop_together_and_give_the_result_of_one(
-    both, uninterrupted, tmp_path
+    toy, uninterrupted, tmp_path
 ):
     # By the clock of process 0, which both must follow.
     clock = ("--config.checkpoint.every_steps=0", "--config.checkpoint.every_secs=0.2")
-    first, second = both(*clock)
-    # Steps take milliseconds: told during the compilation, there are some left.
-    wait_for(first, "compiling the first step")
+    options = {"alone": ()}
+    first, second = both(toy, tmp_path, *clock, "--config.sleep=0.8", **options)
+    wait_for(first, "compiling the first step")  # JAX looks for signals once a second.
     second.terminate()  # One host is preempted; both stop after the same step.
     out, _ = end(first)
     silent, _ = end(second)
     assert "resume with the same command" in out and "step" not in silent
     assert not (tmp_path / "result.json").exists()
-    assert (tmp_path / "zoo" / "zoo.json").exists()
 
-    first, second = both(*clock)
+    first, second = both(toy, tmp_path, *clock, **options)
     out, _ = end(first)
     end(second)
     assert "process 0/2; 2 cpu device" in out and "resuming after step" in out
@@ -212,14 +221,44 @@ def test_two_processes_stop_together_and_give_the_result_of_one(
 
 
 @pytest.mark.slow
-def test_free_on_two_processes(both, start, tmp_path_factory, tmp_path):
-    alone = tmp_path_factory.mktemp("alone")
-    end(start(alone, *ONE_PROCESS, "--config.algorithm=free"))
-    first, second = both("--config.algorithm=free")
+def test_free_on_two_processes(start, tmp_path):
+    """The one method whose whole step is spread over hosts, as small as it goes."""
+    options = {
+        "script": REPOSITORY / "experiments" / "run.py",
+        "config": "experiments/configs/demo.py:smoke,free",
+    }
+    small = [
+        "--config.data.image_size=16",
+        "--config.student.kwargs.width=4",
+        "--config.generator.width=4",
+        "--config.generator.latent_dim=8",
+        "--config.zoo.pretrain.num_teachers=4",
+        "--config.zoo.pretrain.model.kwargs.width=4",
+        "--config.zoo.pretrain.train_fraction=0.3",
+        "--config.learner.kind=protonet",
+        "--config.inversion.num_steps=1",
+        "--config.inversion.objective.adversarial=0.0",
+        "--config.inversion.objective.moments=0.0",
+        "--config.inversion.images_per_class=6",
+        "--config.inversion.warmup_steps=1",
+        "--config.replay.queries=5",
+        "--config.replay.augment=False",
+        "--config.eval.queries=5",
+        "--config.eval.episodes=8",
+        "--config.eval.val_episodes=4",
+        "--config.eval.yardsticks=()",
+        "--config.num_steps=6",
+        "--config.log.every_secs=0",
+        "--config.checkpoint.every_steps=1",
+        "--config.mesh.task=-1",
+    ]
+    alone, spread = tmp_path / "alone", tmp_path / "spread"
+    end(start(alone, *small, *ONE_PROCESS, **options))
+    first, second = both(start, spread, *small, **options)
     end(first)
     end(second)
-    assert_alike(tmp_path, alone)
-    assert (tmp_path / "recovered.png").exists()
+    assert_alike(spread, alone)
+    assert (spread / "recovered.png").exists()
 
 
 # ------------------------------------------------------------------ small parts
@@ -268,28 +307,6 @@ def test_checkpoints_of_another_config_or_version_are_refused(tmp_path, monkeypa
     monkeypatch.setattr(checkpointing, "FORMAT", 99)
     with pytest.raises(InputError, match=r"format: 1 -> 99"):
         opened(rate=0.1, num_steps=5).restore_latest(state)
-
-
-def test_a_damaged_chunk_is_made_anew(tmp_path, capsys):
-    made = []
-
-    def job(number):
-        made.append(number)
-        return {"value": np.full(1000, number)}
-
-    def values():
-        jobs = [(f"part-{i}", lambda i=i: job(i)) for i in range(3)]
-        config = command_line.parse(["", CONFIG[0]]).config
-        stop = types.SimpleNamespace(requested=False)
-        folder = epath.Path(tmp_path) / "parts"
-        found = chunks.in_chunks(folder, "making", jobs, config, stop)
-        return [int(part["value"][0]) for part in found]
-
-    assert values() == [0, 1, 2] == values() and made == [0, 1, 2]
-    os.truncate(tmp_path / "parts" / "part-1.npz", 500)
-    (tmp_path / "parts" / "part-2.npz").write_bytes(b"")
-    assert values() == [0, 1, 2] and made == [0, 1, 2, 1, 2]
-    assert capsys.readouterr().err.count("is damaged") == 2
 
 
 def test_remote_paths_are_left_to_epath(monkeypatch, tmp_path):

@@ -1,5 +1,6 @@
 """The loop over steps: restores, steps, judges, logs, saves and stops."""
 
+import contextlib
 import math
 import time
 from typing import Any
@@ -40,6 +41,18 @@ def train(
       RunError: a loss that is not finite, or no step found answers.
     """
     training = _Training(run, method, schedule, judge, service)
+    try:
+        _make_steps(training)
+    except Exception:
+        # The last save goes on in the background: the next call must find it whole.
+        with contextlib.suppress(Exception):
+            training.close()
+        raise
+    return training.finish()
+
+
+def _make_steps(training: "_Training") -> None:
+    schedule = training.schedule
     start = training.restore()
     training.announce()
     if start == 0:
@@ -61,7 +74,7 @@ def train(
             continue
         training.done = done
         last = bool(training.ending) or done == schedule.num_steps
-        stop_here = run.stop.reached(done) and not last
+        stop_here = training.run.stop.reached(done) and not last
         judged = last or done % schedule.judge_every_steps == 0
         # A stop must leave no trace in the record: the step is saved, not logged.
         logged = judged or done % schedule.log_every_steps == 0
@@ -82,7 +95,6 @@ def train(
         if training.ending:
             print(f"{training.ending}: ending after step {done}", flush=True)
             break
-    return training.finish()
 
 
 class _Training:
@@ -129,6 +141,7 @@ class _Training:
         self.limit = schedule.max_seconds or math.inf
         self.info, self.ending = None, ""
         self.done = self.checked = 0
+        self.closed = False
 
     def restore(self) -> int:
         """Takes up the last checkpoint, if there is one; returns its step."""
@@ -238,9 +251,11 @@ class _Training:
         self.checkpoints.save(done, self._carried(), self.extra, force=True)
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        self.checkpoints.close()
-        self.writer.close()
+        """Waits for what is being written; calling it twice is harmless."""
+        if not self.closed:
+            self.closed = True
+            self.writer.close()
+            self.checkpoints.close()
 
     def finish(self) -> Outcome:
         """The selected model and the history of the training."""
