@@ -13,11 +13,12 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments import inputs, pretrain_zoo, train
+from experiments import inputs, train
 from experiments.evaluation import comparison_report
 from experiments.harness import command_line, stopping
-from experiments.harness import workdir as workdir_lib
+from experiments.inputs import runs
 from experiments.methods import checks
+from experiments.stages import pretrain
 from free_jax.errors import InputError
 
 # What may differ between the runs that share a working directory: more methods and
@@ -59,19 +60,15 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         wrong with one method only is reported in its cell.
     """
     names = _validated(config)
-    with (
-        workdir_lib.claim_workdir(workdir, config, may_change=MAY_CHANGE),
-        stopping.StopRequest() as stop,
-    ):
+    with runs.opened(config, workdir, may_change=MAY_CHANGE) as run:
         # Bad data or teachers would fail every cell: better at once.
         inputs.evaluation_bank(config, config.eval.split)
         zoo_path = config.zoo.path
         if config.zoo.pretrain.num_teachers:
-            zoo, stopped = pretrain_zoo.train_zoo(
-                config, config.zoo.pretrain, workdir, stop
-            )
-            if zoo is None:
-                return {"stopped_at": stopped}
+            try:
+                pretrain.train_zoo(config, config.zoo.pretrain, run)
+            except stopping.Stopped as stopped:
+                return {"stopped_at": stopped.step}
             zoo_path = str(pathlib.Path(workdir) / "zoo")
         else:
             inputs.load_zoo(config)
@@ -82,7 +79,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         ]
         outcomes: dict[Cell, dict[str, Any]] = {}
         for number, cell in enumerate(cells):
-            if stop.requested:
+            if run.stop.requested:
                 return {"stopped_at": number}
             print(
                 f"\n[{number + 1}/{len(cells)}] {cell.method}, seed {cell.seed}",

@@ -1,17 +1,19 @@
-"""A meta-training run: inputs, preparation, loop, report."""
+"""A meta-training run from top to bottom; this is its table of contents."""
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
-import jax
-
-from experiments import inputs, methods, pretrain_zoo
+from experiments import inputs, methods
 from experiments.evaluation import baselines, report, selection
-from experiments.harness import devices, loop, stopping
-from experiments.harness import workdir as workdir_lib
-from experiments.inputs import endpoints
+from experiments.harness import loop
+from experiments.harness.run import Run
+from experiments.harness.stopping import Stopped
+from experiments.inputs import endpoints, runs
 from experiments.methods import checks
-from free_jax import keys
+from experiments.stages import adversarial_rounds, pretrain
+from free_jax import remote
+from free_jax.zoo import Zoo
 
 # What may differ between the runs that share a working directory.
 MAY_CHANGE = (
@@ -45,58 +47,58 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
       InputError: anything wrong with config, data, zoo or working directory.
     """
     checks.validate(config)
-    with (
-        workdir_lib.claim_workdir(workdir, config, may_change=may_change(config)),
-        stopping.StopRequest() as stop,
-        contextlib.ExitStack() as exits,
-    ):
-        finished = report.read(config, workdir)
-        if finished is not None:
-            return finished
-        # Bad test data should stop the run before the training, not after it.
-        final_bank = inputs.evaluation_bank(config, config.eval.split)
-        zoo = None
-        if config.zoo.pretrain.num_teachers:
-            zoo, stopped = pretrain_zoo.train_zoo(
-                config, config.zoo.pretrain, workdir, stop
-            )
-            if zoo is None:
-                return {"stopped_at": stopped}
-        elif config.zoo.path:
-            zoo = inputs.load_zoo(config)
-        elif config.zoo.apis:
-            remote = endpoints.opened(config.zoo.apis, workdir, config.data.name)
-            zoo = inputs.select(config, exits.enter_context(remote))
-        place, map_tasks = devices.placement(config)
-        if zoo is not None:
-            zoo = inputs.computing_in(inputs.sabotaged(config, zoo), config.dtype)
-            zoo = inputs.place_zoo(zoo, place)
-
-        def prepare(stage, *zoos):
-            return stage(config, *zoos, map_tasks, workdir, stop)
-
+    with runs.opened(config, workdir, may_change=may_change(config)) as run:
         try:
-            experiment = methods.experiment(config, zoo, map_tasks, prepare)
-        except stopping.Stopped:
-            return {"stopped_at": 0}
-        judge = selection.judge(config, experiment, place, map_tasks)
-        outcome = loop.train(
-            config, workdir, experiment, judge, place, stop, may_change(config)
-        )
-        if "stopped_at" in outcome:
-            return outcome
+            return report.read(config, workdir) or _result(config, run)
+        except Stopped as stopped:
+            return {"stopped_at": stopped.step}
+
+
+def _result(config: Any, run: Run) -> dict[str, Any]:
+    # Bad test data should stop the run before the training, not after it.
+    final_bank = inputs.evaluation_bank(config, config.eval.split)
+    with teachers(config, run) as zoo:
+        method = methods.build(config, zoo, run)  # recovers and asks, for some
+        judge = selection.judge(config, method, run)
+        spent = adversarial_rounds.seconds_before(config, run.workdir)
+        schedule = runs.schedule(config, seconds_before=spent)
+        service = remote.hub_of(zoo)
+        outcome = loop.train(run, method, schedule, judge, service)
         setting = baselines.Setting(
-            key=keys.named(jax.random.key(config.seed), "evaluation"),
-            bank=place(final_bank),
+            key=run.key("evaluation"),
+            bank=run.place(final_bank),
             way=config.way,
             shots=config.eval.shots[0],
             queries=config.eval.queries,
             num_episodes=config.eval.episodes,
-            map_tasks=map_tasks,
-            place=place,
+            map_tasks=run.map_tasks,
+            place=run.place,
             programs=baselines.programs(),
         )
-        return report.write(config, workdir, experiment, outcome, setting, stop)
+        return report.write(
+            config, run.workdir, method, zoo, outcome, setting, run.stop
+        )
+
+
+@contextlib.contextmanager
+def teachers(config: Any, run: Run) -> Iterator[Zoo | None]:
+    """The teachers, on their devices: trained here, loaded, or behind endpoints.
+
+    None where no teacher is configured, because real images are learned from.
+    """
+    with contextlib.ExitStack() as exits:
+        zoo = None
+        if config.zoo.pretrain.num_teachers:
+            zoo = pretrain.train_zoo(config, config.zoo.pretrain, run)
+        elif config.zoo.path:
+            zoo = inputs.load_zoo(config)
+        elif config.zoo.apis:
+            opened = endpoints.opened(config.zoo.apis, run.workdir, config.data.name)
+            zoo = inputs.select(config, exits.enter_context(opened))
+        if zoo is not None:
+            zoo = inputs.computing_in(inputs.sabotaged(config, zoo), config.dtype)
+            zoo = inputs.place_zoo(zoo, run.place)
+        yield zoo
 
 
 def may_change(config: Any) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from experiments.configs import common
 from experiments.data import preset, procedural
 from experiments.evaluation import baselines, comparison_report, report
 from experiments.harness import command_line, loop, stopping
+from experiments.inputs import networks
 from experiments.methods import preinverted
 from experiments.stages import build_inversion, meta_generator, prepare, recover
 from free_jax import (
@@ -281,11 +282,11 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
         programs=baselines.programs(),
     )
     trained = SimpleNamespace(
-        methods={"ours": evaluation.learner_classifier(learner)},
-        test_learner=learner,
-        student=student,
-        zoo=inputs.place_zoo(zoo_of((student, 2)), place),
+        predictors={"ours": evaluation.learner_classifier(learner)}
     )
+    zoo = inputs.place_zoo(zoo_of((student, 2)), place)
+    monkeypatch.setattr(networks, "student", lambda config, way: student)
+    monkeypatch.setattr(networks, "learners", lambda *a: (learner, learner))
     # By what has to be compiled: evaluations are "run", descriptions "describe".
     expected = {
         "ours": ["run"],
@@ -298,9 +299,11 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
         "panel_heads": ["run"],
     }
     names = list(expected)[1:]
-    config = ConfigDict({"seed": 0, "eval": {"temperature": 4.0, "yardsticks": names}})
+    config = ConfigDict(
+        {"seed": 0, "way": 5, "eval": {"temperature": 4.0, "yardsticks": names}}
+    )
     params = place(learner.init(jax.random.key(1)))
-    rows = report._methods(config, trained, params, setting)
+    rows = report._methods(config, trained, zoo, params, setting)
     for name, evaluate in zip(expected, rows.values(), strict=True):
         compiled.clear()
         evaluate(setting)
@@ -384,7 +387,7 @@ def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
             inverter,
             jnp.arange(5),
             zoo.teachers[0],
-            train.devices.placement(config)[1],
+            map_tasks,
             str(folder),
             stop,
         )

@@ -11,7 +11,6 @@ import sys
 import textwrap
 import threading
 import time
-from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -36,7 +35,8 @@ from experiments import run, serve_zoo, train  # noqa: E402
 from experiments.data import preset, procedural  # noqa: E402
 from experiments.evaluation import baselines  # noqa: E402
 from experiments.harness import command_line, loop, stopping  # noqa: E402
-from experiments.inputs import endpoints  # noqa: E402
+from experiments.harness.method import Meters, Method, Schedule  # noqa: E402
+from experiments.inputs import endpoints, runs  # noqa: E402
 from experiments.stages import prepare, recover  # noqa: E402
 from free_jax import (  # noqa: E402
     InputError,
@@ -49,6 +49,7 @@ from free_jax import (  # noqa: E402
     take,
 )
 from free_jax import remote as remote_lib  # noqa: E402
+from free_jax.algorithm import Algorithm  # noqa: E402
 from free_jax.panel import classifiers  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -693,29 +694,23 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
             said = arch.apply(one.variables, jax.random.uniform(key, (2, 32, 32, 3)))
             return state + said.mean(), Asking(jnp.isfinite(said).all(), said.mean())
 
-        made = SimpleNamespace(
-            algorithm=SimpleNamespace(
-                init=lambda key: jnp.zeros(()), step=step, params=lambda state: state
-            ),
+        made = Method(
+            title="asking",
+            algorithm=Algorithm(lambda key: jnp.zeros(()), step, lambda state: state),
             data=remote.teachers,
-            zoo=remote,
-            model=make_network(
+            network=make_network(
                 "conv4", num_classes=5, image_shape=(32, 32, 3), width=4
             ),
-            status={"loss": "loss"},
-            queries_of=None,
-            meta_updates=lambda metrics: 1,
+            predictors={},
+            meters=Meters({"loss": "loss"}),
         )
-        judge = SimpleNamespace(rule=None, scores=lambda params, state: {})
-        with stopping.StopRequest() as stop:
-            outcome = loop.train(
-                config, str(tmp_path / "run"), made, judge, lambda tree: tree, stop, ()
-            )
+        with runs.opened(config, str(tmp_path / "run"), may_change=()) as opened_run:
+            outcome = loop.train(opened_run, made, Schedule(num_steps=9), service=hub)
     # Five steps were answered; the sixth got one answer of two, and is undone.
     assert hub.queries == 11
-    assert outcome["curve"][-1]["step"] == 6
-    assert outcome["curve"][-1]["queries"] == 11
-    assert np.isfinite(outcome["params"]) and outcome["params"] == outcome["state"]
+    assert outcome.curve[-1]["step"] == 6
+    assert outcome.curve[-1]["queries"] == 11
+    assert np.isfinite(outcome.model) and outcome.model == outcome.state
     assert (tmp_path / "run" / "checkpoints" / "6").is_dir()
 
 

@@ -178,11 +178,12 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     bank_of = prepare.bank_of_classes
     monkeypatch.setattr(prepare, "bank_of_classes", spy)
     prepared = []
-    monkeypatch.setattr(
-        loop,
-        "train",
-        lambda c, w, experiment, *a: prepared.append(experiment) or {"stopped_at": 0},
-    )
+
+    def prepare_only(run, method, *_):
+        prepared.append(method)
+        raise stopping.Stopped
+
+    monkeypatch.setattr(loop, "train", prepare_only)
     config = parse(
         zoo_path,
         f"--config.recover.reuse={earlier}",

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -14,8 +15,8 @@ import toy
 
 from experiments import train
 from experiments.data import procedural
-from experiments.harness import command_line, devices
-from free_jax import algorithms, augment, inversion, objectives, zoo
+from experiments.harness import command_line
+from free_jax import algorithms, augment, inversion, objectives, parallel, zoo
 from free_jax.algorithms import purer_curriculum
 from free_jax.algorithms.purer import as_bank, hardness, judge_block
 from free_jax.errors import InputError
@@ -475,8 +476,7 @@ def test_bad_config_is_an_input_error(tmp_path, override, message):
     pool = toy_zoo(np.asarray(found.class_ids), [0.5, 0.5])
     with pytest.raises(InputError, match=message):
         checks.validate(config)
-        _, map_tasks = devices.placement(config)
-        methods.experiment(config, pool, map_tasks, lambda *a: None)
+        methods.build(config, pool, SimpleNamespace(map_tasks=parallel.map_tasks))
 
 
 def test_variants_name_pool_and_learner():

@@ -162,11 +162,12 @@ def test_new_images_join_those_of_the_earlier_runs(
     zoo, zoo_path, earlier, tmp_path, monkeypatch
 ):
     prepared = []
-    monkeypatch.setattr(
-        loop,
-        "train",
-        lambda c, w, experiment, *a: prepared.append(experiment) or {"stopped_at": 0},
-    )
+
+    def prepare_only(run, method, *_):
+        prepared.append(method)
+        raise stopping.Stopped
+
+    monkeypatch.setattr(loop, "train", prepare_only)
 
     def pool_of(name, folders, *extra):
         options = (f"--config.recover.renew={folders}", "--config.recover.scenes=0")
@@ -176,7 +177,7 @@ def test_new_images_join_those_of_the_earlier_runs(
     first = pool_of("first", earlier[0])
     old = first.images[:34]  # 3 teachers, 5 classes, 2 images; 4 scenes
     assert len(first.images) == len(first.logits) == 64
-    assert prepared[-1].images_before == 60
+    assert prepared[-1].meters.images_before == 60
     # The smoke run's inversions start from scenes.
     assert first.natural.all()
     stored = np.load(earlier[0] / "recovered" / "scenes.npz")["images"]

@@ -19,11 +19,14 @@ from experiments.harness import (
     pictures,
     stopping,
 )
-from experiments.methods import Experiment
+from experiments.harness.method import Method, Outcome
+from experiments.inputs import networks
 from experiments.stages import meta_generator, reuse
 from free_jax import keys, model_io, panel, remote
+from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
+from free_jax.zoo.network import Network
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
 
@@ -52,8 +55,9 @@ def _stored(file: epath.Path, config_hash: str) -> dict[str, Any] | None:
 def write(
     config: Any,
     workdir: str,
-    experiment: Experiment,
-    outcome: dict[str, Any],
+    method: Method,
+    zoo: Zoo | None,
+    outcome: Outcome,
     setting: baselines.Setting,
     stop: stopping.StopRequest,
 ) -> dict[str, Any]:
@@ -62,33 +66,33 @@ def write(
     Args:
       config: of the run.
       workdir: run directory.
-      experiment: what was trained.
-      outcome: ``params`` (the selected ones), ``state``, ``steps``, ``meta_updates``,
-        ``seconds``, ``curve``.
+      method: what was trained.
+      zoo: the teachers, or None where no method uses them.
+      outcome: of the training.
       setting: the episodes, the same for every method; its ``shots`` is replaced.
       stop: polled between methods; what is measured by then is kept.
 
     Returns:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
-    folder = epath.Path(workdir)
+    folder, meters = epath.Path(workdir), method.meters
     store = _Store(folder / "cells.json", files.config_hash(config))
     rows = []
-    for shots, method, evaluate in _cells(config, experiment, outcome, setting):
-        if store.get(method, shots) is None:
+    for shots, name, evaluate in _cells(config, method, zoo, outcome, setting):
+        if store.get(name, shots) is None:
             if stop.requested:
-                return {"stopped_at": outcome["steps"]}
+                return {"stopped_at": outcome.steps}
             clock = time.monotonic()
-            store.put(method, shots, evaluate(), time.monotonic() - clock)
-        cell = store.get(method, shots) or {}
-        row = {"method": method, "shots": shots}
-        for name, value in cell.items():
-            if name == "skipped":
+            store.put(name, shots, evaluate(), time.monotonic() - clock)
+        cell = store.get(name, shots) or {}
+        row = {"method": name, "shots": shots}
+        for protocol, value in cell.items():
+            if protocol == "skipped":
                 row["transductive %"] = f"- ({value})"
             else:
-                row[f"{name} %"] = f"{value['mean']:.2f} +- {value['ci95']:.2f}"
+                row[f"{protocol} %"] = f"{value['mean']:.2f} +- {value['ci95']:.2f}"
         rows.append(row)
-        print(f"  tested {method}, {shots}-shot: {row['transductive %']}", flush=True)
+        print(f"  tested {name}, {shots}-shot: {row['transductive %']}", flush=True)
     title = (
         f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
         f"{config.eval.queries} queries, {config.eval.episodes} episodes, "
@@ -99,15 +103,15 @@ def write(
         files.write_text(folder / "table.md", f"{title}\n\n{table}\n")
         model_io.save_model(
             folder / "model.npz",
-            experiment.model,
-            jax.device_get(outcome["params"]),
+            method.network,
+            jax.device_get(outcome.model),
             algorithm=config.algorithm,
             learner=files.to_plain(config.learner),
-            steps=outcome["steps"],
+            steps=outcome.steps,
             seed=config.seed,
         )
-        _draw(config, folder, experiment, outcome)
-    hub = remote.hub_of(experiment.zoo)
+        _draw(config, folder, method, zoo, outcome)
+    hub = remote.hub_of(zoo)
     queries = hub.report() if hub else None
     if queries:
         each = max(count["queries"] for count in queries["endpoints"].values())
@@ -124,32 +128,34 @@ def write(
             "split": config.eval.split,
             "episodes": config.eval.episodes,
             "seed": config.seed,
-            "steps": outcome["steps"],
-            "meta_updates": outcome["meta_updates"],
-            "seconds": outcome["seconds"],
-            "recovery_seconds": _recovery_seconds(config, workdir, experiment, outcome),
+            "steps": outcome.steps,
+            "meta_updates": outcome.meta_updates,
+            "seconds": outcome.seconds,
+            "recovery_seconds": _recovery_seconds(
+                config, workdir, method, zoo, outcome
+            ),
             "evaluation_seconds": store.seconds,
-            "images_recovered": experiment.images_before
-            + outcome["steps"] * experiment.images_per_step,
-            "curve": outcome["curve"],
+            "images_recovered": meters.images_before
+            + outcome.steps * meters.images_per_step,
+            "curve": outcome.curve,
             # Endpoints say what they charged; without any, our own count stands.
-            **_queries(experiment, outcome),
+            **_queries(method, outcome),
             **({"queries": queries} if queries else {}),
         },
         config,
     )
 
 
-def _queries(experiment: Experiment, outcome: dict[str, Any]) -> dict[str, Any]:
+def _queries(method: Method, outcome: Outcome) -> dict[str, Any]:
     """Images that teachers were asked about in training, where that is counted."""
-    if not experiment.queries_of:
+    if not method.meters.queries_of:
         return {}
-    spent = experiment.queries_of(outcome["state"])
+    spent = method.meters.queries_of(outcome.state)
     return {"queries": {"total": int(spent.sum()), "per_teacher": spent.tolist()}}
 
 
 def _recovery_seconds(
-    config: Any, workdir: str, experiment: Experiment, outcome: dict[str, Any]
+    config: Any, workdir: str, method: Method, zoo: Zoo | None, outcome: Outcome
 ) -> float | None:
     """Time that recovering images took; None where it was not told from learning.
 
@@ -157,28 +163,28 @@ def _recovery_seconds(
     recovers (and ``config.eval.time_recovery`` asks), that part alone is run again for
     a median of three, times the number of steps.
     """
-    if "recover" in config and experiment.images_before:
+    if "recover" in config and method.meters.images_before:
         places = reuse.lineage(config.recover.get("reuse") or workdir)
         return sum(
             chunks.seconds_spent(place, "recovered")
             + meta_generator.seconds_spent(place)
             for place in places
         )
-    recover = experiment.algorithm.recover
+    recover = method.algorithm.recover
     if recover is None:
-        return None if experiment.images_per_step else 0.0
+        return None if method.meters.images_per_step else 0.0
     if not config.eval.time_recovery:
         return None
-    if remote.hub_of(experiment.zoo):
+    if remote.hub_of(zoo):
         return None  # Timing would spend queries.
     run = jax.jit(recover)
     seconds = []
     for number in range(4):  # The first one compiles.
         key = keys.named(jax.random.key(config.seed), "timing", number)
         clock = time.monotonic()
-        jax.block_until_ready(run(key, outcome["state"], experiment.data))
+        jax.block_until_ready(run(key, outcome.state, method.data))
         seconds.append(time.monotonic() - clock)
-    return outcome["steps"] * float(np.median(seconds[1:]))
+    return outcome.steps * float(np.median(seconds[1:]))
 
 
 class _Store:
@@ -209,14 +215,15 @@ class _Store:
 
 def _cells(
     config: Any,
-    experiment: Experiment,
-    outcome: dict[str, Any],
+    method: Method,
+    zoo: Zoo | None,
+    outcome: Outcome,
     setting: baselines.Setting,
 ) -> Iterator[tuple[int, str, Callable[[], dict[str, Any]]]]:
     """Shots, method and how to measure that cell; our method first."""
-    methods = _methods(config, experiment, outcome["params"], setting)
+    methods = _methods(config, method, zoo, outcome.model, setting)
     for shots in config.eval.shots:
-        for method, evaluate in methods.items():
+        for name, evaluate in methods.items():
 
             def measure(evaluate=evaluate, shots=shots) -> dict[str, Any]:
                 try:
@@ -232,14 +239,20 @@ def _cells(
                     for name, value in scores.items()
                 }
 
-            yield shots, method, measure
+            yield shots, name, measure
 
 
 def _methods(
-    config: Any, experiment: Experiment, params: Any, setting: baselines.Setting
+    config: Any,
+    method: Method,
+    zoo: Zoo | None,
+    params: Any,
+    setting: baselines.Setting,
 ) -> dict[str, Callable[[baselines.Setting], baselines.Scores]]:
     """Name to evaluation, ours first."""
-    learner, zoo = experiment.test_learner, experiment.zoo
+    # The network of one output a class, whatever the method itself trains.
+    student = networks.student(config, config.way)
+    _, learner = networks.learners(config, student)
     known: dict[str, Callable[[baselines.Setting], baselines.Scores]] = {
         "random": lambda s: baselines.random_initialisation(s, learner, config.seed)
     }
@@ -251,10 +264,10 @@ def _methods(
             "not asked about test images"
         )
     else:
-        known |= _of_zoo(config, experiment, zoo, setting)
+        known |= _of_zoo(config, student, learner, zoo, setting)
     methods = {
         name: lambda s, classify=classify: baselines.evaluate(s, classify, params)
-        for name, classify in experiment.methods.items()
+        for name, classify in method.predictors.items()
     }
     wanted = config.eval.yardsticks
     return methods | {baselines.NAMES[name]: known[name] for name in wanted}
@@ -273,12 +286,12 @@ def _not_applicable(
 
 def _of_zoo(
     config: Any,
-    experiment: Experiment,
+    student: Network,
+    learner: MetaLearner,
     zoo: Zoo,
     setting: baselines.Setting,
 ) -> dict[str, Callable[[baselines.Setting], baselines.Scores]]:
     """Yardsticks that need teachers."""
-    learner = experiment.test_learner
     describer = panel.describer(
         zoo.architectures,
         temperature=config.eval.temperature,
@@ -291,7 +304,6 @@ def _of_zoo(
         # All images are described once, whatever the number of episodes and shots.
         return panel.describe_bank(describe, setting.bank)
 
-    student = experiment.student
     # Every yardstick's own draws, the same in all runs of a seed.
     root = jax.random.key(config.seed)
 
@@ -327,10 +339,16 @@ def _of_zoo(
     }
 
 
-def _draw(config, folder: epath.Path, experiment, outcome) -> None:
+def _draw(
+    config: Any,
+    folder: epath.Path,
+    method: Method,
+    zoo: Zoo | None,
+    outcome: Outcome,
+) -> None:
     """Recovered images by class, and accuracy over time."""
-    if experiment.memory_of:
-        bank = jax.device_get(experiment.memory_of(outcome["state"]))
+    if method.recovered and zoo:
+        bank = jax.device_get(method.recovered(outcome.state))
         shown = min(10, bank.images.shape[1])
         recent = _most_recent(bank, shown)[:12]
         if len(recent):
@@ -339,12 +357,12 @@ def _draw(config, folder: epath.Path, experiment, outcome) -> None:
                 folder / "recovered.png",
                 recent.reshape(-1, *recent.shape[2:]),
                 rows=len(recent),
-                labels=[experiment.zoo.class_names[i] for i in known],
+                labels=[zoo.class_names[i] for i in known],
             )
     title = f"{config.algorithm} on {config.data.name}"
-    curve = [row | {"minutes": row["seconds"] / 60} for row in outcome["curve"]]
+    curve = [row | {"minutes": row["seconds"] / 60} for row in outcome.curve]
     axes = {"accuracy.png": ("minutes", "minutes")}
-    if experiment.queries_of:
+    if method.meters.queries_of:
         axes["queries.png"] = ("queries", "images that teachers were asked about")
     for file, (x, xlabel) in axes.items():
         series = {}

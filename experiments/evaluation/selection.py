@@ -1,36 +1,16 @@
 """Scores during training, and which parameters they select."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any
 
 from experiments import inputs
-from experiments.methods import Experiment
-from free_jax import keys
+from experiments.harness.method import Judge, Method
+from experiments.harness.run import Run
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 
 
-class Judge(NamedTuple):
-    """How a run looks at itself.
-
-    Attributes:
-      scores: ``(params, state) -> {metric: value in %}``, on validation classes and,
-        where the rule needs it, on episodes of recovered images.
-      rule: the metric whose maximum selects the parameters; None selects the last.
-    """
-
-    scores: Callable[[Any, Any], dict[str, float]]
-    rule: str | None
-
-
-def judge(
-    config: Any,
-    experiment: Experiment,
-    place: Callable,
-    map_tasks: Callable,
-) -> Judge:
+def judge(config: Any, method: Method, run: Run) -> Judge:
     """Builds the judge of ``config.eval``.
 
     Raises:
@@ -42,7 +22,7 @@ def judge(
         rule = f"val_{options.shots[0]}shot_{options.protocol}"
     elif options.select == "pseudo":
         rule = f"pseudo_{options.protocol}"
-        if experiment.memory_of is None and experiment.held_out is None:
+        if method.recovered is None and method.holdout is None:
             raise InputError(
                 f"config.eval.select=pseudo: {config.algorithm} recovers no images; "
                 "choose last or val"
@@ -57,26 +37,26 @@ def judge(
             "classes that selected the model; use select=last or split=test"
         )
     # Not "evaluation": selection must not see the episodes of the final one.
-    key = keys.named(jax.random.key(config.seed), "selection")
+    key = run.key("selection")
 
     def evaluator(shots: int, queries: int) -> Callable:
         return evaluation.evaluator(
-            next(iter(experiment.methods.values())),
+            next(iter(method.predictors.values())),
             way=config.way,
             shots=shots,
             queries=queries,
             num_episodes=options.val_episodes,
-            map_tasks=map_tasks,
+            map_tasks=run.map_tasks,
         )
 
     if not options.val_episodes:
         return Judge(lambda params, state: {}, rule)
-    bank = place(inputs.evaluation_bank(config, "val"))
+    bank = run.place(inputs.evaluation_bank(config, "val"))
     by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
     pseudo = None
-    held_out = experiment.held_out
+    held_out = method.holdout
     if options.select == "pseudo" or held_out is not None:
-        pseudo_shots, pseudo_queries = experiment.pseudo_task
+        pseudo_shots, pseudo_queries = method.pseudo_task
         pseudo = evaluator(pseudo_shots, pseudo_queries)
 
     def scores(params: Any, state: Any) -> dict[str, float]:
@@ -86,11 +66,11 @@ def judge(
                 found[f"val_{shots}shot_{name}"] = value.mean
                 found[f"val_{shots}shot_{name}_ci95"] = value.ci95
         recovered = held_out
-        if recovered is None and experiment.memory_of is not None:
-            recovered = experiment.memory_of(state)
+        if recovered is None and method.recovered is not None:
+            recovered = method.recovered(state)
         if pseudo is not None and recovered is not None:
             # Before enough classes were recovered there is no pseudo-task to draw.
-            ready = int((recovered.counts >= sum(experiment.pseudo_task)).sum())
+            ready = int((recovered.counts >= sum(method.pseudo_task)).sum())
             if ready >= config.way:
                 for name, value in pseudo(key, params, recovered).items():
                     found[f"pseudo_{name}"] = value.mean

@@ -12,8 +12,12 @@ from free_jax import parallel
 from free_jax.errors import InputError
 
 
-def placement(config: Any) -> tuple[Callable, Callable]:
+def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Callable]:
     """Where arrays live and how tasks are spread.
+
+    Args:
+      task: devices of the mesh's one axis; 1 is no mesh, -1 all devices.
+      local: how a device does its share of the tasks, see `parallel.map_tasks`.
 
     Returns:
       ``place(tree)`` copies arrays to every device of the mesh; ``map_tasks(fn)``.
@@ -21,20 +25,19 @@ def placement(config: Any) -> tuple[Callable, Callable]:
     Raises:
       InputError: the mesh does not fit the devices.
     """
-    if config.mesh.task == 1 and hosts.are_many():
+    if task == 1 and hosts.are_many():
         raise InputError(
             f"config.mesh.task=1 is one device, but {jax.process_count()} processes "
             "run; set --config.mesh.task=-1 for all devices"
         )
-    if config.mesh.task == 1:
-        local = functools.partial(parallel.map_tasks, local=config.mesh.local)
-        return jax.device_put, local
+    if task == 1:
+        return jax.device_put, functools.partial(parallel.map_tasks, local=local)
     try:
-        mesh = parallel.make_mesh({"task": config.mesh.task})
+        mesh = parallel.make_mesh({"task": task})
     except ValueError as error:
-        raise InputError(f"config.mesh.task={config.mesh.task}: {error}") from None
+        raise InputError(f"config.mesh.task={task}: {error}") from None
     everywhere = jax.sharding.NamedSharding(mesh, jax.P())
-    spread = functools.partial(parallel.map_tasks, mesh=mesh, local=config.mesh.local)
+    spread = functools.partial(parallel.map_tasks, mesh=mesh, local=local)
 
     def place(tree: Any) -> Any:
         if not hosts.are_many():

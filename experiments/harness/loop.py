@@ -2,131 +2,131 @@
 
 import math
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.evaluation.selection import Judge
-from experiments.harness import checkpointing, metrics
-from experiments.harness import stopping as stopping_lib
-from experiments.methods.base import Experiment
-from experiments.stages import adversarial_rounds
-from free_jax import keys, remote
+from experiments.harness import checkpointing, metrics, stopping
+from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
+from experiments.harness.run import Run
 from free_jax.errors import InputError
 
 
 def train(
-    config: Any,
-    workdir: str,
-    experiment: Experiment,
-    judge: Judge,
-    place: Callable,
-    stop: stopping_lib.StopRequest,
-    may_change: tuple[str, ...],
-) -> dict[str, Any]:
-    """Runs the steps of a config, from the last checkpoint on.
+    run: Run,
+    method: Method,
+    schedule: Schedule,
+    judge: Judge = Judge(),
+    service: Service | None = None,
+) -> Outcome:
+    """Trains a method from its last checkpoint on, or from the start.
 
     Args:
-      config: of the run.
-      workdir: run directory.
-      experiment: what to train.
-      judge: scores parameters along the way and says which score selects.
-      place: puts a tree on the devices.
-      stop: `checkpointing.StopRequest`.
-      may_change: config keys that a resumed run may have otherwise.
+      run: where it writes and draws from.
+      method: what to train.
+      schedule: how long, and how often it is looked at.
+      judge: scores the model along the way and says which score selects.
+      service: what steps ask outside of this process, if they do.  A step whose queries
+        found no answer is undone.
 
     Returns:
-      The selected parameters and the run's history, or ``{"stopped_at": step}``.
+      The selected model and the history of the training.
 
     Raises:
-      InputError: the working directory is further than the config asks for.
+      Stopped: the run was asked to stop; the step is saved.
+      InputError: the working directory is further than the schedule asks for.
       RunError: a loss that is not finite, or no step found answers.
     """
-    run = _Run(config, workdir, experiment, judge, place, may_change)
-    start = run.restore()
-    _announce(config, workdir, experiment)
+    training = _Training(run, method, schedule, judge, service)
+    start = training.restore()
+    training.announce()
     if start == 0:
         print("compiling the first step (cached afterwards) ...", flush=True)
-    run.start_clock()
-    for number in range(start, start if run.time_is_over() else config.num_steps):
+    training.start_clock()
+    end = start if training.time_is_over() else schedule.num_steps
+    for number in range(start, end):
         done = number + 1
-        run.step(number)
-        if run.info is None:
-            if run.ending and start:  # It ended by its budget already, or nearly so.
-                run.select_last()
+        training.step(number)
+        if training.info is None:
+            if training.ending and start:  # It ended by its budget, or nearly so.
+                training.select_last()
                 break
-            if run.ending or done == config.num_steps:
+            if training.ending or done == schedule.num_steps:
                 raise metrics.RunError(
-                    "no step found answers to all of its queries; raise the budget in "
-                    f"{config.zoo.apis}, or ask less a step"
+                    "no step found answers to all of its queries; raise the budget, or "
+                    "ask less a step"
                 )
             continue
-        run.done = done
-        last = bool(run.ending) or done == config.num_steps
-        stopping = stop.reached(done) and not last
-        judged = last or done % config.eval.every_steps == 0
+        training.done = done
+        last = bool(training.ending) or done == schedule.num_steps
+        stop_here = run.stop.reached(done) and not last
+        judged = last or done % schedule.judge_every_steps == 0
         # A stop must leave no trace in the record: the step is saved, not logged.
-        logged = judged or done % config.log.every_steps == 0
-        saving = last or stopping or run.checkpoints.due(done)
+        logged = judged or done % schedule.log_every_steps == 0
+        saving = last or stop_here or training.checkpoints.due(done)
         if logged or saving:
-            scalars = run.measure(done, judged)
+            scalars = training.measure(done, judged)
         if logged:
-            run.log(done, scalars, judged)
+            training.log(done, scalars, judged)
         if judged:
-            run.remember(done, scalars)
+            training.remember(done, scalars)
         if last:
-            run.select_last()
+            training.select_last()
         if saving:
-            run.save(done)
-        if stopping:
-            run.close()
-            return {"stopped_at": done}
-        if run.ending:
-            print(f"{run.ending}: ending after step {done}", flush=True)
+            training.save(done)
+        if stop_here:
+            training.close()
+            raise stopping.Stopped(done)
+        if training.ending:
+            print(f"{training.ending}: ending after step {done}", flush=True)
             break
-    return run.finish()
+    return training.finish()
 
 
-class _Run:
+class _Training:
     """What changes from step to step, and where it is kept."""
 
-    def __init__(self, config, workdir, experiment, judge, place, may_change):
-        self.config, self.workdir = config, workdir
-        self.experiment, self.judge, self.place = experiment, judge, place
-        algorithm = experiment.algorithm
-        self.params_of = algorithm.params
+    def __init__(
+        self,
+        run: Run,
+        method: Method,
+        schedule: Schedule,
+        judge: Judge,
+        service: Service | None,
+    ):
+        self.run, self.method, self.judge = run, method, judge
+        self.schedule, self.service = schedule, service
+        algorithm = method.algorithm
+        self.model_of = algorithm.params
         # Keys are named: a resumed run draws the same numbers without storing them.
-        self.root = jax.random.key(config.seed)
-        self.state = place(jax.jit(algorithm.init)(keys.named(self.root, "init")))
-        self.data = place(experiment.data)
+        self.state = run.place(jax.jit(algorithm.init)(run.key("init")))
+        self.data = run.place(method.data)
         # Until a score selects, this is a placeholder and `best` is None.
-        shapes = jax.eval_shape(self.params_of, self.state)
-        self.selected = place(
+        shapes = jax.eval_shape(self.model_of, self.state)
+        self.selected = run.place(
             jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         )
-        self.hub = remote.hub_of(experiment.zoo)
         # A step whose queries found no answer is undone: the state before must
         # outlive it.
-        self.step_fn = jax.jit(algorithm.step, donate_argnums=() if self.hub else 1)
+        self.step_fn = jax.jit(algorithm.step, donate_argnums=() if service else 1)
         self.checkpoints = checkpointing.Checkpoints(
-            workdir,
-            config=config,
-            may_change=may_change,
-            save_every_steps=config.checkpoint.every_steps or None,
-            save_every_secs=config.checkpoint.every_secs or None,
+            run.workdir,
+            config=run.identity,
+            may_change=run.may_change,
+            save_every_steps=schedule.checkpoint_every_steps or None,
+            save_every_secs=schedule.checkpoint_every_secs or None,
         )
         self.writer = metrics.MetricWriter(
-            workdir, tensorboard=config.log.get("tensorboard", False)
+            run.workdir, tensorboard=schedule.tensorboard
         )
         self.extra: dict[str, Any] = {
-            "seconds": adversarial_rounds.seconds_before(config, workdir),
+            "seconds": schedule.seconds_before,
             "curve": [],
             "best": None,
         }
-        self.limit = config.get("max_seconds") or math.inf
+        self.limit = schedule.max_seconds or math.inf
         self.info, self.ending = None, ""
         self.done = self.checked = 0
 
@@ -135,12 +135,12 @@ class _Run:
         restored = self.checkpoints.restore_latest(self._carried())
         if restored is not None:
             carried, self.done, self.extra = restored
-            self.state = self.place(carried["state"])
-            self.selected = self.place(carried["selected"])
-            asked = self.config.num_steps
+            self.state = self.run.place(carried["state"])
+            self.selected = self.run.place(carried["selected"])
+            asked = self.schedule.num_steps
             if self.done > asked:
                 raise InputError(
-                    f"{self.workdir} has made {self.done} steps, more than "
+                    f"{self.run.workdir} has made {self.done} steps, more than "
                     f"config.num_steps={asked}; ask for at least {self.done} or use "
                     "another --workdir"
                 )
@@ -149,33 +149,42 @@ class _Run:
         self.writer.truncate_after(self.done)
         return self.done
 
+    def announce(self) -> None:
+        """One line on what is trained."""
+        network = self.method.network
+        shapes = jax.eval_shape(lambda: network.init(jax.random.key(0))["params"])
+        total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        print(
+            f"{self.method.title}, meta-model {network.name} with {total} parameters, "
+            f"{self.schedule.num_steps} steps, workdir {self.run.workdir}",
+            flush=True,
+        )
+
     def start_clock(self) -> None:
         """From here on, seconds are training's."""
         self.progress = metrics.Progress(
-            self.config.num_steps, self.done, every_secs=self.config.log.every_secs
+            self.schedule.num_steps, self.done, every_secs=self.run.every_secs
         )
         self.clock = time.monotonic()
-        if self.hub:
-            self.hub.all_answered()  # What was asked before the loop is no step's.
+        if self.service:
+            self.service.answered(())  # What was asked before the loop is no step's.
 
     def time_is_over(self) -> bool:
-        """Whether an earlier call spent all of ``config.max_seconds``."""
+        """Whether an earlier call spent all of ``max_seconds``."""
         return self.done > 0 and self.extra["seconds"] >= self.limit
 
     def step(self, number: int) -> None:
         """One step; `ending` says why it has to be the last one."""
-        key = keys.named(self.root, "step", number)
+        key = self.run.key("step", number)
         state, info = self.step_fn(key, self.state, self.data)
-        if self.hub and not self.hub.all_answered(jax.block_until_ready((state, info))):
-            self.hub.raise_if_broken()
-            if not self.hub.alive().any():
-                self.ending = "the budget of queries is spent"
+        if self.service and not self.service.answered((state, info)):
+            self.ending = self.service.exhausted()
             state, info = self.state, self.info
         self.state, self.info = state, info
         if self.limit < math.inf and info is not None:
             jax.block_until_ready(info)
             if self.extra["seconds"] + time.monotonic() - self.clock >= self.limit:
-                self.ending = f"{self.config.max_seconds:g} seconds are over"
+                self.ending = f"{self.schedule.max_seconds:g} seconds are over"
 
     def measure(self, done: int, judged: bool) -> dict[str, float]:
         """This step's scalars.
@@ -187,9 +196,9 @@ class _Run:
         scalars = {k: np.asarray(v).item() for k, v in self.info._asdict().items()}
         is_finite = scalars.pop("is_finite")
         if judged:
-            scalars |= self.judge.scores(self.params_of(self.state), self.state)
-        if self.experiment.queries_of:
-            scalars["queries"] = int(self.experiment.queries_of(self.state).sum())
+            scalars |= self.judge.scores(self.model_of(self.state), self.state)
+        if self.method.meters.queries_of:
+            scalars["queries"] = int(self.method.meters.queries_of(self.state).sum())
         metrics.check_finite(done, scalars, since=self.checked)
         if not is_finite:
             raise metrics.RunError(
@@ -206,23 +215,23 @@ class _Run:
     def log(self, done: int, scalars: dict[str, float], judged: bool) -> None:
         """Metrics file and status line."""
         self.writer.write(done, scalars)
-        shown = {v: scalars[k] for k, v in self.experiment.status.items()}
+        shown = {v: scalars[k] for k, v in self.method.meters.status.items()}
         self.progress.update(done, shown | _val(scalars), force=judged)
 
     def remember(self, done: int, scalars: dict[str, float]) -> None:
-        """A row of the curve, and the parameters if their score is the best yet."""
-        spent = {"queries": self.hub.queries} if self.hub else {}
+        """A row of the curve, and the model if its score is the best yet."""
+        spent = self.service.bill() if self.service else {}
         row = {"step": done, "seconds": self.extra["seconds"]} | scalars | spent
         self.extra["curve"].append(row)
-        score, best = scalars.get(self.judge.rule), self.extra["best"]
+        score, best = scalars.get(self.judge.rule or ""), self.extra["best"]
         if score is not None and (best is None or score > best):
             self.extra["best"] = score
-            self.selected = _copy(self.params_of(self.state))
+            self.selected = _copy(self.model_of(self.state))
 
     def select_last(self) -> None:
-        """Where no score selects, the parameters as they are now."""
+        """Where no score selects, the model as it is now."""
         if self.judge.rule is None:
-            self.selected = _copy(self.params_of(self.state))
+            self.selected = _copy(self.model_of(self.state))
 
     def save(self, done: int) -> None:
         """A checkpoint."""
@@ -233,22 +242,22 @@ class _Run:
         self.checkpoints.close()
         self.writer.close()
 
-    def finish(self) -> dict[str, Any]:
-        """The selected parameters and the run's history."""
+    def finish(self) -> Outcome:
+        """The selected model and the history of the training."""
         self.close()
         if self.judge.rule and self.extra["best"] is None:
             raise metrics.RunError(
                 f"no model was selected: {self.judge.rule} was never measured; lower "
                 "config.eval.every_steps or recover more images"
             )
-        updates = [self.experiment.meta_updates(row) for row in self.writer.read()]
-        return {
-            "params": self.selected,
-            "state": self.state,
-            "steps": self.done,
-            # Exact where every step was logged.
-            "meta_updates": round(self.done * float(np.mean(updates or [0]))),
-        } | self.extra
+        updates = [self.method.meters.updates_of(row) for row in self.writer.read()]
+        return Outcome(
+            model=self.selected,
+            state=self.state,
+            steps=self.done,
+            meta_updates=round(self.done * float(np.mean(updates or [0]))),
+            **self.extra,
+        )
 
     def _carried(self) -> dict[str, Any]:
         return {"state": self.state, "selected": self.selected}
@@ -267,15 +276,3 @@ def _val(scalars: dict[str, float]) -> dict[str, float]:
 def _copy(tree: Any) -> Any:
     # The step donates its state; what must outlive it needs buffers of its own.
     return jax.tree.map(jnp.copy, tree)
-
-
-def _announce(config: Any, workdir: str, experiment: Experiment) -> None:
-    student = experiment.model
-    shapes = jax.eval_shape(lambda: student.init(jax.random.key(0))["params"])
-    total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
-    teachers = experiment.zoo.num_teachers if experiment.zoo else 0
-    print(
-        f"{config.algorithm}: {teachers} teachers, meta-model {student.name} with "
-        f"{total} parameters, {config.num_steps} steps, workdir {workdir}",
-        flush=True,
-    )

@@ -1,5 +1,6 @@
 """One run: where it writes, what it draws from, and the cache of what takes minutes."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -8,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.harness import chunks, stopping
+from experiments.harness import chunks, stopping, workdir
 from free_jax import keys
 from free_jax.jobs import Job
 
@@ -73,3 +74,28 @@ class Run:
     def seconds_spent(self, *stages: str) -> float:
         """Seconds that the kept results of stages took, over all interruptions."""
         return chunks.seconds_spent(self.workdir, *stages)
+
+
+@contextlib.contextmanager
+def opened(
+    folder: str,
+    *,
+    seed: int,
+    place: Callable[[Any], Any],
+    map_tasks: Callable[..., Callable],
+    identity: Any,
+    may_change: tuple[str, ...] = (),
+    every_secs: float = 10.0,
+) -> Iterator[Run]:
+    """A run in a working directory that is claimed for it; signals ask it to stop.
+
+    Raises:
+      InputError: the directory is in use, holds another run, or cannot be written.
+    """
+    with (
+        workdir.claim_workdir(folder, identity, may_change=may_change),
+        stopping.StopRequest() as stop,
+    ):
+        yield Run(
+            folder, seed, place, map_tasks, stop, identity, may_change, every_secs
+        )

@@ -14,7 +14,15 @@ GRACE_SECS = 25.0
 
 
 class Stopped(Exception):
-    """Raised between two parts of a stage when the run was asked to stop."""
+    """Raised between two parts of a run that was asked to stop.
+
+    Attributes:
+      step: how many steps are done and saved.
+    """
+
+    def __init__(self, step: int = 0):
+        super().__init__(step)
+        self.step = step
 
 
 class StopRequest:

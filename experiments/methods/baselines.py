@@ -4,12 +4,13 @@ The run has one step that changes nothing, so that harness, report and resumptio
 those of every other run; ``config.eval.yardsticks`` says what is evaluated.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from experiments.harness.method import Meters, Method
+from experiments.harness.run import Run
 from experiments.methods import base
 from free_jax import zoo as zoo_lib
 from free_jax.algorithm import Algorithm
@@ -41,11 +42,9 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     return {}, {}
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
-    del map_tasks, prepare
+def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
+    del run
     student = base.student(config, config.way)
     _, learner = base.learners(config, student)
 
@@ -56,17 +55,11 @@ def build(
         del key, data
         return state._replace(step=state.step + 1), Nothing(jnp.bool_(True))
 
-    return base.Experiment(
+    return Method(
+        title=base.title(config, zoo),
         algorithm=Algorithm(init, step, lambda state: state.params),
         data=(),
-        model=student,
-        student=student,
-        methods={"random initialisation": evaluation.learner_classifier(learner)},
-        test_learner=learner,
-        pseudo_task=(1, 15),
-        images_per_step=0,
-        status={},
-        memory_of=None,
-        zoo=zoo,
-        meta_updates=lambda metrics: 0,
+        network=student,
+        predictors={"random initialisation": evaluation.learner_classifier(learner)},
+        meters=Meters(status={}, updates_of=lambda metrics: 0),
     )

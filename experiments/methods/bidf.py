@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.run import Run
 from experiments.methods import base, episodic
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
@@ -55,11 +57,8 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     return choices, episodic.limits(config)[1] | positive
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
-    del prepare
+def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     options = config.inversion
@@ -70,9 +69,9 @@ def build(
             f"sets of inversion.images_per_class={options.images_per_class} hold fewer"
         )
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
     # One task of the update that holds the distillation is the distillation.
-    beside = base.episode_options(config, map_tasks)
+    beside = base.episode_options(config, run.map_tasks)
     beside["episodes_per_update"] -= 1
     try:
         respond = respond_of(config)
@@ -106,25 +105,25 @@ def build(
         )
     except ValueError as error:
         raise InputError(f"config: {error}") from None
-    return base.Experiment(
+    return Method(
+        title=base.title(config, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
-        model=student,
-        student=student,
-        methods=base.adapted(config, test_learner),
-        test_learner=test_learner,
+        network=student,
+        predictors=base.adapted(config, test_learner),
         pseudo_task=(config.replay.shots, config.replay.queries),
-        images_per_step=2 * config.way * options.images_per_class,
-        status={
-            "inversion_ce": "ce",
-            "teacher_accuracy": "teacher acc",
-            "replay_accuracy": "replay acc",
-        },
-        memory_of=lambda state: state.memory,
-        zoo=zoo,
-        meta_updates=lambda m: m["replay_updates"] + 1,
-        queries_of=lambda state: np.concatenate(
-            [np.asarray(spent, np.int64) for spent in state.queries]
+        recovered=lambda state: state.memory,
+        meters=Meters(
+            status={
+                "inversion_ce": "ce",
+                "teacher_accuracy": "teacher acc",
+                "replay_accuracy": "replay acc",
+            },
+            images_per_step=2 * config.way * options.images_per_class,
+            updates_of=lambda m: m["replay_updates"] + 1,
+            queries_of=lambda state: np.concatenate(
+                [np.asarray(spent, np.int64) for spent in state.queries]
+            ),
         ),
     )
 

@@ -1,11 +1,12 @@
 """Meta-learning on episodes of real images: the upper bound, from a config."""
 
-from collections.abc import Callable
 from typing import Any
 
 from experiments import inputs
 from experiments.data import require
+from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.run import Run
 from experiments.methods import base
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import episodic
@@ -19,37 +20,30 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     return {}, {f"replay.{key}": replay[key] for key in positive}
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo | None, map_tasks: Callable, prepare
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
-    del prepare
-    parts = learning(config, map_tasks)
+def build(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
+    """See `methods.build`."""
+    parts = learning(config, run)
     split = inputs.load_split(config, "train")
     needed = config.replay.shots + config.replay.queries
     what = f"the train split in {config.data.path or config.data.name}"
     require(split, way=config.way, images_per_class=needed, what=what)
-    return base.Experiment(
+    return Method(
+        title=base.title(config, zoo),
         **parts,
         data=banks.from_arrays(split.images, split.counts),
-        status={"replay_accuracy": "train acc"},
-        memory_of=None,
-        zoo=zoo,
+        meters=Meters(status={"replay_accuracy": "train acc"}),
     )
 
 
-def learning(config: Any, map_tasks: Callable) -> dict[str, Any]:
-    """What an `Experiment` on episodes of one fixed bank has, whatever the bank."""
+def learning(config: Any, run: Run) -> dict[str, Any]:
+    """What a `Method` on episodes of one fixed bank has, whatever the bank."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
     return {
         "algorithm": episodic(train_learner, update, tx),
-        "model": student,
-        "student": student,
-        "methods": base.adapted(config, test_learner),
-        "test_learner": test_learner,
+        "network": student,
+        "predictors": base.adapted(config, test_learner),
         "pseudo_task": (config.replay.shots, config.replay.queries),
-        "images_per_step": 0,
     }

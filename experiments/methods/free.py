@@ -1,9 +1,10 @@
 """FREE from a config."""
 
-from collections.abc import Callable
 from typing import Any
 
+from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.run import Run
 from experiments.methods import base, episodic
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
@@ -36,11 +37,8 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     return choices, episodic.limits(config)[1] | positive
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
-    del prepare
+def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
     student = base.student(config, config.way)
     train_learner, test_learner = base.learners(config, student)
     options = config.inversion
@@ -54,7 +52,7 @@ def build(
             f"inversion.images_per_class={options.images_per_class} recovers fewer"
         )
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
     try:
         generators = tuple(
             inversion.meta_generator(
@@ -94,28 +92,28 @@ def build(
             augment_per_image=options.objective.augment_per_image,
             store=config.memory.store,
             generator_optimizer_state=options.outer_state,
-            map_tasks=map_tasks,
+            map_tasks=run.map_tasks,
         )
     except ValueError as error:
         raise InputError(f"config: {error}") from None
-    return base.Experiment(
+    return Method(
+        title=base.title(config, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
-        model=student,
-        student=student,
-        methods=base.adapted(config, test_learner),
-        test_learner=test_learner,
+        network=student,
+        predictors=base.adapted(config, test_learner),
         pseudo_task=(config.replay.shots, config.replay.queries),
-        images_per_step=options.teachers_per_step
-        * config.way
-        * options.images_per_class,
-        status={
-            "inversion_ce": "ce",
-            "teacher_accuracy": "teacher acc",
-            "replay_accuracy": "replay acc",
-        },
-        memory_of=lambda state: state.memory,
-        zoo=zoo,
-        # Replayed updates, and one of the alignment, after the warm-up.
-        meta_updates=lambda m: m["replay_updates"] + (m["replay_updates"] > 0),
+        recovered=lambda state: state.memory,
+        meters=Meters(
+            status={
+                "inversion_ce": "ce",
+                "teacher_accuracy": "teacher acc",
+                "replay_accuracy": "replay acc",
+            },
+            images_per_step=options.teachers_per_step
+            * config.way
+            * options.images_per_class,
+            # Replayed updates, and one of the alignment, after the warm-up.
+            updates_of=lambda m: m["replay_updates"] + (m["replay_updates"] > 0),
+        ),
     )

@@ -1,13 +1,14 @@
 """Panel distillation from a config."""
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 import optax
 
+from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.run import Run
 from experiments.methods import base
 from experiments.stages import panel_choice
 from experiments.stages import prepare as prepare_lib
@@ -70,10 +71,8 @@ def _check_renewal(config: Any) -> None:
         )
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
+def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
     panel = panel_choice.choose(config, zoo)
     num_teachers = len(panel.asked)
     outputs = num_teachers * zoo.way
@@ -97,7 +96,7 @@ def build(
             optimizer=tx,
             batch_size=options.batch_size,
             groups=options.groups,
-            map_tasks=map_tasks,
+            map_tasks=run.map_tasks,
             temperature=options.temperature,
             crop_padding=options.crop_padding,
             edges=options.edges,
@@ -107,10 +106,9 @@ def build(
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
-    # The same network with a head of one output a way, for the yardsticks.
-    student = base.student(config, config.way)
-    _, test_learner = base.learners(config, student)
-    described, held_out = prepare(prepare_lib.described, zoo, panel)  # takes minutes
+    described, held_out = prepare_lib.described(
+        config, zoo, panel, run.map_tasks, run.workdir, run.stop
+    )  # takes minutes
     images = natural_images(config, described)
     weights = np.asarray(described.weights)
 
@@ -125,31 +123,28 @@ def build(
             whitening=options.whitening,
         )
 
-    return base.Experiment(
+    return Method(
+        title=base.title(config, zoo),
         algorithm=algorithm._replace(
             params=lambda state: calibrated(algorithm.params(state), images, weights)
         ),
         data=described,
-        model=model,
-        student=student,
-        methods=classifiers.methods(
+        network=model,
+        predictors=classifiers.methods(
             model,
             way=config.way,
             num_steps=config.learner.test_steps,
             learning_rate=config.learner.test_lr or config.learner.inner_lr,
             head_scale=config.learner.head_scale,
         ),
-        test_learner=test_learner,
-        pseudo_task=(1, 15),
-        held_out=held_out,
-        images_per_step=0,
-        status={"distill_loss": "kl", "agreement": "agree"},
-        memory_of=None,
-        zoo=zoo,
-        images_before=(
-            int(described.recovered.sum())
-            if config.recover.renew
-            else base.images_recovered(config, zoo)
+        holdout=held_out,
+        meters=Meters(
+            status={"distill_loss": "kl", "agreement": "agree"},
+            images_before=(
+                int(described.recovered.sum())
+                if config.recover.renew
+                else base.images_recovered(config, zoo)
+            ),
         ),
     )
 

@@ -4,11 +4,12 @@ The field's "pre-inverted memory": every teacher is inverted once, by any back-e
 a learner (MAML, ANIL or ProtoNet) is trained on episodes of the recovered images.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from experiments.harness.method import Meters, Method
+from experiments.harness.run import Run
 from experiments.methods import base, episodic
 from experiments.stages import prepare as prepare_lib
 from free_jax import zoo as zoo_lib
@@ -28,20 +29,21 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     return choices, positive | episodic.limits(config)[1]
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare: Callable
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
-    parts = episodic.learning(config, map_tasks)
+def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
+    parts = episodic.learning(config, run)
     _check_classes(config, zoo)
-    bank = prepare(prepare_lib.pre_inverted, zoo)  # Last: it takes minutes.
-    return base.Experiment(
+    # Last: it takes minutes.
+    bank = prepare_lib.pre_inverted(config, zoo, run.map_tasks, run.workdir, run.stop)
+    return Method(
+        title=base.title(config, zoo),
         **parts,
         data=bank,
-        status={"replay_accuracy": "replay acc"},
-        memory_of=lambda state: bank,
-        zoo=zoo,
-        images_before=base.images_recovered(config, zoo),
+        recovered=lambda state: bank,
+        meters=Meters(
+            status={"replay_accuracy": "replay acc"},
+            images_before=base.images_recovered(config, zoo),
+        ),
     )
 
 

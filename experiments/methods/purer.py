@@ -1,11 +1,12 @@
 """PURER from a config."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
+from experiments.harness.run import Run
 from experiments.methods import base, episodic
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
@@ -50,11 +51,8 @@ def limits(config: Any) -> tuple[base.Choices, base.Positive]:
     return choices, episodic.limits(config)[1] | positive
 
 
-def build(
-    config: Any, zoo: zoo_lib.Zoo, map_tasks: Callable, prepare
-) -> base.Experiment:
-    """See `algorithms.experiment`."""
-    del prepare
+def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
     options, replay = config.pixels, config.replay
     if config.zoo.disjoint:
         zoo = zoo_lib.disjoint(zoo, config.zoo.disjoint)
@@ -79,7 +77,7 @@ def build(
             student.image_shape, student.mean, student.std, options.deviation
         )
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, map_tasks)
+    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
 
     def sample(key, bank):
         return episodes.sample_episode(
@@ -110,29 +108,28 @@ def build(
             begin=config.curriculum.begin,
             weighting=options.weighting,
             label_order=options.label_order,
-            map_tasks=map_tasks,
+            map_tasks=run.map_tasks,
         )
-        methods = base.adapted(config, test_learner)
-        methods |= _calibrated(config, student, test_learner)
+        predictors = base.adapted(config, test_learner)
+        predictors |= _calibrated(config, student, test_learner)
     except ValueError as error:
         raise InputError(f"config: {error}") from None
-    return base.Experiment(
+    return Method(
+        title=base.title(config, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
-        model=student,
-        student=student,
-        methods=methods,
-        test_learner=test_learner,
+        network=student,
+        predictors=predictors,
+        recovered=lambda state: as_bank(source, state, zoo.teachers),
         pseudo_task=(replay.shots, replay.queries),
-        images_per_step=0,
-        status={
-            "inversion_ce": "ce",
-            "replay_accuracy": "train acc",
-            "adversarial": "adversarial",
-        },
-        memory_of=lambda state: as_bank(source, state, zoo.teachers),
-        zoo=zoo,
-        images_before=int(counts.sum()) * options.images_per_class,
+        meters=Meters(
+            status={
+                "inversion_ce": "ce",
+                "replay_accuracy": "train acc",
+                "adversarial": "adversarial",
+            },
+            images_before=int(counts.sum()) * options.images_per_class,
+        ),
     )
 
 
@@ -164,7 +161,7 @@ def _teachers_per_step(wanted: int, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
 def _calibrated(
     config: Any, student: Network, learner: MetaLearner
 ) -> dict[str, evaluation.Classify]:
-    """The second method, where ``config.calibration`` asks for it."""
+    """The second predictor, where ``config.calibration`` asks for it."""
     options = config.calibration
     if not options.num_steps:
         return {}

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from free_jax.errors import InputError
@@ -158,6 +159,28 @@ class Hub:
         """
         missing, self._missing = self._missing, 0
         return not missing
+
+    def answered(self, result: Any = None) -> bool:
+        """Whether every query since the last call found an answer.
+
+        Args:
+          result: of the program that asked; waited for, so that it has ended.
+
+        Raises:
+          Exception: queries were lost, and `raise_if_broken` says for good.
+        """
+        complete = self.all_answered(jax.block_until_ready(result))
+        if not complete:
+            self.raise_if_broken()
+        return complete
+
+    def exhausted(self) -> str:
+        """Why no endpoint can be asked any more; "" while one can."""
+        return "" if self.alive().any() else "the budget of queries is spent"
+
+    def bill(self) -> dict[str, int]:
+        """What was spent so far, as an entry of a table of results."""
+        return {"queries": self.queries}
 
     def raise_if_broken(self) -> None:
         """Tells what `ask` must not raise.

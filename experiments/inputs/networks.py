@@ -1,0 +1,78 @@
+"""The networks and learners that a config names."""
+
+import functools
+from typing import Any
+
+from experiments.data import Preset
+from experiments.inputs.images import preset
+from free_jax import model_io
+from free_jax.errors import InputError
+from free_jax.fewshot import initialization
+from free_jax.fewshot import learners as learners_lib
+from free_jax.zoo.network import Network, make_network
+
+
+def student(config: Any, way: int) -> Network:
+    """The meta-model of ``config.student`` with `way` outputs."""
+    return classifier(config.student, way, preset(config), config.dtype)
+
+
+def classifier(model: Any, way: int, chosen: Preset, dtype: str = "float32") -> Network:
+    """Architecture from a section ``dict(name=..., kwargs=...)``."""
+    size = chosen.image_size
+    kwargs = dict(model.kwargs)
+    if dtype != "float32":
+        kwargs["dtype"] = dtype
+    try:
+        return make_network(
+            model.name,
+            num_classes=way,
+            image_shape=(size, size, 3),
+            mean=chosen.mean,
+            std=chosen.std,
+            **kwargs,
+        )
+    except (TypeError, ValueError) as error:
+        raise InputError(f"model {model.name!r}: {error}") from None
+
+
+def learners(
+    config: Any, student: Network
+) -> tuple[learners_lib.MetaLearner, learners_lib.MetaLearner]:
+    """The learner as it is trained and as it is tested."""
+    section = config.learner
+    if section.kind == "protonet":
+        learner = learners_lib.protonet(student)
+        return _continued(section, learner, student), learner
+    make = functools.partial(
+        learners_lib.maml,
+        student,
+        first_order=section.first_order,
+        head_only=section.kind == "anil",
+    )
+    try:
+        train = make(num_steps=section.train_steps, inner_lr=section.inner_lr)
+        test = make(
+            num_steps=section.test_steps,
+            inner_lr=section.test_lr or section.inner_lr,
+        )
+    except ValueError as error:
+        raise InputError(f"config.learner: {error}") from None
+    return _continued(section, train, student), test
+
+
+def _continued(
+    section: Any, learner: learners_lib.MetaLearner, student: Network
+) -> learners_lib.MetaLearner:
+    """The learner, started from the saved model of ``learner.initial`` if it is set."""
+    path = section.get("initial")
+    if not path:
+        return learner
+    source, params, _ = model_io.load_model(path)
+    try:
+        params = initialization.from_model(source, params, student)
+    except ValueError as error:
+        raise InputError(
+            f"config.learner.initial={path}: {error}; set config.student accordingly"
+        ) from None
+    return learner._replace(init=lambda key: params)

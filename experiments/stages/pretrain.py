@@ -1,0 +1,133 @@
+"""Trains a zoo of teachers on random groups of classes, vectorised and resumable."""
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import inputs
+from experiments.harness import checkpointing, hosts, metrics, stopping
+from experiments.harness.optimizers import optimizer
+from experiments.harness.run import Run
+from experiments.inputs import networks
+from free_jax import keys
+from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
+from free_jax.fewshot import banks
+from free_jax.types import ImageBank, Teachers
+from free_jax.zoo import pretraining
+
+
+def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
+    """Trains the zoo, or loads it if ``<workdir>/zoo`` is already there.
+
+    Args:
+      config: gives ``data``, ``dtype`` and ``checkpoint``.
+      recipe: the section with the teachers: ``num_teachers, way, model, epochs,
+        batch_size, optimizer, train_fraction, flip``.
+      run: asked to stop after every epoch.
+
+    Raises:
+      Stopped: stop was requested; the finished epochs are kept.
+      InputError: the data is too small for the recipe.
+    """
+    target = run.path("zoo")
+    if hosts.agreed((target / "zoo.json").exists()):
+        return zoo_lib.load_zoo(target)
+    split = inputs.load_split(config, "train")
+    preset = inputs.preset(config)
+    per_class = int(recipe.train_fraction * split.counts.min())
+    if recipe.way > len(split.class_names):
+        raise InputError(
+            f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
+            f"classes of {config.data.name}"
+        )
+    arch = networks.classifier(recipe.model, recipe.way, preset, config.dtype)
+    if recipe.batch_size > per_class * recipe.way:
+        raise InputError(
+            f"pretrain.batch_size={recipe.batch_size} exceeds the "
+            f"{per_class * recipe.way} training images of a teacher; lower it"
+        )
+    steps = recipe.epochs * (per_class * recipe.way // recipe.batch_size)
+    tx = optimizer(recipe.optimizer)
+    if recipe.cosine:
+        decay = optax.cosine_decay_schedule(1.0, steps)
+        tx = optax.chain(tx, optax.scale_by_schedule(decay))
+    if recipe.clip_norm:
+        tx = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), tx)
+    init, epoch, evaluate = pretraining.teacher_trainer(
+        arch,
+        tx,
+        images_per_class=per_class,
+        batch_size=recipe.batch_size,
+        flip=recipe.flip,
+    )
+    rng = run.rng("class draw")
+    class_ids = np.stack(
+        [
+            rng.permutation(len(split.class_names))[: recipe.way]
+            for _ in range(recipe.num_teachers)
+        ]
+    ).astype(np.int32)
+    bank = run.place(banks.from_arrays(split.images, split.counts))
+    # Not the keys of a model that is trained in the same run.
+    root = run.key("teachers")
+    init_keys = jax.random.split(keys.named(root, "init"), recipe.num_teachers)
+    # Teachers in training stay on the device that trains them.
+    state = jax.jit(run.map_tasks(lambda _, key: init(key)))((), init_keys)
+    trained = run.map_tasks(epoch)
+
+    def one_epoch(bank: ImageBank, tasks: tuple) -> tuple:
+        state, info = trained(bank, tasks)
+        return state, jax.tree.map(jnp.mean, info)
+
+    run_epoch = jax.jit(one_epoch)
+    checkpoints = checkpointing.Checkpoints(
+        run.path("pretraining"),
+        config={"data": config.data, "seed": run.seed, "teachers": recipe},
+        may_change=("data.cache_dir",),
+        save_every_steps=config.checkpoint.every_steps or None,
+        save_every_secs=config.checkpoint.every_secs or None,
+    )
+    restored = checkpoints.restore_latest(state)
+    done = 0
+    if restored is not None:
+        state, done, _ = restored
+        print(f"teachers: resuming after epoch {done}/{recipe.epochs}", flush=True)
+    progress = metrics.Progress(recipe.epochs, done, every_secs=run.every_secs)
+    start = time.monotonic()
+    for number in range(done, recipe.epochs):
+        epoch_keys = jax.random.split(
+            keys.named(root, "epoch", number), recipe.num_teachers
+        )
+        state, info = run_epoch(bank, (epoch_keys, class_ids, state))
+        scalars = {
+            "teacher loss": np.asarray(info.loss).item(),
+            "train acc": np.asarray(info.accuracy).item(),
+        }
+        metrics.check_finite(number + 1, scalars)
+        progress.update(number + 1, scalars, force=number + 1 == recipe.epochs)
+        stop_here = run.stop.reached(number + 1) and number + 1 < recipe.epochs
+        checkpoints.save(number + 1, state, {}, force=stop_here)
+        if stop_here:
+            checkpoints.close()
+            raise stopping.Stopped(number + 1)
+    # Not "everywhere": the weights are tasks, too large to be on every device.
+    measured = jax.jit(run.map_tasks(evaluate))(bank, (class_ids, state.variables))
+    accuracy, variables = hosts.to_host((measured, state.variables))
+    group = zoo_lib.ZooGroup(
+        arch, Teachers(variables, jnp.asarray(class_ids)), accuracy, config.data.name
+    )
+    zoo = zoo_lib.Zoo((group,), split.class_names)
+    hosts.first_only(lambda: zoo_lib.save_zoo(zoo, target))
+    checkpoints.close()
+    print(
+        f"trained {recipe.num_teachers} {arch.name} teachers in "
+        f"{metrics.format_duration(time.monotonic() - start)}, "
+        f"held-out accuracy {100 * float(np.mean(accuracy)):.1f} %",
+        flush=True,
+    )
+    return zoo
