@@ -28,7 +28,7 @@ from free_jax import (
     save_zoo,
 )
 from free_jax.baselines import BASELINES
-from free_jax.types import SyntheticImages
+from free_jax.types import Answers, SyntheticImages
 
 CONFIG = "experiments/configs/compare_cifar_fs.py:smoke"
 # Cells that compile little: what is tested is the harness. ProtoNet has no inner loop.
@@ -223,7 +223,8 @@ def test_centrality_finds_the_teacher_that_disagrees():
     # Three teachers see the same in other coordinates, the last one noise.
     said = [views @ np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
     said = np.stack([*said, rng.normal(size=(50, 3))], axis=1)
-    found = panel.centrality(said)
+    answers = Answers(said.reshape(50, -1), panel.equal_columns(4, 3))
+    found = panel.centrality(answers)
     assert found[3] < 0.3 and found[:3].min() > 0.8
     # By its definition, with features in place of kernels.
     x = said[:, 0] - said[:, 0].mean(0)

@@ -55,7 +55,7 @@ def stacked(student: Network | None, zoo: Zoo, what: str) -> PyTree:
     """
     if student is None:
         raise NotApplicable(f"there is no network whose weights could be {what}")
-    others = [network.name for network in zoo.architectures if network != student]
+    others = [network.name for network in zoo.networks if network != student]
     if others:
         raise NotApplicable(
             f"weights of {', '.join(others)} and {student.name} cannot be {what}"

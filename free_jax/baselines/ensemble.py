@@ -98,7 +98,7 @@ def _describe(setting: Setting) -> Callable[[jax.Array], jax.Array]:
         "describe",
         lambda: jax.jit(
             panel.describer(
-                zoo.architectures,
+                zoo.networks,
                 temperature=setting.temperature,
                 map_tasks=setting.map_tasks,
             )

@@ -16,6 +16,7 @@ from free_jax.baselines import setting as setting_lib
 from free_jax.baselines.setting import NotApplicable, Scores, Setting
 from free_jax.fewshot import evaluation, initialization
 from free_jax.inversion import dead_leaves
+from free_jax.types import Answers
 from free_jax.zoo.pool import Zoo
 
 
@@ -43,9 +44,9 @@ def fine_tuned_teacher(setting: Setting, num_teachers: int = 3) -> Scores:
       NotApplicable: the first teachers are another network than the meta-model.
     """
     zoo = setting_lib.teachers(setting)
-    if zoo.architectures[0] != setting.student:
+    if zoo.networks[0] != setting.student:
         raise NotApplicable(
-            f"teachers are {zoo.architectures[0].name}, the meta-model another network"
+            f"teachers are {zoo.networks[0].name}, the meta-model another network"
         )
     count = min(num_teachers, zoo.groups[0].num_teachers)
     starts = [
@@ -59,7 +60,7 @@ def features_of(setting: Setting, group: int, row: int) -> Scores:
     """Nearest centroid on the features of the teacher in a row of a group."""
     zoo = setting_lib.teachers(setting)
     one = jax.tree.map(lambda x: x[row : row + 1], zoo.teachers[group])
-    describe = setting.programs.features(zoo.architectures[group])
+    describe = setting.programs.features(zoo.networks[group])
     described = panel.describe_bank(functools.partial(describe, (one,)), setting.bank)
     classify = setting.programs.centroids(setting.way)
     return setting_lib.evaluate(setting, classify, None, described)
@@ -85,16 +86,11 @@ def most_central(
 
     Agreement is `panel.centrality` on dead leaves: forward queries only.
     """
-    shape = zoo.architectures[0].image_shape
-    describe = panel.describer(zoo.architectures, temperature=temperature, mirror=False)
+    shape = zoo.networks[0].image_shape
+    describe = panel.describer(zoo.networks, temperature=temperature, mirror=False)
     images = draw_leaves(key, shape, num_images)
     said = np.asarray(jax.jit(describe)(zoo.teachers, images))
-    best = int(panel.centrality(said.reshape(num_images, -1, zoo.way)).argmax())
-    for number, group in enumerate(zoo.groups):
-        if best < group.num_teachers:
-            return number, best
-        best -= group.num_teachers
-    raise AssertionError("more answers than teachers")
+    return zoo.locate(int(panel.centrality(Answers(said, zoo.columns)).argmax()))
 
 
 def draw_leaves(key: jax.Array, shape: tuple[int, int, int], count: int) -> jax.Array:

@@ -51,7 +51,7 @@ def transported_params(student: Network | None, zoo: Zoo) -> PyTree:
       NotApplicable: no teacher is the meta-model's network, or networks that cannot be
         aligned.
     """
-    same = [i for i, network in enumerate(zoo.architectures) if network == student]
+    same = [i for i, network in enumerate(zoo.networks) if network == student]
     if student is None or not same:
         name = student.name if student else "unknown"
         raise NotApplicable(f"no teacher has the meta-model's architecture, {name}")
