@@ -13,7 +13,6 @@ from PIL import Image
 
 from experiments import inputs, run, train
 from experiments.data import preset, procedural
-from experiments.evaluation import baselines
 from experiments.harness import chunks, command_line, loop, stopping
 from experiments.inputs import corrupt
 from experiments.methods import panel as panel_algorithm
@@ -29,7 +28,7 @@ from free_jax import (
     panel,
     save_zoo,
 )
-from free_jax.fewshot import banks, heads
+from free_jax.fewshot import heads
 from free_jax.panel import model as distilled
 from free_jax.panel.distillation import Described
 from free_jax.types import Answers, SyntheticImages
@@ -105,9 +104,9 @@ def test_writes_table_pictures_model_and_trust(finished):
     workdir, result = finished
     assert list(result["results"]) == [
         "panel distilled, centroids",
-        "panel distilled, ridge / rounds",
+        "panel distilled, ridge / soft k-means",
         "panel distilled, adapted by gradient",
-        "panel of all teachers, whitened, ridge / rounds",
+        "panel of all teachers, whitened, ridge / soft k-means",
     ]
     for cells in result["results"].values():
         for shots in ("1", "5"):
@@ -502,6 +501,3 @@ def test_too_many_outputs_are_not_whitened(zoo_path, tmp_path, monkeypatch):
     monkeypatch.setattr(heads, "MOST_WHITENED", 24)
     with pytest.raises(run.InputError, match="25 outputs of all teachers"):
         train.main(parse(zoo_path), str(tmp_path))
-    described = banks.from_arrays(np.zeros((5, 2, 25)), np.full(5, 2))
-    with pytest.raises(baselines.NotApplicable, match="at most 24"):
-        baselines.panel_whitened(None, None, described, None, None)

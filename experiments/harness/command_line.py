@@ -181,6 +181,9 @@ def _of_today(argv: Sequence[str], config: Any) -> list[str]:
             found.append(arg)
             continue
         key, dashes = match[1], arg[: match.start(1)]
+        if key in former_keys.GONE:
+            print(f"{arg} has no effect any more", flush=True)
+            continue
         value = arg[match.end() + 1 :]
         today = former_keys.override_today(key, value)
         name = former_keys.key_today(key)

@@ -60,6 +60,9 @@ KEYS = {
     "calibration.objective": "icfil.inversion.objective",
 }
 
+# Former keys without a successor: accepted, and without effect.
+GONE = frozenset({"eval.time_recovery"})
+
 # Key of today -> its former values and those of today.
 VALUES: dict[str, dict[Any, Any]] = {
     "algorithm": {"yardsticks": "baselines"},
@@ -153,6 +156,8 @@ def override_today(key: str, value: str) -> dict[str, str]:
     >>> override_today("recover.start", "scenes")
     {'recover.inversion.init': 'dead_leaves'}
     """
+    if key in GONE:
+        return {}
     today = key_today(key)
     told: dict[str, str] = {}
     if key == "recover.backend":
@@ -182,7 +187,9 @@ def upgraded(
     unused = UNUSED.get(str(flat.get("algorithm")), ())
     found: dict[str, Any] = {}
     for key, value in flat.items():
-        if not any(key == name or key.startswith(f"{name}.") for name in unused):
+        if any(key == name or key.startswith(f"{name}.") for name in unused):
+            continue
+        if key not in GONE:
             today = key_today(key)
             found[today] = value_today(today, value)
     backend = flat.get("recover.backend")
@@ -214,4 +221,4 @@ def is_former(flat: Mapping[str, Any]) -> bool:
     values = any(
         str(flat.get(key)) in former for key, former in VALUES.items() if key in flat
     )
-    return values or any(key_today(key) != key for key in flat)
+    return values or any(key in GONE or key_today(key) != key for key in flat)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from experiments.evaluation.baselines import NAMES
 from experiments.harness.options import (
     CheckpointOptions,
     Dtype,
@@ -11,6 +10,7 @@ from experiments.harness.options import (
     MeshOptions,
 )
 from experiments.inputs.options import DataOptions, TeacherRecipe, ZooOptions
+from free_jax.baselines import BASELINES
 from free_jax.options import About, AtLeast, Call, NotEmpty, OneOf
 
 Shots = Annotated[
@@ -44,7 +44,6 @@ class EvalOptions(NamedTuple):
         recovered images or on "val"idation classes; never test.
       protocol: the one that selection looks at.
       baselines: rows of the table beside the method's own.
-      time_recovery: time the recovery inside of steps, after the run.
       temperature: of the softmax of a panel of teachers.
     """
 
@@ -56,14 +55,13 @@ class EvalOptions(NamedTuple):
     val_episodes: Annotated[int, AtLeast(0)] = 100
     select: Annotated[str, OneOf(("last", "pseudo", "val"), "never test")] = "last"
     protocol: Literal["transductive", "inductive"] = "transductive"
-    baselines: tuple[Annotated[str, OneOf(tuple(NAMES))], ...] = (
+    baselines: tuple[Annotated[str, OneOf(tuple(BASELINES))], ...] = (
         "random",
         "average",
         "teacher",
         "finetune",
         "panel",
     )
-    time_recovery: bool = False
     temperature: float = 4.0
 
 
