@@ -12,7 +12,6 @@ from etils import epath
 
 from experiments.evaluation import baselines
 from experiments.harness import (
-    chunks,
     files,
     hosts,
     metrics,
@@ -21,7 +20,7 @@ from experiments.harness import (
 )
 from experiments.harness.method import Method, Outcome
 from experiments.inputs import networks
-from experiments.stages import meta_generator, reuse
+from experiments.stages import reuse
 from free_jax import keys, model_io, panel, remote
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank
@@ -165,11 +164,7 @@ def _recovery_seconds(
     """
     if "recover" in config and method.meters.images_before:
         places = reuse.lineage(config.recover.get("reuse") or workdir)
-        return sum(
-            chunks.seconds_spent(place, "recovered")
-            + meta_generator.seconds_spent(place)
-            for place in places
-        )
+        return sum(map(reuse.seconds_recovering, places))
     recover = method.algorithm.recover
     if recover is None:
         return None if method.meters.images_per_step else 0.0

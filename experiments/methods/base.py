@@ -7,7 +7,7 @@ import optax
 
 from experiments.harness.optimizers import optimizer
 from experiments.inputs.networks import learners, student
-from experiments.stages import build_inversion
+from experiments.stages import recover as recover_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
@@ -81,7 +81,7 @@ def recover_limits(recover: Any) -> tuple[Choices, Positive]:
     )
     return (
         {
-            "recover.backend": (recover.backend, build_inversion.BACKENDS),
+            "recover.backend": (recover.backend, recover_lib.BACKENDS),
             "recover.start": (recover.start, ("noise", "scenes")),
         },
         {f"recover.{key}": recover[key] for key in positive},
