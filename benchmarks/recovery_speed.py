@@ -32,7 +32,7 @@ import free_jax as fj  # noqa: E402
 from experiments import inputs  # noqa: E402
 from experiments.configs import common  # noqa: E402
 from experiments.harness import metrics, pictures  # noqa: E402
-from experiments.stages import build_inversion  # noqa: E402
+from experiments.stages import recover  # noqa: E402
 from free_jax import inversion, panel  # noqa: E402
 
 ON_CPU = jax.default_backend() == "cpu"
@@ -71,7 +71,7 @@ def settings(backend: str, width: int) -> ml_collections.ConfigDict:
 
 def measure(config, arch, teachers, others, shared, labels, repeats):
     """Quality and seconds a teacher of the configured number of steps."""
-    inverter = build_inversion.inverter(config, arch)
+    inverter = inversion.build(recover.recipe(config), arch)
     shared = inverter.init(jax.random.key(0)) if shared is None else shared
     run = jax.jit(inverter.invert)
     keys = jax.random.split(jax.random.key(1), len(teachers.class_ids))
@@ -115,7 +115,7 @@ def judged_by_others(arch, others, images, classes) -> float:
 def meta_train(config, arch, teachers, labels, options):
     """FIVE's generator, and the seconds its training took after compilation."""
     init, step = inversion.meta_training(
-        build_inversion.inverter(config, arch),
+        inversion.build(recover.recipe(config), arch),
         labels,
         optimizer=optax.adam(config.recover.meta_rate, b1=0.5),
         teachers_per_step=config.recover.meta_teachers,

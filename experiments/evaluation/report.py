@@ -8,7 +8,6 @@ import numpy as np
 
 from experiments.evaluation import final
 from experiments.harness import (
-    chunks,
     files,
     hosts,
     metrics,
@@ -18,7 +17,7 @@ from experiments.harness import (
 )
 from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
-from experiments.stages import meta_generator, reuse
+from experiments.stages import reuse
 from free_jax import model_io
 from free_jax.types import ImageBank
 
@@ -81,11 +80,7 @@ def recovery_seconds(folder: str | None, meters: Meters) -> float | None:
       meters: of the method.
     """
     if folder and meters.images_before:
-        return sum(
-            chunks.seconds_spent(place, "recovered")
-            + meta_generator.seconds_spent(place)
-            for place in reuse.lineage(folder)
-        )
+        return sum(map(reuse.seconds_recovering, reuse.lineage(folder)))
     return None if meters.images_per_step or meters.images_before else 0.0
 
 

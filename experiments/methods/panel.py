@@ -4,10 +4,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
-import optax
 
+from experiments.harness import sections
 from experiments.harness.method import Meters, Method
-from experiments.harness.optimizers import optimizer
 from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
 from experiments.inputs.options import CONV4, DataOptions, ZooOptions
@@ -22,21 +21,15 @@ from experiments.methods.options import (
     Student,
     Way,
 )
-from experiments.stages import panel_choice
-from experiments.stages import prepare as prepare_lib
+from experiments.stages import recover as recover_lib
 from experiments.stages.options import PanelOptions, RecoverOptions
-from free_jax import keys
+from free_jax import panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
 from free_jax.options import Positive
 from free_jax.panel import classifiers
-from free_jax.panel import model as distilled
-from free_jax.panel.distillation import (
-    Described,
-    DistillOptions,
-    panel_distillation,
-)
+from free_jax.panel.distillation import DistillOptions
 
 
 class AdaptationOptions(NamedTuple):
@@ -101,60 +94,29 @@ class Config(NamedTuple):
 
 def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
-    panel = panel_choice.choose(config, zoo)
-    num_teachers = len(panel.asked)
-    outputs = num_teachers * zoo.way
-    model = base.student(config, outputs)
-    options = config.distill
-    whitens = options.whitening and options.fit_images
-    if whitens and outputs > heads.MOST_WHITENED:
-        raise InputError(
-            f"config.distill.whitening: {outputs} outputs of all teachers make a "
-            "matrix of their square; set it to 0, or ask fewer teachers "
-            f"(config.panel.teachers) for at most {heads.MOST_WHITENED}"
-        )
-    tx = optimizer(options.optimizer)
-    if options.cosine:
-        decay = optax.cosine_decay_schedule(1.0, config.num_steps)
-        tx = optax.chain(tx, optax.scale_by_schedule(decay))
+    wanted = recover_lib.panel_options(config)
+    choice = panel.choose(run.rng("held-out classes"), zoo, wanted, way=config.way)
+    options = sections.read(DistillOptions, config.distill, "config.distill")
+    widths = np.diff(zoo.columns)[choice.asked]
+    columns = np.concatenate([[0], np.cumsum(widths)])
+    model = base.student(config, int(columns[-1]))
+    _check_whitening(options, model.num_classes)
     try:
-        algorithm = panel_distillation(
-            model,
-            num_teachers=num_teachers,
-            optimizer=tx,
-            batch_size=options.batch_size,
-            groups=options.ghost_batches,
-            map_tasks=run.map_tasks,
-            temperature=options.temperature,
-            crop_padding=options.crop_padding,
-            edges=options.edges,
-            flip=options.flip,
-            mix=options.mix,
-            similarity=options.similarity,
+        algorithm = panel.distillation(
+            model, columns, options, config.num_steps, map_tasks=run.map_tasks
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
-    described, held_out = prepare_lib.described(
-        config, zoo, panel, run.map_tasks, run.workdir, run.stop
-    )  # takes minutes
-    images = natural_images(config, described)
+    found = recover_lib.described(config, zoo, choice, run)  # takes minutes
+    described = found.described
+    rng = run.rng("calibration images")
+    images = panel.calibration_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
-
-    @jax.jit
-    def calibrated(variables: Any, images: Any, weights: Any) -> Any:
-        return distilled.calibrate(
-            model,
-            variables,
-            images,
-            weights=weights,
-            temperature=options.temperature,
-            whitening=options.whitening,
-        )
-
+    fit = jax.jit(panel.statistics_fitter(model, options))
     return Method(
         title=base.title(config, zoo),
         algorithm=algorithm._replace(
-            params=lambda state: calibrated(algorithm.params(state), images, weights)
+            params=lambda state: fit(algorithm.params(state), images, weights)
         ),
         data=described,
         network=model,
@@ -165,7 +127,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             learning_rate=config.learner.test_lr or config.learner.inner_lr,
             head_scale=config.learner.head_scale,
         ),
-        holdout=held_out,
+        holdout=found.held_out,
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=(
@@ -177,18 +139,11 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     )
 
 
-def natural_images(config: Any, described: Described) -> np.ndarray | None:
-    """The images to calibrate the model on: those most like real ones, if any are.
-
-    Inversions that started from dead leaves, or these where teachers are only asked.
-    Inversions from noise are unlike anything real: fitted to them, a model loses.
-    How an image was made is known by its pool, which may be of an earlier run.
-    """
-    count = config.distill.fit_images
-    rows = np.flatnonzero(described.recovered)
-    if rows.size < 2:
-        rows = np.arange(len(described.images))
-    rows = rows[np.asarray(described.natural)[rows]]
-    rng = keys.named_rng(config.seed, "calibration images")
-    drawn = np.sort(rng.permutation(rows)[:count])
-    return np.asarray(described.images[drawn]) if drawn.size else None
+def _check_whitening(options: DistillOptions, outputs: int) -> None:
+    whitens = options.whitening and options.fit_images
+    if whitens and outputs > heads.MOST_WHITENED:
+        raise InputError(
+            f"config.distill.whitening: {outputs} outputs of all teachers make a "
+            "matrix of their square; set it to 0, or ask fewer teachers "
+            f"(config.panel.teachers) for at most {heads.MOST_WHITENED}"
+        )

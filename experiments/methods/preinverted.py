@@ -24,8 +24,7 @@ from experiments.methods.options import (
     Student,
     Way,
 )
-from experiments.stages import options
-from experiments.stages import prepare as prepare_lib
+from experiments.stages import options, recover
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot.learners import LearnerOptions
@@ -77,7 +76,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     parts = episodic.learning(config, run)
     _check_classes(config, zoo)
     # Last: it takes minutes.
-    bank = prepare_lib.pre_inverted(config, zoo, run.map_tasks, run.workdir, run.stop)
+    bank = recover.pre_inverted(config, zoo, run)
     return Method(
         title=base.title(config, zoo),
         **parts,
@@ -93,8 +92,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
 def _check_classes(config: Any, zoo: zoo_lib.Zoo) -> None:
     """Refuses to recover for minutes what makes no episodes."""
     needed = config.replay.shots + config.replay.queries
-    ids = np.concatenate([np.asarray(t.class_ids).reshape(-1) for t in zoo.teachers])
-    counts = config.recover.images_per_class * np.bincount(ids)
+    counts = config.recover.images_per_class * np.bincount(zoo.class_ids)
     if (counts >= needed).sum() < config.way:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "

@@ -15,12 +15,11 @@ import numpy as np
 from etils import epath
 
 from experiments.harness import chunks, results
-from experiments.stages import meta_generator, reuse
+from experiments.stages import reuse
 from free_jax import inversion, model_io
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.types import PyTree
-from free_jax.types import SyntheticImages as Pool
 from free_jax.zoo.network import Network
 
 
@@ -42,6 +41,10 @@ class Rival(NamedTuple):
     heads: PyTree
     weights: np.ndarray
     number: int
+
+    def adversaries(self) -> inversion.Adversaries:
+        """What images are recovered to be new to."""
+        return inversion.Adversaries(self.student, self.of_teachers)
 
     def of_teachers(self, index: np.ndarray) -> inversion.Adversary:
         """A stack of adversaries, one for each teacher of `index`."""
@@ -83,8 +86,8 @@ def seconds_before(config: Any, workdir: str) -> float:
     place = config.get("recover", {}).get("reuse") or workdir
     before = reuse.lineage(place)[:-1]
     made = seconds(before[-1]) if before else 0.0
-    spent = chunks.seconds_spent(place, "recovered", "described")
-    return made + meta_generator.seconds_spent(place) + spent
+    asking = chunks.seconds_spent(place, "described")
+    return made + reuse.seconds_recovering(place) + asking
 
 
 def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
@@ -124,9 +127,7 @@ def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
     )
 
 
-def kept(
-    config: Any, zoo: zoo_lib.Zoo, asked: np.ndarray
-) -> list[tuple[Pool, np.ndarray]]:
+def kept(config: Any, zoo: zoo_lib.Zoo, asked: np.ndarray) -> reuse.Known | None:
     """Images and answers of the earlier run and of those that it renewed, if any.
 
     Raises:
@@ -134,6 +135,6 @@ def kept(
     """
     folder = earlier(config)
     if not folder:
-        return []
+        return None
     seconds(folder)
-    return [reuse.everything("against", folder, zoo, asked)]
+    return reuse.everything("against", folder, zoo, asked)

@@ -1,210 +1,225 @@
-"""Recovers images from every teacher of a zoo and asks all teachers about them.
+"""Images and answers of a run: the library's pipeline, kept in its folder."""
 
-Both stages are done in `chunks`, which survive a stop.
-"""
-
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from experiments.harness import chunks, stopping
-from experiments.stages import (
-    adversarial_rounds,
-    build_inversion,
-    meta_generator,
-    reuse,
-)
-from free_jax import augment, keys, panel, remote
-from free_jax import zoo as zoo_lib
-from free_jax.fewshot.episodes import balanced_labels
-from free_jax.inversion import dead_leaves
-from free_jax.jobs import Job
-from free_jax.types import SyntheticImages as Pool
+from experiments import inputs
+from experiments.harness import files, hosts, pictures, sections
+from experiments.harness.run import Run
+from experiments.stages import adversarial_rounds, reuse
+from experiments.stages.options import RecoverOptions
+from free_jax import inversion, keys, panel
+from free_jax import jobs as jobs_lib
+from free_jax.errors import InputError
+from free_jax.types import ImageBank, SyntheticImages
+from free_jax.zoo import Zoo
 
 
-def recover(
-    config: Any,
-    zoo: zoo_lib.Zoo,
-    image_shape: tuple[int, int, int],
-    map_tasks: Callable,
-    workdir: str,
-    stop: stopping.StopRequest,
-    rival: adversarial_rounds.Rival | None = None,
-) -> Pool:
-    """Images of every teacher, and dead leaves, as ``config.recover`` says.
+def options(config: Any) -> panel.RecoverOptions:
+    """Section ``recover`` as the library's record."""
+    section = sections.read(RecoverOptions, config.recover, "config.recover")
+    return panel.RecoverOptions(
+        images_per_class=section.images_per_class,
+        dead_leaves=section.dead_leaves,
+        at_once=section.at_once,
+        image_size=inputs.preset(config).image_size,
+        inversion=section.inversion,
+        meta_training=panel.MetaTraining(
+            num_steps=section.meta_steps,
+            teachers_per_step=section.meta_teachers,
+            optimizer=section.meta_optimizer,
+        ),
+    )
+
+
+def panel_options(config: Any) -> panel.PanelOptions:
+    """Sections ``recover`` and ``panel`` as the library's record."""
+    return panel.PanelOptions(recover=options(config), **config.panel.to_dict())
+
+
+def described(
+    config: Any, zoo: Zoo, choice: panel.PanelChoice, run: Run
+) -> panel.DescribedZoo:
+    """Recovers images, asks the chosen teachers about them, and judges the teachers.
 
     Args:
-      config: of the run.
-      zoo: teachers.
-      image_shape: all images are resized to it.
-      map_tasks: how the teachers of a chunk are spread.
-      workdir: chunks are kept in its folder ``recovered``.
-      stop: polled between chunks.
-      rival: a distilled model that the images should be new to.
+      config: of the run; ``recover.reuse`` takes images and answers of an earlier run
+        instead, ``recover.against`` adds to them.
+      zoo: teachers that images are recovered from.
+      choice: whose teachers describe every image.
+      run: keeps the parts.
+
+    Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
 
     Raises:
-      Stopped: stop was requested; the finished chunks are kept.
+      Stopped: stop was requested; finished parts are kept.
+      InputError: no teacher is left to believe.
     """
-    options = config.recover
-    root = keys.named(jax.random.key(config.seed), "recover")
-    if rival:  # Not the images of the earlier rounds again.
-        root = keys.named(root, "round", rival.number)
-    labels = balanced_labels(zoo.way, options.images_per_class)
-    jobs: list[Job] = []
-    first = 0  # Index of the group's first teacher over all groups.
-    groups = zoo.groups if options.images_per_class else ()
-    for number, group in enumerate(groups):
-        inverter = build_inversion.inverter(
-            config, group.architecture, rival.student if rival else None
-        )
-        key = keys.named(root, "generator", number)
-        if options.inversion.source == "generator" and options.meta_steps:
-            shared = meta_generator.trained_generator(
-                config,
-                f"group{number}",
-                key,
-                inverter,
-                labels,
-                group.teachers,
-                map_tasks,
-                workdir,
-                stop,
-            )
-        else:
-            shared = inverter.init(key)
-
-        def one(shared, task, inverter=inverter):
-            key, teacher, adversary = task
-            recovered, info, _ = inverter.invert(
-                key, shared, teacher, labels, adversary
-            )
-            pixels = augment.fit_to(recovered.images, image_shape)
-            return jnp.floor(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8), info
-
-        run = jax.jit(map_tasks(one, everywhere=True))
-        for start in range(0, group.num_teachers, options.at_once):
-            index = np.arange(start, min(start + options.at_once, group.num_teachers))
-
-            def invert(index=index, run=run, shared=shared, group=group, first=first):
-                teacher_keys = jax.vmap(lambda i: keys.named(root, "teacher", i))(
-                    jnp.asarray(first + index)
-                )
-                teachers = zoo_lib.take(group.teachers, index)
-                adversaries = rival.of_teachers(first + index) if rival else None
-                tasks = (teacher_keys, teachers, adversaries)
-                images, info = jax.device_get(run(shared, tasks))
-                ids = np.asarray(teachers.class_ids)[:, np.asarray(labels)]
-                return {
-                    "images": images.reshape(-1, *image_shape),
-                    "classes": ids.reshape(-1),
-                    "owners": np.repeat(first + index, len(labels)),
-                    "teacher_accuracy": info.teacher_accuracy,
-                }
-
-            jobs.append(Job(f"group{number}-{start:05d}", invert))
-        first += group.num_teachers
-    if options.dead_leaves:
-        jobs.append(
-            Job("scenes", lambda: _scenes(root, options.dead_leaves, image_shape)),
-        )
-    folder = epath.Path(workdir) / "recovered"
-    secs = config.log.every_secs
-    parts = list(chunks.cached(folder, jobs, stop, every_secs=secs))
-    pool = reuse.pool_of(parts, reuse.recipe(config))
-    known = [part["teacher_accuracy"] for part in parts if "teacher_accuracy" in part]
-    if known:
+    wanted, key = panel_options(config), run.key("recover")
+    rival = None
+    if config.recover.reuse:
+        known = reuse.reuse(config, config.recover.reuse, zoo, choice.asked)
+        nothing = wanted.recover._replace(images_per_class=0, dead_leaves=0)
+        wanted = wanted._replace(recover=nothing)
+    else:
+        rival = adversarial_rounds.rival(config, zoo)
+        if rival:  # Not the images of the earlier rounds again.
+            key = keys.named(key, "round", rival.number)
+        check(wanted.recover, zoo, rival)
+        known = adversarial_rounds.kept(config, zoo, choice.asked)
+        earlier = adversarial_rounds.earlier(config)
+        reuse.sign(run.workdir, zoo, choice.asked, config, renewed=earlier)
+    found = panel.describe_zoo(
+        key,
+        zoo,
+        wanted,
+        telling(run),
+        known=known,
+        choice=choice,
+        adversaries=rival.adversaries() if rival else None,
+        map_tasks=run.map_tasks,
+    )
+    if found.asked < found.made:
         print(
-            f"recovered {len(pool.images)} images; their teachers know "
-            f"{100 * np.concatenate(known).mean():.1f} % of their own",
+            f"the budget of queries ends after {found.asked} of {found.made} images",
             flush=True,
         )
-    return pool
+    if hosts.is_writer():
+        drawn = found.recovered or (known[0] if known else None)
+        if drawn is not None:
+            draw(run.path("recovered.png"), drawn, zoo)
+        if found.trust:
+            # Row i is about the teacher that has this number in the whole zoo.
+            told = {"teachers": choice.asked, **found.trust._asdict()}
+            files.write_json(run.path("teachers.json"), told)
+    _tell_doubts(found, run)
+    return found
 
 
-def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> dict:
-    draw = jax.jit(jax.vmap(lambda key: dead_leaves.draw(key, image_shape)))
-    each = jax.random.split(keys.named(root, "dead leaves"), count)
-    images = jnp.concatenate(
-        [draw(each[start : start + 500]) for start in range(0, count, 500)]
-    )
-    pixels = np.floor(255 * np.clip(jax.device_get(images), 0, 1)).astype(np.uint8)
-    nobody = np.full(count, -1, np.int32)
-    return {"images": pixels, "classes": nobody, "owners": nobody}
+def _tell_doubts(found: panel.DescribedZoo, run: Run) -> None:
+    if found.trust is None:
+        return
+    weights = found.trust.weights
+    doubted = found.choice.asked[weights == 0]
+    if doubted.size:
+        print(
+            f"{doubted.size} of {len(weights)} teachers tell little or contradict "
+            f"the others and are left out: {doubted[:20].tolist()}; see "
+            f"{run.path('teachers.json')}",
+            flush=True,
+        )
 
 
-def ask(
-    config: Any,
-    zoo: zoo_lib.Zoo,
-    images: np.ndarray,
-    map_tasks: Callable,
-    workdir: str,
-    stop: stopping.StopRequest,
-    *,
-    chunk: int = 500,
-    at_once: int = 250,
-) -> np.ndarray:
-    """What all teachers say about images: logits [N, T, W]; forward queries only.
+def pre_inverted(config: Any, zoo: Zoo, run: Run) -> ImageBank:
+    """A memory of the images recovered from every teacher, by absolute class.
 
-    Endpoints may leave queries without an answer (NaN); a chunk with such is not kept,
-    because its answers are in the ledger and the others may come with the next run.
-    Where their budget ends, N is smaller than the number of images.
+    The class is what its own teacher was asked for, or what all teachers together take
+    the image for (``config.labels``).
 
     Args:
       config: of the run.
       zoo: teachers.
-      images: [N, h, w, c] uint8.
-      map_tasks: how the teachers are spread.
-      workdir: chunks are kept in its folder ``described``.
-      stop: polled between chunks.
-      chunk: images whose answers are kept in one file.
-      at_once: images that a teacher looks at in one batch, so few that their maps stay
-        in a CPU's cache; endpoints are sent a whole chunk.
+      run: keeps the parts.
 
     Raises:
-      Stopped: stop was requested; the finished chunks are kept.
+      Stopped: stop was requested; finished parts are kept.
+      InputError: the panel's votes leave no episode, or no teacher is trusted.
     """
-    describe = panel.describer(
-        zoo.architectures, output="logits", mirror=False, map_tasks=map_tasks
-    )
-    run = jax.jit(describe)
-    hub = remote.hub_of(zoo)
-
-    def question(start: int) -> dict[str, np.ndarray]:
-        part = images[start : start + chunk]
-        # The last chunk is padded: one shape, one compilation.  Endpoints are not asked
-        # about padding.
-        missing = 0 if hub else chunk - len(part)
-        part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        size = len(part) if hub else at_once
-        said = np.concatenate(
-            [
-                np.asarray(run(zoo.teachers, part[first : first + size]))
-                for first in range(0, len(part), size)
-            ]
+    everyone, answers = np.arange(zoo.num_teachers), None
+    if config.recover.reuse:
+        images, answers = reuse.reuse(config, config.recover.reuse, zoo, everyone)
+    else:
+        wanted = options(config)
+        check(wanted, zoo)
+        reuse.sign(run.workdir, zoo, everyone, config)
+        images = panel.recover_zoo(
+            run.key("recover"), zoo, wanted, telling(run), map_tasks=run.map_tasks
         )
-        said = said[: len(said) - missing]
-        if hub:
-            hub.raise_if_broken()
-        found = {"logits": said.reshape(len(said), -1, zoo.way)}
-        if hub:
-            found["complete"] = np.asarray(np.isfinite(said).all())
-        return found
+    if config.labels == "panel":
+        if answers is None:
+            answers = panel.ask_zoo(
+                zoo, images.images, telling(run), map_tasks=run.map_tasks
+            )
+        voted = panel.voted_classes(zoo, images, answers)
+        _check_votes(config, zoo, images, voted)
+        images = images._replace(classes=voted.classes)
+    bank = panel.bank_of_classes(images, np.arange(zoo.num_classes))
+    # The memory is full: what was written last comes last.
+    return bank._replace(cursor=bank.counts)
 
-    jobs = [
-        Job(f"images-{start:06d}", lambda start=start: question(start))
-        for start in range(0, len(images), chunk)
-    ]
-    folder = epath.Path(workdir) / "described"
-    found = []
-    secs = config.log.every_secs
-    for part in chunks.cached(folder, jobs, stop, every_secs=secs):
-        found.append(part["logits"])
-        if hub and not hub.alive().any() and np.isnan(found[-1]).any():
-            asked = sum(map(len, found))
-            print(f"the budget of queries ends after {asked} of {len(images)} images")
-            break
-    return np.concatenate(found)
+
+def _check_votes(
+    config: Any, zoo: Zoo, images: SyntheticImages, voted: panel.Voted
+) -> None:
+    needed = config.replay.shots + config.replay.queries
+    counts = np.bincount(voted.classes, minlength=zoo.num_classes)
+    enough = int((counts >= needed).sum())
+    if enough < config.way:
+        raise InputError(
+            f"config.labels=panel: {enough} classes are left with the {needed} "
+            f"images (shots + queries) of an episode, which takes {config.way}; "
+            "recover more images, ask for fewer queries, or use labels=owner"
+        )
+    print(
+        f"{voted.voters} of {zoo.num_teachers} teachers vote; they agree to "
+        f"{100 * (voted.classes == images.classes).mean():.0f} % of the images' "
+        "classes",
+        flush=True,
+    )
+
+
+def check(
+    wanted: panel.RecoverOptions,
+    zoo: Zoo,
+    rival: adversarial_rounds.Rival | None = None,
+) -> None:
+    """Refuses an inversion that does not fit, before anything is computed.
+
+    Raises:
+      InputError: names the section.
+    """
+    student = rival.student if rival else None
+    for network in zoo.networks if wanted.images_per_class else ():
+        try:
+            inversion.build(wanted.inversion, network, student)
+        except ValueError as error:
+            raise InputError(f"config.recover: {error}") from None
+
+
+def telling(run: Run) -> jobs_lib.Run:
+    """`Run.cached`, which also says what the recovered images are worth."""
+
+    def cached(
+        stage: str, jobs: Sequence[jobs_lib.Job]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        count, known = 0, []
+        for result in run.cached(stage, jobs):
+            if "images" in result:
+                count += len(result["images"])
+                known.append(result.get("teacher_accuracy", np.zeros(0)))
+            yield result
+        accuracy = np.concatenate([np.zeros(0), *known])
+        if accuracy.size:
+            print(
+                f"recovered {count} images; their teachers know "
+                f"{100 * accuracy.mean():.1f} % of their own",
+                flush=True,
+            )
+
+    return cached
+
+
+def draw(file: epath.Path, images: SyntheticImages, zoo: Zoo) -> None:
+    """Ten images of each of the first twelve classes, and a row of dead leaves."""
+    rows, names = [], []
+    for known in np.unique(images.classes):
+        of_class = images.images[images.classes == known][:10]
+        if len(of_class) == 10 and len(rows) < 13:
+            rows.append(of_class)
+            names.append(zoo.class_names[known] if known >= 0 else "dead leaves")
+    if rows:
+        grid = np.concatenate(rows)
+        pictures.save_grid(file, grid, rows=len(rows), labels=names)

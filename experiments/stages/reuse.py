@@ -8,15 +8,18 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.harness import files, former_keys, hosts
+from experiments.harness import chunks, files, former_keys, hosts
 from experiments.harness.chunks import finished, read_chunk
 from experiments.harness.workdir import CONFIG_FILE
+from free_jax import inversion, panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
-from free_jax.types import SyntheticImages as Pool
+from free_jax.types import Answers, SyntheticImages
 
 SIGNATURE_FILE = "zoo.json"
 _SOURCE, _INIT = "recover.inversion.source", "recover.inversion.init"
+META_TRAINING = "meta_generator"
+Known = tuple[SyntheticImages, Answers]
 
 
 def recipe(config: Any) -> dict[str, Any]:
@@ -37,21 +40,11 @@ def _recipe(flat: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def pool_of(parts: list[dict[str, np.ndarray]], made: dict[str, Any]) -> Pool:
-    """The pool of some chunks that were made by one recipe."""
-    images, classes, owners = (
-        np.concatenate([part[name] for part in parts])
-        for name in ("images", "classes", "owners")
-    )
-    natural = (owners < 0) | (made.get("init") == "dead_leaves")
-    return Pool(images, classes, owners, natural)
-
-
 def sign(
     workdir: str,
     zoo: zoo_lib.Zoo,
-    asked: zoo_lib.Zoo,
-    made: dict[str, Any],
+    asked: np.ndarray,
+    config: Any,
     *,
     renewed: str = "",
 ) -> None:
@@ -60,15 +53,19 @@ def sign(
     Args:
       workdir: run directory.
       zoo: teachers that images are recovered from.
-      asked: teachers that are asked.
-      made: `recipe` of the images.
+      asked: rows of the teachers that are asked.
+      config: of the run.
       renewed: the earlier run whose images and answers this one adds to.
 
     Raises:
       InputError: images of other teachers are there already.
     """
     file = _signature(workdir)
-    now = {"zoo": fingerprint(zoo), "asked": fingerprint(asked), "renewed": renewed}
+    now = {
+        "zoo": fingerprint(zoo),
+        "asked": fingerprint(zoo_lib.select(zoo, asked)),
+        "renewed": renewed,
+    }
 
     def check() -> None:
         before = {"renewed": ""} | _signed(workdir)
@@ -78,7 +75,7 @@ def sign(
                 "since; use another --workdir"
             )
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(file, now | {"recipe": made})
+        files.write_json(file, now | {"recipe": recipe(config)})
 
     hosts.first_only(check)
 
@@ -98,9 +95,15 @@ def lineage(workdir: str) -> list[str]:
     return [*(lineage(before) if before else []), str(workdir)]
 
 
-def reuse(
-    config: Any, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray
-) -> tuple[Pool, np.ndarray]:
+def seconds_recovering(workdir: str) -> float:
+    """What recovery in a working directory took, meta-training included."""
+    # Runs of earlier versions noted the time of a meta-training in a file of its own.
+    notes = epath.Path(workdir).glob(f"{META_TRAINING}/*/seconds.txt")
+    noted = sum(float(file.read_text()) for file in notes)
+    return noted + chunks.seconds_spent(workdir, META_TRAINING, "recovered")
+
+
+def reuse(config: Any, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Known:
     """Images and answers of an earlier run, as far as this run asks for them.
 
     Args:
@@ -108,78 +111,88 @@ def reuse(
         ``panel.teachers`` may be smaller than the earlier run's.
       folder: the earlier run's working directory.
       zoo: the teachers, which must be the earlier run's.
-      asked: [T'] indices over all teachers: whose answers are wanted.
+      asked: [T'] rows over all teachers: whose answers are wanted.
 
     Raises:
-      InputError: the folder holds no finished pool, a smaller one, or one of other
-        teachers.
+      InputError: the folder holds no finished images and answers, fewer, or those of
+        other teachers.
     """
-    pool, logits = everything("reuse", folder, zoo, asked)
+    images, answers = everything("reuse", folder, zoo, asked)
     keep = []
     if config.recover.images_per_class:
-        most = config.recover.images_per_class * config.way
-        for owner in range(zoo.num_teachers):
+        for owner, way in enumerate(np.diff(zoo.columns)):
+            most = config.recover.images_per_class * way
             # Labels run through the classes: the first ones hold each equally often.
-            keep.append(np.flatnonzero(pool.owners == owner)[:most])
+            keep.append(np.flatnonzero(images.owners == owner)[:most])
             _check_enough(
-                folder, "images_per_class", len(keep[-1]) // config.way, config.recover
+                folder, "images_per_class", len(keep[-1]) // way, config.recover
             )
-    keep.append(np.flatnonzero(pool.owners < 0)[: config.recover.dead_leaves])
+    keep.append(np.flatnonzero(images.owners < 0)[: config.recover.dead_leaves])
     _check_enough(folder, "dead_leaves", len(keep[-1]), config.recover)
     index = np.concatenate(keep)
-    return Pool(*(x[index] for x in pool)), logits[index]
+    found = SyntheticImages(*(x[index] for x in images))
+    return found, answers._replace(logits=answers.logits[index])
 
 
-def everything(
-    key: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray
-) -> tuple[Pool, np.ndarray]:
+def everything(key: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Known:
     """All images and answers of an earlier run and of those that it renewed.
 
     Args:
       key: of ``config.recover`` that names the folder, for what is said of it.
       folder: the earlier run's working directory.
       zoo: the teachers, which must be the earlier run's.
-      asked: [T'] indices over all teachers: whose answers are wanted.
+      asked: [T'] rows over all teachers: whose answers are wanted.
 
     Raises:
-      InputError: a folder holds no finished pool, or one of other teachers.
+      InputError: a folder holds no finished images and answers, or those of other
+        teachers.
     """
     name = f"config.recover.{key}={folder}"
-    return joined([_one_pool(name, run, zoo, asked) for run in lineage(folder)])
+    return panel.joined([_one_run(name, run, zoo, asked) for run in lineage(folder)])
 
 
-def joined(parts: list[tuple[Pool, np.ndarray]]) -> tuple[Pool, np.ndarray]:
-    """All images and answers, in this order."""
-    pools, answers = zip(*parts, strict=True)
-    return Pool(*map(np.concatenate, zip(*pools, strict=True))), np.concatenate(answers)
-
-
-def _one_pool(
-    name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray
-) -> tuple[Pool, np.ndarray]:
+def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Known:
     recovered, described = (finished(folder, s) for s in ("recovered", "described"))
     if not recovered or not described:
         raise InputError(
             f"{name}: no recovered images and answers in the folders recovered and "
             f"described of {folder}; give the workdir of a panel run"
         )
-    parts = [read_chunk(file) for file in recovered]
-    pool = pool_of(parts, _made(folder))
-    logits = np.concatenate([read_chunk(file)["logits"] for file in described])
-    if len(logits) != len(pool.images):
+    images = _images([read_chunk(file) for file in recovered], folder)
+    answers = _answers([read_chunk(file) for file in described])
+    if len(answers.logits) != len(images.images):
         raise InputError(
-            f"{name}: {len(pool.images)} images but answers about {len(logits)} in "
-            f"{folder}; let that run finish first"
+            f"{name}: {len(images.images)} images but answers about "
+            f"{len(answers.logits)} in {folder}; let that run finish first"
         )
-    _check_teachers(name, folder, zoo, pool, logits, asked)
-    return pool, logits[:, asked]
+    if _asked_all(name, folder, zoo, images, answers, asked):
+        answers = panel.answers_of(answers, asked)
+    return images, answers
+
+
+def _images(parts: list[dict[str, np.ndarray]], folder: str) -> SyntheticImages:
+    """The images of some chunks; those of earlier versions know no ``natural``."""
+    if any("natural" not in part for part in parts):
+        leaves = _made(folder).get("init") == "dead_leaves"
+        for part in parts:
+            part.setdefault("natural", (part["owners"] < 0) | leaves)
+    return inversion.images_of(parts)
+
+
+def _answers(parts: list[dict[str, np.ndarray]]) -> Answers:
+    """The answers of some chunks; those of earlier versions are [n, T, W]."""
+    logits = np.concatenate([part["logits"] for part in parts])
+    if logits.ndim == 3:
+        columns = panel.equal_columns(*logits.shape[1:])
+        return Answers(logits.reshape(len(logits), -1), columns)
+    return Answers(logits, parts[0]["columns"])
 
 
 def _made(folder: str) -> dict[str, Any]:
     """The recipe of an earlier run's images; empty, and said so, if it is unknown."""
     if made := _signed(folder).get("recipe"):
         return made
-    # A pool that was signed without: the run's config says it too.
+    # Images that were signed without: the run's config says it too.
     try:
         config = (epath.Path(folder) / CONFIG_FILE).read_text()
         flat = files.flatten(json.loads(config))
@@ -204,43 +217,58 @@ def _check_enough(folder: str, key: str, found: int, wanted: Any) -> None:
         )
 
 
-def _check_teachers(
+def _asked_all(
     name: str,
     folder: str,
     zoo: zoo_lib.Zoo,
-    pool: Pool,
-    logits: np.ndarray,
+    images: SyntheticImages,
+    answers: Answers,
     asked: np.ndarray,
-) -> None:
-    if logits.shape[1] <= asked.max():
+) -> bool:
+    """Whether the answers are those of the whole zoo; else they are those of `asked`.
+
+    Raises:
+      InputError: they are of other teachers.
+    """
+    signed, count = _signed(folder), len(answers.columns) - 1
+    everyone = not signed or signed["asked"] == signed["zoo"]
+    if everyone and count <= asked.max():
         raise InputError(
-            f"{name} asked {logits.shape[1]} teachers, fewer "
+            f"{name} asked {count} teachers, fewer "
             f"than this run; set --config.panel.teachers to at most what it asked"
         )
-    if signed := _signed(folder):
-        # Answers of part of the zoo stand in other columns than those of all of it.
-        all_asked = signed["asked"] == signed["zoo"]
+    if signed:
         same = signed["zoo"] == fingerprint(zoo)
-        same &= all_asked or logits.shape[1] == len(asked)
     else:  # An older run: at least the classes must be those of the teachers.
-        ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
-        owned = pool.owners >= 0
-        same = pool.owners.max(initial=-1) < len(ids)
-        same = same and (
-            (ids[pool.owners[owned]] == pool.classes[owned, None]).any(1).all()
-        )
+        same = _known_to_owners(zoo, images)
     if not same:
         raise InputError(
             f"{name}: its images and answers come from other "
             "teachers; give the same config.zoo, or recover anew without it"
         )
+    if not everyone and signed["asked"] != fingerprint(zoo_lib.select(zoo, asked)):
+        raise InputError(
+            f"{name} asked {count} teachers of the zoo, not the {len(asked)} that this "
+            "run asks; give the same config.panel and seed, or recover anew without it"
+        )
+    return everyone
+
+
+def _known_to_owners(zoo: zoo_lib.Zoo, images: SyntheticImages) -> bool:
+    """Whether every owner knows the classes that were recovered from it."""
+    ids = np.split(zoo.class_ids, zoo.columns[1:-1])
+    pairs = np.unique(np.stack([images.owners, images.classes]), axis=1).T
+    return all(
+        owner < 0 or (owner < len(ids) and known in ids[owner])
+        for owner, known in pairs
+    )
 
 
 def fingerprint(zoo: zoo_lib.Zoo) -> str:
     """Twelve hex digits that name the teachers: networks, weights and classes."""
     digest = hashlib.sha256()
     for group in zoo.groups:
-        named = group.architecture.as_dict()
+        named = group.network.as_dict()
         # The type that a teacher computes in changes its answers by rounding only.
         named.pop("dtype", None)
         # The hub of remote teachers is known by their names.
