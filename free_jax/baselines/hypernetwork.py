@@ -31,6 +31,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from free_jax.algorithm import Algorithm
+from free_jax.fewshot.descend import descend
 from free_jax.types import PyTree
 
 
@@ -106,11 +107,9 @@ def perturbed(
         distance = jnp.square(moved - embedding).sum()
         return -jnp.square(gap).sum() + gamma * distance
 
-    def step(moved: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return moved - learning_rate * jax.grad(value)(moved), None
-
-    moved, _ = jax.lax.scan(step, embedding, length=num_steps)
-    return moved
+    return descend(
+        jax.grad(value), embedding, num_steps=num_steps, learning_rate=learning_rate
+    )
 
 
 def robust_hypernetwork(
@@ -131,8 +130,8 @@ def robust_hypernetwork(
       held_out: share of the teachers that a step is judged on.
 
     Returns:
-      An `Algorithm`; ``init`` takes the data as a second argument, ``params`` is the
-      initialisation [D] of a new task.
+      An `Algorithm`; ``init`` takes the data as a second argument; the model's
+      ``params`` are the initialisation [D] of a new task.
 
     Raises:
       ValueError: options that cannot be meant.
@@ -197,7 +196,7 @@ def robust_hypernetwork(
         new = FusionState(state.step + 1, weight, bias, embeddings, state.scale)
         return new, FusionInfo(loss, jnp.isfinite(loss))
 
-    def params(state: FusionState) -> jax.Array:
-        return predict(state, state.embeddings.mean(0))
+    def model(state: FusionState) -> dict[str, jax.Array]:
+        return {"params": predict(state, state.embeddings.mean(0))}
 
-    return Algorithm(init=init, step=step, params=params)
+    return Algorithm(init=init, step=step, model=model)
