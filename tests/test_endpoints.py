@@ -695,7 +695,7 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
 
         made = SimpleNamespace(
             algorithm=SimpleNamespace(
-                init=lambda key: jnp.zeros(()), step=step, params=lambda state: state
+                init=lambda key: jnp.zeros(()), step=step, model=lambda state: state
             ),
             data=remote.teachers,
             zoo=remote,

@@ -111,7 +111,7 @@ def test_a_student_learns_its_panel_and_keeps_running_statistics():
     once_more, _ = train(3)
     toy.assert_close(again, once_more, rtol=0, atol=0)
     # Evaluated by running statistics the student says what it says in training.
-    variables = algorithm.params(state)
+    variables = algorithm.model(state)
     views = images.astype(jnp.float32) / 255
     running = STUDENT.apply(variables, views)
     batch = STUDENT.apply({"params": variables["params"]}, views, norm="batch")

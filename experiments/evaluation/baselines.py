@@ -115,7 +115,7 @@ def evaluate(setting: Setting, classify: Callable, params: Any, bank=None) -> Sc
 
 def meta_model(setting: Setting, learner: learners.MetaLearner, params: Any) -> Scores:
     """A meta-model, adapted to each episode."""
-    return evaluate(setting, evaluation.learner_classifier(learner), params)
+    return evaluate(setting, evaluation.learner_classifier(learner), {"params": params})
 
 
 def random_initialisation(
@@ -184,7 +184,7 @@ def robust_params(
             algorithm.init(key_init, rows),
             jax.random.split(key_steps, num_steps),
         )
-        return algorithm.params(state)
+        return algorithm.model(state)["params"]
 
     return unravel(fit(rows))
 

@@ -127,7 +127,7 @@ def write(
             "steps": outcome["steps"],
             "meta_updates": outcome["meta_updates"],
             "seconds": outcome["seconds"],
-            "recovery_seconds": _recovery_seconds(config, workdir, experiment, outcome),
+            "recovery_seconds": _recovery_seconds(config, workdir, experiment),
             "evaluation_seconds": store.seconds,
             "images_recovered": experiment.images_before
             + outcome["steps"] * experiment.images_per_step,
@@ -149,32 +149,17 @@ def _queries(experiment: Experiment, outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def _recovery_seconds(
-    config: Any, workdir: str, experiment: Experiment, outcome: dict[str, Any]
+    config: Any, workdir: str, experiment: Experiment
 ) -> float | None:
     """Time that recovering images took; None where it was not told from learning.
 
-    Recovery before the first step was timed when it was done.  Where every step
-    recovers (and ``config.eval.time_recovery`` asks), that part alone is run again for
-    a median of three, times the number of steps.
+    Recovery before the first step was timed when it was done.
     """
     if "recover" in config and experiment.images_before:
         places = reuse.lineage(config.recover.get("reuse") or workdir)
         return sum(chunks.seconds_spent(place, "recovered") for place in places)
-    recover = experiment.algorithm.recover
-    if recover is None:
-        return None if experiment.images_per_step else 0.0
-    if not config.eval.time_recovery:
-        return None
-    if remote.hub_of(experiment.zoo):
-        return None  # Timing would spend queries.
-    run = jax.jit(recover)
-    seconds = []
-    for number in range(4):  # The first one compiles.
-        key = keys.named(jax.random.key(config.seed), "timing", number)
-        clock = time.monotonic()
-        jax.block_until_ready(run(key, outcome["state"], experiment.data))
-        seconds.append(time.monotonic() - clock)
-    return outcome["steps"] * float(np.median(seconds[1:]))
+    recovers = experiment.images_per_step or experiment.images_before
+    return None if recovers else 0.0
 
 
 class _Store:

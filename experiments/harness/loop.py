@@ -97,7 +97,7 @@ class _Run:
         self.config, self.workdir = config, workdir
         self.experiment, self.judge, self.place = experiment, judge, place
         algorithm = experiment.algorithm
-        self.params_of = algorithm.params
+        self.params_of = algorithm.model
         # Keys are named: a resumed run draws the same numbers without storing them.
         self.root = jax.random.key(config.seed)
         self.state = place(jax.jit(algorithm.init)(keys.named(self.root, "init")))

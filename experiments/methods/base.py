@@ -32,7 +32,7 @@ class Experiment(NamedTuple):
     """What the training loop needs.
 
     Attributes:
-      algorithm: init, step, params.
+      algorithm: init, step, model.
       data: second argument of ``step``: the zoo's teachers, or a bank of images.
       model: the network that is trained and saved.
       student: the same with one output a way, which meta-learners and the yardsticks
@@ -218,8 +218,3 @@ def adapted(
     """The one method of a meta-learner: adapt it to the episode."""
     name = f"{config.algorithm} ({config.learner.kind})"
     return {name: evaluation.learner_classifier(learner)}
-
-
-def spread(total: int, groups: int) -> tuple[int, ...]:
-    """Splits a step's teachers evenly over the zoo's groups, first groups first."""
-    return tuple(total // groups + (i < total % groups) for i in range(groups))

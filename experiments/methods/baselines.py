@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from experiments.methods import base
 from free_jax import zoo as zoo_lib
-from free_jax.algorithm import Algorithm
+from free_jax.algorithm import Algorithm, params_only
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 from free_jax.types import PyTree
@@ -57,7 +57,7 @@ def build(
         return state._replace(step=state.step + 1), Nothing(jnp.bool_(True))
 
     return base.Experiment(
-        algorithm=Algorithm(init, step, lambda state: state.params),
+        algorithm=Algorithm(init, step, params_only),
         data=(),
         model=student,
         student=student,

@@ -127,7 +127,7 @@ def build(
 
     return base.Experiment(
         algorithm=algorithm._replace(
-            params=lambda state: calibrated(algorithm.params(state), images, weights)
+            model=lambda state: calibrated(algorithm.model(state), images, weights)
         ),
         data=described,
         model=model,

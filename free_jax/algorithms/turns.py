@@ -131,7 +131,8 @@ def map_batch(
         (group,) = batch.groups
 
         def alone(both: PyTree, task: PyTree) -> PyTree:
-            return one(group, *both, task)
+            shared, pool = both
+            return one(group, shared, pool, task)
 
         return map_tasks(alone, **options)((shared, *pools), tasks)
 
