@@ -26,12 +26,12 @@ their parts, and a short factory that binds it::
         return bind(init, step, Parts(...))
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key
 
 from free_jax.types import PyTree
 
@@ -59,9 +59,14 @@ def params_only(state: Any) -> dict[str, Any]:
 
 def bind(init: Callable, step: Callable, parts: Any) -> Algorithm:
     """The algorithm of two functions whose first argument is `parts`."""
-    return Algorithm(
-        functools.partial(init, parts), functools.partial(step, parts), params_only
-    )
+
+    def bound_init(key: Key[Array, ""]) -> Any:
+        return init(parts, key)
+
+    def bound_step(key: Key[Array, ""], state: Any, data: Any) -> tuple[Any, Any]:
+        return step(parts, key, state, data)
+
+    return Algorithm(bound_init, bound_step, params_only)
 
 
 def all_finite(*trees: PyTree) -> jax.Array:
