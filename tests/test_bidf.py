@@ -3,7 +3,6 @@
 import functools
 import json
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,7 +99,7 @@ def mixed():
     archs = (toy.TINY, LARGE)
     algorithm = build(archs)
     data = (toy.random_teachers(toy.TINY, 3), toy.random_teachers(LARGE, 2, seed=1))
-    step = jax.jit(chex.assert_max_traces(algorithm.step, n=1))
+    step = toy.traced_once(algorithm.step)
     state, path = start(algorithm), []
     for i in range(4):
         state, info = step(jax.random.key(i), state, data)

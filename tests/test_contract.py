@@ -15,7 +15,6 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,9 +30,10 @@ from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import protonet
 from free_jax.panel.distillation import Described, panel_distillation
 
-LEARNER = protonet(toy.TINY)  # quicker to compile than an inner loop
+LEARNER = protonet(toy.LINEAR)
 SGD = optax.sgd(0.05, momentum=0.9)
 EPISODES = {"way": toy.WAY, "shots": 1, "queries": 1}
+UPDATE = replay.episodic_update(LEARNER, SGD, episodes_per_update=2, **EPISODES)
 
 
 class Case(NamedTuple):
@@ -79,36 +79,14 @@ def nan_in_all_teachers(data):
     )
 
 
-def no_replay(key, params, opt_state, bank):
-    """Nothing is replayed, what `replay.replay` does is tested with FREE."""
-    zero = jnp.zeros(())
-    return params, opt_state, replay.ReplayInfo(zero, zero, jnp.int32(0))
-
-
-def inverter(**kwargs):
-    return inversion.meta_generator(
-        toy.GENERATOR,
-        toy.TINY,
-        inner_optimizer=optax.sgd(0.05),
-        student=toy.TINY,
-        num_steps=2,
-        latent_dim=toy.LATENT,
-        **kwargs,
-    )
-
-
-def update():
-    return replay.episodic_update(LEARNER, SGD, episodes_per_update=2, **EPISODES)
-
-
 @case
 def free():
     algorithm = algorithms.free(
-        (inverter(),),
-        (toy.TINY,),
+        (toy.quick_inverter(),),
+        (toy.LINEAR,),
         LEARNER,
-        toy.TINY,
-        no_replay,
+        toy.LINEAR,
+        toy.no_replay,
         generator_optimizer=optax.adam(1e-2),
         optimizer=SGD,
         align_optimizer=optax.sgd(0.1),
@@ -118,19 +96,19 @@ def free():
         memory_per_class=4,
         warmup_steps=1,
     )
-    return Case(algorithm, (toy.random_teachers(toy.TINY, 3),), nan_in_all_teachers)
+    return Case(algorithm, (toy.random_teachers(toy.LINEAR, 3),), nan_in_all_teachers)
 
 
 @case
 def bidf():
     algorithm = algorithms.bidf(
-        (inverter(meta_gradient="reptile"),),
-        (toy.TINY,),
+        (toy.quick_inverter(),),
+        (toy.LINEAR,),
         LEARNER,
-        toy.TINY,
-        bidf_bilevel.bilevel(toy.TINY, num_steps=1),
+        toy.LINEAR,
+        bidf_bilevel.bilevel(toy.LINEAR, num_steps=1),
         lambda key, params, bank: (jax.tree.map(jnp.zeros_like, params), ()),
-        no_replay,
+        toy.no_replay,
         optimizer=SGD,
         generator_optimizer=optax.sgd(0.5),
         num_teachers=(3,),
@@ -138,17 +116,16 @@ def bidf():
         images_per_class=2,
         memory_per_class=4,
     )
-    return Case(algorithm, (toy.random_teachers(toy.TINY, 3),), nan_in_all_teachers)
+    return Case(algorithm, (toy.random_teachers(toy.LINEAR, 3),), nan_in_all_teachers)
 
 
 @case
 def purer():
-    objective = inversion.Objective(adversarial=0.0, moments=0.1)
     algorithm = algorithms.purer(
         inversion.normalized_source(toy.SHAPE, (0.5,) * 3, (0.2,) * 3),
-        (inversion.white_box(objective, toy.TINY),),
+        (toy.quick_critic(),),
         LEARNER,
-        update(),
+        UPDATE,
         functools.partial(sample_episode, **EPISODES),
         pixels_optimizer=optax.sgd(1.0),
         optimizer=SGD,
@@ -157,19 +134,19 @@ def purer():
         images_per_class=2,
         curriculum_start=1,
     )
-    return Case(algorithm, (toy.random_teachers(toy.TINY, 3),), nan_in_all_teachers)
+    return Case(algorithm, (toy.random_teachers(toy.LINEAR, 3),), nan_in_all_teachers)
 
 
 @case
 def episodic():
-    algorithm = algorithms.episodic(LEARNER, update(), SGD)
+    algorithm = algorithms.episodic(LEARNER, UPDATE, SGD)
     return Case(algorithm, toy.bank(per_class=3), None)
 
 
 @case
 def distillation():
     teachers, images = 2, 6
-    student = dataclasses.replace(toy.TINY, num_classes=teachers * toy.WAY)
+    student = dataclasses.replace(toy.LINEAR, num_classes=teachers * toy.WAY)
     algorithm = panel_distillation(
         student, num_teachers=teachers, optimizer=SGD, batch_size=4, crop_padding=1
     )
@@ -221,7 +198,7 @@ def begin(case):
 def ran(name):
     """Two steps of two seeds, one after the other."""
     case = CASES[name]()
-    step = jax.jit(chex.assert_max_traces(case.algorithm.step, n=1))
+    step = toy.traced_once(case.algorithm.step)
     starts = list(map(jax.jit(begin(case)), jax.random.split(jax.random.key(0), 2)))
     ends, infos = [], []
     for seed, state in enumerate(starts):
@@ -343,6 +320,10 @@ def test_a_nan_is_reported(name):
         _, info = step(key, starts[0], case.spoil(case.data))
         assert not bool(info.is_finite)
     (field,) = {"params", "variables", "weight"} & set(starts[0]._fields)
-    broken = nan_in_first_leaf(getattr(ends[0], field))
-    _, info = step(key, ends[0]._replace(**{field: broken}), case.data)
+    trained = getattr(ends[0], field)
+    if field == "variables":
+        trained = {**trained, "params": nan_in_first_leaf(trained["params"])}
+    else:
+        trained = nan_in_first_leaf(trained)
+    _, info = step(key, ends[0]._replace(**{field: trained}), case.data)
     assert not bool(info.is_finite)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -142,7 +141,7 @@ def start(case, seed=0):
 def stepper(build):
     """The step, which may be traced once in the whole module."""
     case = build()
-    return jax.jit(chex.assert_max_traces(case.algorithm.step, n=1))
+    return toy.traced_once(case.algorithm.step)
 
 
 def test_warm_up_trains_the_generator_only():

@@ -3,7 +3,6 @@
 import functools
 from collections import Counter
 
-import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,14 +15,11 @@ from free_jax.algorithms import turns
 from free_jax.fewshot import banks
 from free_jax.fewshot.episodes import balanced_labels, sample_episode
 from free_jax.fewshot.learners import EpisodeInfo, batch_apply, protonet
-from free_jax.fewshot.replay import ReplayInfo
-from free_jax.inversion import InversionInfo, Inverter
 from free_jax.objectives import kl
 from free_jax.parallel import make_mesh, map_tasks
-from free_jax.types import Recovered
 
 GROUPS, CLASSES, PER_CLASS = 5, 15, 2
-LEARNER = protonet(toy.TINY)
+LEARNER = protonet(toy.LINEAR)
 LABELS = balanced_labels(toy.WAY, PER_CLASS)
 SIZES = (3, 1, 2, 2, 4)
 
@@ -33,7 +29,7 @@ def five_groups():
     """Group g's teachers know classes 3 g to 3 g + 2, in an order of their own."""
     data = []
     for group, size in enumerate(SIZES):
-        found = toy.random_teachers(toy.TINY, size, seed=group, classes=3)
+        found = toy.random_teachers(toy.LINEAR, size, seed=group, classes=3)
         data.append(found._replace(class_ids=found.class_ids + 3 * group))
     return tuple(data)
 
@@ -80,32 +76,7 @@ def test_all_groups_are_drawn_equally_often(total, groups):
 # ---- FREE ------------------------------------------------------------------------
 
 
-def fake_inverter(group):
-    """An inversion that tells which teacher it saw, in one multiplication."""
-
-    def invert(key, shared, teacher, labels, adversary=None):
-        level = jax.nn.sigmoid(teacher.variables["params"]["head"]["bias"].sum())
-        noise = jax.random.uniform(key, (labels.shape[0], *toy.SHAPE))
-        images = level * noise
-        info = InversionInfo(
-            loss=jnp.full(2, level),
-            cross_entropy=jnp.full(2, 2 * level),
-            teacher_accuracy=level,
-            is_finite=jnp.bool_(True),
-            queries=jnp.int32(0),
-        )
-        grads = jax.tree.map(lambda x: (group + 1) * level * x, shared)
-        return Recovered(images, labels, teacher.class_ids), info, grads
-
-    return Inverter(lambda key: {"w": jnp.ones(3)}, invert)
-
-
-def no_replay(key, params, opt_state, bank):
-    zero = jnp.zeros(())
-    return params, opt_state, ReplayInfo(zero, zero, jnp.int32(0))
-
-
-def free(per_step=4, inverter=fake_inverter, **change):
+def free(per_step=4, **change):
     options = {
         "generator_optimizer": optax.sgd(0.1),
         "optimizer": optax.sgd(0.5),
@@ -118,11 +89,11 @@ def free(per_step=4, inverter=fake_inverter, **change):
         "align_scale": 1.0,
     }
     return algorithms.free(
-        tuple(inverter(group) for group in range(GROUPS)),
-        (toy.TINY,) * GROUPS,
+        tuple(toy.quick_inverter(group + 1) for group in range(GROUPS)),
+        (toy.LINEAR,) * GROUPS,
         LEARNER,
-        toy.TINY,
-        no_replay,
+        toy.LINEAR,
+        toy.no_replay,
         **{**options, **change},
     )
 
@@ -137,8 +108,8 @@ def start(algorithm):
 @jax.jit
 def distill(params, view_key, images, variables):
     views = augment.crop_flip(view_key, images)
-    said = toy.TINY.apply(variables, views)
-    return jax.value_and_grad(lambda p: kl(batch_apply(toy.TINY, p, views), said))(
+    said = toy.LINEAR.apply(variables, views)
+    return jax.value_and_grad(lambda p: kl(batch_apply(toy.LINEAR, p, views), said))(
         params
     )
 
@@ -157,7 +128,7 @@ def free_by_hand(key, state, data, number):
     keys = jax.random.split(jax.random.fold_in(key_invert, GROUPS), 4)
     view_keys = jax.random.split(jax.random.fold_in(key_views, GROUPS), 4)
     found = [
-        fake_inverter(group).invert(k, state.generator, teacher, LABELS)
+        toy.quick_inverter(group + 1).invert(k, state.generator, teacher, LABELS)
         for group, k, teacher in zip(groups, keys, teachers, strict=True)
     ]
     grads = jax.tree.map(lambda *x: sum(x), *[result[2] for result in found])
@@ -178,7 +149,7 @@ def free_by_hand(key, state, data, number):
 
 def test_free_inverts_teachers_of_all_groups_as_a_loop_does():
     algorithm, data = free(), five_groups()
-    step = jax.jit(chex.assert_max_traces(algorithm.step, n=1))
+    step = toy.traced_once(algorithm.step)
     state = start(algorithm)._replace(generator={"w": jnp.ones(3)})
     seen = Counter()
     for number in range(GROUPS):
@@ -238,7 +209,7 @@ def test_groups_of_other_architectures_take_turns():
                 toy.GENERATOR,
                 arch,
                 inner_optimizer=optax.sgd(0.05),
-                student=toy.TINY,
+                student=toy.LINEAR,
                 num_steps=2,
                 latent_dim=toy.LATENT,
             )
@@ -246,8 +217,8 @@ def test_groups_of_other_architectures_take_turns():
         ),
         archs,
         LEARNER,
-        toy.TINY,
-        no_replay,
+        toy.LINEAR,
+        toy.no_replay,
         generator_optimizer=optax.sgd(0.1),
         optimizer=optax.sgd(0.5),
         align_optimizer=optax.sgd(0.1),
@@ -264,23 +235,11 @@ def test_groups_of_other_architectures_take_turns():
 # ---- PURER -----------------------------------------------------------------------
 
 
-def fake_critic(group):
-    """A loss and gradient that tell group, teacher and image."""
-
-    def critic(key, images, labels, teacher, adversary):
-        level = (group + 1) * jax.nn.sigmoid(
-            teacher.variables["params"]["head"]["bias"].sum()
-        )
-        return level, 2 * level, level * images + jax.random.uniform(key)
-
-    return critic
-
-
 def purer(per_step, **change):
     zero = EpisodeInfo(jnp.zeros(()), jnp.zeros(()))
     return algorithms.purer(
         inversion.normalized_source(toy.SHAPE, (0.5,) * 3, (1.0,) * 3),
-        tuple(fake_critic(group) for group in range(GROUPS)),
+        tuple(toy.quick_critic(group + 1) for group in range(GROUPS)),
         LEARNER._replace(loss=lambda params, episode: (zero.loss, zero)),
         lambda key, params, opt, bank: (params, opt, zero),
         functools.partial(sample_episode, way=3, shots=1, queries=1),
@@ -318,7 +277,9 @@ def purer_by_hand(key, pixels, data, number, per_step, weighting):
     for i, (task_key, group, row) in enumerate(tasks):
         teacher = zoo.take(data[group], row)
         ids = np.asarray(teacher.class_ids)
-        loss, _, grads = fake_critic(group)(task_key, images[ids], None, teacher, None)
+        loss, _, grads = toy.quick_critic(group + 1)(
+            task_key, images[ids], None, teacher, None
+        )
         weight = len(tasks) - i if weighting == "prefix" else 1
         gradient[ids] += weight * np.asarray(grads)
         losses.append(float(loss))
@@ -332,7 +293,7 @@ def purer_by_hand(key, pixels, data, number, per_step, weighting):
 )
 def test_purer_asks_teachers_of_all_groups_as_a_loop_does(per_step, weighting):
     algorithm, data = purer(per_step, weighting=weighting), five_groups()
-    step = jax.jit(chex.assert_max_traces(algorithm.step, n=1))
+    step = toy.traced_once(algorithm.step)
     state = start(algorithm)
     state = state._replace(pixels=toy.random_like(state.pixels))
     seen = Counter()

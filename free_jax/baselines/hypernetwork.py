@@ -54,7 +54,12 @@ class FusionState(NamedTuple):
 
 
 class FusionInfo(NamedTuple):
-    """-log P of the step's held-out teachers, and whether it is finite."""
+    """Scalars of one step.
+
+    Attributes:
+      loss: -log P of the step's held-out teachers.
+      is_finite: whether it is finite.
+    """
 
     loss: jax.Array
     is_finite: jax.Array

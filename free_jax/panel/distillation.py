@@ -42,7 +42,13 @@ class Described(NamedTuple):
 
 
 class DistillState(NamedTuple):
-    """Step count, student variables (with running statistics), optimiser state."""
+    """Everything that training carries.
+
+    Attributes:
+      step: [] int32 steps made.
+      variables: of the student, with running statistics.
+      opt: state of its optimiser.
+    """
 
     step: jax.Array
     variables: PyTree
@@ -50,7 +56,13 @@ class DistillState(NamedTuple):
 
 
 class DistillInfo(NamedTuple):
-    """Weighted KL a head, and how often head and teacher choose the same class."""
+    """Scalars of one step.
+
+    Attributes:
+      distill_loss: weighted KL a head.
+      agreement: how often head and teacher choose the same class, in [0, 1].
+      is_finite: whether the loss is finite.
+    """
 
     distill_loss: jax.Array
     agreement: jax.Array
