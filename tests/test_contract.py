@@ -12,6 +12,7 @@ ICFIL has no row: it is no algorithm but an adaptation for evaluation, see
 import dataclasses
 import functools
 import inspect
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,14 +22,16 @@ import numpy as np
 import optax
 import pytest
 import toy
+from flax import traverse_util
 
-from free_jax import algorithms, baselines, inversion
+from free_jax import algorithms, baselines, inversion, load_model, save_model
 from free_jax.algorithm import Algorithm
 from free_jax.algorithms import bidf_bilevel
 from free_jax.fewshot import replay
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import protonet
 from free_jax.panel.distillation import Described, panel_distillation
+from free_jax.zoo.network import make_network
 
 LEARNER = protonet(toy.LINEAR)
 SGD = optax.sgd(0.05, momentum=0.9)
@@ -327,3 +330,20 @@ def test_a_nan_is_reported(name):
         trained = nan_in_first_leaf(trained)
     _, info = step(key, ends[0]._replace(**{field: trained}), case.data)
     assert not bool(info.is_finite)
+
+
+def test_a_model_of_an_earlier_version_loads_as_variables(tmp_path):
+    """Meta-learners stored bare parameters; whatever was stored, variables come out."""
+    arch = make_network("conv4", num_classes=3, image_shape=(16, 16, 3), width=4)
+    shapes = jax.eval_shape(arch.init, jax.random.key(0))["params"]
+    params = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
+    flat = traverse_util.flatten_dict(params, sep="/")
+    header = json.dumps({"architecture": arch.as_dict(), "notes": {"steps": 3}})
+    arrays = {f"params/{name}": value for name, value in flat.items()}
+    np.savez(tmp_path / "old.npz", header=np.asarray(header), **arrays)
+    save_model(tmp_path / "new.npz", arch, {"params": params}, steps=3)
+    save_model(tmp_path / "bare.npz", arch, params, steps=3)
+    for name in ("old", "new", "bare"):
+        found, variables, notes = load_model(tmp_path / f"{name}.npz")
+        assert found == arch and notes == {"steps": 3}
+        toy.assert_equal(variables, {"params": params})
