@@ -13,10 +13,11 @@ import optax
 from free_jax import augment, models, objectives
 from free_jax.fewshot.banks import from_arrays
 from free_jax.fewshot.learners import batch_apply
-from free_jax.inversion import Objective
+from free_jax.fewshot.replay import ReplayInfo
+from free_jax.inversion import InversionInfo, Inverter, Objective
 from free_jax.models.cpu.convolution import Conv
 from free_jax.models.cpu.pooling import max_pool_2x2
-from free_jax.types import Episode, Teachers
+from free_jax.types import Episode, Recovered, Teachers
 from free_jax.zoo import pretraining
 from free_jax.zoo.network import Network, make_network
 
@@ -195,8 +196,85 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+def traced_once(fn):
+    """The function, jitted; tracing it a second time fails."""
+    traces = []
+
+    @functools.wraps(fn)
+    def counted(*args):
+        traces.append(args)
+        assert len(traces) == 1, "compiled again"
+        return fn(*args)
+
+    return jax.jit(counted)
+
+
 def orders(count):
     return list(itertools.permutations(range(count)))
+
+
+# ---- stand-ins, quick to compile -------------------------------------------------
+
+
+class LinearNet(nn.Module):
+    """Batch norm of a few pixels and one layer."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, images, *, norm, features=False):
+        x = models.BatchNorm(name="bn0")(images[:, ::8, ::8], norm=norm)
+        x = x.reshape(x.shape[0], -1)
+        logits = nn.Dense(self.num_classes, name="head")(x)
+        return x if features else logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Linear(Network):
+    """The cheapest architecture with running statistics."""
+
+    @property
+    def module(self):
+        return LinearNet(self.num_classes)
+
+
+LINEAR = Linear("linear", WAY, SHAPE, (0.5,) * 3, (0.5,) * 3)
+
+
+def quick_inverter(scale=1.0):
+    """An inversion whose images, losses and gradient tell which teacher it saw."""
+
+    def invert(key, shared, teacher, labels, adversary=None):
+        level = jax.nn.sigmoid(teacher.variables["params"]["head"]["bias"].sum())
+        images = level * jax.random.uniform(key, (labels.shape[0], *SHAPE))
+        info = InversionInfo(
+            loss=jnp.full(2, level),
+            cross_entropy=jnp.full(2, 2 * level),
+            teacher_accuracy=level,
+            is_finite=jnp.isfinite(level),
+            queries=jnp.int32(labels.shape[0]),
+        )
+        grads = jax.tree.map(lambda x: scale * level * x, shared)
+        return Recovered(images, labels, teacher.class_ids), info, grads
+
+    return Inverter(lambda key: {"w": jax.random.normal(key, (3,))}, invert)
+
+
+def quick_critic(scale=1.0):
+    """A loss and a gradient that tell which teacher saw which images."""
+
+    def critic(key, images, labels, teacher, adversary):
+        bias = teacher.variables["params"]["head"]["bias"].sum()
+        level = scale * jax.nn.sigmoid(bias)
+        return level, 2 * level, level * images + jax.random.uniform(key)
+
+    return critic
+
+
+def no_replay(key, params, opt_state, bank):
+    """Nothing is replayed: what the rest of a step does stands alone."""
+    zero = jnp.zeros(())
+    return params, opt_state, ReplayInfo(zero, zero, jnp.int32(0))
 
 
 # ---- references ------------------------------------------------------------------

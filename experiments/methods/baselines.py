@@ -25,7 +25,7 @@ from experiments.methods.options import (
     Way,
 )
 from free_jax import zoo as zoo_lib
-from free_jax.algorithm import Algorithm
+from free_jax.algorithm import Algorithm, params_only
 from free_jax.fewshot import evaluation
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.types import PyTree
@@ -94,7 +94,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
 
     return Method(
         title=base.title(config, zoo),
-        algorithm=Algorithm(init, step, lambda state: state.params),
+        algorithm=Algorithm(init, step, params_only),
         data=(),
         network=student,
         predictors={"random initialisation": evaluation.learner_classifier(learner)},

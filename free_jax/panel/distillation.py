@@ -43,7 +43,13 @@ class Described(NamedTuple):
 
 
 class DistillState(NamedTuple):
-    """Step count, student variables (with running statistics), optimiser state."""
+    """Everything that training carries.
+
+    Attributes:
+      step: [] int32 steps made.
+      variables: of the student, with running statistics.
+      opt: state of its optimiser.
+    """
 
     step: jax.Array
     variables: PyTree
@@ -51,7 +57,13 @@ class DistillState(NamedTuple):
 
 
 class DistillInfo(NamedTuple):
-    """Weighted KL a head, and how often head and teacher choose the same class."""
+    """Scalars of one step.
+
+    Attributes:
+      distill_loss: weighted KL a head.
+      agreement: how often head and teacher choose the same class, in [0, 1].
+      is_finite: whether the loss is finite.
+    """
 
     distill_loss: jax.Array
     agreement: jax.Array
@@ -102,7 +114,7 @@ def panel_distillation(
       map_tasks: see `parallel.map_tasks`.
 
     Returns:
-      An `Algorithm` whose data is a `Described`; ``params`` are Linen variables
+      An `Algorithm` whose data is a `Described`; its model has Linen variables
       ``{"params", "batch_stats"}``, to be calibrated by `distilled.calibrate`.
 
     Raises:
@@ -165,7 +177,7 @@ def panel_distillation(
         new = DistillState(state.step + 1, variables, opt)
         return new, DistillInfo(loss, same, jnp.isfinite(loss))
 
-    return Algorithm(init=init, step=step, params=lambda state: state.variables)
+    return Algorithm(init=init, step=step, model=lambda state: state.variables)
 
 
 def _similarities(descriptions: Float[Array, "n d"]) -> Float[Array, "n n"]:
