@@ -19,9 +19,10 @@ from experiments.stages import (
     meta_generator,
     reuse,
 )
-from free_jax import augment, keys, panel, remote
+from free_jax import keys, panel, remote
 from free_jax import zoo as zoo_lib
 from free_jax.fewshot.episodes import balanced_labels
+from free_jax.images import fit_to, to_bytes
 from free_jax.inversion import dead_leaves
 
 
@@ -81,8 +82,7 @@ def recover(
             recovered, info, _ = inverter.invert(
                 key, shared, teacher, labels, adversary
             )
-            pixels = augment.fit_to(recovered.images, image_shape)
-            return jnp.floor(255 * jnp.clip(pixels, 0, 1)).astype(jnp.uint8), info
+            return to_bytes(fit_to(recovered.images, image_shape)), info
 
         run = jax.jit(map_tasks(one, everywhere=True))
         for start in range(0, group.num_teachers, options.teachers_at_once):
@@ -131,7 +131,7 @@ def _scenes(root: jax.Array, count: int, image_shape: tuple[int, int, int]) -> d
     images = jnp.concatenate(
         [draw(each[start : start + 500]) for start in range(0, count, 500)]
     )
-    pixels = np.floor(255 * np.clip(jax.device_get(images), 0, 1)).astype(np.uint8)
+    pixels = np.asarray(to_bytes(images))
     nobody = np.full(count, -1, np.int32)
     return {"images": pixels, "classes": nobody, "owners": nobody}
 

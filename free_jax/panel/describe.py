@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from free_jax import augment, parallel, zoo
-from free_jax.fewshot.episodes import to_float
+from free_jax import images as images_lib
+from free_jax import parallel, zoo
 from free_jax.types import ImageBank, PyTree, Teachers
 from free_jax.zoo.network import Network
 
@@ -64,10 +64,10 @@ def describer(
     def describe(
         teachers: tuple[Teachers, ...], images: Float[Array, "n h w c"] | jax.Array
     ) -> Float[Array, "n d"]:
-        images = to_float(jnp.asarray(images))
+        images = images_lib.to_float(jnp.asarray(images))
         parts = []
         for arch, stack in zip(architectures, teachers, strict=True):
-            views = augment.fit_to(images, arch.image_shape)
+            views = images_lib.fit_to(images, arch.image_shape)
 
             def one(shared, index, arch=arch):
                 stack, views = shared
