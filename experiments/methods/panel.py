@@ -12,6 +12,7 @@ from experiments.methods import base
 from experiments.stages import panel_choice
 from experiments.stages import prepare as prepare_lib
 from free_jax import keys
+from free_jax import panel as panel_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
@@ -75,8 +76,8 @@ def build(
 ) -> base.Experiment:
     """See `algorithms.experiment`."""
     panel = panel_choice.choose(config, zoo)
-    num_teachers = len(panel.asked)
-    outputs = num_teachers * zoo.way
+    columns = panel_lib.columns_of(zoo.columns, panel.asked)
+    outputs = int(columns[-1])
     model = base.student(config, outputs)
     options = config.distill
     whitens = options.whitening and options.calibrate_images
@@ -93,7 +94,7 @@ def build(
     try:
         algorithm = panel_distillation(
             model,
-            num_teachers=num_teachers,
+            columns=columns,
             optimizer=tx,
             batch_size=options.batch_size,
             groups=options.groups,
@@ -116,12 +117,13 @@ def build(
 
     @jax.jit
     def calibrated(variables: Any, images: Any, weights: Any) -> Any:
-        return distilled.calibrate(
+        return distilled.fit_statistics(
             model,
             variables,
             images,
             weights=weights,
             temperature=options.temperature,
+            columns=columns,
             whitening=options.whitening,
         )
 

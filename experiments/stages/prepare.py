@@ -95,11 +95,13 @@ def described(
                 f"{folder / 'teachers.json'}",
                 flush=True,
             )
+    said = _answers(logits)
     if not weights.any():
         raise InputError(f"{_NOBODY}; see {folder / 'teachers.json'}")
     described = Described(
         images=jnp.asarray(pool.images),
-        logits=jnp.asarray(np.where(np.isfinite(logits), logits, 0.0)),
+        logits=jnp.asarray(np.where(np.isfinite(said.logits), said.logits, 0.0)),
+        columns=said.columns,
         weights=jnp.asarray(weights),
         recovered=jnp.asarray(pool.owners >= 0),
         natural=jnp.asarray(pool.natural),
