@@ -157,7 +157,7 @@ def test_best_teachers_are_those_that_separate_the_support_set():
     with pytest.raises(ValueError, match="between 1 and 5"):
         panel.best_teachers(head, way=way, columns=columns, keep=6)
     # One of the others has a third output, which tells nothing.
-    wider = np.insert(np.asarray(support), 4, 0.0, axis=1)
+    wider = jnp.insert(support, 4, 0.0, axis=1)
     columns = np.asarray([0, 2, 5, 7, 9, 11])
     panel.best_teachers(head, way=way, columns=columns, keep=1)(wider, labels, wider)
     wanted = np.where(np.isin(np.arange(11), [7, 8]), wider, 0.0)

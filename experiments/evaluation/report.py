@@ -21,7 +21,7 @@ from experiments.harness import (
 )
 from experiments.methods import Experiment
 from experiments.stages import reuse
-from free_jax import keys, model_io, panel, remote
+from free_jax import keys, model_io, panel
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
 
@@ -107,7 +107,7 @@ def write(
             seed=config.seed,
         )
         _draw(config, folder, experiment, outcome)
-    hub = remote.hub_of(experiment.zoo)
+    hub = experiment.zoo.service if experiment.zoo else None
     queries = hub.report() if hub else None
     if queries:
         each = max(count["queries"] for count in queries["endpoints"].values())
@@ -165,7 +165,7 @@ def _recovery_seconds(
         return None if experiment.images_per_step else 0.0
     if not config.eval.time_recovery:
         return None
-    if remote.hub_of(experiment.zoo):
+    if experiment.zoo and experiment.zoo.service:
         return None  # Timing would spend queries.
     run = jax.jit(recover)
     seconds = []
@@ -241,7 +241,7 @@ def _methods(
     }
     if zoo is None:
         known |= _not_applicable("there are no teachers")
-    elif remote.hub_of(zoo):
+    elif zoo.service:
         known |= _not_applicable(
             "teachers are endpoints: they give neither weights nor features, and are "
             "not asked about test images"

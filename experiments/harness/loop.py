@@ -14,7 +14,7 @@ from experiments.harness import checkpointing, metrics
 from experiments.harness import stopping as stopping_lib
 from experiments.methods.base import Experiment
 from experiments.stages import adversarial_rounds
-from free_jax import keys, remote
+from free_jax import keys
 from free_jax.errors import InputError
 
 
@@ -107,7 +107,7 @@ class _Run:
         self.selected = place(
             jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         )
-        self.hub = remote.hub_of(experiment.zoo)
+        self.hub = experiment.zoo.service if experiment.zoo else None
         # A step whose queries found no answer is undone: the state before must
         # outlive it.
         self.step_fn = jax.jit(algorithm.step, donate_argnums=() if self.hub else 1)

@@ -12,7 +12,6 @@ from experiments.harness import files, hosts, pictures, stopping
 from experiments.harness.chunks import Pool
 from experiments.stages import adversarial_rounds, panel_choice, recover, reuse
 from free_jax import panel as panel_lib
-from free_jax import remote
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
@@ -64,7 +63,7 @@ def described(
         reuse.sign(workdir, zoo, asked, made, renewed=earlier)
         pool = recover.recover(config, zoo, shape, map_tasks, workdir, stop, rival)
         logits = recover.ask(config, asked, pool.images, map_tasks, workdir, stop)
-        if remote.hub_of(asked):
+        if asked.service:
             images = most_answers(logits)
             pool = Pool(*(array[:images] for array in pool))
             logits = logits[:images]

@@ -19,7 +19,7 @@ from experiments.stages import (
     meta_generator,
     reuse,
 )
-from free_jax import keys, panel, remote
+from free_jax import keys, panel
 from free_jax import zoo as zoo_lib
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.images import fit_to, to_bytes
@@ -171,7 +171,7 @@ def ask(
         zoo.architectures, output="logits", mirror=False, map_tasks=map_tasks
     )
     run = jax.jit(describe)
-    hub = remote.hub_of(zoo)
+    hub = zoo.service
 
     def question(start: int) -> dict[str, np.ndarray]:
         part = images[start : start + chunk]

@@ -74,10 +74,15 @@ def centrality(answers: Answers) -> Float[np.ndarray, " t"]:
     """
     said = np.ascontiguousarray(answers.logits, np.float64)
     said = said - said.mean(0)
-    kernels = np.empty((len(answers.columns) - 1, len(said), len(said)))
+    order, parts = [], []
     for teachers, outputs in ragged.by_width(answers.columns):
         rows = ragged.side_by_side(said, outputs)
-        kernels[teachers] = np.einsum("itw,jtw->tij", rows, rows)
+        order.append(teachers)
+        parts.append(np.einsum("itw,jtw->tij", rows, rows))
+    # One number of classes: the array as it is, whose memory order decides the bits.
+    kernels = parts[0]
+    if len(parts) > 1:
+        kernels = np.concatenate(parts)[np.argsort(np.concatenate(order))]
     others = kernels.sum(0) - kernels
     length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
     return (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)
