@@ -67,7 +67,7 @@ def main() -> None:
     orders = [np.random.default_rng(seed).permutation(total) for seed in range(3)]
     rows = []
     for size in sorted({min(size, total) for size in options.sizes}):
-        best = panel.best_teachers(head, way=way, num_teachers=total, keep=size)
+        best = panel.best_teachers(head, way=way, columns=zoo.columns, keep=size)
         row = {"teachers": size}
         for shots in (1, 5):
             row[f"chosen, {shots}-shot"] = str(score(best, shots))

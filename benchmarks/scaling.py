@@ -134,7 +134,7 @@ def description(map_tasks):
 def distillation(map_tasks):
     algorithm = fj.panel.panel_distillation(
         HEADS,
-        num_teachers=TASKS,
+        columns=fj.panel.equal_columns(TASKS, WAY),
         optimizer=optax.adam(1e-3),
         batch_size=128,
         groups=8,
@@ -142,7 +142,8 @@ def distillation(map_tasks):
     )
     data = fj.panel.Described(
         images().images.reshape(-1, 32, 32, 3),
-        jax.random.normal(KEY, (20 * CLASSES, TASKS, WAY)),
+        jax.random.normal(KEY, (20 * CLASSES, TASKS * WAY)),
+        fj.panel.equal_columns(TASKS, WAY),
         jnp.ones(TASKS),
         recovered=jnp.ones(20 * CLASSES, bool),
         natural=jnp.ones(20 * CLASSES, bool),

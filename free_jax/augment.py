@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from free_jax.images import fit_to as fit_to  # its former place
+
 Edges = Literal["black", "wrap"]
 
 
@@ -55,16 +57,6 @@ def crop_flip(
     select_columns = jnp.broadcast_to(jax.nn.one_hot(columns, w), (n, w, w))
     out = jnp.einsum("nih,nhwc->niwc", select_rows, images, precision="highest")
     return jnp.einsum("njw,niwc->nijc", select_columns, out, precision="highest")
-
-
-def fit_to(
-    images: Float[Array, "n h w c"], image_shape: tuple[int, int, int]
-) -> Float[Array, "n i j c"]:
-    """Resizes to the (h, w) a network expects; the identity when they agree."""
-    if images.shape[1:3] == tuple(image_shape[:2]):
-        return images
-    shape = (images.shape[0], *image_shape[:2], images.shape[3])
-    return jax.image.resize(images, shape, "bilinear")
 
 
 def mix_pairs(

@@ -1,4 +1,4 @@
-"""Calibration of a distilled model against what it is defined to do."""
+"""A distilled model fitted to images, against what that is defined to do."""
 
 import dataclasses
 
@@ -27,15 +27,15 @@ def images():
     return jax.random.uniform(jax.random.key(1), (60, *toy.SHAPE))
 
 
-def calibrate(variables, images, **kwargs):
-    return distilled.calibrate(
+def fitted_to(variables, images, **kwargs):
+    return distilled.fit_statistics(
         STUDENT, variables, images, weights=WEIGHTS, temperature=2.0, **kwargs
     )
 
 
 def test_statistics_become_those_of_the_images(variables, images):
     """Fitted to a batch, running statistics do what that batch's own would."""
-    fitted = calibrate(variables, images, whitening=0.0)
+    fitted = fitted_to(variables, images, whitening=0.0)
     toy.assert_close(fitted["params"], variables["params"])
     toy.assert_close(
         STUDENT.apply(fitted, images),
@@ -46,16 +46,16 @@ def test_statistics_become_those_of_the_images(variables, images):
 
 
 def test_statistics_of_several_batches_are_their_mean(variables, images):
-    halves = [calibrate(variables, part) for part in (images[:30], images[30:])]
-    both = calibrate(variables, images, at_once=30)
+    halves = [fitted_to(variables, part) for part in (images[:30], images[30:])]
+    both = fitted_to(variables, images, at_once=30)
     mean = jax.tree.map(lambda *x: sum(x) / 2, *(x["batch_stats"] for x in halves))
     toy.assert_close(both["batch_stats"], mean, rtol=1e-5)
 
 
 def test_without_images_nothing_is_fitted(variables, images):
-    left = calibrate(variables, None)
+    left = fitted_to(variables, None)
     toy.assert_close(left["batch_stats"], variables["batch_stats"])
-    fitted = dict(calibrate(variables, images, whitening=0.0))
+    fitted = dict(fitted_to(variables, images, whitening=0.0))
     fitted["batch_stats"] = variables["batch_stats"]
     toy.assert_close(
         distilled.describe(STUDENT, left, images),
@@ -64,7 +64,7 @@ def test_without_images_nothing_is_fitted(variables, images):
 
 
 def test_descriptions_are_those_of_a_panel_of_heads(variables, images):
-    fitted = calibrate(variables, images, whitening=0.0)
+    fitted = fitted_to(variables, images, whitening=0.0)
     found = distilled.describe(STUDENT, fitted, images)
     expected = []
     for view in (images, images[:, :, ::-1]):
@@ -74,15 +74,44 @@ def test_descriptions_are_those_of_a_panel_of_heads(variables, images):
     np.testing.assert_allclose(found, np.mean(expected, 0), rtol=1e-4, atol=1e-6)
 
 
+def test_heads_of_unequal_widths_are_a_loop_over_teachers(variables, images):
+    columns = np.asarray([0, 2, 7, 9])
+    fitted = fitted_to(variables, images, whitening=0.0, columns=columns)
+    found = jax.jit(lambda v: distilled.describe(STUDENT, v, images))(fitted)
+    expected = []
+    for view in (images, images[:, :, ::-1]):
+        logits = np.asarray(STUDENT.apply(fitted, view), np.float64)
+        said = []
+        for t in range(T):
+            p = np.exp(logits[:, columns[t] : columns[t + 1]] / 2.0)
+            p = p / p.sum(1, keepdims=True)
+            said.append((p - 1 / p.shape[1]) * float(WEIGHTS[t]))
+        expected.append(np.concatenate(said, axis=1))
+    np.testing.assert_allclose(found, np.mean(expected, 0), rtol=1e-4, atol=1e-6)
+    # It can be whitened and adapted like any other.
+    white = fitted_to(variables, images, columns=columns)
+    support, labels, queries = episode(images)
+    adapted = distilled.adapt(STUDENT, white, support, labels, way=3, num_steps=2)
+    assert np.isfinite(distilled.classify(STUDENT, adapted, queries)).all()
+
+
+def test_equal_widths_need_no_columns(variables, images):
+    """A model that says nothing of columns has heads of equal widths."""
+    columns = panel.equal_columns(T, toy.WAY)
+    named = fitted_to(variables, images, columns=columns)
+    toy.assert_equal(named, fitted_to(variables, images))
+    assert distilled.calibrate is distilled.fit_statistics
+
+
 def test_whitening_shrinks_each_direction_as_it_says(variables, images):
     strength = 0.3
     plain = distilled.describe(
-        STUDENT, calibrate(variables, images, whitening=0.0), images
+        STUDENT, fitted_to(variables, images, whitening=0.0), images
     )
     rows = np.asarray(heads.unit(plain), np.float64)
     values = np.linalg.eigvalsh(np.cov(rows.T, bias=True))
     found = distilled.describe(
-        STUDENT, calibrate(variables, images, whitening=strength), images
+        STUDENT, fitted_to(variables, images, whitening=strength), images
     )
     np.testing.assert_allclose(np.mean(found, 0), 0.0, atol=1e-4)
     np.testing.assert_allclose(
@@ -93,7 +122,7 @@ def test_whitening_shrinks_each_direction_as_it_says(variables, images):
 
 
 def test_little_whitening_leaves_angles_alone(variables, images):
-    fitted = calibrate(variables, images, whitening=1e4)
+    fitted = fitted_to(variables, images, whitening=1e4)
     how = fitted["descriptions"]
     rows = jax.random.normal(jax.random.key(2), (4, how["mean"].size))
     moved = heads.unit(rows @ how["whitening"])
@@ -106,7 +135,7 @@ def episode(images):
 
 
 def test_no_steps_leave_the_nearest_centroid(variables, images):
-    fitted = calibrate(variables, images)
+    fitted = fitted_to(variables, images)
     support, labels, queries = episode(images)
     adapted = distilled.adapt(STUDENT, fitted, support, labels, way=3, num_steps=0)
     toy.assert_close(adapted.variables, fitted)
@@ -121,7 +150,7 @@ def test_no_steps_leave_the_nearest_centroid(variables, images):
 
 
 def test_adaptation_is_gradient_descent_on_the_support_set(variables, images):
-    fitted = calibrate(variables, images)
+    fitted = fitted_to(variables, images)
     support, labels, _ = episode(images)
 
     def adapt(num_steps):
@@ -160,7 +189,7 @@ def test_adaptation_is_gradient_descent_on_the_support_set(variables, images):
 
 
 def test_one_view_is_half_of_two(variables, images):
-    fitted = calibrate(variables, images, whitening=0.0)
+    fitted = fitted_to(variables, images, whitening=0.0)
     views = (images, images[:, :, ::-1])
     one = [distilled.describe(STUDENT, fitted, x, mirror=False) for x in views]
     both = distilled.describe(STUDENT, fitted, images)
@@ -170,7 +199,7 @@ def test_one_view_is_half_of_two(variables, images):
 def test_a_saved_model_describes_alike(images, tmp_path):
     conv4 = make_network("conv4", num_classes=T * 2, image_shape=(32, 32, 3), width=2)
     images = jax.image.resize(images[:8], (8, 32, 32, 3), "nearest")
-    fitted = distilled.calibrate(
+    fitted = distilled.fit_statistics(
         conv4,
         conv4.init(jax.random.key(0)),
         (255 * images).astype(jnp.uint8),

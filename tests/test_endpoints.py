@@ -123,7 +123,7 @@ def opened(file, workdir=None):
         ask = jax.jit(describe)
         yield (
             remote,
-            remote_lib.hub_of(remote),
+            remote.service,
             lambda images: np.asarray(ask(remote.teachers, images)).reshape(
                 len(images), -1, WAY
             ),
@@ -670,7 +670,7 @@ def test_a_wrong_command_is_one_line(listed, tmp_path, capsys):
     white = parse(
         f"--config.zoo.apis={listed()}", "--config.recover.images_per_class=2"
     )
-    with pytest.raises(InputError, match="only answer queries"):
+    with pytest.raises(InputError, match="asks for gradients, which endpoint does not"):
         train.main(white, str(tmp_path / "y"))
 
 

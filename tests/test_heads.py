@@ -132,27 +132,33 @@ def test_best_teachers_are_those_that_separate_the_support_set():
     answers[:, 1] *= 5
     angle = 2 * np.pi * np.asarray(labels) / way
     answers[:, 3] = 4 * np.stack([np.cos(angle), np.sin(angle)], 1)
-    heard = []
+    heard, columns = [], panel.equal_columns(num_teachers, 2)
 
     def head(support, labels, queries):
         heard.append((support, queries))
         return queries[:, :way]
 
     support = jnp.asarray(answers.reshape(len(labels), -1))
-    one = panel.best_teachers(head, way=way, num_teachers=num_teachers, keep=1)
+    one = panel.best_teachers(head, way=way, columns=columns, keep=1)
     one(support, labels, support + 1)
     wanted = np.zeros((len(labels), num_teachers, 2))
     wanted[:, 3] = answers[:, 3]
     np.testing.assert_allclose(heard[0][0], wanted.reshape(len(labels), -1), rtol=1e-6)
     wanted[:, 3] += 1
     np.testing.assert_allclose(heard[0][1], wanted.reshape(len(labels), -1), rtol=1e-6)
-    every = panel.best_teachers(head, way=way, num_teachers=num_teachers, keep=5)
+    every = panel.best_teachers(head, way=way, columns=columns, keep=5)
     every(support, labels, support)
     np.testing.assert_array_equal(heard[1][0], support)
     # One image a class: the scatter within is unknown and nothing is not a number.
     single = panel.best_teachers(
-        lambda support, labels, queries: support, way=3, num_teachers=5, keep=2
+        lambda support, labels, queries: support, way=3, columns=columns, keep=2
     )(support[::shots], jnp.arange(3), support)
     assert np.isfinite(single).all() and (np.asarray(single) != 0).any()
     with pytest.raises(ValueError, match="between 1 and 5"):
-        panel.best_teachers(head, way=way, num_teachers=5, keep=6)
+        panel.best_teachers(head, way=way, columns=columns, keep=6)
+    # One of the others has a third output, which tells nothing.
+    wider = jnp.insert(support, 4, 0.0, axis=1)
+    columns = np.asarray([0, 2, 5, 7, 9, 11])
+    panel.best_teachers(head, way=way, columns=columns, keep=1)(wider, labels, wider)
+    wanted = np.where(np.isin(np.arange(11), [7, 8]), wider, 0.0)
+    np.testing.assert_allclose(heard[2][0], wanted, rtol=1e-6)

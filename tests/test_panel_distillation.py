@@ -9,9 +9,11 @@ import optax
 import pytest
 import toy
 
-from free_jax import augment
+from free_jax import augment, panel
+from free_jax.fewshot.episodes import to_float
 from free_jax.inversion import dead_leaves
 from free_jax.panel.distillation import Described, panel_distillation
+from free_jax.zoo.supervised import supervised_step
 
 T, BATCH, TEMPERATURE = 4, 6, 2.0
 STUDENT = dataclasses.replace(toy.TINY, num_classes=T * toy.WAY)
@@ -20,7 +22,9 @@ STUDENT = dataclasses.replace(toy.TINY, num_classes=T * toy.WAY)
 def build(**kwargs):
     options = {"optimizer": optax.sgd(0.1), "batch_size": BATCH, "crop_padding": 0}
     options |= {"temperature": TEMPERATURE} | kwargs
-    return panel_distillation(STUDENT, num_teachers=T, **options)
+    return panel_distillation(
+        STUDENT, columns=panel.equal_columns(T, toy.WAY), **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +33,10 @@ def data():
     images = jax.random.randint(keys[0], (9, *toy.SHAPE), 0, 256).astype(jnp.uint8)
     # Mirrored images look the same, so that a random flip changes nothing.
     images = jnp.concatenate([images, images[:, :, ::-1]], 2)[:, :, 8:24]
-    logits = 3 * jax.random.normal(keys[1], (9, T, toy.WAY))
+    logits = 3 * jax.random.normal(keys[1], (9, T, toy.WAY)).reshape(9, -1)
     yes, weights = jnp.ones(9, bool), jnp.asarray([1.0, 0.5, 0.0, 1.0])
-    return Described(images, logits, weights, recovered=yes, natural=yes)
+    columns = panel.equal_columns(T, toy.WAY)
+    return Described(images, logits, columns, weights, recovered=yes, natural=yes)
 
 
 def by_hand(variables, data, rows, similarity):
@@ -43,13 +48,14 @@ def by_hand(variables, data, rows, similarity):
     total, said = 0.0, []
     for row, image in zip(rows, np.asarray(logits), strict=True):
         description = []
-        for t in range(T):
-            p_t = np.asarray(jax.nn.softmax(data.logits[row, t] / TEMPERATURE))
-            mine = image[t * toy.WAY : (t + 1) * toy.WAY] / TEMPERATURE
+        for t in range(len(data.weights)):
+            outputs = slice(data.columns[t], data.columns[t + 1])
+            p_t = np.asarray(jax.nn.softmax(data.logits[row, outputs] / TEMPERATURE))
+            mine = image[outputs] / TEMPERATURE
             p_s = np.exp(mine) / np.exp(mine).sum()
             weight = float(data.weights[t])
             total += weight * (p_t * np.log(p_t / p_s)).sum()
-            description.append(weight * (p_t - 1 / toy.WAY))
+            description.append(weight * (p_t - 1 / len(p_t)))
         said.append(np.concatenate(description))
     total /= len(rows) * float(data.weights.sum())
 
@@ -74,11 +80,80 @@ def test_loss_is_the_weighted_kl_of_every_head(data, similarity):
     assert bool(info.is_finite)
 
 
+@pytest.mark.parametrize("similarity", [0.0, 0.7])
+def test_equal_ways_are_distilled_to_the_bit_as_before_columns(data, similarity):
+    """The former step, on answers [N, T, W]."""
+    optimizer = optax.sgd(0.1)
+    algorithm = build(similarity=similarity, optimizer=optimizer, mix="mixup")
+
+    def cosines(x):
+        x = x - x.mean(0)
+        x = x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8)
+        return x @ x.T
+
+    def loss_fn(params, images, targets, weights):
+        features, moments = STUDENT.apply_with_moments(
+            {"params": params}, images, norm="batch", features=True
+        )
+        logits = STUDENT.head(params, features)
+        log_s = jax.nn.log_softmax(logits.reshape(targets.shape) / TEMPERATURE)
+        rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
+        loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()
+        if similarity:
+            said = (targets - targets.mean(-1, keepdims=True)) * weights[:, None]
+            gap = cosines(features) - cosines(said.reshape(said.shape[0], -1))
+            loss += similarity * jnp.square(gap).mean()
+        same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
+        return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
+
+    update = supervised_step(loss_fn, optimizer, 0.95)
+
+    @jax.jit
+    def former(key, state, images, logits, weights):
+        key_rows, key_views, key_mix = jax.random.split(key, 3)
+        rows = jax.random.randint(key_rows, (BATCH,), 0, images.shape[0])
+        views = augment.crop_flip(key_views, to_float(images[rows]), padding=0)
+        targets = jax.nn.softmax(logits[rows] / TEMPERATURE)
+        views, targets = augment.mix_pairs(key_mix, views, targets, "mixup")
+        return update(state.variables, state.opt, (views, targets), weights)
+
+    state = algorithm.init(jax.random.key(1))
+    found, info = jax.jit(algorithm.step)(jax.random.key(2), state, data)
+    logits = data.logits.reshape(len(data.logits), T, toy.WAY)
+    wanted = former(jax.random.key(2), state, data.images, logits, data.weights)
+    toy.assert_equal(
+        (found.variables, found.opt, info.distill_loss, info.agreement), wanted
+    )
+
+
+@pytest.mark.parametrize("similarity", [0.0, 0.7])
+def test_unequal_ways_are_a_loop_over_heads(data, similarity):
+    columns = np.asarray([0, 2, 7, 12], np.int32)
+    data = data._replace(columns=columns, weights=jnp.asarray([1.0, 0.5, 2.0]))
+    algorithm = panel_distillation(
+        STUDENT,
+        columns=columns,
+        optimizer=optax.sgd(0.1),
+        batch_size=BATCH,
+        crop_padding=0,
+        temperature=TEMPERATURE,
+        similarity=similarity,
+    )
+    state = algorithm.init(jax.random.key(1))
+    new, info = jax.jit(algorithm.step)(jax.random.key(2), state, data)
+    rows = jax.random.split(jax.random.key(2), 3)[0]
+    rows = np.asarray(jax.random.randint(rows, (BATCH,), 0, 9))
+    expected = by_hand(state.variables, data, rows, similarity)
+    np.testing.assert_allclose(info.distill_loss, expected, rtol=1e-4)
+    for leaf in jax.tree.leaves(new.variables):
+        assert np.isfinite(leaf).all()
+
+
 def test_teachers_of_weight_zero_change_nothing(data):
     algorithm = build(similarity=0.5)
     state = algorithm.init(jax.random.key(1))
     step = jax.jit(algorithm.step)
-    other = data._replace(logits=data.logits.at[:, 2].set(-5.0))
+    other = data._replace(logits=data.logits.at[:, 6:9].set(-5.0))
     one, _ = step(jax.random.key(2), state, data)
     two, _ = step(jax.random.key(2), state, other)
     toy.assert_close(one.variables, two.variables, rtol=1e-5, atol=1e-7)
@@ -90,8 +165,9 @@ def test_a_student_learns_its_panel_and_keeps_running_statistics():
     images = images.astype(jnp.uint8)
     brightness = images.astype(jnp.float32).mean((1, 2)) / 255  # [40, 3]
     logits = 100 * (brightness - brightness.mean(0))[:, None, :] * jnp.ones((1, T, 1))
+    logits, columns = logits.reshape(40, -1), panel.equal_columns(T, 3)
     yes = jnp.ones(40, bool)
-    data = Described(images, logits, jnp.ones(T), recovered=yes, natural=yes)
+    data = Described(images, logits, columns, jnp.ones(T), recovered=yes, natural=yes)
     algorithm = build(optimizer=optax.adam(1e-2), batch_size=20, momentum=0.5)
     step = jax.jit(algorithm.step)
 
@@ -155,5 +231,6 @@ def test_scenes_are_varied_images_and_repeat_with_the_key():
 def test_meaningless_options_are_refused():
     with pytest.raises(ValueError, match="must be positive"):
         build(temperature=0.0)
-    with pytest.raises(ValueError, match="do not divide"):
-        panel_distillation(STUDENT, num_teachers=5, optimizer=optax.sgd(0.1))
+    columns = panel.equal_columns(5, toy.WAY)
+    with pytest.raises(ValueError, match="12 outputs are not those of 5 teachers, 15"):
+        panel_distillation(STUDENT, columns=columns, optimizer=optax.sgd(0.1))

@@ -440,7 +440,9 @@ def test_only_images_most_like_real_ones_calibrate(zoo_path):
     images = np.arange(6, dtype=np.uint8).reshape(6, 1, 1, 1)
     inverted = np.asarray([True, False, True, True, False, False])
     natural = np.ones(6, bool)
-    both = Described(images, np.zeros((6, 1, 5)), np.ones(1), inverted, natural)
+    both = Described(
+        images, np.zeros((6, 5)), np.asarray([0, 5]), np.ones(1), inverted, natural
+    )
     scenes = both._replace(recovered=np.zeros(6, bool))
 
     def chosen(described, *extra):

@@ -235,7 +235,8 @@ def test_panel_distillation_and_description_are_those_of_one_device():
     student = dataclasses.replace(toy.TINY, num_classes=6)
     data = Described(
         toy.bank(per_class=2).images.reshape(-1, *toy.SHAPE),
-        jnp.asarray(np.random.default_rng(0).normal(size=(18, 2, 3)), jnp.float32),
+        jnp.asarray(np.random.default_rng(0).normal(size=(18, 6)), jnp.float32),
+        panel.equal_columns(2, 3),
         jnp.ones(2),
         recovered=jnp.ones(18, bool),
         natural=jnp.ones(18, bool),
@@ -245,7 +246,7 @@ def test_panel_distillation_and_description_are_those_of_one_device():
     for mapping in (map_tasks, spread):
         algorithm = panel_distillation(
             student,
-            num_teachers=2,
+            columns=data.columns,
             optimizer=optax.sgd(0.1),
             batch_size=8,
             groups=4,
@@ -264,7 +265,11 @@ def test_panel_distillation_and_description_are_those_of_one_device():
     toy.assert_close(*jax.device_get(found), rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="groups=3 must divide batch_size=8"):
         panel_distillation(
-            student, num_teachers=2, optimizer=optax.sgd(0.1), batch_size=8, groups=3
+            student,
+            columns=data.columns,
+            optimizer=optax.sgd(0.1),
+            batch_size=8,
+            groups=3,
         )
 
 

@@ -40,7 +40,7 @@ def test_readme_example(tmp_path, monkeypatch, capsys):
 def test_readme_example_of_a_distilled_model(tmp_path, monkeypatch):
     images = jax.random.uniform(jax.random.key(0), (20, 32, 32, 3))
     arch = fj.make_network("conv4", num_classes=3 * 5, image_shape=(32, 32, 3), width=2)
-    variables = fj.distilled.calibrate(
+    variables = fj.distilled.fit_statistics(
         arch,
         arch.init(jax.random.key(1)),
         images,

@@ -32,10 +32,10 @@ def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
         return zoo
     groups = []
     for group in zoo.groups:
-        named = group.architecture.as_dict()
-        if not group.architecture.remote:  # It computes elsewhere, in its own way.
-            named["dtype"] = dtype
-        groups.append(dataclasses.replace(group, network=make_network(**named)))
+        network = group.network
+        if network.service is None:  # Else it computes elsewhere, in its own way.
+            network = make_network(**{**network.as_dict(), "dtype": dtype})
+        groups.append(dataclasses.replace(group, network=network))
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 

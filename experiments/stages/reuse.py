@@ -271,8 +271,9 @@ def fingerprint(zoo: zoo_lib.Zoo) -> str:
         named = group.network.as_dict()
         # The type that a teacher computes in changes its answers by rounding only.
         named.pop("dtype", None)
-        # The hub of remote teachers is known by their names.
-        described = json.dumps(named, default=lambda x: x.names)
+        if group.network.service is not None:  # Known by the names of its teachers.
+            named["hub"] = group.network.service.names
+        described = json.dumps(named)
         digest.update(described.encode())
         for leaf in jax.tree.leaves(group.teachers):
             digest.update(np.ascontiguousarray(leaf).tobytes())

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from free_jax.images import to_bytes as to_bytes  # its former place
 from free_jax.options import AtLeast
 from free_jax.types import ImageBank, Recovered
 
@@ -65,11 +66,6 @@ def add(bank: ImageBank, recovered: Recovered) -> ImageBank:
         ),
         cursor=bank.cursor.at[ids].set((bank.cursor[ids] + per_class) % capacity),
     )
-
-
-def to_bytes(images: jax.Array) -> jax.Array:
-    """Clips to [0, 1] and rounds down to 8 bits, as the released codes' PNG files."""
-    return jnp.floor(255.0 * jnp.clip(images, 0.0, 1.0)).astype(jnp.uint8)
 
 
 def add_many(bank: ImageBank, recovered: Recovered) -> ImageBank:

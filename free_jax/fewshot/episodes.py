@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
+from free_jax.images import to_float as to_float  # its former place
 from free_jax.types import Episode, ImageBank
 
 Split = Literal["random", "fixed"]
@@ -18,13 +19,6 @@ def balanced_labels(way: int, images_per_class: int) -> Int[Array, " n"]:
     [0, 1, 2, 0, 1, 2]
     """
     return jnp.tile(jnp.arange(way, dtype=jnp.int32), images_per_class)
-
-
-def to_float(images: Array) -> Array:
-    """Maps uint8 images to float32 in [0, 1]; leaves floats as they are."""
-    if images.dtype == jnp.uint8:
-        return images.astype(jnp.float32) / 255.0
-    return images
 
 
 def sample_episode(

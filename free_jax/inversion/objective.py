@@ -124,8 +124,16 @@ def white_box(
 
     Raises:
       ValueError: an unknown form of agreement, edges or variation.
+      InputError: the teacher gives no gradients, or no moments although they are asked.
     """
     check_objective(objective)
+    teacher.check_gives(
+        "gradients",
+        "white-box inversion",
+        "use zero-order inversion, or a panel with recover.images_per_class=0",
+    )
+    if objective.moments:
+        teacher.check_gives("moments", "the objective", "set objective.moments=0")
 
     def prior(views):
         loss = 0.0

@@ -4,7 +4,6 @@ import flax.linen as nn
 
 from free_jax.models.conv4 import Conv4
 from free_jax.models.cpu.convolution import conv2d, upsample_conv2d
-from free_jax.models.endpoint import Endpoint
 from free_jax.models.generator import Generator
 from free_jax.models.normalization import BatchNorm
 from free_jax.models.resnet import ResNet, resnet
@@ -12,7 +11,6 @@ from free_jax.models.resnet import ResNet, resnet
 __all__ = [
     "BatchNorm",
     "Conv4",
-    "Endpoint",
     "Generator",
     "ResNet",
     "conv2d",
@@ -24,7 +22,6 @@ __all__ = [
 _CLASSIFIERS = {
     "conv4": Conv4,
     **{f"resnet{depth}": resnet(depth) for depth in (10, 18, 34, 50, 101)},
-    "endpoint": Endpoint,
 }
 
 

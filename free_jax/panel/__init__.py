@@ -28,7 +28,7 @@ from free_jax.panel.pipeline import (
     to_described,
     voted_classes,
 )
-from free_jax.panel.ragged import answers_of, equal_columns, outputs_of
+from free_jax.panel.ragged import answers_of, columns_of, equal_columns, outputs_of
 from free_jax.panel.trust import Trust, rows_of, trust, vote
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "calibration_images",
     "centrality",
     "choose",
+    "columns_of",
     "describe_bank",
     "describe_zoo",
     "describer",

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from free_jax.fewshot import heads
 from free_jax.panel import ragged
@@ -11,7 +11,11 @@ from free_jax.types import Answers
 
 
 def best_teachers(
-    head: heads.Head, *, way: int, num_teachers: int, keep: int
+    head: heads.Head,
+    *,
+    way: int,
+    columns: Int[np.ndarray, " t_plus_1"],
+    keep: int,
 ) -> heads.Head:
     """A head that listens to the few teachers which tell the support classes apart.
 
@@ -22,7 +26,7 @@ def best_teachers(
     Args:
       head: works on descriptions of all teachers; sees zeros for those left out.
       way: classes of an episode.
-      num_teachers: T; descriptions are [n, T * W], teacher by teacher.
+      columns: [T + 1]; teacher ``t`` owns ``descriptions[:, columns[t]:columns[t+1]]``.
       keep: teachers that count, at most T.
 
     Returns:
@@ -31,22 +35,25 @@ def best_teachers(
     Raises:
       ValueError: `keep` is not between 1 and T.
     """
+    num_teachers = len(columns) - 1
     if not 1 <= keep <= num_teachers:
         raise ValueError(f"keep={keep} must be between 1 and {num_teachers} teachers")
 
     def run(support: jax.Array, labels: jax.Array, queries: jax.Array) -> jax.Array:
-        answers = support.reshape(support.shape[0], num_teachers, -1)
+        owners = ragged.owners_of(columns, support.shape[-1])
         members = jax.nn.one_hot(labels, way)
         shots = members.sum(0)
-        means = jnp.einsum("nc,ntw->ctw", members / shots, answers)
-        between = jnp.square(means - means.mean(0)).sum((0, 2)) / (way - 1)
-        apart = jnp.square(answers - means[labels]).sum((0, 2))
+        means = (members / shots).T @ support  # [way, C]
+        between = jnp.square(means - means.mean(0)).sum(0) / (way - 1)
+        between = jax.ops.segment_sum(between, owners, num_teachers)
+        apart = jnp.square(support - means[labels]).sum(0)
+        apart = jax.ops.segment_sum(apart, owners, num_teachers)
         # One image a class has no scatter: 0 / 0 is meant to be 0.
         within = apart / jnp.maximum(support.shape[0] - way, 1)
         rating = between - within / shots.mean()
         chosen = jax.lax.top_k(rating, keep)[1]
         mask = jnp.zeros(num_teachers).at[chosen].set(1.0)
-        mask = jnp.repeat(mask, answers.shape[-1])
+        mask = mask[owners]
         return head(support * mask, labels, queries * mask)
 
     return run
@@ -65,12 +72,17 @@ def centrality(answers: Answers) -> Float[np.ndarray, " t"]:
       Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
       2019.
     """
-    said = np.asarray(answers.logits, np.float64)
+    said = np.ascontiguousarray(answers.logits, np.float64)
     said = said - said.mean(0)
-    kernels = np.empty((len(answers.columns) - 1, len(said), len(said)))
+    order, parts = [], []
     for teachers, outputs in ragged.by_width(answers.columns):
         rows = ragged.side_by_side(said, outputs)
-        kernels[teachers] = np.einsum("itw,jtw->tij", rows, rows)
+        order.append(teachers)
+        parts.append(np.einsum("itw,jtw->tij", rows, rows))
+    # One number of classes: the array as it is, whose memory order decides the bits.
+    kernels = parts[0]
+    if len(parts) > 1:
+        kernels = np.concatenate(parts)[np.argsort(np.concatenate(order))]
     others = kernels.sum(0) - kernels
     length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
     return (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)

@@ -20,8 +20,8 @@ def methods(
     """Few-shot methods on one distilled model, the headline first.
 
     Args:
-      student: one trunk, a head for each teacher; its variables are calibrated, see
-        `distilled.calibrate`.
+      student: one trunk, a head for each teacher; its variables are those of
+        `panel.model.fit_statistics`.
       way: classes of an episode.
       num_steps: of adaptation by gradient, see `distilled.adapt`.
       learning_rate: of adaptation.

@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from free_jax import augment, parallel, zoo
-from free_jax.fewshot.episodes import to_float
+from free_jax import images as images_lib
+from free_jax import parallel, zoo
 from free_jax.types import ImageBank, PyTree, Teachers
 from free_jax.zoo.network import Network
 
@@ -20,7 +20,7 @@ Output = Literal["probabilities", "logits", "features"]
 
 
 def describer(
-    architectures: tuple[Network, ...],
+    networks: tuple[Network, ...],
     *,
     output: Output = "probabilities",
     temperature: float = 4.0,
@@ -33,7 +33,7 @@ def describer(
     zoo; remote ones are asked all at once.
 
     Args:
-      architectures: one a group.
+      networks: one a group.
       output: tempered softmax minus chance, raw logits, or the features before the
         head scaled to unit length a teacher.
       temperature: of the softmax.
@@ -46,15 +46,22 @@ def describer(
       are resized to each group's size.  Compile it once with `jax.jit`.
 
     Raises:
-      ValueError: an unknown output or a temperature that cannot be meant.
+      ValueError: an unknown output, or a temperature that is not positive.
+      InputError: features of a network that gives none.
     """
     if output not in ("probabilities", "logits", "features"):
         raise ValueError(f"output={output!r}: choose probabilities, logits or features")
     if temperature <= 0:
         raise ValueError(f"temperature={temperature} must be positive")
 
-    def say(arch: Network, variables: PyTree, views: jax.Array) -> jax.Array:
-        out = arch.apply(variables, views, features=output == "features")
+    if output == "features":
+        for network in networks:
+            network.check_gives(
+                "features", "a description by features", "use probabilities or logits"
+            )
+
+    def say(network: Network, variables: PyTree, views: jax.Array) -> jax.Array:
+        out = network.apply(variables, views, features=output == "features")
         if output == "probabilities":
             return tempered(out, temperature)
         if output == "features":
@@ -64,20 +71,20 @@ def describer(
     def describe(
         teachers: tuple[Teachers, ...], images: Float[Array, "n h w c"] | jax.Array
     ) -> Float[Array, "n d"]:
-        images = to_float(jnp.asarray(images))
+        images = images_lib.to_float(jnp.asarray(images))
         parts = []
-        for arch, stack in zip(architectures, teachers, strict=True):
-            views = augment.fit_to(images, arch.image_shape)
+        for network, stack in zip(networks, teachers, strict=True):
+            views = images_lib.fit_to(images, network.image_shape)
 
-            def one(shared, index, arch=arch):
+            def one(shared, index, network=network):
                 stack, views = shared
                 variables = zoo.take(stack, index).variables
-                said = say(arch, variables, views)
+                said = say(network, variables, views)
                 if mirror:
-                    said = (said + say(arch, variables, views[:, :, ::-1])) / 2
+                    said = (said + say(network, variables, views[:, :, ::-1])) / 2
                 return said
 
-            how = "vmap" if arch.remote else "map"
+            how = "map" if network.service is None else "vmap"
             run = map_tasks(one, local=how, everywhere=True)
             teachers_at = jnp.arange(stack.class_ids.shape[0])
             out = run((stack, views), teachers_at)  # [T, n, d]

@@ -10,14 +10,16 @@ from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from free_jax import augment, parallel
 from free_jax.algorithm import Algorithm
 from free_jax.fewshot import heads
-from free_jax.fewshot.episodes import to_float
+from free_jax.images import to_float
 from free_jax.options import AtLeast, Named, Positive, adam
+from free_jax.panel import ragged
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 from free_jax.zoo.supervised import supervised_step
@@ -28,15 +30,17 @@ class Described(NamedTuple):
 
     Attributes:
       images: [N, h, w, c] uint8.
-      logits: [N, T, W] float32, raw outputs of all teachers.
+      logits: [N, C] float32, raw outputs of all teachers side by side.
+      columns: [T + 1] int32; teacher ``t`` owns ``logits[:, columns[t]:columns[t+1]]``.
       weights: [T] float32, how far each teacher is trusted; 0 leaves it out.
-      recovered: [N] bool, recovered from a teacher; False for scenes.
-      natural: [N] bool, like real images: scenes, and what was recovered from scenes;
-        False for what was recovered from noise.
+      recovered: [N] bool, recovered from a teacher; False for dead leaves.
+      natural: [N] bool, like real images: dead leaves, and what was recovered from
+        them; False for what was recovered from noise.
     """
 
     images: jax.Array
     logits: jax.Array
+    columns: np.ndarray | jax.Array
     weights: jax.Array
     recovered: jax.Array
     natural: jax.Array
@@ -70,13 +74,16 @@ class DistillInfo(NamedTuple):
     is_finite: jax.Array
 
 
+# The logit of an output that a teacher does not have: its softmax is exactly zero.
+_NEVER = -1e30
+
 Mix = Literal["none", "mixup", "cutmix"]
 
 
 def panel_distillation(
     student: Network,
     *,
-    num_teachers: int,
+    columns: Int[np.ndarray, " t_plus_1"],
     optimizer: optax.GradientTransformation,
     batch_size: int = 128,
     groups: int = 1,
@@ -92,8 +99,8 @@ def panel_distillation(
     """Builds the distillation of a whole panel.
 
     Args:
-      student: has ``num_teachers * way`` outputs, teacher by teacher.
-      num_teachers: T.
+      student: has as many outputs as all teachers together, in their order.
+      columns: [T + 1] of the teachers' outputs, see `Described` and `Zoo.columns`.
       optimizer: of the student.
       batch_size: images a step, drawn with replacement.
       groups: equal parts of a batch that are normalised each by itself, the unit that
@@ -115,14 +122,17 @@ def panel_distillation(
 
     Returns:
       An `Algorithm` whose data is a `Described`; its model has Linen variables
-      ``{"params", "batch_stats"}``, to be calibrated by `distilled.calibrate`.
+      ``{"params", "batch_stats"}``, to be fitted by `panel.model.fit_statistics`.
 
     Raises:
-      ValueError: the outputs do not divide over the teachers, or an option is unknown.
+      ValueError: the student has another number of outputs than the teachers, or an
+        option is unknown.
     """
-    if student.num_classes % num_teachers:
+    columns = np.asarray(columns)
+    if student.num_classes != columns[-1]:
         raise ValueError(
-            f"{student.num_classes} outputs do not divide over {num_teachers} teachers"
+            f"{student.num_classes} outputs are not those of {len(columns) - 1} "
+            f"teachers, {columns[-1]}"
         )
     if mix not in ("none", "mixup", "cutmix"):
         raise ValueError(f"mix={mix!r}: choose none, mixup or cutmix")
@@ -141,12 +151,18 @@ def panel_distillation(
             {"params": params}, images, norm="batch", features=True
         )
         logits = student.head(params, features)
-        log_s = jax.nn.log_softmax(logits.reshape(targets.shape) / temperature)
+        said = ragged.padded(logits, columns, _NEVER)  # [n, T, W]
+        log_s = jax.nn.log_softmax(said / temperature)
         # Entropy of the targets is added so that a perfect student scores zero.
         rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
         loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()
         if similarity:
-            said = (targets - targets.mean(-1, keepdims=True)) * weights[:, None]
+            if ragged.widths_are_equal(columns):
+                said = targets - targets.mean(-1, keepdims=True)
+            else:
+                chance = targets.sum(-1, keepdims=True) / np.diff(columns)[:, None]
+                said = jnp.where(ragged.padding_mask(columns), targets - chance, 0.0)
+            said = said * weights[:, None]
             wanted = _similarities(said.reshape(said.shape[0], -1))
             loss += similarity * jnp.square(_similarities(features) - wanted).mean()
         same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
@@ -168,7 +184,8 @@ def panel_distillation(
             edges=edges,
             flip=flip,
         )
-        targets = jax.nn.softmax(data.logits[rows] / temperature)
+        said = ragged.padded(data.logits[rows], columns, _NEVER)
+        targets = jax.nn.softmax(said / temperature)
         if mix != "none":
             images, targets = augment.mix_pairs(key_mix, images, targets, mix)
         variables, opt, loss, same = update(

@@ -1,18 +1,21 @@
-"""How a model distilled from a panel describes images, is calibrated and adapts.
+"""How a model distilled from a panel describes images, is fitted to some, and adapts.
 
 A distilled model carries what its descriptions need in a collection of its variables,
-``descriptions``: temperature, trust in each teacher, and a whitening.
+``descriptions``: temperature, trust in each teacher, a whitening, and, for teachers of
+different numbers of classes, the ``columns`` [T + 1] of its outputs.
 """
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from free_jax import objectives, panel
 from free_jax.fewshot import heads
-from free_jax.fewshot.episodes import to_float
+from free_jax.images import to_float
+from free_jax.panel import ragged
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
@@ -28,7 +31,7 @@ def describe(
 
     Args:
       student: one trunk, a head for each of T teachers.
-      variables: ``{"params", "batch_stats", "descriptions"}``, see `calibrate`.
+      variables: ``{"params", "batch_stats", "descriptions"}``, see `fit_statistics`.
       images: in [0, 1].
       mirror: take the mean of an image and its mirror image.
 
@@ -36,17 +39,21 @@ def describe(
       d numbers an image.
     """
     how = variables["descriptions"]
-    said = _describe(
-        student, variables, images, how["weights"], how["temperature"], mirror
-    )
+    said = _describe(student, variables, images, how, mirror)
     if "whitening" not in how:
         return said
     return heads.whiten(said, how["mean"], how["whitening"])
 
 
-def _describe(student, variables, images, weights, temperature, mirror=True):
+def _describe(student, variables, images, how, mirror=True):
+    weights, temperature = how["weights"], how["temperature"]
+
     def once(views: jax.Array) -> jax.Array:
         logits = student.apply(variables, views)
+        if "columns" in how:
+            columns = how["columns"]
+            owners = ragged.owners_of(columns, logits.shape[-1])
+            return ragged.tempered(logits, columns, temperature) * weights[owners]
         logits = logits.reshape(views.shape[0], weights.shape[0], -1)
         said = panel.tempered(logits, temperature) * weights[:, None]
         return said.reshape(views.shape[0], -1)
@@ -83,8 +90,8 @@ def adapt(
     """Adapts a distilled model to a support set by gradient, all of it.
 
     It starts as the nearest-centroid classifier of descriptions, and steps down the
-    support set's cross-entropy.  Batch-norm statistics stay those of `calibrate`, so
-    that every image is treated alone.
+    support set's cross-entropy.  Batch-norm statistics stay as `fit_statistics` left
+    them, so that every image is treated alone.
 
     Args:
       student: one trunk, a head for each of T teachers.
@@ -126,13 +133,14 @@ def classify(
     return heads.unit(said) @ adapted.kernel.T
 
 
-def calibrate(
+def fit_statistics(
     student: Network,
     variables: PyTree,
     images: jax.Array | None,
     *,
     weights: Float[Array, " t"],
     temperature: float,
+    columns: Int[np.ndarray, " t_plus_1"] | None = None,
     whitening: float = 0.5,
     at_once: int = 500,
 ) -> PyTree:
@@ -148,9 +156,11 @@ def calibrate(
       student: one trunk, ``t`` heads.
       variables: ``{"params", "batch_stats"}`` as trained.
       images: [n, h, w, c], uint8 or in [0, 1], n at least 2: recovered from teachers,
-        starting from scenes; None leaves statistics as trained and does not whiten.
+        starting from dead leaves; None leaves statistics as trained, and descriptions
+        unwhitened.
       weights: trust in each teacher.
       temperature: of the heads' softmax.
+      columns: of the teachers' outputs; None where they have equal numbers of classes.
       whitening: strength, see `heads.whitening`; 0 leaves descriptions as they are.
       at_once: images a batch; a remainder is left out where there is more than one.
 
@@ -161,6 +171,10 @@ def calibrate(
         "weights": jnp.asarray(weights, jnp.float32),
         "temperature": jnp.float32(temperature),
     }
+    # Where widths are equal a model says so by having no columns, as those did that
+    # were saved before there were any.
+    if columns is not None and not ragged.widths_are_equal(columns):
+        how["columns"] = jnp.asarray(columns, jnp.int32)
     if images is None:
         return {**variables, "descriptions": how}
     size = min(at_once, images.shape[0])
@@ -177,11 +191,11 @@ def calibrate(
     }
     if whitening:
         said = jax.lax.map(
-            lambda batch: _describe(
-                student, fitted, to_float(batch), how["weights"], how["temperature"]
-            ),
-            batches,
+            lambda batch: _describe(student, fitted, to_float(batch), how), batches
         )
         said = said.reshape(count * size, -1)
         how["mean"], how["whitening"] = heads.whitening(said, whitening)
     return fitted | {"descriptions": how}
+
+
+calibrate = fit_statistics  # The former name.

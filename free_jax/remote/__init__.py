@@ -6,7 +6,7 @@ from free_jax.remote.hub import Hub, Patience
 from free_jax.remote.ledger import Ledger
 from free_jax.remote.onnx_file import OnnxFile
 from free_jax.remote.open_inference import OpenInference
-from free_jax.remote.zoo import Normalization, hub_of, remote_zoo
+from free_jax.remote.zoo import Normalization, remote_zoo
 
 __all__ = [
     "Card",
@@ -18,7 +18,6 @@ __all__ = [
     "OpenInference",
     "Patience",
     "Trouble",
-    "hub_of",
     "remote_zoo",
     "to_logits",
 ]

@@ -51,8 +51,8 @@ class _Line:
 class Hub:
     """All endpoints of a run, on an event loop in a thread of its own.
 
-    `ask` is what jitted programs call, see `models.Endpoint`: it touches no JAX and
-    never raises.  An endpoint that is given up, and queries beyond a budget, answer
+    `ask` is what jitted programs call, see `remote.module.Endpoint`: it touches no JAX
+    and never raises.  An endpoint that is given up, and queries beyond a budget, answer
     NaN; `alive`, `spent` and `raise_if_broken` say so.
     """
 

@@ -8,6 +8,7 @@ import numpy as np
 from free_jax.errors import InputError
 from free_jax.remote.answers import Card
 from free_jax.remote.hub import Hub
+from free_jax.remote.module import Endpoint
 from free_jax.types import Teachers
 from free_jax.zoo import Zoo, ZooGroup
 from free_jax.zoo.network import make_network
@@ -22,14 +23,15 @@ def remote_zoo(
     normalizations: Sequence[Normalization],
     domains: Sequence[str],
 ) -> Zoo:
-    """The zoo of a hub's endpoints, in groups of equal images and normalisation.
+    """The zoo of a hub's endpoints.
 
-    Its teachers are used like any others: ``architecture.apply(variables, images)``
+    A group has one number of classes, one image size and one normalisation.
+    Its teachers are used like any others: ``network.apply(variables, images)``
     works under `jax.jit`, `jax.vmap` and `jax.lax.map`, but has no gradient.
 
     Args:
       hub: open or not.
-      cards: of its clients, in order; all of one way.
+      cards: of its clients, in order.
       class_names: for each endpoint what its outputs mean; equal names are one class.
       normalizations: mean and standard deviation of each endpoint's channels.
       domains: name of the data each was trained on.
@@ -37,32 +39,24 @@ def remote_zoo(
     Returns:
       A `Zoo`; teachers of one group keep the order of `cards`.
     """
-    ways = sorted({card.num_classes for card in cards})
-    if len(ways) > 1:
-        names = {
-            way: next(c.name for c in cards if c.num_classes == way) for way in ways
-        }
-        raise InputError(
-            f"endpoints have different numbers of classes ({names}); make one run for "
-            "each number"
-        )
     known = tuple(dict.fromkeys(name for names in class_names for name in names))
     position = {name: i for i, name in enumerate(known)}
     kinds: dict[tuple, list[int]] = {}
     for i, card in enumerate(cards):
-        kinds.setdefault((card.image_shape, *normalizations[i], domains[i]), []).append(
-            i
-        )
+        kind = (card.num_classes, card.image_shape, *normalizations[i], domains[i])
+        kinds.setdefault(kind, []).append(i)
     groups = []
-    for (shape, mean, std, domain), members in kinds.items():
+    for (classes, shape, mean, std, domain), members in kinds.items():
         try:
-            arch = make_network(
+            network = make_network(
                 "endpoint",
-                num_classes=ways[0],
+                num_classes=classes,
                 image_shape=shape,
                 mean=mean,
                 std=std,
-                hub=hub,
+                family=Endpoint,
+                gives=(),
+                service=hub,
             )
         except ValueError as error:
             raise InputError(f"endpoint {cards[members[0]].name}: {error}") from None
@@ -73,13 +67,5 @@ def remote_zoo(
         }
         teachers = Teachers(variables, jnp.asarray(ids, jnp.int32))
         unknown = np.full(len(members), np.nan)
-        groups.append(ZooGroup(arch, teachers, unknown, domain))
+        groups.append(ZooGroup(network, teachers, unknown, domain))
     return Zoo(tuple(groups), known)
-
-
-def hub_of(zoo: Zoo | None) -> Hub | None:
-    """The hub that a zoo's remote teachers share; None where there are none."""
-    for arch in zoo.architectures if zoo else ():
-        if arch.remote:
-            return dict(arch.kwargs)["hub"]
-    return None

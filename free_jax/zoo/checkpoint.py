@@ -39,9 +39,16 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
       path: the folder; created where missing.
 
     Raises:
-      InputError: the path is a file.
+      InputError: the path is a file, or a network could not be made again by its name.
     """
     folder = _folder(path)
+    for network in zoo.networks:
+        if network.family is not None:
+            raise InputError(
+                f"a zoo of {network.name} cannot be saved: its network is made by a "
+                "function that no file can name; save networks of "
+                "free_jax.models.model_names()"
+            )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"cannot save a zoo to {folder}: it is a file; give a folder")
     folder.mkdir(parents=True, exist_ok=True)
@@ -99,7 +106,7 @@ def _as_tree(stacks: Sequence[Teachers]) -> PyTree:
     return {str(i): teachers._asdict() for i, teachers in enumerate(stacks)}
 
 
-def _architecture(description: dict[str, Any]) -> Network:
+def _network(description: dict[str, Any]) -> Network:
     fields: dict[str, Any] = {}
     for name, value in description.items():
         # JSON turned the tuples into lists, which do not hash.
@@ -131,7 +138,7 @@ def load_zoo(path: Any) -> Zoo:
                 f"{(_FORMAT, _VERSION)}; convert the teachers again"
             )
         entries = metadata["groups"]
-        architectures = [_architecture(e["architecture"]) for e in entries]
+        networks = [_network(e["architecture"]) for e in entries]
         counts = [int(e["num_teachers"]) for e in entries]
         accuracies = [[math.nan if a is None else a for a in e["accuracy"]]
                       for e in entries]  # fmt: skip
@@ -155,9 +162,7 @@ def load_zoo(path: Any) -> Zoo:
         class_ids: Any = leaf((count, arch.num_classes), jnp.int32)
         return Teachers(variables, class_ids)
 
-    wanted = _as_tree(
-        [abstract(*pair) for pair in zip(architectures, counts, strict=True)]
-    )
+    wanted = _as_tree([abstract(*pair) for pair in zip(networks, counts, strict=True)])
     try:
         with _checkpointer() as checkpointer:
             tree = checkpointer.restore(_absolute(arrays), wanted)
@@ -169,7 +174,7 @@ def load_zoo(path: Any) -> Zoo:
     groups = [
         ZooGroup(arch, Teachers(**tree[str(i)]), np.asarray(accuracy), domain)
         for i, (arch, accuracy, domain) in enumerate(
-            zip(architectures, accuracies, domains, strict=True)
+            zip(networks, accuracies, domains, strict=True)
         )
     ]
     return Zoo(tuple(groups), class_names)

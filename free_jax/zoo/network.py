@@ -1,7 +1,7 @@
 """What all teachers of one stack share: network, image shape, normalisation."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -9,9 +9,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from free_jax.errors import InputError
 from free_jax.models import get_model
 from free_jax.models.normalization import Norm
 from free_jax.types import PyTree
+
+# What a network may give besides its answers: gradients with respect to images and
+# weights, the features before its head, the moments that enter its batch norms.
+GIVES = frozenset({"gradients", "features", "moments"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +26,15 @@ class Network:
     Build it with `make_network`, which validates.
 
     Attributes:
-      name: a name of `models.model_names()`.
+      name: a name of `models.model_names()`, or of a family given here.
       num_classes: number of outputs.
       image_shape: (h, w, c) of the images it sees.
       mean, std: per-channel normalisation applied to images in [0, 1].
       kwargs: further fields of the module as sorted (name, value) pairs.
+      family: makes the Linen module from ``num_classes`` and ``kwargs``; None: the
+        registry's entry `name`.
+      gives: what can be had besides logits, of `GIVES`.
+      service: the hub that answers, handed to `family`; None: computed here.
     """
 
     name: str
@@ -34,6 +43,9 @@ class Network:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     kwargs: tuple[tuple[str, Any], ...] = ()
+    family: Callable[..., nn.Module] | None = None
+    gives: frozenset[str] = GIVES
+    service: Any = None
 
     @property
     def way(self) -> int:
@@ -43,23 +55,34 @@ class Network:
     @property
     def module(self) -> nn.Module:
         """The Linen module."""
-        return get_model(self.name, num_classes=self.num_classes, **dict(self.kwargs))
+        fields = {"num_classes": self.num_classes, **dict(self.kwargs)}
+        if self.service is not None:
+            fields["service"] = self.service
+        if self.family is None:
+            return get_model(self.name, **fields)
+        return self.family(**fields)
 
-    @property
-    def service(self) -> Any:
-        """The hub that answers for a remote network; None where it is at hand."""
-        return dict(self.kwargs).get("hub") if self.remote else None
+    def check_gives(self, wanted: str, asker: str, remedy: str) -> None:
+        """Refuses a method that the network cannot serve, before anything runs.
 
-    @property
-    def remote(self) -> bool:
-        """Asked over a network: map over teachers with `jax.vmap`, not `lax.map`."""
-        return self.name == "endpoint"
+        Args:
+          wanted: one of `GIVES`.
+          asker: what asks for it, e.g. "white-box inversion".
+          remedy: what to do instead.
+
+        Raises:
+          InputError: the network does not give it.
+        """
+        if wanted not in self.gives:
+            raise InputError(
+                f"{asker} asks for {wanted}, which {self.name} does not give; {remedy}"
+            )
 
     def init(self, key: Key[Array, ""]) -> PyTree:
         """Random variables ``{"params": ..., "batch_stats": ...}`` of one network."""
         images = jnp.zeros((1, *self.image_shape))
         variables = self.module.init(key, images, norm="batch")
-        # An endpoint has no statistics.
+        # Not every network has statistics, or weights of its own.
         return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
     def normalize(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
@@ -90,7 +113,8 @@ class Network:
     ) -> tuple[Float[Array, "n f"], PyTree]:
         """Logits (or features), and the mean and variance entering each batch norm.
 
-        The moments have the tree structure of ``variables["batch_stats"]``.
+        The moments have the tree structure of ``variables["batch_stats"]``; a network
+        without batch norm has none.
         """
         out, sown = self.module.apply(
             variables,
@@ -99,18 +123,16 @@ class Network:
             features=features,
             mutable=["moments"],
         )
-        return out, sown["moments"]
+        return out, sown.get("moments", {})
 
     def head(self, params: PyTree, features: Float[Array, "n f"]) -> jax.Array:
         """Logits [n, num_classes] of features [n, f]: the last layer alone."""
         return features @ params["head"]["kernel"] + params["head"]["bias"]
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-ready description; `make_network(**d)` rebuilds it."""
-        # Not `asdict`, which copies what keyword arguments hold.
-        fields = [field.name for field in dataclasses.fields(self)]
-        named = {name: getattr(self, name) for name in fields if name != "kwargs"}
-        return {**named, **dict(self.kwargs)}
+        """JSON-ready description; `make_network(**d)` rebuilds a registry's network."""
+        fields = ("name", "num_classes", "image_shape", "mean", "std")
+        return {name: getattr(self, name) for name in fields} | dict(self.kwargs)
 
 
 def make_network(
@@ -120,16 +142,24 @@ def make_network(
     image_shape: Sequence[int],
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.5, 0.5, 0.5),
+    family: Callable[..., nn.Module] | None = None,
+    gives: Collection[str] | None = None,
+    service: Any = None,
     **kwargs,
 ) -> Network:
     """Describes a network and its images.
 
     Args:
-      name: "conv4" or "resnet10", "resnet18", "resnet34", "resnet50", "resnet101".
+      name: "conv4" or "resnet10", "resnet18", "resnet34", "resnet50", "resnet101"; any
+        where there is a `family`.
       num_classes: number of classes it separates.
       image_shape: (h, w, c).
       mean: subtracted from each channel of images in [0, 1].
       std: then divides each channel.
+      family: makes the Linen module, which is called as those of `models` are.
+      gives: what can be had besides logits, of `GIVES`; None: all of it, but for the
+        moments of a family without batch norm.
+      service: the hub that answers for remote networks.
       **kwargs: further fields of the module, e.g. ``width=64``.
 
     Returns:
@@ -160,8 +190,22 @@ def make_network(
         raise ValueError(f"num_classes={num_classes} must be at least 2")
     if min(image_shape[:2]) < 16:
         raise ValueError(f"image_shape={image_shape}: sides must be at least 16")
-    arch = Network(
-        name, int(num_classes), image_shape, mean, std, tuple(sorted(kwargs.items()))
+    if gives is not None and not GIVES.issuperset(gives):
+        raise ValueError(f"gives={sorted(gives)}: choose among {sorted(GIVES)}")
+    network = Network(
+        name,
+        int(num_classes),
+        image_shape,
+        mean,
+        std,
+        tuple(sorted(kwargs.items())),
+        family,
+        GIVES if gives is None else frozenset(gives),
+        service,
     )
-    arch.module  # noqa: B018 - an unknown name or field fails here, not under jit
-    return arch
+    network.module  # noqa: B018 - an unknown name or field fails here, not under jit
+    if family is not None and gives is None:
+        variables = jax.eval_shape(network.init, jax.random.key(0))
+        if not jax.tree.leaves(variables["batch_stats"]):
+            return dataclasses.replace(network, gives=GIVES - {"moments"})
+    return network

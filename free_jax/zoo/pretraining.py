@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from free_jax import objectives
+from free_jax.images import to_float
 from free_jax.types import ImageBank, PyTree
 from free_jax.zoo.network import Network
 from free_jax.zoo.supervised import supervised_step
@@ -89,7 +90,7 @@ def teacher_trainer(
         def batch(rows: jax.Array, flipped: jax.Array):
             labels = (rows // images_per_class).astype(jnp.int32)
             images = bank.images[class_ids[labels], rows % images_per_class]
-            images = images.astype(jnp.float32) / 255.0
+            images = to_float(images)
             if flip:
                 images = jnp.where(
                     flipped[:, None, None, None], images[:, :, ::-1], images
@@ -115,7 +116,7 @@ def teacher_trainer(
         counts = bank.counts[class_ids]
 
         def one(images: jax.Array, label: jax.Array) -> jax.Array:
-            logits = arch.apply(variables, images.astype(jnp.float32) / 255.0)
+            logits = arch.apply(variables, to_float(images))
             return (logits.argmax(-1) == label).astype(jnp.float32)
 
         held_out = images[:, images_per_class:]

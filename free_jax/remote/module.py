@@ -19,14 +19,14 @@ class Endpoint(nn.Module):
 
     Attributes:
       num_classes: number of outputs.
-      hub: has ``ask(index [...], images [..., n, h, w, c]) ->
+      service: has ``ask(index [...], images [..., n, h, w, c]) ->
         [..., n, num_classes]`` on NumPy arrays; leading axes may be 1 where
         the other argument varies.  NaN means that there is no answer.  See
         `remote.Hub`.
     """
 
     num_classes: int
-    hub: Any
+    service: Any
 
     @nn.compact
     def __call__(
@@ -37,7 +37,7 @@ class Endpoint(nn.Module):
         Raises:
           InputError: features, batch-norm moments or a gradient are asked for.
         """
-        del norm  # What an endpoint normalises by is its own affair.
+        del norm  # An endpoint normalises by statistics of its own.
         index = self.param("endpoint", lambda _: jnp.zeros((), jnp.int32))
         if self.is_initializing():
             return jnp.zeros((images.shape[0], self.num_classes))
@@ -46,16 +46,18 @@ class Endpoint(nn.Module):
                 "endpoints only answer queries: they have no features and no layer "
                 "statistics; set objective.moments=0, or use a method for black boxes"
             )
-        return _ask(self.hub, self.num_classes, index, images)
+        return _ask(self.service, self.num_classes, index, images)
 
 
-def _ask(hub: Any, way: int, index: jax.Array, images: jax.Array) -> jax.Array:
-    shape = jax.ShapeDtypeStruct((images.shape[0], way), jnp.float32)
+def _ask(
+    service: Any, num_classes: int, index: jax.Array, images: jax.Array
+) -> jax.Array:
+    shape = jax.ShapeDtypeStruct((images.shape[0], num_classes), jnp.float32)
 
     @jax.custom_jvp
     def query(index, images):
         return jax.pure_callback(
-            hub.ask, shape, index, images, vmap_method="expand_dims"
+            service.ask, shape, index, images, vmap_method="expand_dims"
         )
 
     @query.defjvp
