@@ -232,11 +232,10 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     said[:, wrong] = np.roll(said[:, wrong], 1, axis=1)
     images = np.zeros((len(owners), 32, 32, 3), np.uint8)
     pool = SyntheticImages(images, classes, owners, owners < 0)
-    zoo = SimpleNamespace(
-        class_ids=ids.ravel(),
-        columns=panel.equal_columns(6, 5),
-        class_names=procedural.class_names("train"),
-    )
+    arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=2)
+    teachers = toy.random_teachers(arch, 6)._replace(class_ids=jnp.asarray(ids))
+    group = ZooGroup(arch, teachers, np.full(6, np.nan))
+    zoo = Zoo((group,), procedural.class_names("train"))
     answers = Answers(
         9 * said[:, asked].reshape(len(owners), -1), panel.equal_columns(4, 5)
     )

@@ -345,8 +345,9 @@ def ask_zoo(
     jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
     for part in run("described", jobs):
         found.append(part["logits"])
-        missing = service is not None and np.isnan(found[-1]).any()
-        if missing and service.exhausted():
+        if service is None or not np.isnan(found[-1]).any():
+            continue
+        if service.exhausted():
             break
     return Answers(np.concatenate(found), zoo.columns)
 
@@ -483,8 +484,8 @@ def to_described(
     logits, columns = answers
     if weights is None:
         broken = np.logical_or.reduceat(~np.isfinite(logits), columns[:-1], axis=1)
-        weights = (~broken.any(0)).astype(np.float32)
-    if not weights.any():
+        weights = np.asarray(~broken.any(0), np.float32)
+    if not np.any(weights):
         raise InputError(_NOBODY)
     logits = _stacked(np.where(np.isfinite(logits), logits, 0.0), columns)
     return Described(
