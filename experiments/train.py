@@ -13,7 +13,7 @@ from experiments.harness.run import Run
 from experiments.inputs import endpoints, networks, runs
 from experiments.methods import checks
 from experiments.stages import adversarial_rounds, pretrain
-from free_jax import baselines, remote
+from free_jax import baselines
 from free_jax.zoo import Zoo
 
 # What may differ between the runs that share a working directory.
@@ -71,7 +71,7 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
         )
         spent = adversarial_rounds.seconds_before(config, run.workdir)
         schedule = runs.schedule(config, seconds_before=spent)
-        service = remote.hub_of(zoo)
+        service = zoo.service if zoo else None
         outcome = loop.train(run, method, schedule, judge, service)
         table = final.measure(
             run,

@@ -3,7 +3,6 @@
 import json
 import signal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,12 +10,12 @@ import toy
 from PIL import Image
 
 from experiments import compare, train
-from experiments.configs import common
 from experiments.data import preset, procedural
 from experiments.evaluation import comparison_report
 from experiments.harness import command_line, loop, stopping
+from experiments.harness.run import Run
 from experiments.methods import preinverted
-from experiments.stages import build_inversion, meta_generator, prepare, recover
+from experiments.stages import recover
 from free_jax import (
     InputError,
     Teachers,
@@ -240,11 +239,12 @@ def test_memory_holds_every_teachers_images_by_class(monkeypatch, tmp_path):
     classes = np.asarray([2, 0, 2, -1, 2], np.int32)
     images = rng.integers(0, 255, (5, 32, 32, 3)).astype(np.uint8)
     pool = SyntheticImages(images, classes, np.zeros(5, np.int32), np.ones(5, bool))
-    monkeypatch.setattr(recover, "recover", lambda *a: pool)
+    monkeypatch.setattr(panel, "recover_zoo", lambda *_, **__: pool)
     argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
     config = command_line.parse(argv).config
     zoo = zoo_of((conv4(4), 1))
-    bank = prepare.pre_inverted(config, zoo, None, str(tmp_path), None)
+    run = Run(str(tmp_path), 0, lambda tree: tree, map_tasks, None)
+    bank = recover.pre_inverted(config, zoo, run)
     assert bank.counts[:3].tolist() == [1, 0, 3] and int(bank.counts.sum()) == 4
     np.testing.assert_array_equal(bank.images[2], images[[0, 2, 4]])
     np.testing.assert_array_equal(bank.images[0, 0], images[1])
@@ -264,44 +264,3 @@ def test_preinverted_counts_images_of_all_teachers_of_a_class(zoo_path):
     config.replay.queries = 4  # four classes have 8 images, two have 4: too few
     with pytest.raises(InputError, match="recovers at most 8"):
         preinverted._check_classes(config, zoo)
-
-
-@pytest.mark.slow
-def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
-    config = common.five(common.smoke(common.preinverted_config()))
-    config.recover.generator_width, config.recover.num_steps = 4, 1
-    zoo = zoo_of((conv4(4), 2))
-    inverter = build_inversion.inverter(config, zoo.architectures[0])
-
-    class Stop:
-        def __init__(self, after):
-            self.left = after
-
-        @property
-        def requested(self):
-            self.left -= 1
-            return self.left < 0
-
-    def run(folder, stop):
-        return meta_generator.trained_generator(
-            config,
-            "group0",
-            jax.random.key(0),
-            inverter,
-            jnp.arange(5),
-            zoo.teachers[0],
-            map_tasks,
-            str(folder),
-            stop,
-        )
-
-    whole = run(tmp_path / "a", Stop(99))
-    with pytest.raises(stopping.Stopped):
-        run(tmp_path / "b", Stop(0))
-    assert meta_generator.seconds_spent(str(tmp_path / "b")) == 0
-    toy.assert_equal(run(tmp_path / "b", Stop(99)), whole)
-    spent = meta_generator.seconds_spent(str(tmp_path / "b"))
-    assert spent > 0
-    # A finished one is read, not trained.
-    toy.assert_equal(run(tmp_path / "b", Stop(0)), whole)
-    assert meta_generator.seconds_spent(str(tmp_path / "b")) == spent

@@ -35,8 +35,8 @@ from experiments import run, serve_zoo, train  # noqa: E402
 from experiments.data import preset, procedural  # noqa: E402
 from experiments.harness import command_line, loop, stopping  # noqa: E402
 from experiments.harness.method import Meters, Method, Schedule  # noqa: E402
+from experiments.harness.run import Run  # noqa: E402
 from experiments.inputs import endpoints, runs  # noqa: E402
-from experiments.stages import prepare, recover  # noqa: E402
 from free_jax import (  # noqa: E402
     InputError,
     Teachers,
@@ -620,7 +620,7 @@ def test_panel_over_http_is_the_panel_in_process(
     needs_teachers = [name for name in BASELINES if name != "random"]
     config.eval.yardsticks = tuple(needs_teachers)
     result = train.main(config, str(tmp_path / "run"))
-    asked = np.load(tmp_path / "run" / "recovered" / "scenes.npz")["images"]
+    asked = np.load(tmp_path / "run" / "recovered" / "leaves-000000.npz")["images"]
     told = np.load(tmp_path / "run" / "described" / "images-000000.npz")["logits"]
     assert_same(told, truth(jnp.asarray(asked)))
     queries = result["queries"]
@@ -637,19 +637,17 @@ def test_panel_over_http_is_the_panel_in_process(
 
 def test_panel_whose_budget_ends_uses_what_it_has(listed, truth, tmp_path, capsys):
     file = listed(budget=65)
-    config = parse(f"--config.zoo.apis={file}")
     images = np.uint8(255 * np.asarray(pictures(30, seed=8)))
     with (
         opened(file, tmp_path) as (remote, hub, _),
         stopping.StopRequest() as stop,
     ):
-        logits = recover.ask(
-            config, remote, images, map_tasks, str(tmp_path), stop, chunk=10
-        )
+        made = Run(str(tmp_path), 0, lambda tree: tree, map_tasks, stop)
+        answers = panel.ask_zoo(remote, images, made.cached, chunk=10)
         assert hub.queries == 65
-    assert "the budget of queries ends after" in capsys.readouterr().out
-    assert np.isfinite(logits[..., 0]).sum() == 65
-    assert prepare.most_answers(logits) == 20  # all teachers about two chunks
+    logits = answers.logits
+    assert np.isfinite(logits[:, answers.columns[:-1]]).sum() == 65
+    assert panel.most_answers(answers) == 20  # all teachers about two chunks
     assert_same(logits[:10], truth(jnp.asarray(images[:10])))
     # What is incomplete is not kept: with a larger budget the rest is asked.
     kept = sorted(file.name for file in (tmp_path / "described").glob("*.npz"))

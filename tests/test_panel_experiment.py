@@ -14,13 +14,14 @@ from PIL import Image
 from experiments import inputs, run, train
 from experiments.data import preset, procedural
 from experiments.harness import chunks, command_line, loop, stopping
+from experiments.harness.run import Run
 from experiments.inputs import corrupt
-from experiments.methods import panel as panel_algorithm
-from experiments.stages import panel_choice, prepare, recover, reuse
+from experiments.stages import recover, reuse
 from free_jax import (
     Teachers,
     Zoo,
     ZooGroup,
+    inversion,
     load_model,
     load_zoo,
     make_network,
@@ -84,6 +85,12 @@ def zoo_path(tmp_path_factory):
 def parse(zoo_path, *extra):
     argv = ["run.py", f"--config={CONFIG}", *SMALL, f"--config.zoo.path={zoo_path}"]
     return command_line.parse([*argv, *extra]).config
+
+
+def run_in(folder):
+    """A run that keeps its parts in a folder."""
+    stop = SimpleNamespace(requested=False)
+    return Run(str(folder), 0, lambda tree: tree, map_tasks, stop)
 
 
 # What is tested beside it does not need a second number of shots.
@@ -158,7 +165,7 @@ def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("a teacher was inverted")
 
-    monkeypatch.setattr(recover.build_inversion, "inverter", forbidden)
+    monkeypatch.setattr(inversion.recipe, "inverter", forbidden)
     config = parse(zoo_path, "--config.recover.images_per_class=0", ONE_SHOT)
     result = train.main(config, str(tmp_path))
     assert result["results"]
@@ -174,8 +181,8 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         told.append((pool, classes, bank_of(pool, classes)))
         return told[-1][-1]
 
-    bank_of = prepare.bank_of_classes
-    monkeypatch.setattr(prepare, "bank_of_classes", spy)
+    bank_of = panel.bank_of_classes
+    monkeypatch.setattr(panel.pipeline, "bank_of_classes", spy)
     prepared = []
 
     def prepare_only(run, method, *_):
@@ -193,16 +200,17 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     train.main(config, str(tmp_path))
     pool, held_out, bank = told[0]
     zoo = load_zoo(zoo_path)
-    panel = panel_choice.choose(config, zoo)
-    np.testing.assert_array_equal(panel.held_out, held_out)
+    rng, options = run_in(tmp_path).rng("held-out classes"), recover.panel_options
+    choice = panel.choose(rng, zoo, options(config))
+    np.testing.assert_array_equal(choice.held_out, held_out)
     known = np.concatenate([t.class_ids for t in zoo.teachers])
-    assert not np.isin(known[panel.asked], panel.held_out).any()
-    left_out = np.setdiff1d(np.arange(5), panel.asked)
-    assert np.isin(known[left_out], panel.held_out).any(1).all()
+    assert not np.isin(known[choice.asked], choice.held_out).any()
+    left_out = np.setdiff1d(np.arange(5), choice.asked)
+    assert np.isin(known[left_out], choice.held_out).any(1).all()
     data = prepared[0].data
-    assert data.logits.shape[1] == len(panel.asked)
+    assert data.logits.shape[1] == len(choice.asked)
     # Two images a class and teacher, and ten scenes: nothing of the teachers left out.
-    assert data.images.shape[0] == 10 * len(panel.asked) + 10
+    assert data.images.shape[0] == 10 * len(choice.asked) + 10
     for number, class_id in enumerate(held_out):
         wanted = pool.images[pool.classes == class_id]
         assert bank.counts[number] == len(wanted)
@@ -223,18 +231,17 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     said[:, wrong] = np.roll(said[:, wrong], 1, axis=1)
     images = np.zeros((len(owners), 32, 32, 3), np.uint8)
     pool = SyntheticImages(images, classes, owners, owners < 0)
-    zoo = SimpleNamespace(
-        class_ids=ids.ravel(),
-        columns=panel.equal_columns(6, 5),
-        class_names=procedural.class_names("train"),
+    arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=2)
+    teachers = toy.random_teachers(arch, 6)._replace(class_ids=jnp.asarray(ids))
+    group = ZooGroup(arch, teachers, np.full(6, np.nan))
+    zoo = Zoo((group,), procedural.class_names("train"))
+    answers = Answers(
+        9 * said[:, asked].reshape(len(owners), -1), panel.equal_columns(4, 5)
     )
-    monkeypatch.setattr(reuse, "reuse", lambda *_: (pool, 9 * said[:, asked]))
-    choice = panel_choice.PanelChoice(asked, np.zeros(0, int))
+    monkeypatch.setattr(reuse, "reuse", lambda *_: (pool, answers))
+    choice = panel.PanelChoice(asked, np.zeros(0, int))
     config = parse(zoo_path, "--config.recover.reuse=earlier")
-    with stopping.StopRequest() as stop:
-        found, _ = prepare.described(
-            config, zoo, choice, map_tasks, str(tmp_path), stop
-        )
+    found = recover.described(config, zoo, choice, run_in(tmp_path)).described
     trust = json.loads((tmp_path / "teachers.json").read_text())
     # Numbers are those of the whole zoo, in the file and in what is said.
     assert trust["teachers"] == asked.tolist()
@@ -294,10 +301,12 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         "--config.panel.teachers=1",
     )
     zoo = load_zoo(zoo_path)
-    pool, logits = reuse.reuse(config, str(earlier), zoo, np.asarray([0, 3]))
+    pool, answers = reuse.reuse(config, str(earlier), zoo, np.asarray([0, 3]))
     assert pool.images.shape == (5 * 5 + 5, 32, 32, 3)
-    assert logits.shape == (30, 2, 5)
+    assert answers.columns.tolist() == [0, 5, 10]
+    logits = answers.logits.reshape(30, 2, 5)
     everything, answers = reuse.reuse(parse(zoo_path), str(earlier), zoo, np.arange(5))
+    answers = answers.logits.reshape(-1, 5, 5)
     for i in (0, 7, 29):
         same = (everything.images == pool.images[i]).all((1, 2, 3))
         np.testing.assert_array_equal(answers[same][0, [0, 3]], logits[i])
@@ -318,11 +327,12 @@ def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
 
     def bank_of(*extra):
         config = command_line.parse([*argv, *extra]).config
-        return prepare.pre_inverted(config, zoo, None, str(tmp_path), None)
+        return recover.pre_inverted(config, zoo, run_in(tmp_path))
 
-    pool, logits = reuse.reuse(
+    pool, answers = reuse.reuse(
         command_line.parse(argv).config, str(earlier), zoo, np.arange(5)
     )
+    logits = answers.logits.reshape(-1, 5, 5)
     owned = np.bincount(pool.classes, minlength=zoo.num_classes)
     np.testing.assert_array_equal(bank_of().counts, owned)
     # By hand: every class is known to one teacher or none, so that the surest answer
@@ -341,13 +351,11 @@ def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
         bank_of("--config.replay.labels=panel", "--config.replay.queries=99")
 
     # Without an earlier run the same images are asked about anew.
-    monkeypatch.setattr(recover, "recover", lambda *a: pool)
-    anew = prepare.pre_inverted(
+    monkeypatch.setattr(panel, "recover_zoo", lambda *_, **__: pool)
+    anew = recover.pre_inverted(
         command_line.parse([*argv[:2], "--config.replay.labels=panel", fewest]).config,
         zoo,
-        map_tasks,
-        str(tmp_path),
-        stopping.StopRequest(),
+        run_in(tmp_path),
     )
     np.testing.assert_array_equal(anew.counts, voted)
     np.testing.assert_array_equal(anew.images, by_panel.images)
@@ -372,21 +380,17 @@ def test_answers_do_not_depend_on_how_many_images_are_asked_about_at_once(
 ):
     zoo = load_zoo(zoo_path)
     images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
-    config, stop = parse(zoo_path), stopping.StopRequest()
     found = [
-        recover.ask(
-            config,
+        panel.ask_zoo(
             zoo,
             images,
-            map_tasks,
-            str(tmp_path / f"{at_once}"),
-            stop,
+            run_in(tmp_path / f"{at_once}").cached,
             chunk=8,
             at_once=at_once,
-        )
+        ).logits
         for at_once in (8, 4)
     ]
-    assert found[0].shape == (11, 5, 5)
+    assert found[0].shape == (11, 25)
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-5)
 
 
@@ -407,11 +411,37 @@ def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
     with pytest.raises(run.InputError, match="asked 5 teachers, fewer"):
         reuse.reuse(parse(zoo_path), earlier, zoo, np.arange(6))
     with pytest.raises(run.InputError, match="the zoo has changed since"):
-        reuse.sign(earlier, broken, broken, reuse.recipe(parse(zoo_path)))
+        reuse.sign(earlier, broken, np.arange(5), parse(zoo_path))
     # The same teachers, computing in another type: within rounding.
     rounded = inputs.computing_in(zoo, "bfloat16")
     assert reuse.fingerprint(rounded) == reuse.fingerprint(zoo)
     assert reuse.fingerprint(broken) != reuse.fingerprint(zoo)
+
+
+def test_answers_of_part_of_a_zoo_are_used_again_by_those_who_gave_them(
+    finished, zoo_path, tmp_path
+):
+    zoo = load_zoo(zoo_path)
+    few, folder = np.asarray([0, 3]), str(tmp_path / "few")
+    for stage in ("recovered", "described"):
+        shutil.copytree(finished[0] / stage, tmp_path / "few" / stage)
+    whole = reuse.everything("x", folder, zoo, np.arange(5))
+    for file in chunks.finished(folder, "described"):
+        arrays = chunks.read_chunk(file)
+        outputs = panel.outputs_of(zoo.columns, few)
+        arrays["logits"] = arrays["logits"][:, outputs]
+        np.savez(file, **(arrays | {"columns": panel.equal_columns(2, 5)}))
+    (tmp_path / "few" / "recovered" / reuse.SIGNATURE_FILE).unlink()
+    reuse.sign(folder, zoo, few, parse(zoo_path))
+    images, answers = reuse.reuse(parse(zoo_path), folder, zoo, few)
+    np.testing.assert_array_equal(images.images, whole[0].images)
+    np.testing.assert_array_equal(
+        answers.logits, panel.answers_of(whole[1], few).logits
+    )
+    # As many others: the number of columns alone does not tell.
+    for others in ([0, 4], [1, 3], [0]):
+        with pytest.raises(run.InputError, match="asked 2 teachers of the zoo, not"):
+            reuse.reuse(parse(zoo_path), folder, zoo, np.asarray(others))
 
 
 def test_sabotage_breaks_the_share_it_is_told(zoo_path):
@@ -446,7 +476,8 @@ def test_only_images_most_like_real_ones_calibrate(zoo_path):
     scenes = both._replace(recovered=np.zeros(6, bool))
 
     def chosen(described, *extra):
-        found = panel_algorithm.natural_images(parse(zoo_path, *extra), described)
+        count = parse(zoo_path, *extra).distill.calibrate_images
+        found = panel.calibration_images(np.random.default_rng(0), described, count)
         return None if found is None else found.ravel().tolist()
 
     assert chosen(both) == [0, 2, 3]  # Inversions from scenes, where there are any.
@@ -468,6 +499,15 @@ def test_a_pool_that_is_used_again_tells_how_it_was_made(
         shutil.copytree(finished[0] / folder, tmp_path / folder)
     # As an earlier version left it, whose random keys were others.
     assert not (tmp_path / "format.json").exists()
+    for file in chunks.finished(tmp_path, "recovered"):
+        arrays = chunks.read_chunk(file)
+        assert arrays.pop("natural").all()
+        np.savez(file, **arrays)
+    for file in chunks.finished(tmp_path, "described"):
+        arrays = chunks.read_chunk(file)
+        arrays.pop("columns")
+        arrays["logits"] = arrays["logits"].reshape(-1, 5, 5)
+        np.savez(file, **arrays)
     note = tmp_path / "recovered" / reuse.SIGNATURE_FILE
     signed = json.loads(note.read_text())
     assert signed["recipe"]["source"] == "pixels"

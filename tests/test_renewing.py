@@ -18,8 +18,8 @@ from free_jax import (
     inversion,
     load_model,
     make_network,
-    map_tasks,
     objectives,
+    panel,
     save_model,
     save_zoo,
 )
@@ -142,16 +142,11 @@ def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
     images = {}
     for weight in (0.0, 1.0):
         weights = np.asarray([0.0, 0.0, weight], np.float32)
-        pool = recover.recover(
-            config,
-            zoo,
-            (32, 32, 3),
-            map_tasks,
-            str(tmp_path / f"{weight}"),
-            stopping.StopRequest(),
-            adversarial_rounds.Rival(
-                arch, params, near["batch_stats"], heads, weights, 1
-            ),
+        rival = adversarial_rounds.Rival(
+            arch, params, near["batch_stats"], heads, weights, 1
+        )
+        pool = panel.recover_zoo(
+            KEY, zoo, recover.options(config), adversaries=rival.adversaries()
         )
         images[weight] = pool.images
     moved = (images[0.0] != images[1.0]).any((1, 2, 3))
@@ -180,7 +175,7 @@ def test_new_images_join_those_of_the_earlier_runs(
     assert prepared[-1].meters.images_before == 60
     # The smoke run's inversions start from scenes.
     assert first.natural.all()
-    stored = np.load(earlier[0] / "recovered" / "scenes.npz")["images"]
+    stored = np.load(earlier[0] / "recovered" / "leaves-000000.npz")["images"]
     np.testing.assert_array_equal(old[30:], stored)
     new = first.images[34:]  # Drawn from other keys than the earlier images.
     assert (old[:30] != new).any((1, 2, 3)).all()
@@ -198,13 +193,14 @@ def test_new_images_join_those_of_the_earlier_runs(
     ]
     config = config_of(zoo_path, f"--config.recover.renew={tmp_path / 'first'}")
     assert adversarial_rounds.rival(config, zoo).number == 2
-    ((pool, logits),) = adversarial_rounds.kept(config, zoo, np.arange(3))
+    pool, found = adversarial_rounds.kept(config, zoo, np.arange(3))
     np.testing.assert_array_equal(pool.images, first.images)
-    np.testing.assert_array_equal(logits, first.logits)
+    logits = found.logits
+    np.testing.assert_array_equal(logits, np.reshape(first.logits, logits.shape))
     # So does a run that uses them again, as far as it asks for them.
     config = config_of(zoo_path, "--config.recover.images_per_class=4")
     _, answers = reuse.reuse(config, str(tmp_path / "first"), zoo, np.arange(3))
-    sums = [np.sort(x.sum((1, 2))) for x in (answers, logits)]
+    sums = [np.sort(x.sum(1)) for x in (answers.logits, logits)]
     np.testing.assert_allclose(*sums, rtol=1e-5)
 
 
@@ -212,8 +208,7 @@ def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
     workdir = str(tmp_path / "renewed")
     assert adversarial_rounds.seconds_before(config, workdir) == 0
-    made = reuse.recipe(config)
-    reuse.sign(workdir, zoo, zoo, made, renewed=str(earlier[0]))
+    reuse.sign(workdir, zoo, np.arange(3), config, renewed=str(earlier[0]))
     assert (
         adversarial_rounds.seconds_before(config, workdir) == earlier[1]["seconds"] > 0
     )
@@ -231,7 +226,8 @@ def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
 def test_the_eleventh_group_comes_after_the_second(tmp_path):
     folder = tmp_path / "recovered"
     folder.mkdir()
-    names = ["group2-00000.npz", "group10-00000.npz", "group10-00005.npz", "scenes.npz"]
+    names = ["group2-00000.npz", "group10-00000.npz", "group10-00005.npz"]
+    names += ["leaves-000000.npz", "leaves-000500.npz"]
     for name in reversed(names):
         (folder / name).touch()
     assert [file.name for file in chunks.finished(str(tmp_path), "recovered")] == names

@@ -97,8 +97,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     wanted = recover_lib.panel_options(config)
     choice = panel.choose(run.rng("held-out classes"), zoo, wanted, way=config.way)
     options = sections.read(DistillOptions, config.distill, "config.distill")
-    widths = np.diff(zoo.columns)[choice.asked]
-    columns = np.concatenate([[0], np.cumsum(widths)])
+    columns = panel.columns_of(zoo.columns, choice.asked)
     model = base.student(config, int(columns[-1]))
     _check_whitening(options, model.num_classes)
     try:
@@ -112,7 +111,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
-    fit = jax.jit(panel.statistics_fitter(model, options))
+    fit = jax.jit(panel.statistics_fitter(model, options, columns))
     return Method(
         title=base.title(config, zoo),
         algorithm=algorithm._replace(

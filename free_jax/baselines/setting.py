@@ -205,7 +205,7 @@ def teachers(setting: Setting) -> Zoo:
     """
     if setting.zoo is None:
         raise NotApplicable("there are no teachers")
-    if any(network.remote for network in setting.zoo.networks):
+    if setting.zoo.service is not None:
         raise NotApplicable(
             "teachers are endpoints: they give neither weights nor features, and are "
             "not asked about test images"

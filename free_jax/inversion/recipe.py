@@ -1,6 +1,6 @@
 """One record of an inversion, whichever method uses it, and its builder."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 import jax
@@ -206,7 +206,7 @@ def leaves_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     main = _decayed(recipe.optimizer, recipe)
     if recipe.source != "generator":
         return main
-    transforms = {
+    transforms: dict[Hashable, optax.GradientTransformation] = {
         "generator": _decayed(recipe.generator.optimizer, recipe),
         "latents": main,
     }

@@ -38,7 +38,7 @@ from free_jax.panel.distillation import (
     DistillOptions,
     panel_distillation,
 )
-from free_jax.panel.ragged import answers_of, equal_columns, outputs_of
+from free_jax.panel.ragged import answers_of, outputs_of
 from free_jax.panel.trust import Trust, rows_of, trust, vote
 from free_jax.types import Answers, ImageBank, PyTree, SyntheticImages
 from free_jax.zoo.network import Network
@@ -345,8 +345,9 @@ def ask_zoo(
     jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
     for part in run("described", jobs):
         found.append(part["logits"])
-        missing = service is not None and np.isnan(found[-1]).any()
-        if missing and service.exhausted():
+        if service is None or not np.isnan(found[-1]).any():
+            continue
+        if service.exhausted():
             break
     return Answers(np.concatenate(found), zoo.columns)
 
@@ -483,13 +484,14 @@ def to_described(
     logits, columns = answers
     if weights is None:
         broken = np.logical_or.reduceat(~np.isfinite(logits), columns[:-1], axis=1)
-        weights = (~broken.any(0)).astype(np.float32)
-    if not weights.any():
+        weights = np.asarray(~broken.any(0), np.float32)
+    if not np.any(weights):
         raise InputError(_NOBODY)
-    logits = _stacked(np.where(np.isfinite(logits), logits, 0.0), columns)
+    logits = np.where(np.isfinite(logits), logits, 0.0)
     return Described(
         images=jnp.asarray(images.images),
         logits=jnp.asarray(logits),
+        columns=columns,
         weights=jnp.asarray(weights),
         recovered=jnp.asarray(images.owners >= 0),
         natural=jnp.asarray(images.natural),
@@ -580,9 +582,8 @@ def distil(
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
-    teachers, way = described.logits.shape[1:]
-    network = dataclasses.replace(student, num_classes=teachers * way)
-    columns = equal_columns(teachers, way)
+    columns = np.asarray(described.columns)
+    network = dataclasses.replace(student, num_classes=int(columns[-1]))
     algorithm = distillation(network, columns, options, num_steps, map_tasks=map_tasks)
 
     @jax.jit
@@ -597,7 +598,7 @@ def distil(
     state, info = train(key, described)
     rng = _rng(key, "calibration images")
     images = calibration_images(rng, described, options.fit_images)
-    fit = jax.jit(statistics_fitter(network, options))
+    fit = jax.jit(statistics_fitter(network, options, columns))
     variables = fit(state.variables, images, described.weights)
     return Distilled(network, variables, info)
 
@@ -628,7 +629,7 @@ def distillation(
         tx = optax.chain(tx, optax.scale_by_schedule(decay))
     return panel_distillation(
         network,
-        num_teachers=len(columns) - 1,
+        columns=columns,
         optimizer=tx,
         batch_size=options.batch_size,
         groups=options.ghost_batches,
@@ -667,28 +668,26 @@ def calibration_images(
     return np.asarray(described.images[drawn]) if drawn.size else None
 
 
-def statistics_fitter(network: Network, options: DistillOptions) -> Callable:
+def statistics_fitter(
+    network: Network, options: DistillOptions, columns: Int[np.ndarray, " t_plus_1"]
+) -> Callable:
     """``(variables, images or None, weights [T]) -> variables`` with descriptions.
 
-    See `panel.model.calibrate`.  Compile it once with `jax.jit`.
+    See `panel.model.fit_statistics`.  Compile it once with `jax.jit`.
     """
 
     def fit(variables: PyTree, images: jax.Array | None, weights: jax.Array) -> PyTree:
-        return model_lib.calibrate(
+        return model_lib.fit_statistics(
             network,
             variables,
             images,
             weights=weights,
             temperature=options.temperature,
+            columns=columns,
             whitening=options.whitening,
         )
 
     return fit
-
-
-def _stacked(logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Logits [N, C] of teachers of one number of classes as [N, T, W]."""
-    return logits.reshape(len(logits), len(columns) - 1, -1)
 
 
 def _rng(key: jax.Array, purpose: str) -> np.random.Generator:
