@@ -10,13 +10,12 @@ its rows, under the row's name.  Prints the last point of each.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
-from experiments.harness import pictures
+from experiments.harness import pictures, results
 
 Points = list[tuple[float, float, float]]
 
@@ -51,10 +50,10 @@ def main() -> None:
     flat: dict[str, tuple[float, float]] = {}
     for argument in options.runs:
         name, _, folder = argument.partition("=")
-        file = pathlib.Path(folder) / "result.json"
+        file = pathlib.Path(folder) / results.RESULT_FILE
         if not folder or not file.exists():
             parser.error(f"{argument}: give NAME=WORKDIR of a finished run")
-        result = json.loads(file.read_text())
+        result = results.read_result(file)
         points = curve(result, options.shots, options.protocol)
         rows = {}
         if not points and result.get("split") == "val":

@@ -5,6 +5,7 @@ function that runs it alone, in a working directory of its own below
 ``<workdir>/cells``.  A cell that fails says so in the table and the others go on.
 """
 
+import functools
 import pathlib
 import shlex
 import time
@@ -78,6 +79,9 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             for name in names
         ]
         outcomes: dict[Cell, dict[str, Any]] = {}
+        write = functools.partial(
+            comparison_report.write, run, _title(config), shots=config.eval.shots
+        )
         for number, cell in enumerate(cells):
             if run.stop.requested:
                 return {"stopped_at": number}
@@ -89,10 +93,19 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
             if "stopped_at" in outcome:
                 return {"stopped_at": number}
             outcomes[cell] = outcome
-            comparison_report.write(config, workdir, outcomes)
+            write(outcomes)
             # Programs of one cell are of no use to the next and add up.
             jax.clear_caches()
-        return comparison_report.write(config, workdir, outcomes, final=True)
+        return write(outcomes, final=True)
+
+
+def _title(config: Any) -> str:
+    budget = f"{config.max_seconds:g} s a cell" if config.max_seconds else "full length"
+    return (
+        f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
+        f"{config.eval.queries} queries, {config.eval.episodes} episodes a seed, 95 % "
+        f"intervals, seeds {', '.join(map(str, config.seeds))}, budget: {budget}"
+    )
 
 
 def _run(config: Any, cell: Cell, zoo_path: str) -> dict[str, Any]:
@@ -137,7 +150,6 @@ def cell_config(config: Any, cell: Cell, zoo_path: str) -> Any:
     own.zoo.sabotage = config.zoo.sabotage
     for key in SHARED:
         own.eval[key] = config.eval[key]
-    own.eval.time_recovery = True
     if own.algorithm != "yardsticks":
         own.eval.yardsticks = ()
     return own

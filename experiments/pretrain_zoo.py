@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.harness import metrics, stopping
+from experiments.harness import metrics, results, stopping
 from experiments.inputs import runs
 from experiments.methods import checks
 from experiments.stages import pretrain
@@ -45,4 +45,4 @@ def _report(config: Any, workdir: str, zoo: Zoo) -> dict[str, Any]:
     mean = float(group.accuracy.mean())
     print(f"mean held-out accuracy {100 * mean:.1f} %; zoo in {workdir}/zoo")
     result = {"held_out_accuracy": mean, "teachers": rows}
-    return metrics.write_result(workdir, result, config)
+    return results.write_result(workdir, result, config)

@@ -22,7 +22,7 @@ if str(REPOSITORY) not in sys.path:
 
 import jax  # noqa: E402
 
-from experiments.harness import command_line, metrics  # noqa: E402
+from experiments.harness import command_line, metrics, results  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
 # Values of config.run; each module has main(config, workdir) -> dict.
@@ -135,7 +135,7 @@ def describe() -> str:
         code = subprocess.run(git, capture_output=True, text=True, timeout=10).stdout
     except (OSError, subprocess.TimeoutExpired):
         code = ""
-    packages = ", ".join(f"{k} {v}" for k, v in metrics.versions().items())
+    packages = ", ".join(f"{k} {v}" for k, v in results.versions().items())
     devices = ", ".join(sorted({d.device_kind for d in jax.devices()}))
     return (
         f"free_jax {code.strip() or 'unknown'}; {packages}\n"

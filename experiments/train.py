@@ -4,14 +4,16 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from experiments import inputs, methods
-from experiments.evaluation import baselines, report, selection
-from experiments.harness import loop, stopping
+from experiments.evaluation import final, report, selection
+from experiments.harness import files, loop, stopping
 from experiments.harness.run import Run
-from experiments.inputs import endpoints, runs
+from experiments.inputs import endpoints, networks, runs
 from experiments.methods import checks
 from experiments.stages import adversarial_rounds, pretrain
-from free_jax import remote
+from free_jax import baselines, remote
 from free_jax.zoo import Zoo
 
 # What may differ between the runs that share a working directory.
@@ -48,7 +50,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     checks.validate(config)
     with runs.opened(config, workdir, may_change=may_change(config)) as run:
         try:
-            return report.read(config, workdir) or _result(config, run)
+            return report.finished(run) or _result(config, run)
         except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
 
@@ -58,25 +60,73 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
     final_bank = inputs.evaluation_bank(config, config.eval.split)
     with teachers(config, run) as zoo:
         method = methods.build(config, zoo, run)  # recovers and asks, for some
-        judge = selection.judge(config, method, run)
+        judge = selection.judge(
+            run,
+            method,
+            config.eval,
+            way=config.way,
+            bank=lambda: inputs.evaluation_bank(config, "val"),
+        )
         spent = adversarial_rounds.seconds_before(config, run.workdir)
         schedule = runs.schedule(config, seconds_before=spent)
         service = remote.hub_of(zoo)
         outcome = loop.train(run, method, schedule, judge, service)
-        setting = baselines.Setting(
-            key=run.key("evaluation"),
-            bank=run.place(final_bank),
-            way=config.way,
-            shots=config.eval.shots[0],
-            queries=config.eval.queries,
-            num_episodes=config.eval.episodes,
-            map_tasks=run.map_tasks,
-            place=run.place,
-            programs=baselines.programs(),
+        table = final.measure(
+            run,
+            method.predictors,
+            outcome,
+            setting(config, run, zoo, run.place(final_bank)),
+            shots=config.eval.shots,
+            baselines=config.eval.yardsticks,
         )
+        kept = config.recover.get("reuse") or run.workdir if "recover" in config else ""
         return report.write(
-            config, run.workdir, method, zoo, outcome, setting, run.stop
+            run,
+            about(config),
+            method,
+            outcome,
+            table,
+            recovered_in=report.recovery_seconds(kept, method.meters),
+            class_names=zoo.class_names if zoo else (),
+            bill=service.report() if service else None,
         )
+
+
+def setting(config: Any, run: Run, zoo: Zoo | None, bank: Any) -> baselines.Setting:
+    """What all rows of the final table share."""
+    # The network of one output a class, whatever the method itself trains.
+    student = networks.student(config, config.way)
+    _, learner = networks.learners(config, student)
+    return baselines.make_setting(
+        jax.random.key(run.seed),
+        bank,
+        zoo,
+        student=student,
+        learner=learner,
+        way=config.way,
+        queries=config.eval.queries,
+        num_episodes=config.eval.episodes,
+        temperature=config.eval.temperature,
+        map_tasks=run.map_tasks,
+        place=run.place,
+    )
+
+
+def about(config: Any) -> report.About:
+    """What the table and the result say of the run."""
+    options = config.eval
+    return report.About(
+        algorithm=config.algorithm,
+        learner=files.to_plain(config.learner),
+        data=config.data.name,
+        split=options.split,
+        way=config.way,
+        shots=options.shots,
+        queries=options.queries,
+        episodes=options.episodes,
+        selection=options.select,
+        protocol=options.protocol,
+    )
 
 
 @contextlib.contextmanager

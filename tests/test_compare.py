@@ -1,24 +1,20 @@
 """Comparison of methods, pre-inverted memory and yardsticks, at the smallest size."""
 
-import functools
 import json
 import signal
-from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from ml_collections import ConfigDict
 from PIL import Image
 
-from experiments import compare, inputs, train
+from experiments import compare, train
 from experiments.configs import common
 from experiments.data import preset, procedural
-from experiments.evaluation import baselines, comparison_report, report
+from experiments.evaluation import comparison_report
 from experiments.harness import command_line, loop, stopping
-from experiments.inputs import networks
 from experiments.methods import preinverted
 from experiments.stages import build_inversion, meta_generator, prepare, recover
 from free_jax import (
@@ -26,15 +22,13 @@ from free_jax import (
     Teachers,
     Zoo,
     ZooGroup,
-    make_mesh,
     make_network,
     map_tasks,
     panel,
     save_zoo,
 )
-from free_jax.fewshot import banks, evaluation
-from free_jax.fewshot.learners import protonet
-from free_jax.types import SyntheticImages
+from free_jax.baselines import BASELINES
+from free_jax.types import Answers, SyntheticImages
 
 CONFIG = "experiments/configs/compare_cifar_fs.py:smoke"
 # Cells that compile little: what is tested is the harness. ProtoNet has no inner loop.
@@ -108,7 +102,7 @@ def finished(zoo_path, tmp_path_factory):
 def test_one_table_holds_every_method(finished):
     workdir, result = finished
     rows = {row["method"]: row for row in result["rows"]}
-    names = [baselines.NAMES[name] for name in ("random", "average", "ota", "best")]
+    names = [BASELINES[name].label for name in ("random", "average", "ota", "best")]
     for method in ("protonet_real", *names):
         accuracy = rows[method]["accuracy"]["1"]
         for protocol in ("transductive", "inductive"):
@@ -223,104 +217,14 @@ def test_means_and_intervals_over_seeds():
     assert shown["seeds"] == "2 (1 failed: out of / luck)"
 
 
-def test_fusion_says_where_it_cannot_be_applied():
-    student = conv4(4)
-    mixed = zoo_of((student, 1), (conv4(6), 1))
-    with pytest.raises(baselines.NotApplicable, match="cannot be averaged"):
-        baselines.average_params(student, mixed)
-    with pytest.raises(baselines.NotApplicable, match="cannot be predicted"):
-        baselines.robust_params(student, mixed, jax.random.key(0))
-    one = zoo_of((student, 2))
-    found = baselines.robust_params(student, one, jax.random.key(0), num_steps=2)
-    average = baselines.average_params(student, one)
-    assert jax.tree.map(jnp.shape, found) == jax.tree.map(jnp.shape, average)
-    # Transport merges channels of other widths, but not other kinds of networks.
-    fused = baselines.transported_params(student, mixed)
-    shapes = jax.tree.map(jnp.shape, mixed.teachers[0].variables["params"])
-    assert jax.tree.map(lambda x: (1, *x.shape), fused) == shapes
-    with pytest.raises(baselines.NotApplicable, match="no teacher has"):
-        baselines.transported_params(conv4(8), mixed)
-
-
-@pytest.fixture
-def compiled():
-    """Names of the programs compiled during the test."""
-    names = []
-
-    def listen(event, seconds, fun_name="", **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            names.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(listen)
-    yield names
-    jax.monitoring.unregister_event_duration_listener(listen)
-
-
-def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
-    monkeypatch.setattr(  # Scenes take long to compile.
-        baselines,
-        "_scenes",
-        lambda key, shape, n: jax.random.uniform(key, (n, *shape)),
-    )
-    student = conv4(4)
-    learner = protonet(student)
-    mesh = make_mesh({"task": 2}, jax.devices()[:2])
-
-    def place(tree):
-        return jax.device_put(tree, jax.NamedSharding(mesh, jax.P()))
-
-    images = np.random.default_rng(0).integers(256, size=(6, 3, 32, 32, 3), dtype="u1")
-    setting = baselines.Setting(
-        key=jax.random.key(0),
-        bank=place(banks.from_arrays(images, np.full(6, 3))),
-        way=5,
-        shots=1,
-        queries=2,
-        num_episodes=4,
-        map_tasks=functools.partial(map_tasks, mesh=mesh),
-        place=place,
-        programs=baselines.programs(),
-    )
-    trained = SimpleNamespace(
-        predictors={"ours": evaluation.learner_classifier(learner)}
-    )
-    zoo = inputs.place_zoo(zoo_of((student, 2)), place)
-    monkeypatch.setattr(networks, "student", lambda config, way: student)
-    monkeypatch.setattr(networks, "learners", lambda *a: (learner, learner))
-    # By what has to be compiled: evaluations are "run", descriptions "describe".
-    expected = {
-        "ours": ["run"],
-        "random": [],
-        "average": [],
-        "finetune": [],
-        "teacher": ["describe", "run"],  # once for all its teachers
-        "best": ["describe"],  # all teachers' views of scenes, not its features
-        "panel": ["describe", "run"],
-        "panel_heads": ["run"],
-    }
-    names = list(expected)[1:]
-    config = ConfigDict(
-        {"seed": 0, "way": 5, "eval": {"temperature": 4.0, "yardsticks": names}}
-    )
-    params = place(learner.init(jax.random.key(1)))
-    rows = report._methods(config, trained, zoo, params, setting)
-    for name, evaluate in zip(expected, rows.values(), strict=True):
-        compiled.clear()
-        evaluate(setting)
-        known = [x for x in compiled if x in ("jit(run)", "jit(describe)")]
-        assert known == [f"jit({x})" for x in expected[name]], name
-    compiled.clear()
-    rows["ours"](setting._replace(shots=2, queries=1))
-    assert "jit(run)" in compiled
-
-
 def test_centrality_finds_the_teacher_that_disagrees():
     rng = np.random.default_rng(0)
     views = rng.normal(size=(50, 3))
     # Three teachers see the same in other coordinates, the last one noise.
     said = [views @ np.linalg.qr(rng.normal(size=(3, 3)))[0] for _ in range(3)]
     said = np.stack([*said, rng.normal(size=(50, 3))], axis=1)
-    found = panel.centrality(said)
+    answers = Answers(said.reshape(50, -1), panel.equal_columns(4, 3))
+    found = panel.centrality(answers)
     assert found[3] < 0.3 and found[:3].min() > 0.8
     # By its definition, with features in place of kernels.
     x = said[:, 0] - said[:, 0].mean(0)

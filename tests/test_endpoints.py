@@ -33,7 +33,6 @@ from faulty_proxy import Proxy, free_port  # noqa: E402
 
 from experiments import run, serve_zoo, train  # noqa: E402
 from experiments.data import preset, procedural  # noqa: E402
-from experiments.evaluation import baselines  # noqa: E402
 from experiments.harness import command_line, loop, stopping  # noqa: E402
 from experiments.harness.method import Meters, Method, Schedule  # noqa: E402
 from experiments.inputs import endpoints, runs  # noqa: E402
@@ -50,6 +49,7 @@ from free_jax import (  # noqa: E402
 )
 from free_jax import remote as remote_lib  # noqa: E402
 from free_jax.algorithm import Algorithm  # noqa: E402
+from free_jax.baselines import BASELINES  # noqa: E402
 from free_jax.panel import classifiers  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -617,7 +617,7 @@ def test_panel_over_http_is_the_panel_in_process(
     monkeypatch.setattr(classifiers, "methods", one_method)
     proxy.fault = failing(500)
     config = parse(f"--config.zoo.apis={listed()}", "--config.num_steps=2")
-    needs_teachers = [name for name in baselines.NAMES if name != "random"]
+    needs_teachers = [name for name in BASELINES if name != "random"]
     config.eval.yardsticks = tuple(needs_teachers)
     result = train.main(config, str(tmp_path / "run"))
     asked = np.load(tmp_path / "run" / "recovered" / "scenes.npz")["images"]
@@ -625,13 +625,13 @@ def test_panel_over_http_is_the_panel_in_process(
     assert_same(told, truth(jnp.asarray(asked)))
     queries = result["queries"]
     failed = sum(r["failed_but_billed"] for r in queries["endpoints"].values())
-    assert queries["queries"] == 30 * COUNT + failed and failed > 0
-    assert all(row["queries"] == queries["queries"] for row in result["curve"])
+    assert queries["total"] == 30 * COUNT + failed and failed > 0
+    assert all(row["queries"] == queries["total"] for row in result["curve"])
     table = (tmp_path / "run" / "table.md").read_text()
     for name in needs_teachers:
-        skipped = result["results"][baselines.NAMES[name]]["1"]
+        skipped = result["results"][BASELINES[name].label]["1"]
         assert "endpoints" in skipped["skipped"]
-        assert f"| {baselines.NAMES[name]} | 1 | - (teachers are endpoints" in table
+        assert f"| {BASELINES[name].label} | 1 | - (teachers are endpoints" in table
     assert (tmp_path / "run" / "model.npz").exists()
 
 

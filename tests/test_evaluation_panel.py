@@ -13,7 +13,7 @@ from free_jax import panel
 from free_jax.fewshot import banks, episodes, evaluation
 from free_jax.fewshot.learners import maml
 from free_jax.parallel import map_tasks
-from free_jax.types import ImageBank, Teachers
+from free_jax.types import Answers, ImageBank, SyntheticImages, Teachers
 from free_jax.zoo import pretraining
 
 WAY, SHOTS, QUERIES = 5, 1, 3
@@ -225,7 +225,19 @@ def honest_answers(rng, class_ids, classes, sharpness=4.0):
     return logits + sharpness * (class_ids[None] == classes[:, None, None])
 
 
-def test_trust_finds_constant_broken_mislabelled_and_random_teachers():
+def side_by_side(logits):
+    """Answers of teachers with equal numbers of classes, from [N, T, W]."""
+    columns = panel.equal_columns(*logits.shape[1:])
+    return Answers(logits.reshape(len(logits), -1), columns)
+
+
+def shown(classes, owners):
+    """Images of which only classes and owners matter."""
+    blank = np.zeros((len(classes), 1, 1, 1), np.uint8)
+    return SyntheticImages(blank, classes, owners, owners < 0)
+
+
+def panel_of_sixteen():
     rng = np.random.default_rng(0)
     class_ids = np.stack([rng.permutation(12)[:5] for _ in range(16)])
     owners = np.repeat(np.arange(16), 20)
@@ -235,7 +247,12 @@ def test_trust_finds_constant_broken_mislabelled_and_random_teachers():
     logits[5, 6, 1] = np.nan
     logits[:, 9] = np.roll(logits[:, 9], 1, axis=1)  # permuted labels
     logits[:, 12] = rng.normal(size=(len(classes), 5))  # random
-    found = panel.trust(logits, class_ids, classes, owners)
+    return logits, class_ids, classes, owners
+
+
+def test_trust_finds_constant_broken_mislabelled_and_random_teachers():
+    logits, class_ids, classes, owners = panel_of_sixteen()
+    found = panel.trust(side_by_side(logits), class_ids.ravel(), shown(classes, owners))
     bad = [3, 6, 9, 12]
     assert (found.weights[bad] == 0).all(), found.weights
     assert (np.delete(found.weights, bad) == 1).all(), found.weights
@@ -245,12 +262,159 @@ def test_trust_finds_constant_broken_mislabelled_and_random_teachers():
 
 def test_trust_without_classes_goes_by_information():
     rng = np.random.default_rng(1)
-    class_ids = np.asarray([[0, 1, 2]])
-    nobody = np.full(30, -1)
+    ids, nobody = np.asarray([0, 1, 2]), np.full(30, -1)
     logits = 3 * rng.normal(size=(30, 1, 3))
-    assert panel.trust(logits, class_ids, nobody, nobody).weights.tolist() == [1.0]
-    constant = np.zeros_like(logits)
-    assert panel.trust(constant, class_ids, nobody, nobody).weights.tolist() == [0.0]
+    images = shown(nobody, nobody)
+    assert panel.trust(side_by_side(logits), ids, images).weights.tolist() == [1.0]
+    constant = side_by_side(np.zeros_like(logits))
+    assert panel.trust(constant, ids, images).weights.tolist() == [0.0]
+
+
+def entropy(p):
+    return -(p * np.log(p + 1e-12)).sum(-1)
+
+
+def trust_of_equal_ways(logits, class_ids, classes, owners):
+    """The formula for arrays [N, T, W] and [T, W], as it was before columns."""
+    finite = np.asarray(np.isfinite(logits).all((0, 2)))
+    shifted = np.where(np.isfinite(logits), logits, 0.0)
+    shifted = shifted - shifted.max(-1, keepdims=True)
+    p = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
+    information = np.where(finite, entropy(p.mean(0)) - entropy(p).mean(0), 0.0)
+    answers = np.take_along_axis(class_ids, shifted.argmax(-1).T, 1)
+    agreement = np.full(len(class_ids), np.nan)
+    chance = 1.0 / class_ids.shape[1]
+    agrees = np.ones(len(class_ids), bool)
+    for t, known in enumerate(class_ids):
+        judged = np.isin(classes, known) & (owners != t) & (owners >= 0)
+        if judged.any() and finite[t]:
+            agreement[t] = (answers[t, judged] == classes[judged]).mean()
+            error = np.sqrt(chance * (1 - chance) / judged.sum())
+            agrees[t] = agreement[t] > chance + 2 * error
+    usual = np.median(information[finite]) if finite.any() else 0.0
+    tells = information > max(usual / 4, 1e-6)
+    weights = (finite & tells & agrees).astype(np.float32)
+    return weights, information, agreement
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_ways_are_trusted_to_the_bit_as_before_columns(dtype):
+    logits, class_ids, classes, owners = panel_of_sixteen()
+    logits = logits.astype(dtype)
+    found = panel.trust(side_by_side(logits), class_ids.ravel(), shown(classes, owners))
+    wanted = trust_of_equal_ways(logits, class_ids, classes, owners)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Votes and centrality too.
+    believed = np.flatnonzero(found.weights)
+    heard = panel.answers_of(side_by_side(logits), believed)
+    log_p = logits[:, believed].astype(np.float64)
+    log_p = log_p - np.logaddexp.reduce(log_p, axis=-1, keepdims=True)
+    total = np.zeros((len(logits), 13))
+    for t, ids in enumerate(class_ids[believed]):
+        total[:, ids] += log_p[:, t]
+    known = np.bincount(class_ids[believed].ravel(), minlength=13)
+    mean = np.where(known, total / np.maximum(known, 1), -np.inf)
+    voted = panel.vote(heard, class_ids[believed].ravel(), 13)
+    np.testing.assert_array_equal(voted, mean.argmax(-1))
+    assert voted.dtype == np.int32
+    rows = np.ascontiguousarray(logits[:, believed], np.float64)
+    rows = rows - rows.mean(0)
+    kernels = np.einsum("itw,jtw->tij", rows, rows)
+    others = kernels.sum(0) - kernels
+    length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
+    wanted = (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)
+    np.testing.assert_array_equal(panel.centrality(heard), wanted)
+
+
+def panel_of_many_ways():
+    """Sixteen teachers that know 2 to 7 of 12 classes; four of them are bad."""
+    rng = np.random.default_rng(3)
+    widths = rng.integers(2, 8, size=16)
+    class_ids = [rng.permutation(12)[:width] for width in widths]
+    owners = np.repeat(np.arange(16), 20)
+    classes = np.concatenate([rng.choice(ids, 20) for ids in class_ids])
+    logits = [
+        rng.normal(size=(320, len(ids))) + 4 * (ids == classes[:, None])
+        for ids in class_ids
+    ]
+    logits[3][:] = np.arange(widths[3])  # constant
+    logits[6][5, 1] = np.nan
+    logits[9] = np.roll(logits[9], 1, axis=1)  # permuted labels
+    logits[12] = rng.normal(size=logits[12].shape)  # random
+    columns = np.cumsum([0, *widths]).astype(np.int32)
+    answers = Answers(np.concatenate(logits, 1).astype(np.float32), columns)
+    return answers, logits, class_ids, classes, owners
+
+
+def test_unequal_ways_are_a_loop_over_teachers():
+    answers, logits, class_ids, classes, owners = panel_of_many_ways()
+    found = panel.trust(answers, np.concatenate(class_ids), shown(classes, owners))
+    shares = []
+    for t, (said, ids) in enumerate(zip(logits, class_ids, strict=True)):
+        if not np.isfinite(said).all():
+            assert found.information[t] == 0 and np.isnan(found.agreement[t])
+            continue
+        p = np.exp(said) / np.exp(said).sum(1, keepdims=True)
+        told = entropy(p.mean(0)) - entropy(p).mean()
+        np.testing.assert_allclose(found.information[t], told, rtol=1e-4, atol=1e-6)
+        shares.append(told / np.log(len(ids)))
+        right = [
+            ids[row.argmax()] == c
+            for row, c, owner in zip(said, classes, owners, strict=True)
+            if c in ids and owner != t
+        ]
+        np.testing.assert_allclose(found.agreement[t], np.mean(right))
+    bad = [3, 6, 9, 12]
+    assert (found.weights[bad] == 0).all(), found.weights
+    assert (np.delete(found.weights, bad) == 1).all(), found.weights
+    # In nats a teacher of two classes tells less than a quarter of what one of a
+    # hundred does, however good it is; as a share of what it could, as much.
+    assert np.median(shares) > 0.3
+
+
+def test_few_classes_are_no_reason_for_distrust():
+    rng = np.random.default_rng(0)
+    sure = [50.0 * np.eye(width)[rng.integers(width, size=400)] for width in (2, 90)]
+    answers = Answers(
+        np.concatenate([sure[0], *[sure[1]] * 4], 1),
+        np.asarray([0, 2, 92, 182, 272, 362]),
+    )
+    nobody = np.full(400, -1)
+    found = panel.trust(answers, np.arange(362), shown(nobody, nobody))
+    assert found.information[0] < found.information[1] / 4
+    assert found.weights.tolist() == 5 * [1.0]
+
+
+def test_votes_and_centrality_of_unequal_ways_are_loops_over_teachers():
+    answers, logits, class_ids, classes, _ = panel_of_many_ways()
+    good = np.delete(np.arange(16), [3, 6, 9, 12])
+    heard = panel.answers_of(answers, good)
+    columns = np.concatenate([class_ids[t] for t in good])
+    np.testing.assert_array_equal(
+        panel.outputs_of(answers.columns, good),
+        [i for t in good for i in range(answers.columns[t], answers.columns[t + 1])],
+    )
+    votes = [[[] for _ in range(12)] for _ in classes]
+    for t in good:
+        log_p = logits[t] - np.log(np.exp(logits[t]).sum(1, keepdims=True))
+        for row, said in zip(votes, log_p, strict=True):
+            for class_id, value in zip(class_ids[t], said, strict=True):
+                row[class_id].append(value)
+    mean = [[np.mean(v) if v else -np.inf for v in row] for row in votes]
+    found = panel.vote(heard, columns, 12)
+    np.testing.assert_array_equal(found, np.argmax(mean, 1))
+    assert (found == classes).mean() > 0.5
+
+    views = {t: logits[t] - logits[t].mean(0) for t in good}
+    everything = sum(x @ x.T for x in views.values())
+    for t, value in zip(good, panel.centrality(heard), strict=True):
+        mine = views[t] @ views[t].T
+        rest = everything - mine
+        wanted = (mine * rest).sum() / np.sqrt(
+            np.square(mine).sum() * np.square(rest).sum()
+        )
+        np.testing.assert_allclose(value, wanted, rtol=1e-5)
 
 
 # ---- pretraining -----------------------------------------------------------------

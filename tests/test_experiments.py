@@ -269,7 +269,7 @@ def test_zoo_and_data_must_fit(finished, tmp_path, capsys):
     variables = jax.vmap(arch.init)(jax.random.split(jax.random.key(0), 3))
     group = dataclasses.replace(
         group,
-        architecture=arch,
+        network=arch,
         teachers=Teachers(variables, group.teachers.class_ids),
     )
     save_zoo(Zoo((group,), zoo.class_names), larger)

@@ -26,6 +26,7 @@ from experiments.harness import (
     metrics,
     optimizers,
     pictures,
+    results,
     stopping,
 )
 from experiments.harness import workdir as workdir_lib
@@ -463,10 +464,10 @@ def test_nan_is_named():
 
 def test_result_and_tables(tmp_path, capsys):
     config = {"b": 1, "a": {"c": (1, 2)}}
-    metrics.write_result(tmp_path, {"accuracy": jnp.float32(0.5)}, config)
+    results.write_result(tmp_path, {"accuracy": jnp.float32(0.5)}, config)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["schema_version"] == 1 and result["accuracy"] == 0.5
-    reordered = metrics.write_result(tmp_path, {}, {"a": {"c": [1, 2]}, "b": 1})
+    assert result["format"] == 2 and result["accuracy"] == 0.5
+    reordered = results.write_result(tmp_path, {}, {"a": {"c": [1, 2]}, "b": 1})
     assert reordered["config_hash"] == result["config_hash"]
     rows = [{"method": "ours", "5-way": 38.71}, {"method": "random", "5-way": None}]
     markdown = metrics.print_table(rows, ["method", "5-way"], title="Accuracy")

@@ -96,7 +96,7 @@ def test_logistic_descends_to_where_its_gradient_vanishes(task):
     assert jnp.abs(jax.grad(loss)(weights)).max() < 1e-4
 
 
-def test_rounds_of_soft_assignment_help_one_shot():
+def test_soft_k_means_help_one_shot():
     """Many queries say where a class is better than one support image does."""
     gains = []
     for seed in range(20):
@@ -106,18 +106,18 @@ def test_rounds_of_soft_assignment_help_one_shot():
         labels = jnp.repeat(jnp.arange(WAY), 15)
         noise = 0.9 * jax.random.normal(keys[2], (len(labels), 20))
         right = []
-        for rounds in (0, 5):
-            head = heads.soft_kmeans(WAY, rounds=rounds)
+        for count in (0, 5):
+            head = heads.soft_kmeans(WAY, num_iterations=count)
             logits = head(support, jnp.arange(WAY), means[labels] + noise)
             right.append(float((logits.argmax(1) == labels).mean()))
         gains.append(right[1] - right[0])
     assert np.mean(gains) > 0.02, gains
 
 
-def test_no_rounds_are_plain_centroids(task):
+def test_no_iterations_are_plain_centroids(task):
     support, queries, _ = task
     np.testing.assert_allclose(
-        heads.soft_kmeans(WAY, rounds=0)(support, LABELS, queries),
+        heads.soft_kmeans(WAY, num_iterations=0)(support, LABELS, queries),
         heads.nearest_centroid(WAY)(support, LABELS, queries),
         rtol=1e-4,
     )

@@ -96,7 +96,7 @@ def loops(teachers, step):
 
 def test_pixels_may_start_from_scenes():
     shape, labels = (8, 8, 3), jnp.arange(4)
-    source = pixel_source(shape, 0.0, "scenes")
+    source = pixel_source(shape, 0.0, "dead_leaves")
     images = source.render(source.start(jax.random.key(0), (), labels), labels)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 1), 4)
     drawn = jnp.stack([dead_leaves.draw(key, shape) for key in keys])

@@ -13,7 +13,6 @@ from PIL import Image
 
 from experiments import inputs, run, train
 from experiments.data import preset, procedural
-from experiments.evaluation import baselines
 from experiments.harness import chunks, command_line, loop, stopping
 from experiments.inputs import corrupt
 from experiments.methods import panel as panel_algorithm
@@ -29,10 +28,10 @@ from free_jax import (
     panel,
     save_zoo,
 )
-from free_jax.fewshot import banks, heads
+from free_jax.fewshot import heads
 from free_jax.panel import model as distilled
 from free_jax.panel.distillation import Described
-from free_jax.types import SyntheticImages
+from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import subset
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
@@ -105,9 +104,9 @@ def test_writes_table_pictures_model_and_trust(finished):
     workdir, result = finished
     assert list(result["results"]) == [
         "panel distilled, centroids",
-        "panel distilled, ridge / rounds",
+        "panel distilled, ridge / soft k-means",
         "panel distilled, adapted by gradient",
-        "panel of all teachers, whitened, ridge / rounds",
+        "panel of all teachers, whitened, ridge / soft k-means",
     ]
     for cells in result["results"].values():
         for shots in ("1", "5"):
@@ -211,7 +210,7 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
 
 
 def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
-    zoo_path, tmp_path, monkeypatch
+    zoo_path, tmp_path, monkeypatch, capsys
 ):
     """Its own images agree with it, so that they must not judge it."""
     rng = np.random.default_rng(0)
@@ -225,7 +224,8 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     images = np.zeros((len(owners), 32, 32, 3), np.uint8)
     pool = SyntheticImages(images, classes, owners, owners < 0)
     zoo = SimpleNamespace(
-        teachers=[SimpleNamespace(class_ids=rows) for rows in (ids[:3], ids[3:])],
+        class_ids=ids.ravel(),
+        columns=panel.equal_columns(6, 5),
         class_names=procedural.class_names("train"),
     )
     monkeypatch.setattr(reuse, "reuse", lambda *_: (pool, 9 * said[:, asked]))
@@ -236,6 +236,10 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
             config, zoo, choice, map_tasks, str(tmp_path), stop
         )
     trust = json.loads((tmp_path / "teachers.json").read_text())
+    # Numbers are those of the whole zoo, in the file and in what is said.
+    assert trust["teachers"] == asked.tolist()
+    printed = capsys.readouterr().out
+    assert "1 of 4 teachers" in printed and "[2]" in printed
     # Of 45 images of others, 25 are rightly labelled; 15 of those by who is not asked.
     np.testing.assert_allclose(trust["agreement"], [0, *3 * [25 / 45]])
     assert found.weights.tolist() == [0, 1, 1, 1]
@@ -359,7 +363,8 @@ def test_a_vote_needs_all_who_know_a_class():
         )
         for c in range(3)
     }
-    assert panel.vote(logits, ids, 5) == max(mean, key=mean.__getitem__) == 2
+    answers = Answers(logits.reshape(1, -1), panel.equal_columns(3, 2))
+    assert panel.vote(answers, ids.ravel(), 5) == max(mean, key=mean.__getitem__) == 2
 
 
 def test_answers_do_not_depend_on_how_many_images_are_asked_about_at_once(
@@ -496,6 +501,3 @@ def test_too_many_outputs_are_not_whitened(zoo_path, tmp_path, monkeypatch):
     monkeypatch.setattr(heads, "MOST_WHITENED", 24)
     with pytest.raises(run.InputError, match="25 outputs of all teachers"):
         train.main(parse(zoo_path), str(tmp_path))
-    described = banks.from_arrays(np.zeros((5, 2, 25)), np.full(5, 2))
-    with pytest.raises(baselines.NotApplicable, match="at most 24"):
-        baselines.panel_whitened(None, None, described, None, None)

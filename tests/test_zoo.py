@@ -19,6 +19,7 @@ from free_jax.zoo import (
     Zoo,
     ZooGroup,
     checkpoint,
+    disjoint,
     load_zoo,
     merge,
     save_zoo,
@@ -144,12 +145,63 @@ def test_merge_maps_ids_by_name():
         np.testing.assert_array_equal(before, after)
 
 
-def test_merge_refuses_nothing_and_different_ways():
+def test_merge_of_nothing_is_refused():
     with pytest.raises(InputError, match="at least one group"):
         merge([])
-    arch = make_network("conv4", num_classes=2, image_shape=(16, 16, 3), width=2)
-    with pytest.raises(InputError, match="different numbers of outputs"):
-        merge([Zoo((group(2),), NAMES), Zoo((group(2, arch=arch),), NAMES)])
+
+
+@pytest.fixture(scope="module")
+def ragged():
+    """Two teachers of two classes, three of four, one of three."""
+    shape = (16, 16, 3)
+    zoos = []
+    for count, way, seed in ((2, 2, 0), (3, 4, 1), (1, 3, 2)):
+        arch = make_network("conv4", num_classes=way, image_shape=shape, width=2)
+        zoos.append(Zoo((group(count, seed=seed, arch=arch),), NAMES))
+    return merge(zoos)
+
+
+def test_groups_may_differ_in_their_numbers_of_classes(ragged, tmp_path):
+    assert [g.num_teachers for g in ragged.groups] == [2, 3, 1]
+    assert ragged.columns.tolist() == [0, 2, 4, 8, 12, 16, 19]
+    assert ragged.columns.dtype == ragged.class_ids.dtype == np.int32
+    wanted = [ids for t in ragged.teachers for row in t.class_ids for ids in row]
+    np.testing.assert_array_equal(ragged.class_ids, wanted)
+    save_zoo(ragged, tmp_path)
+    assert_same(load_zoo(tmp_path), ragged)
+    with pytest.raises(InputError, match=r"different numbers of classes.*conv4: 4"):
+        _ = ragged.way
+
+
+def test_every_teacher_is_located_and_selected_with_its_columns(ragged):
+    places = [ragged.locate(i) for i in range(6)]
+    assert places == [(0, 0), (0, 1), (1, 0), (1, 1), (1, 2), (2, 0)]
+    for outside in (-1, 6):
+        with pytest.raises(InputError, match=f"no teacher {outside} in 6"):
+            ragged.locate(outside)
+    for chosen in ([0, 3, 5], [2, 4], [5]):
+        found = select(ragged, np.asarray(chosen))
+        rows = [
+            ragged.class_ids[ragged.columns[t] : ragged.columns[t + 1]] for t in chosen
+        ]
+        np.testing.assert_array_equal(found.class_ids, np.concatenate(rows))
+        assert np.diff(found.columns).tolist() == [len(row) for row in rows]
+    assert subset(ragged, 1).columns.tolist() == [0, 2, 6, 9]
+
+
+def test_disjoint_classes_of_unequal_teachers(ragged):
+    known = [
+        set(ragged.class_ids[ragged.columns[t] : ragged.columns[t + 1]].tolist())
+        for t in range(6)
+    ]
+    pairs = [(a, b) for a in range(6) for b in range(a) if not known[a] & known[b]]
+    chosen = disjoint(ragged, 2)
+    ids = chosen.class_ids.tolist()
+    assert len(set(ids)) == len(ids) and pairs
+    widest = chosen.columns
+    assert (set(ids[: widest[1]]), set(ids[widest[1] :])) in [
+        (known[b], known[a]) for a, b in pairs
+    ]
 
 
 def test_load_after_save_is_bit_identical(mixed, tmp_path, monkeypatch):

@@ -271,7 +271,6 @@ def eval_config() -> dict[str, Any]:
         "select": "last",  # or pseudo, val; never test
         "protocol": "transductive",  # the one that selection looks at
         "yardsticks": ("random", "average", "teacher", "finetune", "panel"),
-        "time_recovery": False,  # time the recovery inside of steps, after the run
         "temperature": 4.0,  # of the panel's softmax
     }
 

@@ -1,67 +1,69 @@
 """One table, one JSON file and plots of a comparison's cells."""
 
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from experiments.harness import metrics, pictures
+from experiments.harness import metrics, pictures, results
 from experiments.harness.files import write_text
+from experiments.harness.run import Run
 
 PROTOCOLS = ("transductive", "inductive")
 COSTS = ("recovery_seconds", "images_recovered", "meta_updates", "wall_seconds")
 
 
 def write(
-    config: Any, workdir: str, outcomes: Mapping[Any, dict[str, Any]], final=False
+    run: Run,
+    title: str,
+    outcomes: Mapping[Any, dict[str, Any]],
+    *,
+    shots: Sequence[int],
+    final: bool = False,
 ) -> dict[str, Any]:
     """Writes what is known so far; plots only in the end.
 
     Args:
-      config: of the comparison.
-      workdir: of the comparison.
+      run: of the comparison.
+      title: of the table.
       outcomes: `compare.Cell` to its result, or ``{"error": line}``.
+      shots: support images a class of the columns.
       final: print the table and draw.
 
     Returns:
       The contents of ``result.json``.
     """
-    folder = pathlib.Path(workdir)
-    rows = list(_rows(outcomes, config.eval.shots))
+    folder = pathlib.Path(run.workdir)
+    rows = list(_rows(outcomes, shots))
     shown = [_formatted(row) for row in rows]
     columns = list(dict.fromkeys(name for row in shown for name in row))
-    budget = f"{config.max_seconds:g} s a cell" if config.max_seconds else "full length"
-    title = (
-        f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
-        f"{config.eval.queries} queries, {config.eval.episodes} episodes a seed, 95 % "
-        f"intervals, seeds {', '.join(map(str, config.seeds))}, budget: {budget}"
-    )
     table = metrics.markdown_table(shown, columns)
     write_text(folder / "table.md", f"{title}\n\n{table}\n")
     if final:
         print()
         metrics.print_table(shown, columns, title=title)
-        _draw(folder, rows, outcomes, config.eval.shots[0])
-        print(f"written to {workdir}: table.md, result.json, plots, cells")
-    return metrics.write_result(workdir, {"title": title, "rows": rows}, config)
+        _draw(folder, rows, outcomes, shots[0])
+        print(f"written to {run.workdir}: table.md, result.json, plots, cells")
+    record = {"title": title, "rows": rows}
+    return results.write_result(run.workdir, record, run.identity)
 
 
 def _rows(
-    outcomes: Mapping[Any, dict[str, Any]], shots: tuple[int, ...]
+    outcomes: Mapping[Any, dict[str, Any]], shots: Sequence[int]
 ) -> Iterator[dict[str, Any]]:
     """One row a method (a cell may hold several), in numbers, over all seeds."""
     for name in dict.fromkeys(cell.method for cell in outcomes):
-        results = {c.seed: r for c, r in outcomes.items() if c.method == name}
-        errors = {s: r["error"] for s, r in results.items() if "error" in r}
-        done = {s: r for s, r in results.items() if s not in errors}
+        by_seed = {c.seed: r for c, r in outcomes.items() if c.method == name}
+        errors = {s: r["error"] for s, r in by_seed.items() if "error" in r}
+        done = {s: r for s, r in by_seed.items() if s not in errors}
         if not done:
             yield {"method": name, "seeds": [], "errors": errors}
             continue
         first = next(iter(done.values()))
         for method in first["results"]:
             row = {"method": method, "seeds": list(done), "errors": errors}
-            if first["algorithm"] != "yardsticks":
+            if first["algorithm"] not in ("baselines", "yardsticks"):
                 several = len(first["results"]) > 1
                 row["method"] = f"{name}: {method}" if several else name
             row["cell"] = name
@@ -151,7 +153,7 @@ def _draw(
     ends, recovery = {}, {}
     for row in rows:
         accuracy = row.get("accuracy", {}).get(str(shots), {})
-        # A cell of many yardsticks has one time for all of them.
+        # A cell of many baselines has one time for all of them.
         if "transductive" in accuracy and row["meta_updates"]:
             value = accuracy["transductive"]
             point = (row["wall_seconds"], value["mean"], value["ci95"])

@@ -1,383 +1,231 @@
-"""The end of a run: one evaluation on the test classes, then table, JSON, pictures."""
+"""The end of a run: its table, ``result.json``, the model and pictures."""
 
-import functools
-import json
-import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
-from experiments.evaluation import baselines
+from experiments.evaluation import final
 from experiments.harness import (
     chunks,
     files,
     hosts,
     metrics,
     pictures,
-    stopping,
+    results,
 )
-from experiments.harness.method import Method, Outcome
-from experiments.inputs import networks
+from experiments.harness.method import Meters, Method, Outcome
+from experiments.harness.run import Run
 from experiments.stages import meta_generator, reuse
-from free_jax import keys, model_io, panel, remote
-from free_jax.fewshot.learners import MetaLearner
+from free_jax import model_io
 from free_jax.types import ImageBank
-from free_jax.zoo import Zoo
-from free_jax.zoo.network import Network
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
+TABLE_FILE = "table.md"
 
 
-def read(config: Any, workdir: str) -> dict[str, Any] | None:
+class About(NamedTuple):
+    """What a table and ``result.json`` say of their run.
+
+    Attributes:
+      algorithm: name of the method.
+      learner: how a model is adapted to an episode, kept in ``model.npz``.
+      data: name of the data set.
+      split: its classes that the table is on.
+      way, shots, queries, episodes: of the table's episodes.
+      selection: what chose the model: "last", "pseudo" or "val".
+      protocol: of the validation curve that is drawn.
+    """
+
+    algorithm: str
+    learner: dict[str, Any]
+    data: str
+    split: str
+    way: int
+    shots: Sequence[int]
+    queries: int
+    episodes: int
+    selection: str
+    protocol: str
+
+
+def finished(run: Run) -> dict[str, Any] | None:
     """The result of a run of this very config that is finished already, or None."""
-    folder = epath.Path(workdir)
-    result = hosts.agreed(
-        _stored(folder / metrics.RESULT_FILE, files.config_hash(config))
-    )
-    if result is not None:
-        print((folder / "table.md").read_text())
-        print(f"{workdir} is finished; use another --workdir or more steps to train on")
-    return result
+    found = hosts.agreed(_stored(run))
+    if found is not None:
+        print(run.path(TABLE_FILE).read_text())
+        print(
+            f"{run.workdir} is finished; use another --workdir or more steps to train "
+            "on"
+        )
+    return found
 
 
-def _stored(file: epath.Path, config_hash: str) -> dict[str, Any] | None:
-    """A JSON file that names its config, if it is there and of that config."""
+def _stored(run: Run) -> dict[str, Any] | None:
+    file = run.path(results.RESULT_FILE)
     if not hosts.is_writer() or not file.exists():
         return None
-    record = json.loads(file.read_text())
-    # With another config, more steps or episodes were asked for since.
-    return record if record.get("config_hash") == config_hash else None
+    record = results.read_result(file)
+    same = record.get("config_hash") == files.config_hash(run.identity)
+    return record if same else None
+
+
+def recovery_seconds(folder: str | None, meters: Meters) -> float | None:
+    """Time that recovering images took; None where it is part of training's steps.
+
+    Args:
+      folder: run directory that keeps what was recovered before the first step, of
+        this run or of the one whose images it uses; None where nothing was.
+      meters: of the method.
+    """
+    if folder and meters.images_before:
+        return sum(
+            chunks.seconds_spent(place, "recovered")
+            + meta_generator.seconds_spent(place)
+            for place in reuse.lineage(folder)
+        )
+    return None if meters.images_per_step or meters.images_before else 0.0
 
 
 def write(
-    config: Any,
-    workdir: str,
+    run: Run,
+    about: About,
     method: Method,
-    zoo: Zoo | None,
     outcome: Outcome,
-    setting: baselines.Setting,
-    stop: stopping.StopRequest,
+    table: final.Table,
+    *,
+    recovered_in: float | None,
+    class_names: Sequence[str] = (),
+    bill: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Evaluates once on the test classes and writes everything a reader wants.
+    """Writes everything a reader wants of a finished run.
 
     Args:
-      config: of the run.
-      workdir: run directory.
+      run: where to write.
+      about: what the table is of.
       method: what was trained.
-      zoo: the teachers, or None where no method uses them.
       outcome: of the training.
-      setting: the episodes, the same for every method; its ``shots`` is replaced.
-      stop: polled between methods; what is measured by then is kept.
+      table: all cells.
+      recovered_in: see `recovery_seconds`.
+      class_names: of recovered images.
+      bill: what a service charged, counts ready for JSON; None without one.
 
     Returns:
-      The contents of ``result.json``, or ``{"stopped_at": step}``.
+      The contents of ``result.json``.
     """
-    folder, meters = epath.Path(workdir), method.meters
-    store = _Store(folder / "cells.json", files.config_hash(config))
-    rows = []
-    for shots, name, evaluate in _cells(config, method, zoo, outcome, setting):
-        if store.get(name, shots) is None:
-            if stop.requested:
-                return {"stopped_at": outcome.steps}
-            clock = time.monotonic()
-            store.put(name, shots, evaluate(), time.monotonic() - clock)
-        cell = store.get(name, shots) or {}
-        row = {"method": name, "shots": shots}
-        for protocol, value in cell.items():
-            if protocol == "skipped":
-                row["transductive %"] = f"- ({value})"
-            else:
-                row[f"{protocol} %"] = f"{value['mean']:.2f} +- {value['ci95']:.2f}"
-        rows.append(row)
-        print(f"  tested {name}, {shots}-shot: {row['transductive %']}", flush=True)
     title = (
-        f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
-        f"{config.eval.queries} queries, {config.eval.episodes} episodes, "
-        f"95 % intervals, seed {config.seed}, model selected by: {config.eval.select}"
+        f"{about.data}, {about.split} classes, {about.way}-way, {about.queries} "
+        f"queries, {about.episodes} episodes, 95 % intervals, seed {run.seed}, model "
+        f"selected by: {about.selection}"
     )
-    table = metrics.print_table(rows, COLUMNS, title=title)
+    text = metrics.print_table(_rows(table, about.shots), COLUMNS, title=title)
     if hosts.is_writer():
-        files.write_text(folder / "table.md", f"{title}\n\n{table}\n")
+        files.write_text(run.path(TABLE_FILE), f"{title}\n\n{text}\n")
         model_io.save_model(
-            folder / "model.npz",
+            run.path("model.npz"),
             method.network,
             jax.device_get(outcome.model),
-            algorithm=config.algorithm,
-            learner=files.to_plain(config.learner),
+            algorithm=about.algorithm,
+            learner=about.learner,
             steps=outcome.steps,
-            seed=config.seed,
+            seed=run.seed,
         )
-        _draw(config, folder, method, zoo, outcome)
-    hub = remote.hub_of(zoo)
-    queries = hub.report() if hub else None
-    if queries:
-        each = max(count["queries"] for count in queries["endpoints"].values())
-        print(
-            f"queries: {queries['queries']} images in total, at most {each} an endpoint"
-        )
-    print(f"written to {folder}: result.json, table.md, model.npz, metrics, pictures")
-    return metrics.write_result(
-        workdir,
+        _draw_recovered(run, method, outcome, class_names)
+        _draw_curves(run, about, method, outcome)
+    queries = _queries(method, outcome, bill)
+    if bill:
+        each = max(count["queries"] for count in bill["endpoints"].values())
+        print(f"queries: {bill['queries']} images in total, at most {each} an endpoint")
+    print(
+        f"written to {run.workdir}: result.json, table.md, model.npz, metrics, pictures"
+    )
+    return results.write_result(
+        run.workdir,
         {
-            "algorithm": config.algorithm,
-            "results": store.values,
-            "selection": config.eval.select,
-            "split": config.eval.split,
-            "episodes": config.eval.episodes,
-            "seed": config.seed,
+            "algorithm": about.algorithm,
+            "results": table.results,
+            "selection": about.selection,
+            "split": about.split,
+            "episodes": about.episodes,
+            "seed": run.seed,
             "steps": outcome.steps,
             "meta_updates": outcome.meta_updates,
             "seconds": outcome.seconds,
-            "recovery_seconds": _recovery_seconds(
-                config, workdir, method, zoo, outcome
-            ),
-            "evaluation_seconds": store.seconds,
-            "images_recovered": meters.images_before
-            + outcome.steps * meters.images_per_step,
+            "recovery_seconds": recovered_in,
+            "evaluation_seconds": table.seconds,
+            "images_recovered": method.meters.images_before
+            + outcome.steps * method.meters.images_per_step,
             "curve": outcome.curve,
-            # Endpoints say what they charged; without any, our own count stands.
-            **_queries(method, outcome),
-            **({"queries": queries} if queries else {}),
+            **queries,
         },
-        config,
+        run.identity,
     )
 
 
-def _queries(method: Method, outcome: Outcome) -> dict[str, Any]:
-    """Images that teachers were asked about in training, where that is counted."""
+def _rows(table: final.Table, shots: Sequence[int]) -> list[dict[str, Any]]:
+    rows = []
+    for number in shots:
+        for name, cells in table.results.items():
+            if str(number) in cells:
+                both = final.shown(cells[str(number)])
+                values = (name, number, *both)
+                rows.append(dict(zip(COLUMNS, values, strict=True)))
+    return rows
+
+
+def _queries(
+    method: Method, outcome: Outcome, bill: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Images that teachers were asked about: as charged, else by our own count."""
+    if bill:
+        rest = {key: value for key, value in bill.items() if key != "queries"}
+        return {"queries": {"total": bill["queries"], **rest}}
     if not method.meters.queries_of:
         return {}
     spent = method.meters.queries_of(outcome.state)
     return {"queries": {"total": int(spent.sum()), "per_teacher": spent.tolist()}}
 
 
-def _recovery_seconds(
-    config: Any, workdir: str, method: Method, zoo: Zoo | None, outcome: Outcome
-) -> float | None:
-    """Time that recovering images took; None where it was not told from learning.
-
-    Recovery before the first step was timed when it was done.  Where every step
-    recovers (and ``config.eval.time_recovery`` asks), that part alone is run again for
-    a median of three, times the number of steps.
-    """
-    if "recover" in config and method.meters.images_before:
-        places = reuse.lineage(config.recover.get("reuse") or workdir)
-        return sum(
-            chunks.seconds_spent(place, "recovered")
-            + meta_generator.seconds_spent(place)
-            for place in places
-        )
-    recover = method.algorithm.recover
-    if recover is None:
-        return None if method.meters.images_per_step else 0.0
-    if not config.eval.time_recovery:
-        return None
-    if remote.hub_of(zoo):
-        return None  # Timing would spend queries.
-    run = jax.jit(recover)
-    seconds = []
-    for number in range(4):  # The first one compiles.
-        key = keys.named(jax.random.key(config.seed), "timing", number)
-        clock = time.monotonic()
-        jax.block_until_ready(run(key, outcome.state, method.data))
-        seconds.append(time.monotonic() - clock)
-    return outcome.steps * float(np.median(seconds[1:]))
-
-
-class _Store:
-    """Measured cells of the table, on disk as soon as they are known."""
-
-    def __init__(self, file: epath.Path, config_hash: str):
-        self._file, self._hash = file, config_hash
-        stored: dict[str, Any] = hosts.agreed(_stored(file, config_hash)) or {}
-        self.values: dict[str, dict[str, Any]] = stored.get("results", {})
-        self.seconds: float = stored.get("seconds", 0.0)
-
-    def get(self, method: str, shots: int) -> dict[str, Any] | None:
-        return self.values.get(method, {}).get(str(shots))
-
-    def put(
-        self, method: str, shots: int, cell: dict[str, Any], seconds: float
-    ) -> None:
-        self.values.setdefault(method, {})[str(shots)] = files.to_plain(cell)
-        self.seconds += seconds
-        stored = {
-            "config_hash": self._hash,
-            "results": self.values,
-            "seconds": self.seconds,
-        }
-        if hosts.is_writer():
-            files.write_json(self._file, stored)
-
-
-def _cells(
-    config: Any,
-    method: Method,
-    zoo: Zoo | None,
-    outcome: Outcome,
-    setting: baselines.Setting,
-) -> Iterator[tuple[int, str, Callable[[], dict[str, Any]]]]:
-    """Shots, method and how to measure that cell; our method first."""
-    methods = _methods(config, method, zoo, outcome.model, setting)
-    for shots in config.eval.shots:
-        for name, evaluate in methods.items():
-
-            def measure(evaluate=evaluate, shots=shots) -> dict[str, Any]:
-                try:
-                    scores = evaluate(setting._replace(shots=shots))
-                except baselines.NotApplicable as reason:
-                    return {"skipped": str(reason)}
-                return {
-                    name: {
-                        "mean": value.mean,
-                        "ci95": value.ci95,
-                        "per_episode": value.per_episode.round(3).tolist(),
-                    }
-                    for name, value in scores.items()
-                }
-
-            yield shots, name, measure
-
-
-def _methods(
-    config: Any,
-    method: Method,
-    zoo: Zoo | None,
-    params: Any,
-    setting: baselines.Setting,
-) -> dict[str, Callable[[baselines.Setting], baselines.Scores]]:
-    """Name to evaluation, ours first."""
-    # The network of one output a class, whatever the method itself trains.
-    student = networks.student(config, config.way)
-    _, learner = networks.learners(config, student)
-    known: dict[str, Callable[[baselines.Setting], baselines.Scores]] = {
-        "random": lambda s: baselines.random_initialisation(s, learner, config.seed)
-    }
-    if zoo is None:
-        known |= _not_applicable("there are no teachers")
-    elif remote.hub_of(zoo):
-        known |= _not_applicable(
-            "teachers are endpoints: they give neither weights nor features, and are "
-            "not asked about test images"
-        )
-    else:
-        known |= _of_zoo(config, student, learner, zoo, setting)
-    methods = {
-        name: lambda s, classify=classify: baselines.evaluate(s, classify, params)
-        for name, classify in method.predictors.items()
-    }
-    wanted = config.eval.yardsticks
-    return methods | {baselines.NAMES[name]: known[name] for name in wanted}
-
-
-def _not_applicable(
-    why: str,
-) -> dict[str, Callable[[baselines.Setting], baselines.Scores]]:
-    """All yardsticks that need teachers, each of which says why it cannot be given."""
-
-    def refuse(setting: baselines.Setting) -> baselines.Scores:
-        raise baselines.NotApplicable(why)
-
-    return {name: refuse for name in baselines.NAMES if name != "random"}
-
-
-def _of_zoo(
-    config: Any,
-    student: Network,
-    learner: MetaLearner,
-    zoo: Zoo,
-    setting: baselines.Setting,
-) -> dict[str, Callable[[baselines.Setting], baselines.Scores]]:
-    """Yardsticks that need teachers."""
-    describer = panel.describer(
-        zoo.architectures,
-        temperature=config.eval.temperature,
-        map_tasks=setting.map_tasks,
-    )
-    describe = functools.partial(jax.jit(describer), zoo.teachers)
-
-    @functools.cache
-    def described() -> ImageBank:
-        # All images are described once, whatever the number of episodes and shots.
-        return panel.describe_bank(describe, setting.bank)
-
-    # Every yardstick's own draws, the same in all runs of a seed.
-    root = jax.random.key(config.seed)
-
-    def meta_model(params: Callable[[], Any]) -> Callable:
-        made = functools.cache(params)  # Once for all shots.
-        return lambda s: baselines.meta_model(s, learner, made())
-
-    central = functools.cache(
-        lambda: baselines.most_central(
-            zoo, config.eval.temperature, keys.named(root, "most central teacher")
-        )
-    )
-    return {
-        "average": meta_model(lambda: baselines.average_params(student, zoo)),
-        "ota": meta_model(lambda: baselines.transported_params(student, zoo)),
-        "dro": meta_model(
-            lambda: baselines.robust_params(
-                student, zoo, keys.named(root, "robust hyper-network")
-            )
-        ),
-        "best": lambda s: baselines.central_teacher(s, zoo, central()),
-        "teacher": lambda s: baselines.one_teacher(s, zoo),
-        "finetune": lambda s: baselines.fine_tuned_teacher(s, learner, student, zoo),
-        "panel": lambda s: baselines.whole_panel(s, described()),
-        "panel_heads": lambda s: baselines.panel_heads(s, described()),
-        "panel_whitened": lambda s: baselines.panel_whitened(
-            s,
-            describe,
-            described(),
-            keys.named(root, "whitening scenes"),
-            student.image_shape,
-        ),
-    }
-
-
-def _draw(
-    config: Any,
-    folder: epath.Path,
-    method: Method,
-    zoo: Zoo | None,
-    outcome: Outcome,
+def _draw_recovered(
+    run: Run, method: Method, outcome: Outcome, class_names: Sequence[str]
 ) -> None:
-    """Recovered images by class, and accuracy over time."""
-    if method.recovered and zoo:
-        bank = jax.device_get(method.recovered(outcome.state))
-        shown = min(10, bank.images.shape[1])
-        recent = _most_recent(bank, shown)[:12]
-        if len(recent):
-            known = np.flatnonzero(np.asarray(bank.counts) >= shown)[:12]
-            pictures.save_grid(
-                folder / "recovered.png",
-                recent.reshape(-1, *recent.shape[2:]),
-                rows=len(recent),
-                labels=[zoo.class_names[i] for i in known],
-            )
-    title = f"{config.algorithm} on {config.data.name}"
+    """The most recent recovered images, a row for each of twelve classes."""
+    if not method.recovered:
+        return
+    bank = jax.device_get(method.recovered(outcome.state))
+    shown = min(10, bank.images.shape[1])
+    recent = _most_recent(bank, shown)[:12]
+    if len(recent):
+        known = np.flatnonzero(np.asarray(bank.counts) >= shown)[:12]
+        pictures.save_grid(
+            run.path("recovered.png"),
+            recent.reshape(-1, *recent.shape[2:]),
+            rows=len(recent),
+            labels=[str(class_names[i]) for i in known] if class_names else None,
+        )
+
+
+def _draw_curves(run: Run, about: About, method: Method, outcome: Outcome) -> None:
+    """Accuracy on validation classes over time, and over queries where counted."""
     curve = [row | {"minutes": row["seconds"] / 60} for row in outcome.curve]
     axes = {"accuracy.png": ("minutes", "minutes")}
     if method.meters.queries_of:
         axes["queries.png"] = ("queries", "images that teachers were asked about")
     for file, (x, xlabel) in axes.items():
         series = {}
-        for shots in config.eval.shots:
-            name = f"val_{shots}shot_{config.eval.protocol}"
+        for shots in about.shots:
+            name = f"val_{shots}shot_{about.protocol}"
             points = pictures.points(curve, x, name)
             if points:
                 series[f"{shots}-shot, validation classes"] = points
         if series:
             pictures.save_curves(
-                folder / file,
+                run.path(file),
                 series,
                 xlabel=xlabel,
                 ylabel="accuracy (%)",
-                title=title,
+                title=f"{about.algorithm} on {about.data}",
             )
 
 

@@ -1,4 +1,4 @@
-"""What a run tells: metrics file, progress line, result file and tables."""
+"""What a run tells: metrics file, progress line and tables."""
 
 import collections
 import json
@@ -7,7 +7,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from typing import Any, TextIO
 
 import jax
@@ -17,9 +16,7 @@ from etils import epath
 from experiments.harness import files
 from free_jax.errors import InputError
 
-SCHEMA_VERSION = 1
 METRICS_FILE = "metrics.jsonl"
-RESULT_FILE = "result.json"
 
 
 class RunError(FloatingPointError):
@@ -206,33 +203,6 @@ def check_finite(
             f"{names} at {where}; lower the learning rate or the loss weight behind "
             "it; earlier checkpoints and metrics are kept"
         )
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide the numbers."""
-    found = {"python": sys.version.split()[0]}
-    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "missing"
-    return found
-
-
-def write_result(
-    workdir: epath.PathLike, result: Mapping[str, Any], config: Any = None
-) -> dict[str, Any]:
-    """Writes ``<workdir>/result.json`` atomically and returns what it holds."""
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "versions": versions(),
-        "backend": jax.default_backend(),
-        "device_count": jax.device_count(),
-        "config_hash": None if config is None else files.config_hash(config),
-    } | files.to_plain(result)
-    if jax.process_index() == 0:
-        files.write_json(epath.Path(workdir) / RESULT_FILE, record)
-    return record
 
 
 def _cells(

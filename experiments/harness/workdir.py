@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from experiments.harness import files, hosts
-from experiments.harness.metrics import RESULT_FILE
+from experiments.harness.results import RESULT_FILE
 from free_jax.errors import InputError
 
 CONFIG_FILE = "config.json"

@@ -35,7 +35,7 @@ def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
         named = group.architecture.as_dict()
         if not group.architecture.remote:  # It computes elsewhere, in its own way.
             named["dtype"] = dtype
-        groups.append(dataclasses.replace(group, architecture=make_network(**named)))
+        groups.append(dataclasses.replace(group, network=make_network(**named)))
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from experiments.evaluation import baselines
 from experiments.methods import ALGORITHMS, Choices
+from free_jax.baselines import BASELINES
 from free_jax.errors import InputError
 
 
@@ -24,7 +24,7 @@ def validate(config: Any) -> None:
         "learner.kind": (config.learner.kind, ("maml", "anil", "protonet")),
     }
     for name in config.eval.yardsticks:
-        choices[f"eval.yardsticks ({name})"] = (name, tuple(baselines.NAMES))
+        choices[f"eval.yardsticks ({name})"] = (name, tuple(BASELINES))
     _check_choices(choices)
     positive |= {
         "num_steps": config.num_steps,

@@ -6,7 +6,6 @@ the teacher it learned from, but with other probabilities (`objectives.agreement
 """
 
 import dataclasses
-import json
 import os
 from typing import Any, NamedTuple
 
@@ -15,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from experiments.harness import chunks
+from experiments.harness import chunks, results
 from experiments.stages import meta_generator, reuse
 from free_jax import inversion, model_io
 from free_jax import zoo as zoo_lib
@@ -69,9 +68,9 @@ def seconds(folder: str) -> float:
     Raises:
       InputError: it has not finished.
     """
-    file = epath.Path(folder) / "result.json"
+    file = epath.Path(folder) / results.RESULT_FILE
     try:
-        return float(json.loads(file.read_text())["seconds"])
+        return float(results.read_result(file)["seconds"])
     except (OSError, ValueError, KeyError):
         raise InputError(
             f"config.recover: images of {folder} are used, but {file} is "

@@ -34,7 +34,7 @@ def inverter(
                 arch,
                 num_steps=options.num_steps,
                 learning_rate=options.learning_rate,
-                start=options.start,
+                init="dead_leaves" if options.start == "scenes" else "noise",
                 objective=objective,
                 student=student,
             )

@@ -16,7 +16,7 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.panel.distillation import Described
-from free_jax.types import ImageBank
+from free_jax.types import Answers, ImageBank, SyntheticImages
 from free_jax.types import SyntheticImages as Pool
 
 _NOBODY = "no teacher of the zoo answers anything that depends on the image"
@@ -76,16 +76,18 @@ def described(
         bank = bank_of_classes(pool, panel.held_out)
         seen = np.isin(pool.owners, panel.asked) | (pool.owners < 0)
         pool, logits = Pool(*(x[seen] for x in pool)), logits[seen]
-    class_ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
-    class_ids = class_ids[panel.asked]
     weights = np.isfinite(logits).all((0, 2)).astype(np.float32)
     if config.panel.trust:
+        outputs = panel_lib.outputs_of(zoo.columns, panel.asked)
         owners = panel_lib.rows_of(pool.owners, panel.asked)
-        trust = panel_lib.trust(logits, class_ids, pool.classes, owners)
+        images = SyntheticImages(pool.images, pool.classes, owners, pool.natural)
+        trust = panel_lib.trust(_answers(logits), zoo.class_ids[outputs], images)
         weights = trust.weights
         if hosts.is_writer():
-            files.write_json(folder / "teachers.json", trust._asdict())
-        doubted = np.flatnonzero(weights == 0)
+            # Row i is about the teacher that has this number in the whole zoo.
+            told = {"teachers": panel.asked, **trust._asdict()}
+            files.write_json(folder / "teachers.json", told)
+        doubted = panel.asked[weights == 0]
         if doubted.size:
             print(
                 f"{doubted.size} of {len(weights)} teachers tell little or contradict "
@@ -103,6 +105,13 @@ def described(
         natural=jnp.asarray(pool.natural),
     )
     return described, bank
+
+
+def _answers(logits: np.ndarray) -> Answers:
+    """Answers [N, T, W] of teachers with equal numbers of classes."""
+    _, teachers, way = logits.shape
+    columns = panel_lib.equal_columns(teachers, way)
+    return Answers(logits.reshape(len(logits), -1), columns)
 
 
 def most_answers(logits: np.ndarray) -> int:
@@ -166,12 +175,14 @@ def pre_inverted(
 
 def _voted(config: Any, zoo: zoo_lib.Zoo, pool: Pool, logits: np.ndarray) -> np.ndarray:
     """The class of each image by those teachers of a zoo that can be trusted."""
-    ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
-    trust = panel_lib.trust(logits, ids, pool.classes, pool.owners)
-    believed = trust.weights > 0
-    if not believed.any():
+    answers, images = _answers(logits), SyntheticImages(*pool)
+    trust = panel_lib.trust(answers, zoo.class_ids, images)
+    believed = np.flatnonzero(trust.weights)
+    if not believed.size:
         raise InputError(_NOBODY)
-    voted = panel_lib.vote(logits[:, believed], ids[believed], zoo.num_classes)
+    ids = zoo.class_ids[panel_lib.outputs_of(zoo.columns, believed)]
+    heard = panel_lib.answers_of(answers, believed)
+    voted = panel_lib.vote(heard, ids, zoo.num_classes)
     needed = config.replay.shots + config.replay.queries
     enough = int((np.bincount(voted, minlength=zoo.num_classes) >= needed).sum())
     if enough < config.way:
@@ -181,7 +192,7 @@ def _voted(config: Any, zoo: zoo_lib.Zoo, pool: Pool, logits: np.ndarray) -> np.
             "recover more images, ask for fewer queries, or use labels=owner"
         )
     print(
-        f"{believed.sum()} of {len(ids)} teachers vote; they agree to "
+        f"{believed.size} of {zoo.num_teachers} teachers vote; they agree to "
         f"{100 * (voted == pool.classes).mean():.0f} % of the images' classes",
         flush=True,
     )

@@ -30,8 +30,54 @@ import jax.flatten_util
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from free_jax import keys
 from free_jax.algorithm import Algorithm
+from free_jax.baselines import setting as setting_lib
+from free_jax.baselines.average import stacked
+from free_jax.baselines.setting import Scores, Setting
 from free_jax.types import PyTree
+from free_jax.zoo.network import Network
+from free_jax.zoo.pool import Zoo
+
+
+def scores(setting: Setting) -> Scores:
+    """The meta-model with the weights of `robust_params`, adapted to each episode."""
+    zoo = setting_lib.teachers(setting)
+    key = keys.named(setting.key, "robust hyper-network")
+    params = setting.programs.once(
+        "hypernetwork", lambda: robust_params(key, setting.student, zoo)
+    )
+    return setting_lib.adapted(setting, params)
+
+
+def robust_params(
+    key: Key[Array, ""], student: Network | None, zoo: Zoo, num_steps: int = 300
+) -> PyTree:
+    """The initialisation that a fitted hyper-network predicts.
+
+    Args:
+      key: draws embeddings and held-out teachers.
+      student: the network that every teacher has to be.
+      zoo: the teachers.
+      num_steps: of the fit.
+
+    Raises:
+      NotApplicable: a teacher is another network than `student`.
+    """
+    rows, unravel = flatten(stacked(student, zoo, "predicted by one network"))
+    algorithm = robust_hypernetwork()
+
+    @jax.jit
+    def fit(rows: jax.Array) -> jax.Array:
+        key_init, key_steps = jax.random.split(key)
+        state, _ = jax.lax.scan(
+            lambda state, k: algorithm.step(k, state, rows),
+            algorithm.init(key_init, rows),
+            jax.random.split(key_steps, num_steps),
+        )
+        return algorithm.params(state)
+
+    return unravel(fit(rows))
 
 
 class FusionState(NamedTuple):
@@ -135,7 +181,7 @@ def robust_hypernetwork(
       initialisation [D] of a new task.
 
     Raises:
-      ValueError: options that cannot be meant.
+      ValueError: an option out of its range.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out={held_out} must be between 0 and 1")

@@ -20,8 +20,52 @@ from typing import Any
 import jax
 import numpy as np
 
+from free_jax.baselines import setting as setting_lib
+from free_jax.baselines.setting import NotApplicable, Scores, Setting
 from free_jax.errors import InputError
 from free_jax.types import PyTree
+from free_jax.zoo.network import Network
+from free_jax.zoo.pool import Zoo
+
+
+def scores(setting: Setting) -> Scores:
+    """The meta-model with the teachers' fused weights, adapted to each episode."""
+    zoo = setting_lib.teachers(setting)
+    params = setting.programs.once(
+        "transport", lambda: transported_params(setting.student, zoo)
+    )
+    return setting_lib.adapted(setting, params)
+
+
+def transported_params(student: Network | None, zoo: Zoo) -> PyTree:
+    """Mean of the teachers after their channels were matched to the first one's.
+
+    The head's outputs mean other classes in each teacher and are averaged as they are.
+
+    Args:
+      student: the network of the result; the first teacher that is one is the
+        reference.
+      zoo: teachers, which may be of other widths.
+
+    Raises:
+      NotApplicable: no teacher is the meta-model's network, or networks that cannot be
+        aligned.
+    """
+    same = [i for i, network in enumerate(zoo.networks) if network == student]
+    if student is None or not same:
+        name = student.name if student else "unknown"
+        raise NotApplicable(f"no teacher has the meta-model's architecture, {name}")
+    stacks = [jax.device_get(x.variables["params"]) for x in zoo.teachers]
+    networks = [
+        jax.tree.map(lambda x, i=i: x[i], stack)
+        for stack, group in zip(stacks, zoo.groups, strict=True)
+        for i in range(group.num_teachers)
+    ]
+    reference = jax.tree.map(lambda x: x[0], stacks[same[0]])
+    try:
+        return fuse(networks, reference)
+    except InputError as error:
+        raise NotApplicable(str(error)) from None
 
 
 def fuse(networks: Sequence[PyTree], reference: PyTree) -> PyTree:

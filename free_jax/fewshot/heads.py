@@ -94,13 +94,17 @@ def nearest_centroid(way: int) -> Head:
     return head
 
 
-def soft_kmeans(way: int, *, rounds: int = 5, sharpness: float = 10.0) -> Head:
+def soft_kmeans(way: int, *, num_iterations: int = 5, sharpness: float = 10.0) -> Head:
     """Class means refined by the queries' own soft assignments.
 
     Args:
       way: classes.
-      rounds: of assigning queries and averaging; 0 is `nearest_centroid`.
+      num_iterations: of assigning queries and averaging; 0 is `nearest_centroid`.
       sharpness: of the assignments, multiplies cosines.
+
+    Reference:
+      Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", ICLR
+      2018: the unlabelled images are the queries themselves.
     """
 
     def head(
@@ -113,10 +117,17 @@ def soft_kmeans(way: int, *, rounds: int = 5, sharpness: float = 10.0) -> Head:
             soft = jax.nn.softmax(sharpness * unit(queries) @ unit(means).T)
             return start + soft.T @ queries, None
 
-        means, _ = jax.lax.scan(refine, start, length=rounds)
+        means, _ = jax.lax.scan(refine, start, length=num_iterations)
         return unit(queries) @ unit(means).T
 
     return head
+
+
+def transductive_centroids(
+    way: int, *, rounds: int = 5, sharpness: float = 10.0
+) -> Head:
+    """`soft_kmeans` under its former name and keyword."""
+    return soft_kmeans(way, num_iterations=rounds, sharpness=sharpness)
 
 
 def ridge(way: int, *, strength: float = 1.0) -> Head:

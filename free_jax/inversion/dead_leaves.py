@@ -1,4 +1,4 @@
-"""Synthetic scenes: occluding leaves with natural colours and textures, no data used.
+"""Dead leaves: occluding shapes with natural colours and textures, no data used.
 
 Images that look like nothing in particular, but whose edges, colours and scales are
 distributed roughly as in photographs.  What teachers say about them covers the space
@@ -23,7 +23,7 @@ _TEXTURE = 0.12
 def draw(
     key: Key[Array, ""], image_shape: tuple[int, int, int], *, max_leaves: int = 40
 ) -> Float[Array, "h w 3"]:
-    """Draws one scene.
+    """Draws one image.
 
     Args:
       key: consumed once.
@@ -39,7 +39,7 @@ def draw(
     """
     h, w, channels = image_shape
     if channels != 3:
-        raise ValueError(f"image_shape={image_shape}: scenes have three channels")
+        raise ValueError(f"image_shape={image_shape}: dead leaves have three channels")
     (
         key_ground,
         key_ground_texture,

@@ -56,7 +56,7 @@ def meta_generator(
       An `Inverter`; its ``gradient`` is the generator's meta-gradient.
 
     Raises:
-      ValueError: options that cannot be meant.
+      ValueError: an option is out of range or unknown.
 
     Reference:
       Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024.

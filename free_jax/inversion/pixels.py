@@ -1,12 +1,10 @@
 """Pixel inversion: every image of a task is optimised by itself, from noise."""
 
-from typing import Literal
-
 import optax
 
 from free_jax.inversion.loop import Inverter, inverter
 from free_jax.inversion.objective import Objective, white_box
-from free_jax.inversion.sources import pixel_source
+from free_jax.inversion.sources import Init, pixel_source
 from free_jax.zoo.network import Network
 
 PIXELS = Objective(
@@ -20,7 +18,7 @@ def pixel_inverter(
     num_steps: int = 150,
     learning_rate: float = 0.1,
     deviation: float = 0.2,
-    start: Literal["noise", "scenes"] = "noise",
+    init: Init = "noise",
     objective: Objective = PIXELS,
     student: Network | None = None,
 ) -> Inverter:
@@ -35,8 +33,8 @@ def pixel_inverter(
       learning_rate: at the start; decays to zero.
       deviation: of the noise that images start from, before the sigmoid; what is
         not needed of it stays in the image.
-      start: from noise, or from `scenes.dead_leaves`, whose edges and colours stay
-        where the teacher does not object.
+      init: from noise, or from `dead_leaves`, whose edges and colours stay where the
+        teacher does not object.
       objective: weights of the losses.
       student: architecture of the adversary; None leaves that term out.
 
@@ -44,7 +42,7 @@ def pixel_inverter(
       An `Inverter` whose ``shared`` is ``()``.
 
     Raises:
-      ValueError: options that cannot be meant.
+      ValueError: an option is out of range or unknown.
 
     Reference:
       Yin et al., "Dreaming to Distill", CVPR 2020 (DeepInversion).
@@ -52,7 +50,7 @@ def pixel_inverter(
     if learning_rate <= 0:
         raise ValueError(f"learning_rate={learning_rate} must be positive")
     return inverter(
-        pixel_source(teacher.image_shape, deviation, start),
+        pixel_source(teacher.image_shape, deviation, init),
         white_box(objective, teacher, student),
         teacher,
         optimizer=optax.adam(optax.cosine_decay_schedule(learning_rate, num_steps)),

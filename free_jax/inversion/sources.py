@@ -10,6 +10,9 @@ from free_jax.inversion import dead_leaves
 from free_jax.models import Generator
 from free_jax.types import PyTree
 
+# What pixels are optimised from.
+Init = Literal["noise", "dead_leaves"]
+
 
 class Source(NamedTuple):
     """Pure functions of one parameterisation of images.
@@ -90,25 +93,25 @@ def normalized_source(
 def pixel_source(
     image_shape: tuple[int, int, int],
     deviation: float = 1.0,
-    begin: Literal["noise", "scenes"] = "noise",
+    init: Init = "noise",
 ) -> Source:
     """The pixels themselves, kept in [0, 1] by a sigmoid; nothing is shared.
 
     Args:
       image_shape: (h, w, c).
       deviation: of the normal noise that the sigmoid's inputs start from.
-      begin: from that noise around grey, or around synthetic scenes.
+      init: from that noise around grey ("noise"), or around images of "dead_leaves".
 
     Raises:
-      ValueError: an unknown beginning.
+      ValueError: an unknown `init`.
     """
-    if begin not in ("noise", "scenes"):
-        raise ValueError(f"start={begin!r}: choose noise or scenes")
+    if init not in ("noise", "dead_leaves"):
+        raise ValueError(f"init={init!r}: choose noise or dead_leaves")
 
     def start(key: jax.Array, shared: PyTree, labels: jax.Array) -> jax.Array:
         del shared
         noise = deviation * jax.random.normal(key, (labels.shape[0], *image_shape))
-        if begin == "noise":
+        if init == "noise":
             return noise
         keys = jax.random.split(jax.random.fold_in(key, 1), labels.shape[0])
         drawn = jax.vmap(lambda k: dead_leaves.draw(k, image_shape))(keys)

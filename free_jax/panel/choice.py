@@ -6,6 +6,8 @@ import numpy as np
 from jaxtyping import Float
 
 from free_jax.fewshot import heads
+from free_jax.panel import ragged
+from free_jax.types import Answers
 
 
 def best_teachers(
@@ -50,22 +52,25 @@ def best_teachers(
     return run
 
 
-def centrality(said: Float[np.ndarray, "n t w"]) -> Float[np.ndarray, " t"]:
+def centrality(answers: Answers) -> Float[np.ndarray, " t"]:
     """How much each teacher's view of images resembles that of all the others.
 
     Linear centred kernel alignment between a teacher's answers and the other teachers'
     answers together, in [0, 1]; classes need not be shared, nor images be real.
 
     Args:
-      said: what each teacher says about each image, e.g. `tempered` logits.
+      answers: what each teacher says about each image, e.g. `tempered` logits.
 
     Reference:
       Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
       2019.
     """
-    rows = np.asarray(said, np.float64)
-    rows = rows - rows.mean(0)
-    kernels = np.einsum("itw,jtw->tij", rows, rows)
+    said = np.asarray(answers.logits, np.float64)
+    said = said - said.mean(0)
+    kernels = np.empty((len(answers.columns) - 1, len(said), len(said)))
+    for teachers, outputs in ragged.by_width(answers.columns):
+        rows = ragged.side_by_side(said, outputs)
+        kernels[teachers] = np.einsum("itw,jtw->tij", rows, rows)
     others = kernels.sum(0) - kernels
     length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
     return (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)

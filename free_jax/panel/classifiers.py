@@ -33,7 +33,7 @@ def methods(
 
     by_episode = heads.centered(heads.nearest_centroid(way), "episode")
     ridge = heads.ridge(way)
-    rounds = heads.centered(heads.soft_kmeans(way), "episode")
+    soft_kmeans = heads.centered(heads.soft_kmeans(way), "episode")
 
     def adapted(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
         support, labels = episode.support_images, episode.support_labels
@@ -58,8 +58,8 @@ def methods(
 
     return {
         "panel distilled, centroids": evaluation.centroid_classifier(way, describe),
-        "panel distilled, ridge / rounds": evaluation.head_classifier(
-            describe, heads.centered(ridge, "none"), rounds
+        "panel distilled, ridge / soft k-means": evaluation.head_classifier(
+            describe, heads.centered(ridge, "none"), soft_kmeans
         ),
         "panel distilled, adapted by gradient": adapted,
     }

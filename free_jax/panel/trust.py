@@ -3,13 +3,14 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
+
+from free_jax.panel import ragged
+from free_jax.types import Answers, SyntheticImages
 
 
 def vote(
-    logits: Float[np.ndarray, "n t w"],
-    class_ids: Int[np.ndarray, "t w"],
-    num_classes: int,
+    answers: Answers, class_ids: Int[np.ndarray, " c"], num_classes: int
 ) -> Int[np.ndarray, " n"]:
     """The class that the teachers which know it together find likeliest.
 
@@ -18,22 +19,27 @@ def vote(
     none objects.
 
     Args:
-      logits: what each teacher says about each image.
-      class_ids: absolute classes of each teacher's outputs.
+      answers: what each teacher says about each image.
+      class_ids: [C] absolute classes of the outputs.
       num_classes: of the zoo; one that no teacher knows gets no image.
 
     Returns:
       [n] int32 absolute class ids.
 
-    >>> vote(np.log([[[0.9, 0.1], [0.2, 0.8]]]), np.asarray([[0, 1], [0, 2]]), 4)
+    >>> logits = np.log([[0.9, 0.1, 0.2, 0.8]])
+    >>> vote(Answers(logits, np.asarray([0, 2, 4])), np.asarray([0, 1, 0, 2]), 4)
     array([2], dtype=int32)
     """
-    logits = np.asarray(logits, np.float64)
-    log_p = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    known = np.bincount(np.ravel(class_ids), minlength=num_classes)
+    logits, class_ids = np.asarray(answers.logits, np.float64), np.asarray(class_ids)
+    log_p = np.empty_like(logits)
+    for _, outputs in ragged.by_width(answers.columns):
+        said = ragged.side_by_side(logits, outputs)  # [n, t, w]
+        said = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
+        log_p[:, outputs] = said
+    known = np.bincount(class_ids, minlength=num_classes)
     total = np.zeros((len(logits), num_classes))
-    for said, ids in zip(np.moveaxis(log_p, 1, 0), class_ids, strict=True):
-        total[:, ids] += said
+    for start, stop in zip(answers.columns[:-1], answers.columns[1:], strict=True):
+        total[:, class_ids[start:stop]] += log_p[:, start:stop]
     mean = np.where(known, total / np.maximum(known, 1), -np.inf)
     return mean.argmax(-1).astype(np.int32)
 
@@ -55,54 +61,60 @@ class Trust(NamedTuple):
 
 
 def trust(
-    logits: Float[np.ndarray, "n t w"],
-    class_ids: Int[np.ndarray, "t w"],
-    classes: Int[np.ndarray, " n"],
-    owners: Int[np.ndarray, " n"],
+    answers: Answers, class_ids: Int[np.ndarray, " c"], images: SyntheticImages
 ) -> Trust:
     """Finds constant, broken, mislabelled and random teachers by recovered images.
 
     A teacher is left out if an answer is not finite, if its answers tell less than a
     quarter of the panel's median information, or if its agreement with the others is
-    not above chance (by two standard errors).  A
-    teacher counts fully or not at all: weights by information and agreement scored
-    the same and left out honest teachers of hard tasks.
+    not above chance (by two standard errors).  Teachers of different numbers of classes
+    are compared by the share of what their number could tell, ``log W``.  A teacher
+    counts fully or not at all: weights by information and agreement scored the same and
+    left out honest teachers of hard tasks.
 
     Args:
-      logits: what each teacher says about each image.
-      class_ids: absolute classes of each teacher's outputs.
-      classes: [n] class each image was recovered for; negative: none.
-      owners: [n] the row of `class_ids` that it was recovered from, or T or more for
-        a teacher that has none (see `rows_of`); negative: no teacher.
+      answers: what each of T teachers says about each image.
+      class_ids: [C] absolute classes of the outputs.
+      images: what they were asked about; ``owners`` are rows of the T teachers that
+        answered (see `rows_of`).
 
     Returns:
       A `Trust`, on the host.
     """
-    logits, class_ids = np.asarray(logits), np.asarray(class_ids)
-    finite = np.asarray(np.isfinite(logits).all((0, 2)))
-    shifted = np.where(np.isfinite(logits), logits, 0.0)
-    shifted = shifted - shifted.max(-1, keepdims=True)
-    p = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
-
-    def entropy(p: np.ndarray) -> np.ndarray:
-        return -(p * np.log(p + 1e-12)).sum(-1)
-
-    information = np.where(finite, entropy(p.mean(0)) - entropy(p).mean(0), 0.0)
-    answers = np.take_along_axis(class_ids, shifted.argmax(-1).T, 1)  # [T, n]
-    agreement = np.full(len(class_ids), np.nan)
-    chance = 1.0 / class_ids.shape[1]
+    logits, class_ids = np.asarray(answers.logits), np.asarray(class_ids)
+    classes, owners = np.asarray(images.classes), np.asarray(images.owners)
+    widths = np.diff(answers.columns)
+    finite = np.zeros(len(widths), bool)
+    information, agreement = np.zeros(len(widths)), np.full(len(widths), np.nan)
     # Where nobody else knows a teacher's classes its information alone decides.
-    agrees = np.ones(len(class_ids), bool)
-    for t, known in enumerate(class_ids):
-        judged = np.isin(classes, known) & (owners != t) & (owners >= 0)
-        if judged.any() and finite[t]:
-            agreement[t] = (answers[t, judged] == classes[judged]).mean()
-            error = np.sqrt(chance * (1 - chance) / judged.sum())
-            agrees[t] = agreement[t] > chance + 2 * error
-    usual = np.median(information[finite]) if finite.any() else 0.0
-    tells = information > max(usual / 4, 1e-6)
+    agrees = np.ones(len(widths), bool)
+    for rows, outputs in ragged.by_width(answers.columns):
+        said = ragged.side_by_side(logits, outputs)  # [n, t, w]
+        ids = class_ids[outputs]  # [t, w]
+        finite[rows] = np.isfinite(said).all((0, 2))
+        said = np.where(np.isfinite(said), said, 0.0)
+        said = said - said.max(-1, keepdims=True)
+        p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
+        told = _entropy(p.mean(0)) - _entropy(p).mean(0)
+        information[rows] = np.where(finite[rows], told, 0.0)
+        chosen = np.take_along_axis(ids, said.argmax(-1).T, 1)  # [t, n]
+        chance = 1.0 / ids.shape[1]
+        for t, known, labels in zip(rows, ids, chosen, strict=True):
+            judged = np.isin(classes, known) & (owners != t) & (owners >= 0)
+            if judged.any() and finite[t]:
+                agreement[t] = (labels[judged] == classes[judged]).mean()
+                error = np.sqrt(chance * (1 - chance) / judged.sum())
+                agrees[t] = agreement[t] > chance + 2 * error
+    # One for teachers of equal numbers of classes.
+    share = information / (np.log(widths) / np.log(widths.max()))
+    usual = np.median(share[finite]) if finite.any() else 0.0
+    tells = share > max(usual / 4, 1e-6)
     weights = (finite & tells & agrees).astype(np.float32)
     return Trust(weights, information, agreement)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(p + 1e-12)).sum(-1)
 
 
 def rows_of(

@@ -55,7 +55,7 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
         "class_names": list(zoo.class_names),
         "groups": [
             {
-                "architecture": group.architecture.as_dict(),
+                "architecture": group.network.as_dict(),
                 "domain": group.domain,
                 "num_teachers": group.num_teachers,
                 # JSON has no nan.

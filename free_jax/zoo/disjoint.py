@@ -25,11 +25,13 @@ def disjoint(zoo: Zoo, num_teachers: int) -> Zoo:
     """
     if num_teachers < 1:
         raise InputError(f"num_teachers={num_teachers} must be at least 1")
-    ids = np.concatenate([np.asarray(t.class_ids) for t in zoo.teachers])
+    member = np.zeros((zoo.num_classes, zoo.num_teachers))
+    owners = np.repeat(np.arange(zoo.num_teachers), np.diff(zoo.columns))
+    member[zoo.class_ids, owners] = 1
     accuracy = np.concatenate([group.accuracy for group in zoo.groups])
-    chosen = _pack(ids, zoo.num_classes, np.nan_to_num(accuracy), num_teachers)
+    chosen = _pack(member, np.nan_to_num(accuracy), num_teachers)
     if chosen is None:
-        most = _pack(ids, zoo.num_classes, np.ones(len(ids)))
+        most = _pack(member, np.ones(zoo.num_teachers))
         assert most is not None  # one teacher alone is disjoint
         raise InputError(
             f"{num_teachers} teachers with disjoint classes are asked for, but this "
@@ -40,16 +42,18 @@ def disjoint(zoo: Zoo, num_teachers: int) -> Zoo:
 
 
 def _pack(
-    ids: np.ndarray, num_classes: int, worth: np.ndarray, count: int | None = None
+    member: np.ndarray, worth: np.ndarray, count: int | None = None
 ) -> np.ndarray | None:
-    """Which teachers [T] maximise the worth without sharing a class, or None."""
+    """Which teachers [T] maximise the worth without sharing a class, or None.
+
+    ``member[c, t]`` is 1 where teacher ``t`` knows class ``c``.
+    """
     from scipy import optimize  # a dependency of JAX; slow to import
 
-    member = np.zeros((num_classes, len(ids)))
-    member[ids.T, np.arange(len(ids))] = 1
+    teachers = member.shape[1]
     limits = [optimize.LinearConstraint(member, ub=1)]
     if count is not None:
-        limits.append(optimize.LinearConstraint(np.ones((1, len(ids))), count, count))
+        limits.append(optimize.LinearConstraint(np.ones((1, teachers)), count, count))
     solved = optimize.milp(
         -worth, constraints=limits, integrality=1, bounds=optimize.Bounds(0, 1)
     )

@@ -46,6 +46,11 @@ class Network:
         return get_model(self.name, num_classes=self.num_classes, **dict(self.kwargs))
 
     @property
+    def service(self) -> Any:
+        """The hub that answers for a remote network; None where it is at hand."""
+        return dict(self.kwargs).get("hub") if self.remote else None
+
+    @property
     def remote(self) -> bool:
         """Asked over a network: map over teachers with `jax.vmap`, not `lax.map`."""
         return self.name == "endpoint"

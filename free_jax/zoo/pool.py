@@ -1,6 +1,8 @@
 """Pools of pre-trained teachers: a tuple of groups.
 
-A group stacks the teachers of one architecture and one data domain on a leading axis.
+A group stacks the teachers of one network and one data domain on a leading axis.
+Groups may differ in the number of classes: what all teachers say stands side by side,
+in the order of the groups, and `Zoo.columns` tells whose is whose.
 """
 
 import dataclasses
@@ -21,25 +23,25 @@ from free_jax.zoo.network import Network
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ZooGroup:
-    """Teachers of one architecture and one data domain; checked on construction.
+    """Teachers of one network and one data domain; checked on construction.
 
     Attributes:
-      architecture: what all of them share.
+      network: what all of them share.
       teachers: leaves [T, ...]; ``class_ids`` [T, W] index `Zoo.class_names`.
       accuracy: [T] float32 held-out accuracy in [0, 1], nan where unknown.
       domain: the data they were trained on, e.g. "cifar_fs".
 
     Raises:
-      InputError: arrays do not fit the architecture or each other, or are not finite.
+      InputError: arrays do not fit the network or each other, or are not finite.
     """
 
-    architecture: Network
+    network: Network
     teachers: Teachers
     accuracy: np.ndarray
     domain: str = ""
 
     def __post_init__(self):
-        name, way = self.architecture.name, self.architecture.num_classes
+        name, way = self.network.name, self.network.num_classes
         accuracy = np.asarray(self.accuracy, np.float32)
         object.__setattr__(self, "accuracy", accuracy)
         ids = np.asarray(self.teachers.class_ids)
@@ -59,7 +61,12 @@ class ZooGroup:
                 f"{name} group: {accuracy.shape} accuracies for {len(ids)} teachers; "
                 "give one a teacher, nan where unknown"
             )
-        _check_variables(self.architecture, self.teachers.variables, len(ids))
+        _check_variables(self.network, self.teachers.variables, len(ids))
+
+    @property
+    def architecture(self) -> Network:
+        """The former name of `network`."""
+        return self.network
 
     @property
     def num_teachers(self) -> int:
@@ -72,11 +79,11 @@ class Zoo:
     """Groups of teachers over one list of classes; checked on construction.
 
     Attributes:
-      groups: at least one; all with the same way.
+      groups: at least one.
       class_names: names of all absolute class ids, distinct.
 
     Raises:
-      InputError: no group, different ways, repeated names or ids out of range.
+      InputError: no group, repeated names or ids out of range.
     """
 
     groups: tuple[ZooGroup, ...]
@@ -89,21 +96,12 @@ class Zoo:
         twice = {n for n in self.class_names if n in seen or seen.add(n)}
         if twice:
             raise InputError(f"class names appear twice: {sorted(twice)}")
-        ways = {
-            group.architecture.name: group.architecture.num_classes
-            for group in self.groups
-        }
-        if len({group.architecture.num_classes for group in self.groups}) > 1:
-            raise InputError(
-                f"groups have different numbers of outputs: {ways}; "
-                "make one zoo for each number"
-            )
         for group in self.groups:
             ids = np.asarray(group.teachers.class_ids)
             bad = np.unique(ids[(ids < 0) | (ids >= len(self.class_names))])
             if bad.size:
                 raise InputError(
-                    f"{group.architecture.name} group: class ids {bad.tolist()} are "
+                    f"{group.network.name} group: class ids {bad.tolist()} are "
                     f"out of range for {len(self.class_names)} class names; give "
                     "those of the data set that the teachers were trained on"
                 )
@@ -120,13 +118,63 @@ class Zoo:
 
     @property
     def way(self) -> int:
-        """Outputs of every teacher."""
-        return self.groups[0].architecture.num_classes
+        """Outputs of every teacher.
+
+        Raises:
+          InputError: teachers have different numbers of outputs.
+        """
+        ways = {network.num_classes for network in self.networks}
+        if len(ways) > 1:
+            named = [f"{n.name}: {n.num_classes}" for n in self.networks]
+            raise InputError(
+                f"teachers of this zoo have different numbers of classes ({named}), "
+                "which this method cannot use; choose groups of one number"
+            )
+        return ways.pop()
+
+    @property
+    def class_ids(self) -> Int[np.ndarray, " c"]:
+        """[C] int32 absolute classes of all teachers' outputs side by side."""
+        rows = [np.asarray(teachers.class_ids).ravel() for teachers in self.teachers]
+        return np.concatenate(rows).astype(np.int32)
+
+    @property
+    def columns(self) -> Int[np.ndarray, " t_plus_1"]:
+        """[T + 1] int32; outputs ``columns[t]:columns[t + 1]`` are teacher ``t``'s."""
+        widths = [np.full(g.num_teachers, g.network.num_classes) for g in self.groups]
+        return np.cumsum([0, *np.concatenate(widths)]).astype(np.int32)
+
+    def locate(self, teacher: int) -> tuple[int, int]:
+        """The group of a teacher, and its row in it.
+
+        Args:
+          teacher: its number over the teachers of all groups.
+
+        Raises:
+          InputError: there is no such teacher.
+        """
+        row = int(teacher)
+        for number, group in enumerate(self.groups):
+            if 0 <= row < group.num_teachers:
+                return number, row
+            row -= group.num_teachers
+        raise InputError(f"there is no teacher {teacher} in {self.num_teachers}")
+
+    @property
+    def service(self) -> Any:
+        """The hub that remote teachers answer through; None where all are at hand."""
+        found = [n.service for n in self.networks if n.service is not None]
+        return found[0] if found else None
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """One a group; the static half of what a jitted step needs."""
+        return tuple(group.network for group in self.groups)
 
     @property
     def architectures(self) -> tuple[Network, ...]:
-        """One a group; the static half of what a jitted step needs."""
-        return tuple(group.architecture for group in self.groups)
+        """The former name of `networks`."""
+        return self.networks
 
     @property
     def teachers(self) -> tuple[Teachers, ...]:
@@ -164,7 +212,7 @@ def _check_variables(arch: Network, variables: PyTree, num_teachers: int) -> Non
 
 
 def stack(teachers: Sequence[Teachers]) -> Teachers:
-    """Stacks single teachers of one architecture on a new leading axis.
+    """Stacks single teachers of one network on a new leading axis.
 
     Raises:
       InputError: nothing to stack, or the teachers differ in structure or shapes.
@@ -260,11 +308,11 @@ def merge(zoos: Sequence[Zoo]) -> Zoo:
 
     Classes are identified by name: equal names are one class, new ones are appended
     in order.  Give the classes of different data sets different names (for example
-    "cub/..."), where an accidental match is possible.  Groups of equal architecture
-    and domain become one.
+    "cub/..."), where an accidental match is possible.  Groups of equal network and
+    domain become one.
 
     Raises:
-      InputError: no zoos, or zoos of different ways.
+      InputError: no zoos.
     """
     names = tuple(dict.fromkeys(name for zoo in zoos for name in zoo.class_names))
     position = {name: i for i, name in enumerate(names)}
@@ -276,7 +324,7 @@ def merge(zoos: Sequence[Zoo]) -> Zoo:
             group = dataclasses.replace(
                 group, teachers=group.teachers._replace(class_ids=ids)
             )
-            pooled.setdefault((group.architecture, group.domain), []).append(group)
+            pooled.setdefault((group.network, group.domain), []).append(group)
     groups = []
     for same in pooled.values():
         if len(same) == 1:

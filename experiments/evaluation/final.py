@@ -1,0 +1,144 @@
+"""The cells of the final table, each kept as soon as it is measured."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from etils import epath
+
+from experiments.harness import files, hosts, results, stopping
+from experiments.harness.method import Outcome
+from experiments.harness.run import Run
+from free_jax.baselines import BASELINES, NotApplicable, Scores, Setting, evaluate
+from free_jax.fewshot.evaluation import Classify
+
+CELLS_FILE = "cells.json"
+
+
+class Table(NamedTuple):
+    """A finished table.
+
+    Attributes:
+      results: row to shots (as text) to ``{protocol: {mean, ci95, per_episode}}``, or
+        to ``{"skipped": reason}``.
+      seconds: that measuring took, over all interruptions.
+    """
+
+    results: dict[str, dict[str, dict[str, Any]]]
+    seconds: float
+
+
+def measure(
+    run: Run,
+    predictors: Mapping[str, Classify],
+    outcome: Outcome,
+    setting: Setting,
+    *,
+    shots: Sequence[int],
+    baselines: Sequence[str],
+) -> Table:
+    """Measures all cells that an earlier call has not.
+
+    Args:
+      run: its directory keeps the cells.
+      predictors: of the method; their rows come first.
+      outcome: of the training: the model that `predictors` take.
+      setting: the episodes, the same for every row; its ``shots`` is replaced.
+      shots: support images a class, one column of cells each.
+      baselines: names of `BASELINES`, in order.
+
+    Raises:
+      Stopped: stop was requested; what is measured by then is kept.
+    """
+    rows = _rows(predictors, outcome.model, baselines)
+    store = _Store(run.path(CELLS_FILE), files.config_hash(run.identity))
+    for number, name, row in _cells(rows, shots):
+        cell = store.get(name, number)
+        if cell is None:
+            if run.stop.requested:
+                raise stopping.Stopped(outcome.steps)
+            clock = time.monotonic()
+            cell = _measured(row, setting._replace(shots=number))
+            store.put(name, number, cell, time.monotonic() - clock)
+        print(f"  tested {name}, {number}-shot: {shown(cell)[0]}", flush=True)
+    return Table(store.results, store.seconds)
+
+
+def shown(cell: Mapping[str, Any]) -> tuple[str, str]:
+    """A cell as the table shows it: transductive and inductive."""
+    if "skipped" in cell:
+        return f"- ({cell['skipped']})", ""
+    both = (cell["transductive"], cell["inductive"])
+    first, second = (f"{value['mean']:.2f} +- {value['ci95']:.2f}" for value in both)
+    return first, second
+
+
+def _rows(
+    predictors: Mapping[str, Classify], model: Any, baselines: Sequence[str]
+) -> dict[str, Callable[[Setting], Scores]]:
+    """Name of a row to how it is measured, the method's first."""
+    ours = {
+        name: lambda setting, classify=classify: evaluate(setting, classify, model)
+        for name, classify in predictors.items()
+    }
+    return ours | {BASELINES[name].label: BASELINES[name].run for name in baselines}
+
+
+def _cells(
+    rows: dict[str, Callable[[Setting], Scores]], shots: Sequence[int]
+) -> Iterator[tuple[int, str, Callable[[Setting], Scores]]]:
+    for number in shots:
+        for name, row in rows.items():
+            yield number, name, row
+
+
+def _measured(row: Callable[[Setting], Scores], setting: Setting) -> dict[str, Any]:
+    try:
+        scores = row(setting)
+    except NotApplicable as reason:
+        return {"skipped": str(reason)}
+    return {
+        protocol: {
+            "mean": value.mean,
+            "ci95": value.ci95,
+            "per_episode": value.per_episode.round(3).tolist(),
+        }
+        for protocol, value in scores.items()
+    }
+
+
+class _Store:
+    """Measured cells on disk."""
+
+    def __init__(self, file: epath.Path, config_hash: str):
+        self._file, self._hash = file, config_hash
+        stored: dict[str, Any] = hosts.agreed(_stored(file, config_hash)) or {}
+        known = stored.get("results", {})
+        self.results: dict[str, dict[str, Any]] = {
+            results.row_name(name): cells for name, cells in known.items()
+        }
+        self.seconds: float = stored.get("seconds", 0.0)
+
+    def get(self, row: str, shots: int) -> dict[str, Any] | None:
+        return self.results.get(row, {}).get(str(shots))
+
+    def put(self, row: str, shots: int, cell: dict[str, Any], seconds: float) -> None:
+        self.results.setdefault(row, {})[str(shots)] = files.to_plain(cell)
+        self.seconds += seconds
+        stored = {
+            "config_hash": self._hash,
+            "results": self.results,
+            "seconds": self.seconds,
+        }
+        if hosts.is_writer():
+            files.write_json(self._file, stored)
+
+
+def _stored(file: epath.Path, config_hash: str) -> dict[str, Any] | None:
+    """The cells, if they are of the config of that hash."""
+    if not hosts.is_writer() or not file.exists():
+        return None
+    record = json.loads(file.read_text())
+    # With another config, more steps or episodes were asked for since.
+    return record if record.get("config_hash") == config_hash else None
