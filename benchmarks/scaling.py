@@ -104,12 +104,12 @@ def episodes(map_tasks):
     classify = fj.evaluation.learner_classifier(LEARNER)
 
     def one(shared, key):
-        params, bank = shared
+        variables, bank = shared
         episode = fj.sample_episode(key, bank, way=WAY, shots=1, queries=15)
-        return classify(params, episode)
+        return classify(variables, episode)
 
     keys = jax.random.split(KEY, 4 * TASKS)
-    shared = (jax.jit(LEARNER.init)(KEY), images())
+    shared = ({"params": jax.jit(LEARNER.init)(KEY)}, images())
     return map_tasks(one, everywhere=True), (shared, keys)
 
 

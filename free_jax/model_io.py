@@ -14,16 +14,16 @@ from free_jax.types import PyTree
 from free_jax.zoo.network import Network, make_network
 
 
-def save_model(path: Any, arch: Network, params: PyTree, **notes: Any) -> None:
-    """Writes ``{architecture, params, notes}`` to one ``.npz`` file.
+def save_model(path: Any, arch: Network, variables: PyTree, **notes: Any) -> None:
+    """Writes ``{architecture, variables, notes}`` to one ``.npz`` file.
 
     Args:
       path: file name, local or e.g. ``gs://``.
       arch: the meta-model's architecture.
-      params: its parameters.
+      variables: Linen variables ``{"params": ..., ...}``, or the parameters alone.
       **notes: JSON values to keep with it, such as shots or accuracy.
     """
-    flat = traverse_util.flatten_dict(params, sep="/")
+    flat = traverse_util.flatten_dict(_variables(variables), sep="/")
     header = json.dumps({"architecture": arch.as_dict(), "notes": notes})
     arrays = {f"params/{name}": np.asarray(value) for name, value in flat.items()}
     buffer = io.BytesIO()
@@ -33,6 +33,11 @@ def save_model(path: Any, arch: Network, params: PyTree, **notes: Any) -> None:
     unfinished = target.with_name(f"{target.name}.unfinished")
     unfinished.write_bytes(buffer.getvalue())
     unfinished.replace(target)
+
+
+def _variables(tree: PyTree) -> PyTree:
+    """Linen variables; parameters alone, as earlier versions stored them, are named."""
+    return tree if "params" in tree else {"params": tree}
 
 
 def _file(path: Any) -> Any:
@@ -45,7 +50,7 @@ def load_model(path: Any) -> tuple[Network, PyTree, dict[str, Any]]:
     """Reads what `save_model` wrote.
 
     Returns:
-      Architecture, params, notes.
+      Architecture, Linen variables ``{"params": ..., ...}``, notes.
 
     Raises:
       InputError: no such file, or it is not a saved model.
@@ -69,4 +74,5 @@ def load_model(path: Any) -> tuple[Network, PyTree, dict[str, Any]]:
             f"{path}: not a model saved by free_jax ({error}); give the model.npz of "
             "a finished run"
         ) from None
-    return arch, traverse_util.unflatten_dict(flat, sep="/"), header["notes"]
+    variables = _variables(traverse_util.unflatten_dict(flat, sep="/"))
+    return arch, variables, header["notes"]

@@ -183,7 +183,7 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
         **ONE,
     )
     ours = evaluation.learner_classifier(learner)
-    params = place(learner.init(jax.random.key(1)))
+    model = place({"params": learner.init(jax.random.key(1))})
     # By what has to be compiled: evaluations are "run", descriptions "describe".
     expected = {
         "random": [],
@@ -201,7 +201,7 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
         return [name[4:-1] for name in found]
 
     programs()
-    baselines.evaluate(setting, ours, params)
+    baselines.evaluate(setting, ours, model)
     assert programs() == ["run"]
     for name, wanted in expected.items():
         baselines.BASELINES[name].run(setting)
@@ -209,5 +209,5 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
     for name in ("teacher", "best", "panel", "panel_heads"):  # nothing is made anew
         baselines.BASELINES[name].run(setting)
         assert programs() == [], name
-    baselines.evaluate(setting._replace(queries=1), ours, params)
+    baselines.evaluate(setting._replace(queries=1), ours, model)
     assert programs() == ["run"]

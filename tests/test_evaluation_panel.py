@@ -113,7 +113,9 @@ def test_learner_classifier_reports_both_protocols():
             "transductive": learner.predict(adapted, episode.query_images),
             "inductive": learner.predict(adapted, episode.query_images, norm="running"),
         }
-        return expected, evaluation.learner_classifier(learner)(params, episode)
+        return expected, evaluation.learner_classifier(learner)(
+            {"params": params}, episode
+        )
 
     expected, found = run()
     toy.assert_close(found, expected)

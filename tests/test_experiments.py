@@ -90,10 +90,10 @@ def test_writes_everything_a_reader_wants(finished):
 
 def test_saved_model_predicts(finished):
     workdir, _ = finished
-    arch, params, _ = load_model(workdir / "model.npz")
+    arch, variables, _ = load_model(workdir / "model.npz")
     images = jax.random.uniform(jax.random.key(0), (5, *arch.image_shape))
     learner = maml(arch, num_steps=1)
-    adapted = learner.adapt(params, images, jax.numpy.arange(5))
+    adapted = learner.adapt(variables["params"], images, jax.numpy.arange(5))
     assert learner.predict(adapted, images).shape == (5, 5)
     assert load_zoo(workdir / "zoo").num_teachers == 3
 

@@ -117,7 +117,7 @@ def fit(data, num_steps, **options):
     state = algorithm.init(jax.random.key(0), data)
     keys = jax.random.split(jax.random.key(1), num_steps)
     state, info = jax.jit(lambda s: jax.lax.scan(body, s, keys))(state)
-    return state, info, algorithm.params(state)
+    return state, info, algorithm.model(state)["params"]
 
 
 def test_a_finished_fit_predicts_every_teacher_and_their_mean():

@@ -85,7 +85,7 @@ def test_teachers_of_weight_zero_change_nothing(data):
 
 
 def test_a_student_learns_its_panel_and_keeps_running_statistics():
-    """Answers that depend on the image can be learnt; deterministic per key."""
+    """Answers that depend on the image can be learnt."""
     images = jax.random.randint(jax.random.key(0), (40, *toy.SHAPE), 0, 256)
     images = images.astype(jnp.uint8)
     brightness = images.astype(jnp.float32).mean((1, 2)) / 255  # [40, 3]
@@ -106,12 +106,8 @@ def test_a_student_learns_its_panel_and_keeps_running_statistics():
     state, infos = train(80)
     losses = [float(info.distill_loss) for info in infos]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3]), losses
-    assert step._cache_size() == 1
-    again, _ = train(3)
-    once_more, _ = train(3)
-    toy.assert_close(again, once_more, rtol=0, atol=0)
     # Evaluated by running statistics the student says what it says in training.
-    variables = algorithm.params(state)
+    variables = algorithm.model(state)
     views = images.astype(jnp.float32) / 255
     running = STUDENT.apply(variables, views)
     batch = STUDENT.apply({"params": variables["params"]}, views, norm="batch")

@@ -307,27 +307,6 @@ def test_a_step_is_a_python_loop(teachers, adversarial):
     assert int(found.step) == 5 and not bool(found.curriculum.adversarial)
 
 
-def test_steps_scan_and_depend_on_the_seed_only(teachers):
-    ends = []
-    for seed in (0, 0, 1):
-        state = start(build())
-        for i in range(2):
-            step_key = jax.random.fold_in(jax.random.key(seed), i)
-            state, _ = stepper()(step_key, state, (teachers,))
-        ends.append(state)
-    toy.assert_equal(ends[0], ends[1])
-    assert float(jnp.abs(ends[0].pixels - ends[2].pixels).max()) > 0
-    state = jax.eval_shape(build().init, jax.random.key(0))
-
-    def scan(state, keys):
-        return jax.lax.scan(lambda s, k: build().step(k, s, (teachers,)), state, keys)
-
-    keys = jax.random.split(jax.random.key(0), 3)
-    after, infos = jax.eval_shape(scan, state, keys)
-    assert jax.tree.structure(after) == jax.tree.structure(state)
-    assert infos.replay_loss.shape == (3,)
-
-
 def test_prefix_weights_count_teachers_down(teachers):
     """With plain gradient descent the weights N..1 show in each class's pixels."""
     sure = teachers._replace(class_ids=jnp.arange(12).reshape(4, 3))
@@ -382,6 +361,7 @@ def test_fixed_split_keeps_support_images():
         ({"teachers_per_step": (1, 1)}, "one a group"),
         ({"teachers_per_step": (0,)}, "at least 1"),
         ({"patience": 0}, "at least 1"),
+        ({"weighting": "even"}, "uniform or prefix"),
     ],
 )
 def test_contradictions_are_refused(change, match):

@@ -335,5 +335,5 @@ def test_remote_paths_are_left_to_epath(monkeypatch, tmp_path):
     save_model("gs://bucket/run/model.npz", arch, params, steps=3)
     found, loaded, notes = load_model("gs://bucket/run/model.npz")
     assert found == arch and notes["steps"] == 3
-    assert jax.tree.structure(loaded) == jax.tree.structure(params)
+    assert jax.tree.structure(loaded) == jax.tree.structure({"params": params})
     assert not list(tmp_path.iterdir())

@@ -111,7 +111,7 @@ class _Training:
         self.run, self.method, self.judge = run, method, judge
         self.schedule, self.service = schedule, service
         algorithm = method.algorithm
-        self.model_of = algorithm.params
+        self.model_of = algorithm.model
         # Keys are named: a resumed run draws the same numbers without storing them.
         self.state = run.place(jax.jit(algorithm.init)(run.key("init")))
         self.data = run.place(method.data)

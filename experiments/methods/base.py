@@ -110,8 +110,3 @@ def adapted(
     """The one predictor of a meta-learner: adapt it to the episode."""
     name = f"{config.algorithm} ({config.learner.kind})"
     return {name: evaluation.learner_classifier(learner)}
-
-
-def spread(total: int, groups: int) -> tuple[int, ...]:
-    """Splits a step's teachers evenly over the zoo's groups, first groups first."""
-    return tuple(total // groups + (i < total % groups) for i in range(groups))

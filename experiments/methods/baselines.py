@@ -13,7 +13,7 @@ from experiments.harness.method import Meters, Method
 from experiments.harness.run import Run
 from experiments.methods import base
 from free_jax import zoo as zoo_lib
-from free_jax.algorithm import Algorithm
+from free_jax.algorithm import Algorithm, params_only
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 from free_jax.types import PyTree
@@ -57,7 +57,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
 
     return Method(
         title=base.title(config, zoo),
-        algorithm=Algorithm(init, step, lambda state: state.params),
+        algorithm=Algorithm(init, step, params_only),
         data=(),
         network=student,
         predictors={"random initialisation": evaluation.learner_classifier(learner)},

@@ -81,7 +81,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             generator_optimizer=optimizer(options.outer_optimizer),
             optimizer=tx,
             align_optimizer=optimizer(config.align.optimizer),
-            teachers_per_step=base.spread(options.teachers_per_step, len(zoo.groups)),
+            teachers_per_step=options.teachers_per_step,
             num_classes=zoo.num_classes,
             images_per_class=options.images_per_class,
             memory_per_class=config.memory.per_class,

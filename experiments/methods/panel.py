@@ -126,7 +126,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     return Method(
         title=base.title(config, zoo),
         algorithm=algorithm._replace(
-            params=lambda state: calibrated(algorithm.params(state), images, weights)
+            model=lambda state: calibrated(algorithm.model(state), images, weights)
         ),
         data=described,
         network=model,

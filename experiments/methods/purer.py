@@ -99,7 +99,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             sample,
             pixels_optimizer=optimizer(options.optimizer),
             optimizer=tx,
-            teachers_per_step=_teachers_per_step(options.teachers_per_step, zoo),
+            teachers_per_step=options.teachers_per_step,
             num_classes=zoo.num_classes,
             images_per_class=options.images_per_class,
             adversarial=config.curriculum.adversarial,
@@ -147,15 +147,6 @@ def _started(
         )
     params = initialization.from_teachers(zoo.teachers[0], config.start)
     return learner._replace(init=lambda key: params)
-
-
-def _teachers_per_step(wanted: int, zoo: zoo_lib.Zoo) -> tuple[int, ...]:
-    """A step's teachers of each group, at most as many as it holds."""
-    counts = base.spread(wanted, len(zoo.groups))
-    return tuple(
-        min(count, group.num_teachers)
-        for count, group in zip(counts, zoo.groups, strict=True)
-    )
 
 
 def _calibrated(

@@ -12,6 +12,7 @@ import jax
 from jaxtyping import Array, Float, Int
 
 from free_jax import objectives
+from free_jax.fewshot.descend import descend
 from free_jax.fewshot.learners import batch_apply
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
@@ -59,7 +60,8 @@ def bilevel(
       num_steps: inner steps.
 
     Raises:
-      ValueError: an unknown loss, or a rate or step count that cannot be meant.
+      ValueError: an unknown loss, a rate that is not positive, or a negative step
+        count.
     """
     distill_loss = objectives.distillation(distill)
     if inner_lr <= 0 or num_steps < 0:
@@ -73,11 +75,7 @@ def bilevel(
         return distill_loss(logits, taught.logits), accuracy
 
     def adapt(params: PyTree, support: Taught) -> PyTree:
-        def step(fast: PyTree, _: None) -> tuple[PyTree, None]:
-            grads = jax.grad(lambda p: disagreement(p, support)[0])(fast)
-            return jax.tree.map(lambda p, g: p - inner_lr * g, fast, grads), None
-
-        fast, _ = jax.lax.scan(step, params, length=num_steps)
-        return fast
+        gradient = jax.grad(lambda p: disagreement(p, support)[0])
+        return descend(gradient, params, num_steps=num_steps, learning_rate=inner_lr)
 
     return Bilevel(adapt, disagreement)

@@ -8,19 +8,31 @@ Reference:
   Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024, and its
   released code; every difference between the two and our default is a keyword here
   or in `inversion.Objective`, listed in BUILD_NOTES.md.
+
+Example::
+
+    algorithm = free(
+        (inverter,), zoo.architectures, learner, student, replay, teachers_per_step=4,
+        num_classes=zoo.num_classes, generator_optimizer=optax.adam(1e-3),
+        optimizer=optax.adam(1e-3), align_optimizer=optax.sgd(1e-2),
+    )
+    state = jax.jit(algorithm.init)(key)
+    state, info = jax.jit(algorithm.step)(step_key, state, zoo.teachers)
+    variables = algorithm.model(state)  # {"params": ...}
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from free_jax import augment, objectives, parallel, zoo
-from free_jax.algorithm import Algorithm
-from free_jax.algorithms import bell
+from free_jax.algorithm import Algorithm, all_finite, bind
+from free_jax.algorithms import bell, turns
 from free_jax.fewshot import banks
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.fewshot.learners import MetaLearner, batch_apply
@@ -72,32 +84,10 @@ class FreeInfo(NamedTuple):
     is_finite: jax.Array
 
 
-def free(
-    inverters: tuple[Inverter, ...],
-    architectures: tuple[Network, ...],
-    learner: MetaLearner,
-    student: Network,
-    replay: Callable,
-    *,
-    generator_optimizer: optax.GradientTransformation,
-    optimizer: optax.GradientTransformation,
-    align_optimizer: optax.GradientTransformation,
-    teachers_per_step: tuple[int, ...],
-    num_classes: int,
-    images_per_class: int = 20,
-    memory_per_class: int = 400,
-    warmup_steps: int = 20,
-    distill: objectives.Distill = "kl",
-    hard_label_weight: float = 0.0,
-    align_scale: float = 67.0,
-    augment_per_image: bool = True,
-    store: Literal["all", "last"] = "all",
-    generator_optimizer_state: Literal["persistent", "fresh"] = "persistent",
-    map_tasks: Callable = parallel.map_tasks,
-) -> Algorithm:
-    """Composes the meta-generator and the meta-learner.
+class Parts(NamedTuple):
+    """What FREE is composed of; the arguments of `free`.
 
-    Args:
+    Attributes:
       inverters: one an architecture group; they share one generator.
       architectures: of the zoo's groups, in its order.
       learner: trained on replayed episodes; gives the initialisation.
@@ -107,7 +97,9 @@ def free(
         teachers' gradients.
       optimizer: of the meta-model, shared by alignment and replay.
       align_optimizer: inner optimiser of the alignment, fresh in each step.
-      teachers_per_step: how many teachers each group contributes to a step.
+      teachers_per_step: all groups' teachers of a step together, spread evenly (see
+        `turns`; where they do not divide, all groups' inverters must recover images
+        of one size in one number of steps), or how many each group contributes.
       num_classes: absolute class ids in the zoo.
       images_per_class: recovered per teacher.
       memory_per_class: capacity of the memory.
@@ -123,212 +115,358 @@ def free(
       generator_optimizer_state: "fresh" re-creates the outer optimiser each step
         (released code), which makes Adam a sign step.
       map_tasks: see `parallel.map_tasks`.
+    """
+
+    inverters: tuple[Inverter, ...]
+    architectures: tuple[Network, ...]
+    learner: MetaLearner
+    student: Network
+    replay: Callable
+    generator_optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation
+    align_optimizer: optax.GradientTransformation
+    teachers_per_step: turns.PerStep
+    num_classes: int
+    images_per_class: int
+    memory_per_class: int
+    warmup_steps: int
+    distill: objectives.Distill
+    hard_label_weight: float
+    align_scale: float
+    augment_per_image: bool
+    store: Literal["all", "last"]
+    generator_optimizer_state: Literal["persistent", "fresh"]
+    map_tasks: Callable
+
+    @property
+    def batches(self) -> tuple[turns.Batch, ...]:
+        """A step's teachers by groups."""
+        return turns.batches(self.teachers_per_step, len(self.architectures))
+
+    @property
+    def labels(self) -> Int[Array, " n"]:
+        """What a teacher's images are recovered for."""
+        return balanced_labels(self.student.num_classes, self.images_per_class)
+
+
+class Found(NamedTuple):
+    """What the teachers of one batch gave, with a leading axis T.
+
+    Attributes:
+      rows: [T] int32 which teachers of their groups.
+      recovered: their images.
+      info: of the inversions.
+    """
+
+    rows: jax.Array
+    recovered: Recovered
+    info: InversionInfo
+
+
+class Learned(NamedTuple):
+    """Scalars of the part of a step that trains the meta-model, see `FreeInfo`."""
+
+    distill_loss: jax.Array
+    replay_loss: jax.Array
+    replay_accuracy: jax.Array
+    replay_updates: jax.Array
+
+
+def init(parts: Parts, key: Key[Array, ""]) -> FreeState:
+    """Random generator, the learner's initialisation and an empty memory."""
+    key_generator, key_params = jax.random.split(key)
+    generator = parts.inverters[0].init(key_generator)
+    params = parts.learner.init(key_params)
+    return FreeState(
+        step=jnp.int32(0),
+        generator=generator,
+        generator_opt=parts.generator_optimizer.init(generator),
+        params=params,
+        opt=parts.optimizer.init(params),
+        memory=banks.init(
+            parts.num_classes, parts.memory_per_class, parts.student.image_shape
+        ),
+    )
+
+
+def step(
+    parts: Parts, key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
+) -> tuple[FreeState, FreeInfo]:
+    """Recovers tasks, moves the generator and, after the warm-up, learns."""
+    key_draw, key_invert, key_learn = jax.random.split(key, 3)
+    found, grads = recover(parts, key_draw, key_invert, state, data)
+    warm = state.step >= parts.warmup_steps
+    state = update_generator(parts, state, grads)
+    state, learned = jax.lax.cond(
+        warm,
+        functools.partial(learn, parts),
+        functools.partial(idle, parts),
+        key_learn,
+        state,
+        found,
+        data,
+    )
+
+    def mean(pick: Callable[[InversionInfo], jax.Array]) -> jax.Array:
+        return jnp.concatenate([pick(batch.info) for batch in found]).mean()
+
+    finite = jnp.stack([batch.info.is_finite.all() for batch in found]).all()
+    info = FreeInfo(
+        inversion_loss=mean(lambda i: i.loss[:, -1]),
+        inversion_ce=mean(lambda i: i.cross_entropy[:, -1]),
+        teacher_accuracy=mean(lambda i: i.teacher_accuracy),
+        **learned._asdict(),
+        is_finite=all_finite(state.generator, state.params) & finite,
+    )
+    return state._replace(step=state.step + 1), info
+
+
+def recover(
+    parts: Parts,
+    key_draw: jax.Array,
+    key_invert: jax.Array,
+    state: FreeState,
+    data: tuple[Teachers, ...],
+) -> tuple[list[Found], list[PyTree]]:
+    """Draws the step's teachers and inverts each.
 
     Returns:
-      An `Algorithm` whose data is the zoo's tuple of teacher stacks.
+      One entry a batch of teachers: what they gave, and the sum of their gradients for
+      the generator.
+    """
+    labels = parts.labels
+
+    def one(group: int, shared: PyTree, pool: Teachers, task: PyTree) -> PyTree:
+        generator, adversary = shared
+        task_key, row = task
+        recovered, info, grads = parts.inverters[group].invert(
+            task_key, generator, zoo.take(pool, row), labels, adversary
+        )
+        return (recovered.images, info), grads
+
+    # The student knows nothing during warm-up; disagreeing with it would be noise.
+    adversarial = (state.step >= parts.warmup_steps).astype(jnp.float32)
+    shared = (state.generator, Adversary(state.params, adversarial))
+    found, gradients = [], []
+    for batch in parts.batches:
+        key = jax.random.fold_in(key_draw, batch.number)
+        rows = turns.draw(key, batch, state.step, data)
+        key = jax.random.fold_in(key_invert, batch.number)
+        (images, info), grads = turns.map_batch(
+            one,
+            batch,
+            state.step,
+            shared,
+            data,
+            (jax.random.split(key, batch.count), rows),
+            map_tasks=parts.map_tasks,
+            everywhere=True,
+            summed=True,
+        )
+        ids = turns.class_ids(batch, state.step, data, rows)
+        repeated = jnp.broadcast_to(labels, images.shape[:2])
+        found.append(Found(rows, Recovered(images, repeated, ids), info))
+        gradients.append(grads)
+    return found, gradients
+
+
+def update_generator(parts: Parts, state: FreeState, grads: list[PyTree]) -> FreeState:
+    """One outer step along the sum of all teachers' gradients."""
+    opt_state = state.generator_opt
+    if parts.generator_optimizer_state == "fresh":
+        opt_state = parts.generator_optimizer.init(state.generator)
+    generator, opt_state = outer_update(
+        parts.generator_optimizer, state.generator, opt_state, grads
+    )
+    return state._replace(generator=generator, generator_opt=opt_state)
+
+
+def learn(
+    parts: Parts,
+    key: jax.Array,
+    state: FreeState,
+    found: list[Found],
+    data: tuple[Teachers, ...],
+) -> tuple[FreeState, Learned]:
+    """Remembers what was found, aligns the meta-model and replays."""
+    key_views, key_order, key_replay = jax.random.split(key, 3)
+    memory = remember(parts, state.memory, [batch.recovered for batch in found])
+    tasks = teach(parts, key_views, state.step, found, data)
+    params, opt, losses = align(parts, key_order, state.params, state.opt, tasks)
+    params, opt, info = parts.replay(key_replay, params, opt, memory)
+    learned = Learned(losses.mean(), info.loss, info.accuracy, info.num_updates)
+    return state._replace(params=params, opt=opt, memory=memory), learned
+
+
+def idle(parts: Parts, key: jax.Array, state: FreeState, found, data):
+    """What `learn` is during the warm-up."""
+    del parts, key, found, data
+    zero = jnp.zeros(())
+    return state, Learned(zero, zero, zero, jnp.int32(0))
+
+
+def remember(parts: Parts, memory: ImageBank, recovered: list[Recovered]) -> ImageBank:
+    """Stores images, at the student's size, under their classes."""
+    shape = parts.student.image_shape
+    kept = recovered if parts.store == "all" else recovered[-1:]
+    for stack in kept:
+        if parts.store == "last":
+            stack = jax.tree.map(lambda x: x[-1:], stack)
+        fitted = jax.vmap(lambda x: augment.fit_to(x, shape))(stack.images)
+        memory = banks.add_many(memory, stack._replace(images=fitted))
+    return memory
+
+
+def teach(
+    parts: Parts,
+    key: jax.Array,
+    step: jax.Array,
+    found: list[Found],
+    data: tuple[Teachers, ...],
+) -> tuple[jax.Array, jax.Array]:
+    """All teachers' answers: (student views [T, N, h, w, c], logits [T, N, W])."""
+    shape = parts.student.image_shape
+
+    def one(group: int, shared: tuple[()], pool: Teachers, task: PyTree) -> PyTree:
+        del shared
+        arch, (task_key, images, row) = parts.architectures[group], task
+        variables = zoo.take(pool, row).variables
+        views = augment.crop_flip(task_key, images, per_image=parts.augment_per_image)
+        logits = arch.apply(variables, augment.fit_to(views, arch.image_shape))
+        return augment.fit_to(views, shape), logits
+
+    tasks = []
+    for batch, (rows, recovered, _) in zip(parts.batches, found, strict=True):
+        batch_key = jax.random.fold_in(key, batch.number)
+        keys = jnp.broadcast_to(batch_key, (batch.count,))
+        if parts.augment_per_image:
+            keys = jax.random.split(batch_key, batch.count)
+        answered = turns.map_batch(
+            one,
+            batch,
+            step,
+            (),
+            data,
+            (keys, recovered.images, rows),
+            map_tasks=parts.map_tasks,
+            everywhere=True,
+        )
+        tasks.append(answered)
+    return jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
+
+
+def align(
+    parts: Parts,
+    key: jax.Array,
+    params: PyTree,
+    opt: PyTree,
+    tasks: tuple[jax.Array, jax.Array],
+) -> tuple[PyTree, PyTree, jax.Array]:
+    """One step of BELL towards all teachers; (params, opt, losses [T])."""
+    update = bell.sequential_update(
+        functools.partial(align_loss, parts), parts.align_optimizer
+    )
+    direction, losses = update(params, bell.shuffled(key, tasks))
+    direction = jax.tree.map(lambda d: parts.align_scale * d, direction)
+    updates, opt = parts.optimizer.update(direction, opt, params)
+    return optax.apply_updates(params, updates), opt, losses
+
+
+def align_loss(
+    parts: Parts, params: PyTree, task: tuple[jax.Array, jax.Array]
+) -> jax.Array:
+    """How far the meta-model is from one teacher on its views [N, h, w, c]."""
+    images, teacher_logits = task
+    logits = batch_apply(parts.student, params, images)
+    loss = objectives.distillation(parts.distill)(logits, teacher_logits)
+    if parts.hard_label_weight:
+        hard = objectives.cross_entropy(logits, parts.labels)
+        loss += parts.hard_label_weight * hard
+    return loss
+
+
+def free(
+    inverters: tuple[Inverter, ...],
+    architectures: tuple[Network, ...],
+    learner: MetaLearner,
+    student: Network,
+    replay: Callable,
+    *,
+    generator_optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
+    align_optimizer: optax.GradientTransformation,
+    teachers_per_step: turns.PerStep,
+    num_classes: int,
+    images_per_class: int = 20,
+    memory_per_class: int = 400,
+    warmup_steps: int = 20,
+    distill: objectives.Distill = "kl",
+    hard_label_weight: float = 0.0,
+    align_scale: float = 67.0,
+    augment_per_image: bool = True,
+    store: Literal["all", "last"] = "all",
+    generator_optimizer_state: Literal["persistent", "fresh"] = "persistent",
+    map_tasks: Callable = parallel.map_tasks,
+) -> Algorithm:
+    """Composes the meta-generator and the meta-learner.
+
+    The arguments are described by `Parts`.  The algorithm's data is the zoo's tuple of
+    teacher stacks.
 
     Raises:
       ValueError: arguments that contradict each other.
     """
-    groups = len(architectures)
-    if not len(inverters) == len(teachers_per_step) == groups:
+    parts = Parts(
+        inverters=inverters,
+        architectures=architectures,
+        learner=learner,
+        student=student,
+        replay=replay,
+        generator_optimizer=generator_optimizer,
+        optimizer=optimizer,
+        align_optimizer=align_optimizer,
+        teachers_per_step=teachers_per_step,
+        num_classes=num_classes,
+        images_per_class=images_per_class,
+        memory_per_class=memory_per_class,
+        warmup_steps=warmup_steps,
+        distill=distill,
+        hard_label_weight=hard_label_weight,
+        align_scale=align_scale,
+        augment_per_image=augment_per_image,
+        store=store,
+        generator_optimizer_state=generator_optimizer_state,
+        map_tasks=map_tasks,
+    )
+    _check(parts)
+    return bind(init, step, parts)
+
+
+def _check(parts: Parts) -> None:
+    """Refuses parts that contradict each other."""
+    groups = len(parts.architectures)
+    if len(parts.inverters) != groups:
         raise ValueError(
-            f"the zoo has {groups} groups but there are {len(inverters)} "
-            f"generators and teachers_per_step={teachers_per_step}; give one a group"
+            f"the zoo has {groups} groups but there are {len(parts.inverters)} "
+            "inverters; give one a group"
         )
-    if min(teachers_per_step) < 0 or sum(teachers_per_step) < 1:
-        raise ValueError(
-            f"teachers_per_step={teachers_per_step} must not be negative and must "
-            "add up to at least 1"
-        )
-    for arch in architectures:
-        if arch.num_classes != student.num_classes:
+    turns.batches(parts.teachers_per_step, groups)
+    for arch in parts.architectures:
+        if arch.num_classes != parts.student.num_classes:
             raise ValueError(
-                f"{arch.name} teachers are {arch.num_classes}-way but the meta-"
-                f"model is {student.num_classes}-way; FREE distils outputs one to one"
+                f"{arch.name} teachers are {arch.num_classes}-way but the meta-model "
+                f"is {parts.student.num_classes}-way; FREE distils outputs one to one"
             )
-    if store not in ("all", "last"):
-        raise ValueError(f"store={store!r} must be 'all' or 'last'")
-    if generator_optimizer_state not in ("persistent", "fresh"):
+    objectives.distillation(parts.distill)
+    if parts.store not in ("all", "last"):
+        raise ValueError(f"store={parts.store!r} must be 'all' or 'last'")
+    if parts.generator_optimizer_state not in ("persistent", "fresh"):
         raise ValueError(
-            f"generator_optimizer_state={generator_optimizer_state!r} must be "
+            f"generator_optimizer_state={parts.generator_optimizer_state!r} must be "
             "'persistent' or 'fresh'"
         )
-    if images_per_class > memory_per_class:
+    if parts.images_per_class > parts.memory_per_class:
         raise ValueError(
-            f"images_per_class={images_per_class} exceeds memory_per_class="
-            f"{memory_per_class}"
+            f"images_per_class={parts.images_per_class} exceeds memory_per_class="
+            f"{parts.memory_per_class}"
         )
-    distill_loss = objectives.distillation(distill)
-    labels = balanced_labels(student.num_classes, images_per_class)
-    used = [i for i in range(groups) if teachers_per_step[i]]
-
-    def align_loss(params: PyTree, task: tuple[jax.Array, jax.Array]) -> jax.Array:
-        images, teacher_logits = task
-        logits = batch_apply(student, params, images)
-        loss = distill_loss(logits, teacher_logits)
-        if hard_label_weight:
-            loss += hard_label_weight * objectives.cross_entropy(logits, labels)
-        return loss
-
-    sequential = bell.sequential_update(align_loss, align_optimizer)
-
-    def init(key: Key[Array, ""]) -> FreeState:
-        key_generator, key_params = jax.random.split(key)
-        generator = inverters[0].init(key_generator)
-        params = learner.init(key_params)
-        return FreeState(
-            step=jnp.int32(0),
-            generator=generator,
-            generator_opt=generator_optimizer.init(generator),
-            params=params,
-            opt=optimizer.init(params),
-            memory=banks.init(num_classes, memory_per_class, student.image_shape),
-        )
-
-    def recover(
-        key: jax.Array, state: FreeState, group: int, pool: Teachers, draw: jax.Array
-    ) -> tuple[Recovered, InversionInfo, PyTree]:
-        """Inverts the group's drawn teachers; results [T, ...], gradients summed."""
-
-        def one(shared, task):
-            # Taken here, a device copies the weights of its own teachers only.
-            generator, adversary, pool = shared
-            task_key, index = task
-            found, info, grads = inverters[group].invert(
-                task_key, generator, zoo.take(pool, index), labels, adversary
-            )
-            return (found.images, info), grads
-
-        # The student knows nothing during warm-up; disagreeing with it would be noise.
-        adversarial = (state.step >= warmup_steps).astype(jnp.float32)
-        keys = jax.random.split(key, teachers_per_step[group])
-        shared = (state.generator, Adversary(state.params, adversarial), pool)
-        mapped = map_tasks(one, everywhere=True, summed=True)
-        (images, info), grads = mapped(shared, (keys, draw))
-        repeated = jnp.broadcast_to(labels, images.shape[:2])
-        return Recovered(images, repeated, pool.class_ids[draw]), info, grads
-
-    def update_generator(state: FreeState, grads: list[PyTree]) -> FreeState:
-        opt_state = state.generator_opt
-        if generator_optimizer_state == "fresh":
-            opt_state = generator_optimizer.init(state.generator)
-        generator, opt_state = outer_update(
-            generator_optimizer, state.generator, opt_state, grads
-        )
-        return state._replace(generator=generator, generator_opt=opt_state)
-
-    def remember(state: FreeState, recovered: list[Recovered]) -> FreeState:
-        bank = state.memory
-        kept = recovered if store == "all" else recovered[-1:]
-        for stack in kept:
-            stack = stack if store == "all" else jax.tree.map(lambda x: x[-1:], stack)
-            fitted = jax.vmap(lambda x: augment.fit_to(x, student.image_shape))
-            bank = banks.add_many(bank, stack._replace(images=fitted(stack.images)))
-        return state._replace(memory=bank)
-
-    def teach(
-        key: jax.Array,
-        recovered: Recovered,
-        group: int,
-        pool: Teachers,
-        draw: jax.Array,
-    ):
-        """One group's alignment tasks: (student views, teacher logits), [T, N, ...]."""
-        arch = architectures[group]
-
-        def one(pool, task):
-            task_key, images, index = task
-            variables = zoo.take(pool, index).variables
-            views = augment.crop_flip(task_key, images, per_image=augment_per_image)
-            logits = arch.apply(variables, augment.fit_to(views, arch.image_shape))
-            return augment.fit_to(views, student.image_shape), logits
-
-        keys = jnp.broadcast_to(key, (teachers_per_step[group],))
-        if augment_per_image:
-            keys = jax.random.split(key, teachers_per_step[group])
-        mapped = map_tasks(one, everywhere=True)
-        return mapped(pool, (keys, recovered.images, draw))
-
-    def learn(key: jax.Array, state: FreeState, recovered, pools, draws):
-        key_views, key_order, key_replay = jax.random.split(key, 3)
-        state = remember(state, recovered)
-        tasks = [
-            teach(jax.random.fold_in(key_views, group), found, group, pool, draw)
-            for found, group, pool, draw in zip(
-                recovered, used, pools, draws, strict=True
-            )
-        ]
-        tasks = jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
-        direction, losses = sequential(state.params, bell.shuffled(key_order, tasks))
-        direction = jax.tree.map(lambda d: align_scale * d, direction)
-        updates, opt = optimizer.update(direction, state.opt, state.params)
-        params = optax.apply_updates(state.params, updates)
-        params, opt, info = replay(key_replay, params, opt, state.memory)
-        learned = (losses.mean(), info.loss, info.accuracy, info.num_updates)
-        return state._replace(params=params, opt=opt), learned
-
-    def idle(key: jax.Array, state: FreeState, recovered, pools, draws):
-        del key, recovered, pools, draws
-        zero = jnp.zeros(())
-        return state, (zero, zero, zero, jnp.int32(0))
-
-    def recover_all(
-        key_draw: jax.Array,
-        key_invert: jax.Array,
-        state: FreeState,
-        pools: list[Teachers],
-    ) -> tuple[list[jax.Array], list[tuple[Recovered, InversionInfo, PyTree]]]:
-        """Draws and inverts the step's teachers, one entry a group."""
-        draws, results = [], []
-        for group, pool in zip(used, pools, strict=True):
-            draw = jax.random.randint(
-                jax.random.fold_in(key_draw, group),
-                (teachers_per_step[group],),
-                0,
-                pool.class_ids.shape[0],
-            )
-            draws.append(draw)
-            group_key = jax.random.fold_in(key_invert, group)
-            results.append(recover(group_key, state, group, pool, draw))
-        return draws, results
-
-    def step(
-        key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
-    ) -> tuple[FreeState, FreeInfo]:
-        key_draw, key_invert, key_learn = jax.random.split(key, 3)
-        pools = [data[group] for group in used]
-        draws, results = recover_all(key_draw, key_invert, state, pools)
-        recovered = [found for found, _, _ in results]
-        infos = [info for _, info, _ in results]
-        warm = state.step >= warmup_steps
-        state = update_generator(state, [grads for _, _, grads in results])
-        state, learned = jax.lax.cond(
-            warm, learn, idle, key_learn, state, recovered, pools, draws
-        )
-        distilled, replay_loss, replay_accuracy, replay_updates = learned
-
-        def mean(pick: Callable[[InversionInfo], jax.Array]) -> jax.Array:
-            return jnp.concatenate([pick(info) for info in infos]).mean()
-
-        leaves = jax.tree.leaves((state.generator, state.params))
-        finite = jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
-        info = FreeInfo(
-            inversion_loss=mean(lambda i: i.loss[:, -1]),
-            inversion_ce=mean(lambda i: i.cross_entropy[:, -1]),
-            teacher_accuracy=mean(lambda i: i.teacher_accuracy),
-            distill_loss=distilled,
-            replay_loss=replay_loss,
-            replay_accuracy=replay_accuracy,
-            replay_updates=replay_updates,
-            is_finite=finite & jnp.stack([i.is_finite.all() for i in infos]).all(),
-        )
-        return state._replace(step=state.step + 1), info
-
-    def recover_only(key: Key[Array, ""], state: FreeState, data):
-        key_draw, key_invert, _ = jax.random.split(key, 3)
-        pools = [data[group] for group in used]
-        _, results = recover_all(key_draw, key_invert, state, pools)
-        return [found.images for found, _, _ in results], [g for *_, g in results]
-
-    return Algorithm(init, step, lambda state: state.params, recover_only)

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from free_jax import objectives
+from free_jax.fewshot.descend import descend
 from free_jax.fewshot.learners import Adapted, MetaLearner
 from free_jax.inversion import Inverter
 from free_jax.types import PyTree, Teachers
@@ -54,7 +55,7 @@ def calibrator(
       ``(adapted, support images [W*S, h, w, c], labels [W*S]) -> Adapted``.
 
     Raises:
-      ValueError: numbers that cannot be meant.
+      ValueError: a number that is not positive.
     """
     if min(images_per_class, num_steps) < 1 or min(learning_rate, temperature) <= 0:
         raise ValueError(
@@ -82,12 +83,12 @@ def calibrator(
             logits = student.head(params, real)
             return value + cross_entropy * objectives.cross_entropy(logits, labels)
 
-        def step(params: PyTree, _: None) -> tuple[PyTree, None]:
-            grads = jax.grad(loss)(params)
-            moved = jax.tree.map(lambda p, g: p - learning_rate * g, params, grads)
-            return moved, None
-
-        params, _ = jax.lax.scan(step, adapted.params, length=num_steps)
+        params = descend(
+            jax.grad(loss),
+            adapted.params,
+            num_steps=num_steps,
+            learning_rate=learning_rate,
+        )
         _, stats = student.apply_with_moments({"params": params}, images, norm="batch")
         return Adapted(params, stats)
 

@@ -8,11 +8,26 @@ Reference:
   Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning",
   CVPR 2023, and the released codes of PURER and PURER-Plus; what those do by mistake is
   a keyword here, listed in BUILD_NOTES.md.
+
+Example::
+
+    update = replay.episodic_update(
+        learner, optimizer, way=5, shots=1, queries=15, episodes_per_update=1
+    )
+    algorithm = purer(
+        inversion.normalized_source(shape, mean, std), (critic,), learner, update,
+        functools.partial(sample_episode, way=5, shots=1, queries=15),
+        pixels_optimizer=optax.adam(0.25), optimizer=optimizer, teachers_per_step=4,
+        num_classes=zoo.num_classes,
+    )
+    state = jax.jit(algorithm.init)(key)
+    state, info = jax.jit(algorithm.step)(step_key, state, zoo.teachers)
+    variables = algorithm.model(state)  # {"params": ...}
 """
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +35,9 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from free_jax import parallel, zoo
-from free_jax.algorithm import Algorithm
+from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms import purer_curriculum as curriculum_lib
+from free_jax.algorithms import turns
 from free_jax.algorithms.purer_curriculum import Curriculum
 from free_jax.fewshot import banks
 from free_jax.fewshot.learners import MetaLearner
@@ -71,29 +87,10 @@ class PurerInfo(NamedTuple):
     is_finite: jax.Array
 
 
-def purer(
-    source: Source,
-    critics: tuple[Critic, ...],
-    learner: MetaLearner,
-    update: Callable,
-    sample: Callable[[jax.Array, ImageBank], Episode],
-    *,
-    pixels_optimizer: optax.GradientTransformation,
-    optimizer: optax.GradientTransformation,
-    teachers_per_step: tuple[int, ...],
-    num_classes: int,
-    images_per_class: int = 16,
-    adversarial: float = 10.0,
-    curriculum_start: int = 4000,
-    patience: int = 6,
-    begin: curriculum_lib.Begin = "adversarial",
-    weighting: Weighting = "uniform",
-    label_order: LabelOrder = "teacher",
-    map_tasks: Callable = parallel.map_tasks,
-) -> Algorithm:
-    """Composes the learnable data set and the meta-learner.
+class Parts(NamedTuple):
+    """What PURER is composed of; the arguments of `purer`.
 
-    Args:
+    Attributes:
       source: how pixels become images; nothing of it is shared.
       critics: one an architecture group, from `inversion.white_box`.
       learner: its loss is what adversarial steps raise; gives the initialisation.
@@ -101,13 +98,15 @@ def purer(
       sample: ``(key, bank) -> Episode``, the kind of episodes that `update` draws.
       pixels_optimizer: of the data set, one step a step.
       optimizer: of the meta-model.
-      teachers_per_step: how many teachers each group contributes, drawn without
-        replacement; as many as the group holds are taken in order, without a draw.
+      teachers_per_step: all groups' teachers of a step together, spread evenly (see
+        `turns`), or how many each group contributes.  Of a group at most all are
+        drawn, without replacement; as many as it holds are taken in order, without a
+        draw.
       num_classes: absolute class ids in the zoo; those that no teacher knows are
         never drawn.
       images_per_class: n; shots + queries in the released codes.
       adversarial: weight of the episode's loss in an adversarial step.
-      curriculum_start: last update that is not judged, see `curriculum.advance`.
+      curriculum_start: last update that is not judged, see `purer_curriculum.advance`.
       patience: updates without a new best that trigger an adversarial step.
       begin: whether the curriculum begins with an adversarial step.
       weighting: of the teachers' losses: "uniform", or "prefix", where the i-th of N
@@ -116,126 +115,218 @@ def purer(
         of the "teacher"'s output, or that of the "sorted" class ids (PURER-Plus
         gathers images by a mask and keeps the unsorted targets).
       map_tasks: see `parallel.map_tasks`.
+    """
+
+    source: Source
+    critics: tuple[Critic, ...]
+    learner: MetaLearner
+    update: Callable
+    sample: Callable[[jax.Array, ImageBank], Episode]
+    pixels_optimizer: optax.GradientTransformation
+    optimizer: optax.GradientTransformation
+    teachers_per_step: turns.PerStep
+    num_classes: int
+    images_per_class: int
+    adversarial: float
+    curriculum_start: int
+    patience: int
+    begin: curriculum_lib.Begin
+    weighting: Weighting
+    label_order: LabelOrder
+    map_tasks: Callable
+
+
+def init(parts: Parts, key: Key[Array, ""]) -> PurerState:
+    """Random pixels and the learner's initialisation."""
+    key_pixels, key_params = jax.random.split(key)
+    n, classes = parts.images_per_class, parts.num_classes
+    labels = jnp.repeat(jnp.arange(classes), n)
+    pixels = parts.source.start(key_pixels, (), labels)
+    pixels = pixels.reshape(classes, n, *parts.source.image_shape)
+    params = parts.learner.init(key_params)
+    return PurerState(
+        step=jnp.int32(0),
+        pixels=pixels,
+        pixels_opt=parts.pixels_optimizer.init(pixels),
+        params=params,
+        opt=parts.optimizer.init(params),
+        curriculum=curriculum_lib.init(),
+    )
+
+
+def step(
+    parts: Parts, key: Key[Array, ""], state: PurerState, data: tuple[Teachers, ...]
+) -> tuple[PurerState, PurerInfo]:
+    """Moves the pixels by what teachers and curriculum say, then learns from them."""
+    key_judge, key_harder, key_learn = jax.random.split(key, 3)
+    render = functools.partial(render_pixels, parts.source)
+    images, pull_back = jax.vjp(render, state.pixels)
+    losses, ces, gradient = judge(parts, key_judge, images, state.step, data)
+    counts = known_classes(data, parts.num_classes) * parts.images_per_class
+    gradient = jax.lax.cond(
+        state.curriculum.adversarial,
+        functools.partial(make_harder, parts),
+        lambda key, images, params, counts, gradient: gradient,
+        key_harder,
+        images,
+        state.params,
+        counts,
+        gradient,
+    )
+    pixels, pixels_opt = move(parts, state, pull_back(gradient)[0])
+    bank = ImageBank(render(pixels), counts, jnp.zeros_like(counts))
+    params, opt, learned = parts.update(key_learn, state.params, state.opt, bank)
+    number = state.step + 1
+    rule = curriculum_lib.advance(
+        state.curriculum,
+        number,
+        learned.accuracy,
+        start=parts.curriculum_start,
+        patience=parts.patience,
+        begin=parts.begin,
+    )
+    info = PurerInfo(
+        inversion_loss=losses.mean(),
+        inversion_ce=ces.mean(),
+        adversarial=state.curriculum.adversarial.astype(jnp.float32),
+        replay_loss=learned.loss,
+        replay_accuracy=learned.accuracy,
+        is_finite=all_finite(losses, pixels, params),
+    )
+    return PurerState(number, pixels, pixels_opt, params, opt, rule), info
+
+
+def judge(
+    parts: Parts,
+    key: jax.Array,
+    images: jax.Array,
+    step: jax.Array,
+    data: tuple[Teachers, ...],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The teachers' losses on the images of their classes.
+
+    Args:
+      parts: of the algorithm.
+      key: draws the teachers and their views.
+      images: [C, n, h, w, c] of all classes.
+      step: [] int32 steps made, which say whose turn it is.
+      data: all groups of teachers.
 
     Returns:
-      An `Algorithm` whose data is the zoo's tuple of teacher stacks.
-
-    Raises:
-      ValueError: arguments that contradict each other.
+      Losses [T], their cross-entropy parts [T] and the gradient [C, n, h, w, c] of
+      the losses' weighted sum.
     """
-    if len(critics) != len(teachers_per_step):
-        raise ValueError(
-            f"{len(critics)} critics but teachers_per_step={teachers_per_step}; give "
-            "one a group of the zoo"
-        )
-    if min(teachers_per_step) < 0 or sum(teachers_per_step) < 1:
-        raise ValueError(
-            f"teachers_per_step={teachers_per_step} must not be negative and must "
-            "add up to at least 1"
-        )
-    if weighting not in ("uniform", "prefix"):
-        raise ValueError(f"weighting={weighting!r} must be 'uniform' or 'prefix'")
-    if label_order not in ("teacher", "sorted"):
-        raise ValueError(f"label_order={label_order!r} must be 'teacher' or 'sorted'")
-    if begin not in ("adversarial", "patience"):
-        raise ValueError(f"begin={begin!r} must be 'adversarial' or 'patience'")
-    if patience < 1 or images_per_class < 1:
-        raise ValueError(
-            f"patience={patience} and images_per_class={images_per_class} must be at "
-            "least 1"
-        )
-    total = sum(teachers_per_step)
-    render = functools.partial(render_pixels, source)
-    harder = hardness(learner, sample)
-
-    def init(key: Key[Array, ""]) -> PurerState:
-        key_pixels, key_params = jax.random.split(key)
-        labels = jnp.repeat(jnp.arange(num_classes), images_per_class)
-        pixels = source.start(key_pixels, (), labels)
-        pixels = pixels.reshape(num_classes, images_per_class, *source.image_shape)
-        params = learner.init(key_params)
-        return PurerState(
-            step=jnp.int32(0),
-            pixels=pixels,
-            pixels_opt=pixels_optimizer.init(pixels),
-            params=params,
-            opt=optimizer.init(params),
-            curriculum=curriculum_lib.init(),
-        )
-
-    def judge(key: jax.Array, images: jax.Array, data: tuple[Teachers, ...]):
-        """The teachers' losses and CEs [T], and their sum's gradient [C, n, ...]."""
-        weights = jnp.ones(total)
-        if weighting == "prefix":
-            weights = jnp.arange(total, 0, -1.0)
-        gradient, losses, ces, first = jnp.zeros_like(images), [], [], 0
-        for group, count in enumerate(teachers_per_step):
-            if not count:
-                continue
-            key_draw, key_judge = jax.random.split(jax.random.fold_in(key, group))
-            teachers = draw_teachers(key_draw, data[group], count)
-            one = functools.partial(
-                judge_block, critics[group], label_order=label_order
-            )
-            keys = jax.random.split(key_judge, count)
-            loss, ce, ids, blocks = map_tasks(one)(images, (keys, teachers))
-            blocks *= weights[first : first + count, None, None, None, None, None]
+    held = [teachers.class_ids.shape[0] for teachers in data]
+    batches = turns.batches(parts.teachers_per_step, len(data), held)
+    total = sum(batch.count for batch in batches)
+    weights = jnp.ones(total)
+    if parts.weighting == "prefix":
+        weights = jnp.arange(total, 0, -1.0)
+    gradient, losses, ces, first = jnp.zeros_like(images), [], [], 0
+    for batch in batches:
+        its_weights = weights[first : first + batch.count]
+        if len(batch.groups) == 1 and batch.number < len(data):
+            loss, ce, ids, blocks = judge_group(parts, key, images, batch, data)
+            blocks *= its_weights[:, None, None, None, None, None]
             gradient = gradient.at[ids].add(blocks)
-            losses.append(loss)
-            ces.append(ce)
-            first += count
-        return jnp.concatenate(losses), jnp.concatenate(ces), gradient
+        else:
+            loss, ce, more = judge_in_turn(
+                parts, key, images, batch, step, data, its_weights
+            )
+            gradient += more
+        losses.append(loss)
+        ces.append(ce)
+        first += batch.count
+    return jnp.concatenate(losses), jnp.concatenate(ces), gradient
 
-    def move(state: PurerState, gradient: jax.Array) -> tuple[Any, Any]:
-        updates, opt = pixels_optimizer.update(gradient, state.pixels_opt, state.pixels)
-        return optax.apply_updates(state.pixels, updates), opt
 
-    def step(
-        key: Key[Array, ""], state: PurerState, data: tuple[Teachers, ...]
-    ) -> tuple[PurerState, PurerInfo]:
-        key_judge, key_harder, key_learn = jax.random.split(key, 3)
-        images, pull_back = jax.vjp(render, state.pixels)
-        losses, ces, gradient = judge(key_judge, images, data)
-        counts = known_classes(data, num_classes) * images_per_class
+def judge_group(
+    parts: Parts,
+    key: jax.Array,
+    images: jax.Array,
+    batch: turns.Batch,
+    data: tuple[Teachers, ...],
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """The teachers that one group contributes to every step, see `judge_block`."""
+    (group,) = batch.groups
+    key_draw, key_judge = jax.random.split(jax.random.fold_in(key, group))
+    teachers = draw_teachers(key_draw, data[group], batch.count)
+    one = functools.partial(
+        judge_block, parts.critics[group], label_order=parts.label_order
+    )
+    keys = jax.random.split(key_judge, batch.count)
+    return parts.map_tasks(one)(images, (keys, teachers))
 
-        def make_harder(gradient: jax.Array) -> jax.Array:
-            _, direction = harder(images, key_harder, state.params, counts)
-            return gradient - adversarial * direction
 
-        is_adversarial = state.curriculum.adversarial
-        gradient = jax.lax.cond(is_adversarial, make_harder, lambda g: g, gradient)
-        pixels, pixels_opt = move(state, pull_back(gradient)[0])
-        bank = ImageBank(render(pixels), counts, jnp.zeros_like(counts))
-        params, opt, learned = update(key_learn, state.params, state.opt, bank)
-        number = state.step + 1
-        rule = curriculum_lib.advance(
-            state.curriculum,
-            number,
-            learned.accuracy,
-            start=curriculum_start,
-            patience=patience,
-            begin=begin,
+def judge_in_turn(
+    parts: Parts,
+    key: jax.Array,
+    images: jax.Array,
+    batch: turns.Batch,
+    step: jax.Array,
+    data: tuple[Teachers, ...],
+    weights: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The groups whose turn it is contribute one teacher more; see `judge`."""
+
+    def next_row(group: int) -> jax.Array:
+        """The first row that `draw_teachers` leaves."""
+        key_draw, _ = jax.random.split(jax.random.fold_in(key, group))
+        held = data[group].class_ids.shape[0]
+        always = turns.batches(parts.teachers_per_step, len(data))
+        taken = sum(b.count for b in always if b.number == group)
+        return jax.random.permutation(key_draw, held)[taken]
+
+    def one(group: int, images: jax.Array, pool: Teachers, task: PyTree) -> PyTree:
+        task_key, row, weight = task
+        loss, ce, ids, block = judge_block(
+            parts.critics[group],
+            images,
+            (task_key, zoo.take(pool, row)),
+            label_order=parts.label_order,
         )
-        leaves = [losses, pixels, *jax.tree.leaves(params)]
-        info = PurerInfo(
-            inversion_loss=losses.mean(),
-            inversion_ce=ces.mean(),
-            adversarial=is_adversarial.astype(jnp.float32),
-            replay_loss=learned.loss,
-            replay_accuracy=learned.accuracy,
-            is_finite=jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all(),
-        )
-        return PurerState(number, pixels, pixels_opt, params, opt, rule), info
+        return (loss, ce), jnp.zeros_like(images).at[ids].add(weight * block)
 
-    def recover_only(
-        key: Key[Array, ""], state: PurerState, data: tuple[Teachers, ...]
-    ) -> jax.Array:
-        """A step's update of the pixels, without the curriculum."""
-        images, pull_back = jax.vjp(render, state.pixels)
-        _, _, gradient = judge(key, images, data)
-        return move(state, pull_back(gradient)[0])[0]
+    rows = jnp.stack([next_row(group) for group in batch.groups])
+    rows = rows[turns.turns(batch, step)]
+    keys = jax.random.split(jax.random.fold_in(key, batch.number), batch.count)
+    (losses, ces), gradient = turns.map_batch(
+        one,
+        batch,
+        step,
+        images,
+        data,
+        (keys, rows, weights),
+        map_tasks=parts.map_tasks,
+        everywhere=True,
+        summed=True,
+    )
+    return losses, ces, gradient
 
-    return Algorithm(init, step, lambda state: state.params, recover_only)
+
+def make_harder(
+    parts: Parts,
+    key: jax.Array,
+    images: jax.Array,
+    params: PyTree,
+    counts: jax.Array,
+    gradient: jax.Array,
+) -> jax.Array:
+    """The pixels' gradient of an adversarial step, which raises an episode's loss."""
+    harder = hardness(parts.learner, parts.sample)
+    _, direction = harder(images, key, params, counts)
+    return gradient - parts.adversarial * direction
+
+
+def move(
+    parts: Parts, state: PurerState, gradient: jax.Array
+) -> tuple[jax.Array, PyTree]:
+    """The pixels after one step of their optimiser, and its state."""
+    updates, opt = parts.pixels_optimizer.update(
+        gradient, state.pixels_opt, state.pixels
+    )
+    pixels: jax.Array = optax.apply_updates(state.pixels, updates)  # type: ignore
+    return pixels, opt
 
 
 def hardness(
@@ -316,3 +407,72 @@ def as_bank(source: Source, state: PurerState, data: tuple[Teachers, ...]) -> Im
     images = render_pixels(source, state.pixels)
     counts = known_classes(data, images.shape[0]) * images.shape[1]
     return ImageBank(banks.to_bytes(images), counts, jnp.zeros_like(counts))
+
+
+def purer(
+    source: Source,
+    critics: tuple[Critic, ...],
+    learner: MetaLearner,
+    update: Callable,
+    sample: Callable[[jax.Array, ImageBank], Episode],
+    *,
+    pixels_optimizer: optax.GradientTransformation,
+    optimizer: optax.GradientTransformation,
+    teachers_per_step: turns.PerStep,
+    num_classes: int,
+    images_per_class: int = 16,
+    adversarial: float = 10.0,
+    curriculum_start: int = 4000,
+    patience: int = 6,
+    begin: curriculum_lib.Begin = "adversarial",
+    weighting: Weighting = "uniform",
+    label_order: LabelOrder = "teacher",
+    map_tasks: Callable = parallel.map_tasks,
+) -> Algorithm:
+    """Composes the learnable data set and the meta-learner.
+
+    The arguments are described by `Parts`.  The algorithm's data is the zoo's tuple of
+    teacher stacks.
+
+    Raises:
+      ValueError: arguments that contradict each other.
+    """
+    parts = Parts(
+        source=source,
+        critics=critics,
+        learner=learner,
+        update=update,
+        sample=sample,
+        pixels_optimizer=pixels_optimizer,
+        optimizer=optimizer,
+        teachers_per_step=teachers_per_step,
+        num_classes=num_classes,
+        images_per_class=images_per_class,
+        adversarial=adversarial,
+        curriculum_start=curriculum_start,
+        patience=patience,
+        begin=begin,
+        weighting=weighting,
+        label_order=label_order,
+        map_tasks=map_tasks,
+    )
+    _check(parts)
+    return bind(init, step, parts)
+
+
+def _check(parts: Parts) -> None:
+    """Refuses parts that contradict each other."""
+    turns.batches(parts.teachers_per_step, len(parts.critics))
+    for name, choices in (
+        ("weighting", Weighting),
+        ("label_order", LabelOrder),
+        ("begin", curriculum_lib.Begin),
+    ):
+        value, known = getattr(parts, name), get_args(choices)
+        if value not in known:
+            raise ValueError(f"{name}={value!r}: choose {' or '.join(known)}")
+    if parts.patience < 1 or parts.images_per_class < 1:
+        raise ValueError(
+            f"patience={parts.patience} and images_per_class="
+            f"{parts.images_per_class} must be at least 1"
+        )

@@ -35,6 +35,7 @@ from free_jax.algorithm import Algorithm
 from free_jax.baselines import setting as setting_lib
 from free_jax.baselines.average import stacked
 from free_jax.baselines.setting import Scores, Setting
+from free_jax.fewshot.descend import descend
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 from free_jax.zoo.pool import Zoo
@@ -75,7 +76,7 @@ def robust_params(
             algorithm.init(key_init, rows),
             jax.random.split(key_steps, num_steps),
         )
-        return algorithm.params(state)
+        return algorithm.model(state)["params"]
 
     return unravel(fit(rows))
 
@@ -152,11 +153,9 @@ def perturbed(
         distance = jnp.square(moved - embedding).sum()
         return -jnp.square(gap).sum() + gamma * distance
 
-    def step(moved: jax.Array, _: None) -> tuple[jax.Array, None]:
-        return moved - learning_rate * jax.grad(value)(moved), None
-
-    moved, _ = jax.lax.scan(step, embedding, length=num_steps)
-    return moved
+    return descend(
+        jax.grad(value), embedding, num_steps=num_steps, learning_rate=learning_rate
+    )
 
 
 def robust_hypernetwork(
@@ -177,8 +176,8 @@ def robust_hypernetwork(
       held_out: share of the teachers that a step is judged on.
 
     Returns:
-      An `Algorithm`; ``init`` takes the data as a second argument, ``params`` is the
-      initialisation [D] of a new task.
+      An `Algorithm`; ``init`` takes the data as a second argument; the model's
+      ``params`` are the initialisation [D] of a new task.
 
     Raises:
       ValueError: an option out of its range.
@@ -243,7 +242,7 @@ def robust_hypernetwork(
         new = FusionState(state.step + 1, weight, bias, embeddings, state.scale)
         return new, FusionInfo(loss, jnp.isfinite(loss))
 
-    def params(state: FusionState) -> jax.Array:
-        return predict(state, state.embeddings.mean(0))
+    def model(state: FusionState) -> dict[str, jax.Array]:
+        return {"params": predict(state, state.embeddings.mean(0))}
 
-    return Algorithm(init=init, step=step, params=params)
+    return Algorithm(init=init, step=step, model=model)

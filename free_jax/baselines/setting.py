@@ -182,7 +182,8 @@ def adapted(setting: Setting, params: PyTree) -> Scores:
     Raises:
       NotApplicable: there is no learner.
     """
-    return evaluate(setting, evaluation.learner_classifier(learner(setting)), params)
+    classify = evaluation.learner_classifier(learner(setting))
+    return evaluate(setting, classify, {"params": params})
 
 
 def learner(setting: Setting) -> MetaLearner:

@@ -1,7 +1,9 @@
 """Few-shot accuracy over many episodes, with its interval.
 
-A *classifier* here is ``(params, episode) -> {name: query logits}``; the names are
-the protocols compared, e.g. "transductive" and "inductive".
+A *classifier* here is ``(variables, episode) -> {name: query logits}``; the names are
+the protocols compared, e.g. "transductive" and "inductive".  Variables are Linen's
+``{"params": ..., ...}``, as `Algorithm.model` gives and `load_model` returns them;
+None where a classifier needs none.
 """
 
 import dataclasses
@@ -43,10 +45,10 @@ class _Adapting:
 
     learner: MetaLearner
 
-    def __call__(self, params: PyTree, episode: Episode) -> dict[str, jax.Array]:
+    def __call__(self, variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
         predict, images = self.learner.predict, episode.query_images
         adapted = self.learner.adapt(
-            params, episode.support_images, episode.support_labels
+            variables["params"], episode.support_images, episode.support_labels
         )
         return {
             "transductive": predict(adapted, images),
@@ -72,14 +74,14 @@ def head_classifier(
     """Describes support and queries and leaves the rest to two heads.
 
     Args:
-      describe: ``(params, images [n, ...]) -> [n, d]``.
+      describe: ``(variables, images [n, ...]) -> [n, d]``.
       inductive: head that treats each query alone, e.g. ``centered(head, "support")``.
       transductive: head that sees all queries, e.g. ``centered(head, "episode")``.
     """
 
-    def classify(params: PyTree, episode: Episode) -> dict[str, jax.Array]:
-        support = describe(params, episode.support_images)
-        queries = describe(params, episode.query_images)
+    def classify(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
+        support = describe(variables, episode.support_images)
+        queries = describe(variables, episode.query_images)
         labels = episode.support_labels
         return {
             "transductive": transductive(support, labels, queries),
@@ -90,7 +92,8 @@ def head_classifier(
 
 
 def centroid_classifier(
-    way: int, describe: Callable[[PyTree, jax.Array], jax.Array] = lambda params, x: x
+    way: int,
+    describe: Callable[[PyTree, jax.Array], jax.Array] = lambda variables, x: x,
 ) -> Classify:
     """Nearest centroid by cosine: as they come, or centred by the episode.
 
@@ -124,16 +127,16 @@ def evaluator(
       map_tasks: how episodes are spread, see `parallel.map_tasks`.
 
     Returns:
-      ``(key, params, bank) -> {protocol: Accuracy}``.  The same key gives every
+      ``(key, variables, bank) -> {protocol: Accuracy}``.  The same key gives every
       method the same episodes.
     """
 
     def one(shared: PyTree, key: jax.Array) -> dict[str, jax.Array]:
-        params, bank = shared
+        variables, bank = shared
         episode = episodes.sample_episode(
             key, bank, way=way, shots=shots, queries=queries
         )
-        logits = classify(params, episode)
+        logits = classify(variables, episode)
         return {
             name: objectives.accuracy(value, episode.query_labels)
             for name, value in logits.items()
@@ -141,9 +144,9 @@ def evaluator(
 
     run = jax.jit(map_tasks(one, everywhere=True))
 
-    def evaluate(key: jax.Array, params: PyTree, bank: ImageBank):
+    def evaluate(key: jax.Array, variables: PyTree, bank: ImageBank):
         keys = jax.random.split(key, num_episodes)
-        values = jax.device_get(run((params, bank), keys))
+        values = jax.device_get(run((variables, bank), keys))
         return {name: summarize(value) for name, value in values.items()}
 
     return evaluate

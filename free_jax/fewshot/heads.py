@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from free_jax.fewshot.descend import descend
+
 Head = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Center = Literal["support", "episode", "none"]
 # Numbers a description may have to be whitened: the matrix has their square.
@@ -172,13 +174,15 @@ def logistic(
         targets = jax.nn.one_hot(labels, way)
         x = scale * support
 
-        def step(weights: jax.Array, _: None) -> tuple[jax.Array, None]:
+        def gradient(weights: jax.Array) -> jax.Array:
             error = jax.nn.softmax(x @ weights) - targets
-            gradient = x.T @ error / x.shape[0] + penalty * weights
-            return weights - learning_rate * gradient, None
+            return x.T @ error / x.shape[0] + penalty * weights
 
-        weights, _ = jax.lax.scan(
-            step, jnp.zeros((support.shape[1], way)), length=num_steps
+        weights = descend(
+            gradient,
+            jnp.zeros((support.shape[1], way)),
+            num_steps=num_steps,
+            learning_rate=learning_rate,
         )
         return scale * queries @ weights
 

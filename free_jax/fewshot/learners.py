@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from free_jax import objectives
+from free_jax.fewshot.descend import descend
 from free_jax.models.normalization import Norm
 from free_jax.types import Episode, PyTree
 from free_jax.zoo.network import Network
@@ -105,7 +106,7 @@ def maml(
       A `MetaLearner`.
 
     Raises:
-      ValueError: a rate or step count that cannot be meant.
+      ValueError: a rate that is not positive, or a negative step count.
 
     Reference:
       Finn, Abbeel, Levine, "Model-Agnostic Meta-Learning", ICML 2017.
@@ -123,19 +124,18 @@ def maml(
         def loss(fast: PyTree) -> jax.Array:
             return objectives.cross_entropy(batch_apply(student, fast, images), labels)
 
-        def step(fast: PyTree, _: None) -> tuple[PyTree, None]:
+        def gradient(fast: PyTree) -> PyTree:
             grads = jax.grad(loss)(fast)
-            if first_order:
-                grads = jax.lax.stop_gradient(grads)
-            if head_only:
-                head = jax.tree.map(
-                    lambda p, g: p - inner_lr * g, fast["head"], grads["head"]
-                )
-                return {**fast, "head": head}, None
-            return jax.tree.map(lambda p, g: p - inner_lr * g, fast, grads), None
+            return jax.lax.stop_gradient(grads) if first_order else grads
 
-        step = jax.checkpoint(step) if remat else step
-        fast, _ = jax.lax.scan(step, params, length=num_steps)
+        fast = descend(
+            gradient,
+            params,
+            num_steps=num_steps,
+            learning_rate=inner_lr,
+            only="head" if head_only else None,
+            remat=remat,
+        )
         _, stats = student.apply_with_moments({"params": fast}, images, norm="batch")
         return Adapted(fast, stats)
 

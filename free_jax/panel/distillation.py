@@ -101,7 +101,7 @@ def panel_distillation(
       map_tasks: see `parallel.map_tasks`.
 
     Returns:
-      An `Algorithm` whose data is a `Described`; ``params`` are Linen variables
+      An `Algorithm` whose data is a `Described`; its model has Linen variables
       ``{"params", "batch_stats"}``, to be calibrated by `distilled.calibrate`.
 
     Raises:
@@ -164,7 +164,7 @@ def panel_distillation(
         new = DistillState(state.step + 1, variables, opt)
         return new, DistillInfo(loss, same, jnp.isfinite(loss))
 
-    return Algorithm(init=init, step=step, params=lambda state: state.variables)
+    return Algorithm(init=init, step=step, model=lambda state: state.variables)
 
 
 def _similarities(descriptions: Float[Array, "n d"]) -> Float[Array, "n n"]:
