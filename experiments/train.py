@@ -1,7 +1,5 @@
 """A meta-training run from top to bottom; this is its table of contents."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -10,11 +8,14 @@ from experiments import inputs, methods
 from experiments.evaluation import final, report, selection
 from experiments.harness import files, loop, stopping
 from experiments.harness.run import Run
-from experiments.inputs import endpoints, networks, runs
+from experiments.inputs import networks, runs
 from experiments.methods import checks
-from experiments.stages import adversarial_rounds, pretrain
+from experiments.stages import adversarial_rounds, teachers
 from free_jax import baselines
+from free_jax.fewshot.learners import MetaLearner
+from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
+from free_jax.zoo.network import Network
 
 # What may differ between the runs that share a working directory.
 MAY_CHANGE = (
@@ -58,9 +59,12 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
 
 
 def _result(config: Any, run: Run) -> dict[str, Any]:
-    # Bad test data should stop the run before the training, not after it.
+    # What the end needs should stop the run before the training, not after it.
     final_bank = inputs.evaluation_bank(config, config.eval.split)
-    with teachers(config, run) as zoo:
+    # The network of one output a class, whatever the method itself trains.
+    student = networks.student(config, config.way)
+    _, learner = networks.learners(config, student)
+    with teachers.opened(config, run) as zoo:
         method = methods.build(config, zoo, run)  # recovers and asks, for some
         judge = selection.judge(
             run,
@@ -77,7 +81,7 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             run,
             method.predictors,
             outcome,
-            setting(config, run, zoo, run.place(final_bank)),
+            setting(config, run, zoo, final_bank, student, learner),
             shots=config.eval.shots,
             baselines=config.eval.baselines,
         )
@@ -94,14 +98,18 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
         )
 
 
-def setting(config: Any, run: Run, zoo: Zoo | None, bank: Any) -> baselines.Setting:
+def setting(
+    config: Any,
+    run: Run,
+    zoo: Zoo | None,
+    bank: ImageBank,
+    student: Network,
+    learner: MetaLearner,
+) -> baselines.Setting:
     """What all rows of the final table share."""
-    # The network of one output a class, whatever the method itself trains.
-    student = networks.student(config, config.way)
-    _, learner = networks.learners(config, student)
     return baselines.make_setting(
         jax.random.key(run.seed),
-        bank,
+        run.place(bank),
         zoo,
         student=student,
         learner=learner,
@@ -129,27 +137,6 @@ def about(config: Any) -> report.About:
         selection=options.select,
         protocol=options.protocol,
     )
-
-
-@contextlib.contextmanager
-def teachers(config: Any, run: Run) -> Iterator[Zoo | None]:
-    """The teachers, on their devices: trained here, loaded, or behind endpoints.
-
-    None where no teacher is configured, because real images are learned from.
-    """
-    with contextlib.ExitStack() as exits:
-        zoo = None
-        if config.zoo.pretrain.num_teachers:
-            zoo = pretrain.train_zoo(config, config.zoo.pretrain, run)
-        elif config.zoo.path:
-            zoo = inputs.load_zoo(config)
-        elif config.zoo.apis:
-            opened = endpoints.opened(config.zoo.apis, run.workdir, config.data.name)
-            zoo = inputs.select(config, exits.enter_context(opened))
-        if zoo is not None:
-            zoo = inputs.computing_in(inputs.sabotaged(config, zoo), config.dtype)
-            zoo = inputs.place_zoo(zoo, run.place)
-        yield zoo
 
 
 def may_change(config: Any) -> tuple[str, ...]:

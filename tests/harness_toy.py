@@ -22,7 +22,7 @@ REPOSITORY = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 if __name__ == "__main__":
     sys.path.insert(0, REPOSITORY)
 
-from experiments.harness import devices, loop, metrics, stopping  # noqa: E402
+from experiments.harness import devices, loop, results, stopping  # noqa: E402
 from experiments.harness import run as run_lib  # noqa: E402
 from experiments.harness.method import Judge, Meters, Method, Schedule  # noqa: E402
 from free_jax.algorithm import Algorithm  # noqa: E402
@@ -239,7 +239,7 @@ def main(config, workdir):
             "seconds": outcome.seconds,
             "curve": outcome.curve,
         }
-        return metrics.write_result(workdir, result, config)
+        return results.write_result(workdir, result, config)
 
 
 if __name__ == "__main__":

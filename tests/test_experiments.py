@@ -6,14 +6,26 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import pretrain_zoo, run, train
+from experiments import inputs, pretrain_zoo, run, train
+from experiments.configs import common
 from experiments.data import procedural
 from experiments.harness import command_line, loop, stopping
-from free_jax import Teachers, Zoo, load_model, load_zoo, maml, save_zoo
+from experiments.methods import base
+from free_jax import (
+    Teachers,
+    Zoo,
+    ZooGroup,
+    load_model,
+    load_zoo,
+    make_network,
+    maml,
+    save_zoo,
+)
 from free_jax.errors import InputError
 
 CONFIG = "experiments/configs/demo.py:smoke,free"
@@ -90,47 +102,17 @@ def test_interrupted_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
     workdir, result = finished
     # The same teachers: their training is resumable too, but not what is tested here.
     shutil.copytree(workdir / "zoo", tmp_path / "zoo")
-    real = train.stopping.StopRequest.reached
-    monkeypatch.setattr(
-        train.stopping.StopRequest, "reached", lambda self, step: step == 3
-    )
+    real = stopping.StopRequest.reached
+    monkeypatch.setattr(stopping.StopRequest, "reached", lambda self, step: step == 3)
     config = parse("--config.eval.yardsticks=()")  # They take nothing from training.
     assert train.main(config, str(tmp_path)) == {"stopped_at": 3}
-    monkeypatch.setattr(train.stopping.StopRequest, "reached", real)
+    monkeypatch.setattr(stopping.StopRequest, "reached", real)
     again = train.main(config, str(tmp_path))
     ours = "free (maml)"
     assert again["results"] == {ours: result["results"][ours]}
     assert (tmp_path / "metrics.jsonl").read_text() == (
         workdir / "metrics.jsonl"
     ).read_text()
-
-
-def test_a_stop_between_two_logged_steps_leaves_no_row(tmp_path, monkeypatch):
-    config = "experiments/configs/maml_real_cifar_fs.py:smoke"  # Soonest compiled.
-    argv = ["run.py", f"--config={config}", "--config.student.kwargs.width=4"]
-    argv += ["--config.learner.kind=protonet", "--config.eval.val_episodes=0"]
-    argv += ["--config.eval.yardsticks=()", "--config.eval.episodes=2"]
-    argv += ["--config.num_steps=7", "--config.log.every_steps=3"]
-    config = command_line.parse([*argv, "--config.eval.every_steps=100"]).config
-    # Unlike in each step, so that the mean over the logged rows tells which there are.
-    real = train.methods.experiment
-
-    def counted(*arguments):
-        experiment = real(*arguments)
-        return experiment._replace(meta_updates=lambda row: row["step"])
-
-    monkeypatch.setattr(train.methods, "experiment", counted)
-    straight = train.main(config, str(tmp_path / "a"))
-    with monkeypatch.context() as patch:
-        stop = train.stopping.StopRequest
-        patch.setattr(stop, "reached", lambda self, step: step == 4)
-        assert train.main(config, str(tmp_path / "b")) == {"stopped_at": 4}
-    stopped = train.main(config, str(tmp_path / "b"))
-    rows = [(tmp_path / name / "metrics.jsonl").read_text() for name in "ab"]
-    assert rows[0] == rows[1]
-    assert [json.loads(row)["step"] for row in rows[0].splitlines()] == [3, 6, 7]
-    assert straight["meta_updates"] == stopped["meta_updates"] == round(7 * 16 / 3)
-    assert straight["results"] == stopped["results"]
 
 
 def test_selection_needs_a_score_and_other_classes(finished, tmp_path):
@@ -143,12 +125,6 @@ def test_selection_needs_a_score_and_other_classes(finished, tmp_path):
         with pytest.raises(InputError, match=message):
             train.main(config, str(tmp_path))
         (tmp_path / "config.json").unlink()
-
-
-def test_fewer_steps_than_made_are_refused(finished, tmp_path):
-    shutil.copytree(finished[0], tmp_path / "run")
-    with pytest.raises(InputError, match="has made 4 steps"):
-        train.main(parse("--config.num_steps=3"), str(tmp_path / "run"))
 
 
 def test_a_longer_run_continues_a_finished_one(finished, tmp_path, capsys):
@@ -168,11 +144,11 @@ def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkey
     shutil.copytree(finished[0] / "zoo", tmp_path / "zoo")
     seen = []
 
-    def experiment(config, zoo, *_):
+    def build(config, zoo, run):
         seen.append(zoo)
         raise stopping.Stopped
 
-    monkeypatch.setattr(train.methods, "experiment", experiment)
+    monkeypatch.setattr(train.methods, "build", build)
     config = parse("--config.zoo.sabotage=0.3")
     assert train.main(config, str(tmp_path)) == {"stopped_at": 0}
     honest, used = load_zoo(tmp_path / "zoo").groups[0], seen[0].groups[0]
@@ -196,7 +172,7 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
     argv = ["run.py", f"--config={config}", "--config.pretrain.model.kwargs.width=4"]
     straight = command_line.parse(argv).config
     pretrain_zoo.main(straight, str(tmp_path / "a"))
-    stop = train.stopping.StopRequest
+    stop = stopping.StopRequest
     with monkeypatch.context() as patch:
         patch.setattr(stop, "reached", lambda self, step: step == 1)
         outcome = pretrain_zoo.main(straight, str(tmp_path / "b"))
@@ -285,19 +261,6 @@ def test_zoo_and_data_must_fit(finished, tmp_path, capsys):
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
 
 
-def test_nan_ends_the_run_and_keeps_what_was_written(tmp_path, capsys):
-    config = "experiments/configs/maml_real_cifar_fs.py:smoke"  # Soonest compiled.
-    argv = ["run.py", f"--config={config}", *ALONE, f"--workdir={tmp_path}"]
-    argv += ["--config.student.kwargs.width=4", "--config.learner.train_steps=1"]
-    argv += ["--config.eval.val_episodes=0", "--config.log.every_steps=1"]
-    argv += ["--config.optimizer.kwargs.learning_rate=1e38"]
-    assert run.main(argv) == 1
-    error = capsys.readouterr().err
-    assert "finite" in error or "nan" in error
-    lines = pathlib.Path(tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [1]
-
-
 def test_every_config_parses():
     for path in pathlib.Path(run.REPOSITORY / "experiments/configs").glob("*.py"):
         if path.name in ("common.py", "__init__.py"):
@@ -310,3 +273,27 @@ def test_every_config_parses():
 def test_unknown_zoo_section_is_an_input_error():
     with pytest.raises(InputError, match="did you mean"):
         command_line.parse(["run.py", f"--config={CONFIG}", "--config.zoo.pth=x"])
+
+
+def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
+    config = common.free_config("cifar_fs")
+    config.student.kwargs.width = 4
+    preset = inputs.preset(config)
+    arch = make_network(
+        "conv4",
+        num_classes=5,
+        image_shape=(preset.image_size, preset.image_size, 3),
+        mean=preset.mean,
+        std=preset.std,
+        width=4,
+    )
+    init = jax.jit(jax.vmap(arch.init))
+    teachers = Teachers(
+        init(jax.random.split(jax.random.key(0), 1)), jnp.arange(5)[None]
+    )
+    zoo = Zoo((ZooGroup(arch, teachers, np.ones(1)),), tuple("abcde"))
+    assert inputs.computing_in(zoo, config.dtype).architectures == (arch,)
+    assert base.student(config, 5) == arch  # So that teachers can be averaged.
+    config.dtype = "bfloat16"
+    (half,) = inputs.computing_in(zoo, config.dtype).architectures
+    assert half.module.dtype == "bfloat16" and half == base.student(config, 5)

@@ -6,11 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
-import time
 import types
 from typing import NamedTuple
 
+import harness_toy
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +17,7 @@ import optax
 import pytest
 from PIL import Image
 
-from experiments import inputs, run
+from experiments import run
 from experiments.configs import common
 from experiments.harness import (
     checkpointing,
@@ -30,8 +29,6 @@ from experiments.harness import (
     stopping,
 )
 from experiments.harness import workdir as workdir_lib
-from experiments.methods import base
-from free_jax import Teachers, Zoo, ZooGroup, make_network
 from free_jax.errors import InputError
 
 CONFIG = """
@@ -159,6 +156,31 @@ def test_only_expected_errors_lose_their_traceback(config_file, dummy, capsys):
         call(f"--config={config_file}")
 
 
+def test_the_end_of_a_run_is_its_exit_status(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(run.RUNS, "toy", "harness_toy")
+    toy = [f"--config={harness_toy.__file__}", f"--workdir={tmp_path}"]
+    assert call(*toy, "--config.rate=1e30") == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: loss is") and error.count("\n") == 1
+    assert call(*toy) == 2
+    assert (
+        "holds a run of another config: rate: 1e+30 -> 0.1" in capsys.readouterr().err
+    )
+    toy[1] += "/b"
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.StopRequest, "reached", lambda self, step: step == 2)
+        assert call(*toy) == 0
+    out = capsys.readouterr().out
+    assert "stopped at step 2; resume with the same command" in out
+    assert call(*toy) == 0
+    assert "resuming after step 2/6" in capsys.readouterr().out
+    assert json.loads((tmp_path / "b" / "result.json").read_text())["steps"] == 6
+    # More steps may be asked for, fewer than were made may not.
+    assert call(*toy, "--config.num_steps=7") == 0
+    assert call(*toy, "--config.num_steps=3") == 2
+    assert "has made 7 steps, more than" in capsys.readouterr().err
+
+
 def test_run_as_a_script_from_any_directory(tmp_path, config_file):
     script = command_line.REPOSITORY / "experiments" / "run.py"
     done = subprocess.run(
@@ -172,55 +194,6 @@ def test_run_as_a_script_from_any_directory(tmp_path, config_file):
     assert done.stderr == (
         "error: --config.sed: the config has no such key; did you mean 'seed'?\n"
     )
-
-
-def test_sigterm_saves_and_the_same_command_continues(tmp_path, config_file):
-    (tmp_path / "dummy_run.py").write_text(
-        textwrap.dedent("""
-        import sys, time
-        import jax.numpy as jnp
-        from experiments import checkpointing
-        def main(config, workdir):
-            checkpoints = checkpointing.Checkpoints(workdir)
-            found = checkpoints.restore_latest({"x": jnp.zeros(3)})
-            if found:
-                return print("found", found[1], found[2])
-            with checkpointing.StopRequest() as stop:
-                for step in range(1, 10_000):
-                    print("step", step, flush=True)
-                    time.sleep(0.02)
-                    if stop.reached(step):
-                        checkpoints.save(step, {"x": jnp.ones(3)}, {"a": 1}, force=True)
-                        checkpoints.close()
-                        return {"stopped_at": step}
-        """)
-    )
-    driver = tmp_path / "driver.py"
-    driver.write_text(
-        "import sys; sys.path[:0] = [sys.argv.pop(1), sys.argv.pop(1)]\n"
-        "from experiments import run\n"
-        "run.RUNS['dummy'] = 'dummy_run'\n"
-        "sys.exit(run.main(sys.argv))\n"
-    )
-    command = [sys.executable, driver, str(tmp_path), str(command_line.REPOSITORY)]
-    command += [f"--config={config_file}", f"--workdir={tmp_path}/w"]
-    command += ["--compilation_cache=off"]
-    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment, **streams) as process:
-        while not (line := process.stdout.readline()).startswith("step 2"):
-            assert line, process.stderr.read()
-        started = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        out, err = process.communicate(timeout=30)
-    assert process.returncode == 0, err
-    assert time.monotonic() - started < 20
-    assert "resume with the same command" in out and "Traceback" not in err
-    step = int(out.split("stopped at step ")[1].split(";")[0])
-    again = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert f"found {step} {{'a': 1}}" in again.stdout, again.stderr
 
 
 def test_stop_request_restores_handlers():
@@ -529,27 +502,3 @@ def test_variants():
     assert parsed.to_dict() == {"rate": 2.0, "name": "x", "fast": False}
     with pytest.raises(ValueError, match=r"Known: smoke, reference, cpu, seed=-1"):
         common.parse_variant("nothing")
-
-
-def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
-    config = common.free_config("cifar_fs")
-    config.student.kwargs.width = 4
-    preset = inputs.preset(config)
-    arch = make_network(
-        "conv4",
-        num_classes=5,
-        image_shape=(preset.image_size, preset.image_size, 3),
-        mean=preset.mean,
-        std=preset.std,
-        width=4,
-    )
-    init = jax.jit(jax.vmap(arch.init))
-    teachers = Teachers(
-        init(jax.random.split(jax.random.key(0), 1)), jnp.arange(5)[None]
-    )
-    zoo = Zoo((ZooGroup(arch, teachers, np.ones(1)),), tuple("abcde"))
-    assert inputs.computing_in(zoo, config.dtype).architectures == (arch,)
-    assert base.student(config, 5) == arch  # So that teachers can be averaged.
-    config.dtype = "bfloat16"
-    (half,) = inputs.computing_in(zoo, config.dtype).architectures
-    assert half.module.dtype == "bfloat16" and half == base.student(config, 5)

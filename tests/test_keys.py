@@ -4,6 +4,7 @@ import json
 import pathlib
 import re
 
+import harness_toy
 import jax
 import numpy as np
 import pytest
@@ -26,7 +27,6 @@ OF_A_RUN = {
     "most central teacher": 0,
     "robust hyper-network": 0,
     "whitening scenes": 0,
-    "timing": 4,
     "recover": 0,
     "teachers": 0,
 }
@@ -63,11 +63,14 @@ def test_no_two_purposes_of_a_run_share_a_key():
 
 def test_the_purposes_above_are_those_of_the_code():
     used, drawn = set(), set()
-    for file in (REPOSITORY / "experiments").rglob("*.py"):
-        text = file.read_text()
-        assert "fold_in" not in text, f"{file}: use free_jax.keys.named"
-        used |= set(re.findall(r'keys\.named\([^"]*"([^"]+)"', text))
-        drawn |= set(re.findall(r'keys\.named_rng\([^"]*"([^"]+)"', text))
+    arguments = r'\((?:[^"()]|\([^"()]*\))*"([^"]+)"'
+    for package in ("experiments", "free_jax"):
+        for file in (REPOSITORY / package).rglob("*.py"):
+            text = file.read_text()
+            if package == "experiments":
+                assert "fold_in" not in text, f"{file}: use free_jax.keys.named"
+            used |= set(re.findall(r"(?:keys\.named|run\.key)" + arguments, text))
+            drawn |= set(re.findall(r"(?:named_rng|run\.rng)" + arguments, text))
     known = OF_A_RUN | OF_RECOVERY | OF_PRETRAINING | OF_META_TRAINING
     assert used == set(known) and drawn == set(OF_NUMPY)
 
@@ -91,11 +94,11 @@ def test_a_traced_number_gives_the_same_key():
 def test_a_model_does_not_start_as_a_teacher_of_its_run_did(tmp_path, monkeypatch):
     started = []
 
-    def only_init(config, workdir, experiment, judge, place, stop, may_change):
-        run = loop._Run(config, workdir, experiment, judge, place, may_change)
-        started.append(run.params_of(run.state))
-        run.close()
-        return {"stopped_at": 0}
+    def only_init(run, method, schedule, judge, service):
+        training = loop._Training(run, method, schedule, judge, service)
+        started.append(training.model_of(training.state))
+        training.close()
+        raise stopping.Stopped
 
     monkeypatch.setattr(loop, "train", only_init)
     argv = ["run.py", "--config=experiments/configs/demo.py:smoke,free"]
@@ -106,7 +109,7 @@ def test_a_model_does_not_start_as_a_teacher_of_its_run_did(tmp_path, monkeypatc
     argv += ["--config.zoo.pretrain.optimizer.kwargs.learning_rate=0.0"]
     train.main(command_line.parse(argv).config, str(tmp_path))
     teachers = load_zoo(tmp_path / "zoo").teachers[0].variables["params"]
-    mine, theirs = (x["conv1"]["kernel"] for x in (started[0], teachers))
+    mine, theirs = (x["conv1"]["kernel"] for x in (started[0]["params"], teachers))
     assert theirs.shape[1:] == mine.shape
     for teacher in theirs:
         assert not np.allclose(teacher, mine)
@@ -133,24 +136,29 @@ def changed(config, **values):
     return other
 
 
-def test_a_run_notes_how_its_keys_are_made_and_resumes(config, tmp_path, monkeypatch):
-    stop = train.stopping.StopRequest
+def test_a_run_notes_how_its_keys_are_made_and_resumes(tmp_path, monkeypatch):
+    config = harness_toy.get_config()
+
+    def main():
+        return harness_toy.main(config, str(tmp_path))
+
+    stop = stopping.StopRequest
     with monkeypatch.context() as patch:
         patch.setattr(stop, "reached", lambda self, step: step == 1)
-        assert train.main(config, str(tmp_path)) == {"stopped_at": 1}
+        assert main() == {"stopped_at": 1}
     note = tmp_path / "format.json"
     assert json.loads(note.read_text()) == {"keys": 2}
     # As an earlier version left it: it would go on with other numbers.
     note.unlink()
     with pytest.raises(InputError, match="holds an unfinished run of an earlier") as e:
-        train.main(config, str(tmp_path))
+        main()
     assert "finish it with that version, or use another --workdir" in str(e.value)
     assert "\n" not in str(e.value)
     note.write_text('{"keys": 3}')
     with pytest.raises(InputError, match="of a later version"):
-        train.main(config, str(tmp_path))
+        main()
     note.write_text('{"keys": 2}')
-    assert train.main(config, str(tmp_path))["steps"] == 2
+    assert main()["steps"] == 6
 
 
 def test_a_finished_run_of_an_earlier_version_is_read_and_evaluated_anew(
@@ -160,7 +168,7 @@ def test_a_finished_run_of_an_earlier_version_is_read_and_evaluated_anew(
     note = tmp_path / "format.json"
     note.unlink()
     forbidden = lambda *a: pytest.fail("a finished run was trained on")  # noqa: E731
-    monkeypatch.setattr(loop._Run, "step", forbidden)
+    monkeypatch.setattr(loop._Training, "step", forbidden)
     again = train.main(config, str(tmp_path))
     assert again["results"] == before["results"]
     for more in ({"num_steps": 3}, {"max_seconds": 5.0}):

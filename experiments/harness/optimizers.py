@@ -1,5 +1,6 @@
-"""Optimizers by name, see `free_jax.optimizers`."""
+"""Optimizers that a section of a config names, see `free_jax.optimizers`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import optax
@@ -7,7 +8,12 @@ import optax
 from free_jax import optimizers
 
 
-def optimizer(config: Any) -> optax.GradientTransformation:
-    """The optimizer that a section of a config names, a mapping or a ConfigDict."""
-    plain = config.to_dict() if hasattr(config, "to_dict") else config
-    return optimizers.optimizer(plain)
+def optimizer(config: Mapping[str, Any]) -> optax.GradientTransformation:
+    """Builds the optax optimizer of a section ``dict(name=..., kwargs=...)``.
+
+    Raises:
+      InputError: optax has no such optimizer, or it takes other arguments.
+    """
+    # A section of a ConfigDict is no Mapping; without importing ml_collections.
+    plain = getattr(config, "to_dict", None)
+    return optimizers.optimizer(plain() if plain else config)

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from experiments import inputs
+from experiments.data import Split
 from experiments.harness import checkpointing, hosts, metrics, stopping
 from experiments.harness.optimizers import optimizer
 from experiments.harness.run import Run
@@ -19,6 +20,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.types import ImageBank, Teachers
 from free_jax.zoo import pretraining
+from free_jax.zoo.network import Network
 
 
 def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
@@ -38,14 +40,49 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
     if hosts.agreed((target / "zoo.json").exists()):
         return zoo_lib.load_zoo(target)
     split = inputs.load_split(config, "train")
-    preset = inputs.preset(config)
+    start = time.monotonic()
+    network, trainer = _trainer(config, recipe, split)
+    rng = run.rng("class draw")
+    class_ids = np.stack(
+        [
+            rng.permutation(len(split.class_names))[: recipe.way]
+            for _ in range(recipe.num_teachers)
+        ]
+    ).astype(np.int32)
+    bank = run.place(banks.from_arrays(split.images, split.counts))
+    state = _trained(config, recipe, run, trainer, bank, class_ids)
+    _, _, evaluate = trainer
+    # Not "everywhere": the weights are tasks, too large to be on every device.
+    measured = jax.jit(run.map_tasks(evaluate))(bank, (class_ids, state.variables))
+    accuracy, variables = hosts.to_host((measured, state.variables))
+    group = zoo_lib.ZooGroup(
+        network,
+        Teachers(variables, jnp.asarray(class_ids)),
+        accuracy,
+        config.data.name,
+    )
+    zoo = zoo_lib.Zoo((group,), split.class_names)
+    hosts.first_only(lambda: zoo_lib.save_zoo(zoo, target))
+    print(
+        f"trained {recipe.num_teachers} {network.name} teachers in "
+        f"{metrics.format_duration(time.monotonic() - start)}, "
+        f"held-out accuracy {100 * float(np.mean(accuracy)):.1f} %",
+        flush=True,
+    )
+    return zoo
+
+
+def _trainer(config: Any, recipe: Any, split: Split) -> tuple[Network, tuple]:
+    """The teachers' network, and `pretraining.teacher_trainer` of the recipe."""
     per_class = int(recipe.train_fraction * split.counts.min())
     if recipe.way > len(split.class_names):
         raise InputError(
             f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
             f"classes of {config.data.name}"
         )
-    arch = networks.classifier(recipe.model, recipe.way, preset, config.dtype)
+    network = networks.classifier(
+        recipe.model, recipe.way, inputs.preset(config), config.dtype
+    )
     if recipe.batch_size > per_class * recipe.way:
         raise InputError(
             f"pretrain.batch_size={recipe.batch_size} exceeds the "
@@ -58,30 +95,34 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
         tx = optax.chain(tx, optax.scale_by_schedule(decay))
     if recipe.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), tx)
-    init, epoch, evaluate = pretraining.teacher_trainer(
-        arch,
+    return network, pretraining.teacher_trainer(
+        network,
         tx,
         images_per_class=per_class,
         batch_size=recipe.batch_size,
         flip=recipe.flip,
     )
-    rng = run.rng("class draw")
-    class_ids = np.stack(
-        [
-            rng.permutation(len(split.class_names))[: recipe.way]
-            for _ in range(recipe.num_teachers)
-        ]
-    ).astype(np.int32)
-    bank = run.place(banks.from_arrays(split.images, split.counts))
+
+
+def _trained(
+    config: Any,
+    recipe: Any,
+    run: Run,
+    trainer: tuple,
+    bank: ImageBank,
+    class_ids: np.ndarray,
+) -> Any:
+    """The teachers' states after all epochs, from the last checkpoint on."""
+    init, epoch, _ = trainer
     # Not the keys of a model that is trained in the same run.
     root = run.key("teachers")
     init_keys = jax.random.split(keys.named(root, "init"), recipe.num_teachers)
     # Teachers in training stay on the device that trains them.
     state = jax.jit(run.map_tasks(lambda _, key: init(key)))((), init_keys)
-    trained = run.map_tasks(epoch)
+    mapped = run.map_tasks(epoch)
 
     def one_epoch(bank: ImageBank, tasks: tuple) -> tuple:
-        state, info = trained(bank, tasks)
+        state, info = mapped(bank, tasks)
         return state, jax.tree.map(jnp.mean, info)
 
     run_epoch = jax.jit(one_epoch)
@@ -98,7 +139,6 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
         state, done, _ = restored
         print(f"teachers: resuming after epoch {done}/{recipe.epochs}", flush=True)
     progress = metrics.Progress(recipe.epochs, done, every_secs=run.every_secs)
-    start = time.monotonic()
     for number in range(done, recipe.epochs):
         epoch_keys = jax.random.split(
             keys.named(root, "epoch", number), recipe.num_teachers
@@ -109,25 +149,12 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
             "train acc": np.asarray(info.accuracy).item(),
         }
         metrics.check_finite(number + 1, scalars)
-        progress.update(number + 1, scalars, force=number + 1 == recipe.epochs)
-        stop_here = run.stop.reached(number + 1) and number + 1 < recipe.epochs
+        last = number + 1 == recipe.epochs
+        progress.update(number + 1, scalars, force=last)
+        stop_here = run.stop.reached(number + 1) and not last
         checkpoints.save(number + 1, state, {}, force=stop_here)
         if stop_here:
             checkpoints.close()
             raise stopping.Stopped(number + 1)
-    # Not "everywhere": the weights are tasks, too large to be on every device.
-    measured = jax.jit(run.map_tasks(evaluate))(bank, (class_ids, state.variables))
-    accuracy, variables = hosts.to_host((measured, state.variables))
-    group = zoo_lib.ZooGroup(
-        arch, Teachers(variables, jnp.asarray(class_ids)), accuracy, config.data.name
-    )
-    zoo = zoo_lib.Zoo((group,), split.class_names)
-    hosts.first_only(lambda: zoo_lib.save_zoo(zoo, target))
     checkpoints.close()
-    print(
-        f"trained {recipe.num_teachers} {arch.name} teachers in "
-        f"{metrics.format_duration(time.monotonic() - start)}, "
-        f"held-out accuracy {100 * float(np.mean(accuracy)):.1f} %",
-        flush=True,
-    )
-    return zoo
+    return state
