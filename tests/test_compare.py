@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from experiments import compare, inputs, train
-from experiments.configs import common
+from experiments.configs import preinverted_cifar_fs
 from experiments.data import preset, procedural
 from experiments.evaluation import baselines, comparison_report, report
 from experiments.harness import command_line, loop, stopping
@@ -44,8 +44,8 @@ SMALL = (
 )
 METHODS = {
     "protonet_real": f"maml_real_cifar_fs.py:smoke {SMALL}",
-    "yardsticks": (
-        "yardsticks_cifar_fs.py:smoke --config.student.kwargs.width=4 "
+    "baselines": (
+        "baselines_cifar_fs.py:smoke --config.student.kwargs.width=4 "
         "--config.learner.kind=protonet --config.eval.val_episodes=0 "
         "--config.eval.yardsticks=\"('average','ota','best')\""
     ),
@@ -300,7 +300,7 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
     }
     names = list(expected)[1:]
     config = ConfigDict(
-        {"seed": 0, "way": 5, "eval": {"temperature": 4.0, "yardsticks": names}}
+        {"seed": 0, "way": 5, "eval": {"temperature": 4.0, "baselines": names}}
     )
     params = place(learner.init(jax.random.key(1)))
     rows = report._methods(config, trained, zoo, params, setting)
@@ -365,8 +365,9 @@ def test_preinverted_counts_images_of_all_teachers_of_a_class(zoo_path):
 
 @pytest.mark.slow
 def test_meta_training_stops_and_resumes(tmp_path, monkeypatch):
-    config = common.five(common.smoke(common.preinverted_config()))
-    config.recover.generator_width, config.recover.num_steps = 4, 1
+    config = preinverted_cifar_fs.get_config("smoke,five")
+    recipe = config.recover.inversion
+    recipe.generator.width, recipe.num_steps = 4, 1
     zoo = zoo_of((conv4(4), 2))
     inverter = build_inversion.inverter(config, zoo.architectures[0])
 

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from experiments import inputs, run
-from experiments.configs import common
+from experiments.configs import variants
 from experiments.harness import (
     checkpointing,
     command_line,
@@ -29,7 +29,7 @@ from experiments.harness import (
     stopping,
 )
 from experiments.harness import workdir as workdir_lib
-from experiments.methods import base
+from experiments.methods import base, free
 from free_jax import Teachers, Zoo, ZooGroup, make_network
 from free_jax.errors import InputError
 
@@ -523,15 +523,15 @@ def test_optimizer():
 
 
 def test_variants():
-    assert common.parse_variant("smoke").smoke
-    parsed = common.parse_variant("rate=2,name=x", rate=0.5, name="y", fast=False)
-    assert parsed.to_dict() == {"rate": 2.0, "name": "x", "fast": False}
+    assert variants.parse_variant("smoke").smoke
+    parsed = variants.parse_variant("rate=2,name=x", rate=0.5, name="y", fast=False)
+    assert vars(parsed) == {"rate": 2.0, "name": "x", "fast": False}
     with pytest.raises(ValueError, match=r"Known: smoke, reference, cpu, seed=-1"):
-        common.parse_variant("nothing")
+        variants.parse_variant("nothing")
 
 
 def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
-    config = common.free_config("cifar_fs")
+    config = variants.make(free.Config)
     config.student.kwargs.width = 4
     preset = inputs.preset(config)
     arch = make_network(
