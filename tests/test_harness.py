@@ -178,13 +178,13 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path, config_file):
         textwrap.dedent("""
         import sys, time
         import jax.numpy as jnp
-        from experiments import checkpointing
+        from experiments.harness import checkpointing, stopping
         def main(config, workdir):
             checkpoints = checkpointing.Checkpoints(workdir)
             found = checkpoints.restore_latest({"x": jnp.zeros(3)})
             if found:
                 return print("found", found[1], found[2])
-            with checkpointing.StopRequest() as stop:
+            with stopping.StopRequest() as stop:
                 for step in range(1, 10_000):
                     print("step", step, flush=True)
                     time.sleep(0.02)
