@@ -24,12 +24,12 @@ import jax.numpy as jnp  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
-from experiments.configs import common  # noqa: E402
 from experiments.harness import checkpointing  # noqa: E402
+from experiments.harness.options import CheckpointOptions  # noqa: E402
 from free_jax.fewshot import banks  # noqa: E402
 
 STEPS = 8  # in a block
-EVERY_SECS = common.harness_config()["checkpoint"]["every_secs"]
+EVERY_SECS = CheckpointOptions().every_secs
 
 
 def make_state():

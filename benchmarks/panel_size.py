@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from experiments import inputs
-from experiments.configs import common
+from experiments.configs import panel_cifar_fs
 from experiments.harness import metrics
 from free_jax import panel
 from free_jax.fewshot import banks, evaluation, heads
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 5, 10, 25, 50, 100])
     parser.add_argument("--json", default="panel_size.json")
     options = parser.parse_args()
-    config = common.panel_config("cifar_fs")
+    config = panel_cifar_fs.get_config()
     config.data.path, config.zoo.path = options.data, options.zoo
     zoo = inputs.load_zoo(config)
     split = inputs.load_split(config, options.split)

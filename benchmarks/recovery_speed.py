@@ -26,12 +26,12 @@ sys.path.insert(0, str(ROOT))
 import jax  # noqa: E402
 import ml_collections  # noqa: E402
 import numpy as np  # noqa: E402
-import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
 from experiments import inputs  # noqa: E402
-from experiments.configs import common  # noqa: E402
+from experiments.configs import preinverted_cifar_fs  # noqa: E402
 from experiments.harness import metrics, pictures  # noqa: E402
+from experiments.harness.optimizers import optimizer  # noqa: E402
 from experiments.stages import recover  # noqa: E402
 from free_jax import inversion, panel  # noqa: E402
 
@@ -61,11 +61,9 @@ def clock() -> float:
 
 def settings(backend: str, width: int) -> ml_collections.ConfigDict:
     """A config whose section ``recover`` is the back-end's own default."""
-    config = common.preinverted_config()
-    if backend != "pixels":
-        config = common.five(config)
-        config.recover.backend = backend
-    config.recover.generator_width = width
+    variant = "" if backend == "pixels" else backend
+    config = preinverted_cifar_fs.get_config(variant)
+    config.recover.inversion.generator.width = width
     return config
 
 
@@ -91,7 +89,7 @@ def measure(config, arch, teachers, others, shared, labels, repeats):
     classes = np.asarray(teachers.class_ids)[:, np.asarray(labels)]
     recognised = judged_by_others(arch, others, np.stack(images), classes)
     return {
-        "steps": config.recover.num_steps,
+        "steps": config.recover.inversion.num_steps,
         "owner": float(np.mean(owner)),
         "owner_by_teacher": owner,
         "others": recognised,
@@ -117,7 +115,7 @@ def meta_train(config, arch, teachers, labels, options):
     init, step = inversion.meta_training(
         inversion.build(recover.recipe(config), arch),
         labels,
-        optimizer=optax.adam(config.recover.meta_rate, b1=0.5),
+        optimizer=optimizer(config.recover.meta_optimizer),
         teachers_per_step=config.recover.meta_teachers,
     )
     run = jax.jit(step)
@@ -148,7 +146,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     options = parser.parse_args()
 
-    config = common.preinverted_config()
+    config = preinverted_cifar_fs.get_config()
     config.data.path, config.zoo.path = options.data, options.zoo
     group = inputs.load_zoo(config).groups[0]
     arch, count = group.architecture, group.num_teachers
@@ -158,13 +156,13 @@ def main() -> None:
     rows, grids = [], []
     for backend, tried in STEPS.items():
         config = settings(backend, options.width)
-        config.recover.num_steps = tried[0]
+        config.recover.inversion.num_steps = tried[0]
         shared, spent = None, 0.0
         if backend == "five":
             print(f"meta-training, {options.meta_steps} steps", flush=True)
             shared, spent = meta_train(config, arch, others, labels, options)
         for steps in tried:
-            config.recover.num_steps = steps
+            config.recover.inversion.num_steps = steps
             row, images = measure(
                 config, arch, teachers, others, shared, labels, options.repeats
             )

@@ -252,7 +252,7 @@ TINY = [
     "--config.replay.queries=5",
     "--config.learner.test_steps=2",
     "--config.learner.train_steps=1",
-    "--config.inversion.images_per_class=4",
+    "--config.recover.images_per_class=4",
     "--config.eval.yardsticks=('random',)",
     "--config.log.every_secs=0",
 ]
@@ -265,9 +265,11 @@ def test_a_run_tells_accuracy_by_queries(tmp_path):
     result = json.loads((tmp_path / "result.json").read_text())
     config = command_line.parse(argv).config
     # Every step but the last asks around an image; accuracy and distillation ask once.
-    around = (config.inversion.num_steps - 1) * config.black_box.num_directions
+    around = (
+        config.inversion.num_steps - 1
+    ) * config.inversion.estimator.num_directions
     asked = around + config.inversion.num_steps + 1 + 1
-    a_step = 2 * 5 * config.inversion.images_per_class * asked
+    a_step = 2 * 5 * config.recover.images_per_class * asked
     assert result["queries"]["total"] == config.num_steps * a_step
     assert sum(result["queries"]["per_teacher"]) == result["queries"]["total"]
     assert len(result["queries"]["per_teacher"]) == 3
@@ -282,7 +284,7 @@ def test_a_run_tells_accuracy_by_queries(tmp_path):
     [
         ("--config.black_box.gives=words", "choose one of logits"),
         ("--config.black_box.gradient=grey", "choose one of zero_order"),
-        ("--config.black_box.num_directions=0", "must be at least 1"),
+        ("--config.inversion.estimator.num_directions=0", "must be at least 1"),
         ("--config.replay.episodes_per_update=1", "at least 2"),
         ("--config.inversion.objective.agreement=l2", "choose one of kl"),
     ],
@@ -304,9 +306,7 @@ def test_scenarios_and_variants():
     released = parse("reference")
     assert released.distill.loss == "prob_dot"
     assert released.inversion.objective.agreement == "l1"
-    assert (released.black_box.num_directions, released.black_box.frequencies) == (
-        100,
-        0,
-    )
+    estimator = released.inversion.estimator
+    assert (estimator.num_directions, estimator.frequencies) == (100, 0)
     with pytest.raises(InputError, match="choose SS, SH or MH"):
         parse("api=XX")

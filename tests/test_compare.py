@@ -37,8 +37,8 @@ SMALL = (
 )
 METHODS = {
     "protonet_real": f"maml_real_cifar_fs.py:smoke {SMALL}",
-    "yardsticks": (
-        "yardsticks_cifar_fs.py:smoke --config.student.kwargs.width=4 "
+    "baselines": (
+        "baselines_cifar_fs.py:smoke --config.student.kwargs.width=4 "
         "--config.learner.kind=protonet --config.eval.val_episodes=0 "
         "--config.eval.yardsticks=\"('average','ota','best')\""
     ),

@@ -593,7 +593,7 @@ SMALL = [
     "--config.eval.val_episodes=0",
     "--config.eval.queries=3",
     "--config.eval.shots=(1,)",
-    "--config.eval.yardsticks=('panel',)",
+    "--config.eval.baselines=('panel',)",
     "--config.learner.test_steps=1",
     "--config.zoo.pretrain.num_teachers=0",
     "--config.panel.trust=False",
@@ -618,7 +618,7 @@ def test_panel_over_http_is_the_panel_in_process(
     proxy.fault = failing(500)
     config = parse(f"--config.zoo.apis={listed()}", "--config.num_steps=2")
     needs_teachers = [name for name in BASELINES if name != "random"]
-    config.eval.yardsticks = tuple(needs_teachers)
+    config.eval.baselines = tuple(needs_teachers)
     result = train.main(config, str(tmp_path / "run"))
     asked = np.load(tmp_path / "run" / "recovered" / "leaves-000000.npz")["images"]
     told = np.load(tmp_path / "run" / "described" / "images-000000.npz")["logits"]
@@ -717,7 +717,7 @@ def test_inversion_over_http_counts_every_image(listed, tmp_path):
     """BiDf-MKD on a real server: each query that a step makes is sent once."""
     argv = ["--config=experiments/configs/bidf_cifar_fs_5w1s.py:smoke"]
     argv += [f"--config.zoo.apis={listed()}", "--config.zoo.pretrain.num_teachers=0"]
-    argv += ["--config.num_steps=2", "--config.eval.yardsticks=()"]
+    argv += ["--config.num_steps=2", "--config.eval.baselines=()"]
     argv += ["--config.eval.val_episodes=0", "--config.student.kwargs.width=4"]
     config = command_line.parse(["run.py", *argv]).config
     result = train.main(config, str(tmp_path / "run"))

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from experiments import run
-from experiments.configs import common
+from experiments.configs import variants
 from experiments.harness import (
     checkpointing,
     command_line,
@@ -497,8 +497,8 @@ def test_optimizer():
 
 
 def test_variants():
-    assert common.parse_variant("smoke").smoke
-    parsed = common.parse_variant("rate=2,name=x", rate=0.5, name="y", fast=False)
-    assert parsed.to_dict() == {"rate": 2.0, "name": "x", "fast": False}
+    assert variants.parse_variant("smoke").smoke
+    parsed = variants.parse_variant("rate=2,name=x", rate=0.5, name="y", fast=False)
+    assert vars(parsed) == {"rate": 2.0, "name": "x", "fast": False}
     with pytest.raises(ValueError, match=r"Known: smoke, reference, cpu, seed=-1"):
-        common.parse_variant("nothing")
+        variants.parse_variant("nothing")

@@ -257,7 +257,7 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     [
         ("--config.panel.held_out_classes=3", "must be between 5 and 20"),
         ("--config.panel.held_out_classes=20", "every teacher knows one of them"),
-        ("--config.recover.start=photos", "choose one of noise, scenes"),
+        ("--config.recover.start=photos", "choose one of noise, dead_leaves"),
         ("--config.recover.backend=pixel", "choose one of "),
         ("--config.distill.whitening=-1.0", "whitening=-1.0 must not be negative"),
         ("--config.distill.calibrate_images=-1", "must not be negative"),
@@ -398,7 +398,7 @@ def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
     earlier = str(finished[0])
     zoo = load_zoo(zoo_path)
     for override, message in [
-        ("scenes=11", "holds scenes=10, fewer than config.recover.scenes=11"),
+        ("scenes=11", "holds dead_leaves=10, fewer than config.recover.dead_leaves=11"),
         ("images_per_class=3", "holds images_per_class=2, fewer than"),
     ]:
         config = parse(zoo_path, f"--config.recover.{override}")

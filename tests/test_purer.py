@@ -460,9 +460,9 @@ def test_bad_config_is_an_input_error(tmp_path, override, message):
 
 def test_variants_name_pool_and_learner():
     config = parse(variant="reference,pool=disjoint13,learner=anil")
-    assert config.zoo.disjoint == config.pixels.teachers_per_step == 13
-    assert config.learner.kind == "anil" and config.start == "average"
-    assert parse(variant="reference").pixels.label_order == "sorted"
+    assert config.zoo.disjoint == config.recover.teachers_per_step == 13
+    assert config.learner.kind == "anil" and config.init == "average"
+    assert parse(variant="reference").recover.label_order == "sorted"
     with pytest.raises(InputError, match="disjointN"):
         parse(variant="pool=some")
     with pytest.raises(InputError, match="inner loop"):

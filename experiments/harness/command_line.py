@@ -215,7 +215,8 @@ def _check_overrides(argv: Sequence[str], config: Any) -> None:
         key = re.sub(r"\[\d+\]$", "", match[1])
         if key in known | groups or _inside_leaf(key, known):
             continue
-        hint = sections.did_you_mean(key, known | groups, former)
+        today = former_keys.key_today(key)
+        hint = sections.did_you_mean(today, known | groups, former)
         raise InputError(f"--config.{match[1]}: the config has no such key; {hint}")
 
 
