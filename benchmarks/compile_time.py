@@ -31,7 +31,7 @@ def main() -> None:
     options = parser.parse_args()
     file, _, variant = options.config.partition(":")
     config = command_line.load_config(file, variant)
-    arch = base.classifier(config.student, config.way, inputs.preset(config))
+    arch = networks.classifier(config.student, config.way, inputs.preset(config))
     variables = jax.eval_shape(arch.init, jax.random.key(0))
     count, classes = 8, 64
     stack = jax.tree.map(lambda x: jnp.ones((count, *x.shape), x.dtype), variables)

@@ -69,7 +69,7 @@ def settings(backend: str, width: int) -> ml_collections.ConfigDict:
 
 def measure(config, arch, teachers, others, shared, labels, repeats):
     """Quality and seconds a teacher of the configured number of steps."""
-    inverter = inversion.build(recover.recipe(config), arch)
+    inverter = inversion.build(recover.options(config).inversion, arch)
     shared = inverter.init(jax.random.key(0)) if shared is None else shared
     run = jax.jit(inverter.invert)
     keys = jax.random.split(jax.random.key(1), len(teachers.class_ids))
@@ -113,7 +113,7 @@ def judged_by_others(arch, others, images, classes) -> float:
 def meta_train(config, arch, teachers, labels, options):
     """FIVE's generator, and the seconds its training took after compilation."""
     init, step = inversion.meta_training(
-        inversion.build(recover.recipe(config), arch),
+        inversion.build(recover.options(config).inversion, arch),
         labels,
         optimizer=optimizer(config.recover.meta_optimizer),
         teachers_per_step=config.recover.meta_teachers,

@@ -276,7 +276,7 @@ def test_unknown_zoo_section_is_an_input_error():
 
 
 def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
-    config = common.free_config("cifar_fs")
+    config = variants.make(free.Config)
     config.student.kwargs.width = 4
     preset = inputs.preset(config)
     arch = make_network(

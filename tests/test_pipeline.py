@@ -26,7 +26,7 @@ RECOVER = panel.RecoverOptions(
     inversion=Recipe(init="dead_leaves", num_steps=2),
 )
 OPTIONS = panel.PanelOptions(recover=RECOVER, trust=False)
-SHORT = panel.DistilOptions(batch_size=8, whitening=0.0, calibrate_images=6)
+SHORT = panel.DistillOptions(batch_size=8, whitening=0.0, fit_images=6)
 NAMES = tuple(f"class {i}" for i in range(toy.CLASSES))
 
 
