@@ -1,5 +1,6 @@
 """A run of an earlier version: read, evaluated anew, reused, and never continued."""
 
+import functools
 import json
 import pathlib
 import tarfile
@@ -51,18 +52,18 @@ def means(found):
 def test_its_zoo_and_its_model_load(old):
     zoo = fj.load_zoo(old / "zoo")
     assert zoo.num_teachers == 3
-    images = jax.random.uniform(
-        jax.random.key(0), (5, *zoo.architectures[0].image_shape)
-    )
+    network = zoo.architectures[0]
+    images = jax.random.uniform(jax.random.key(0), (5, *network.image_shape))
     teacher = fj.take(zoo.teachers[0], 1)
-    logits = zoo.architectures[0].apply(teacher.variables, images)
+    logits = jax.jit(network.apply)(teacher.variables, images)
     assert logits.shape == (5, 5) and bool(np.isfinite(logits).all())
 
     model, variables, _ = fj.load_model(old / "model.npz")
-    described = fj.distilled.describe(model, variables, images)
+    describe = jax.jit(functools.partial(fj.distilled.describe, model))
+    described = describe(variables, images)
     assert described.shape[0] == 5 and bool(np.isfinite(described).all())
     classify = fj.heads.centered(fj.heads.ridge(5), "none")
-    scores = classify(described, np.arange(5), described)
+    scores = classify(described, jax.numpy.arange(5), described)
     np.testing.assert_array_equal(scores.argmax(-1), np.arange(5))
 
 
@@ -88,6 +89,7 @@ def test_it_is_evaluated_anew(old, capsys):
 
 def test_its_images_and_answers_are_reused(old, tmp_path, capsys):
     reused = [f"--config.recover.reuse={old}", f"--config.zoo.path={old / 'zoo'}"]
+    reused += ["--config.zoo.pretrain.num_teachers=0"]
     short = ["--config.num_steps=1", "--config.eval.episodes=2"]
     shots = "--config.eval.shots=(1,)"
     new = tmp_path / "new"
