@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo serve-demo test lint types clean
+.PHONY: demo serve-demo test test-all lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python experiments/run.py --config=experiments/configs/demo.py
@@ -19,8 +19,15 @@ serve-demo: $(VENV)/.installed-dev
 	  --config=experiments/configs/panel_cifar_fs.py:smoke,queries \
 	  --config.zoo.pretrain.num_teachers=0
 
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist worksteal --durations=25
+
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile
+	$(PYTEST)
+
+# Those marked slow as well, with PyTorch and the shared teachers: three quarters of an
+# hour at most, before an issue is called resolved.
+test-all: $(VENV)/.installed-dev
+	$(PYTEST) -m "slow or not slow"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

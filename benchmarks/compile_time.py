@@ -20,7 +20,8 @@ import numpy as np  # noqa: E402
 
 from experiments import inputs  # noqa: E402
 from experiments.harness import command_line  # noqa: E402
-from experiments.methods import base, free  # noqa: E402
+from experiments.inputs import networks  # noqa: E402
+from experiments.methods import free  # noqa: E402
 from free_jax import Teachers, Zoo, ZooGroup, map_tasks  # noqa: E402
 
 

@@ -11,15 +11,17 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-import numpy as np
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+if str(REPOSITORY) not in sys.path:
+    sys.path.insert(0, str(REPOSITORY))
 
-from experiments.data import preset
-from experiments.inputs.conversion import class_names_of, show_progress
-from free_jax.errors import InputError
-from free_jax.interop import convert_folder
-from free_jax.zoo import Zoo, save_zoo
+import numpy as np  # noqa: E402
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+from experiments.data import preset  # noqa: E402
+from experiments.inputs.conversion import class_names_of, show_progress  # noqa: E402
+from free_jax.errors import InputError  # noqa: E402
+from free_jax.interop import convert_folder  # noqa: E402
+from free_jax.zoo import Zoo, save_zoo  # noqa: E402
 
 
 def describe(zoo: Zoo) -> str:

@@ -5,15 +5,20 @@ import pathlib
 import tempfile
 
 # Read when the backend starts, so this has to come before the first array.
-# Compiling takes most of the tests' time: the last stage does without optimisation.
+# Compiling takes most of the tests' time: the last stage does without optimisation, and
+# fusions are written by the older emitter, which takes less than half of XLA's time.
+os.environ.setdefault("XLA_FLAGS_OUTSIDE", os.environ.get("XLA_FLAGS", ""))
 os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS_OUTSIDE"]
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    + " --xla_cpu_use_fusion_emitters=false"
 )
 
+import filelock
 import hypothesis
 import jax
 import pytest
+from golden import make
 
 SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -57,3 +62,46 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory):
+    """``smoke_run(name)``: the folder of a finished small run, to read from.
+
+    `name` is one of ``golden.make.RUNS``, or "teachers", whose ``zoo`` is the one that
+    all of them use.  Made by the command line the first time that a test asks, as a
+    reader would (one device, XLA's own settings), and shared by the tests of all
+    workers: a test that writes makes a copy of the folder.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    folder = folder / "smoke"
+    folder.mkdir(exist_ok=True)
+    kept = os.environ.get("FREE_JAX_TEST_CACHE")
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": os.environ["XLA_FLAGS_OUTSIDE"],
+        "FREE_JAX_CACHE": str(pathlib.Path(kept or folder) / "compiled"),
+        # With a limit, processes that share the folder lock it.
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
+
+    def finished(name: str) -> pathlib.Path:
+        with filelock.FileLock(folder / f"{name}.lock"):
+            log = folder / f"{name}.log"
+            if not log.exists():
+                log.write_text("was interrupted")
+                if name == "teachers":
+                    line = [*make.ZOO, f"--workdir={folder / name}"]
+                else:
+                    line = make.command(name, folder, finished("teachers") / "zoo")
+                done = make.run(*line, env=environment, capture_output=True, text=True)
+                log.write_text(done.stderr if done.returncode else "")
+            if trouble := log.read_text():
+                pytest.fail(f"the run {name} failed:\n{trouble}", pytrace=False)
+        return folder / name
+
+    return finished

@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 from experiments import inputs, pretrain_zoo, run, train
-from experiments.configs import common
+from experiments.configs import variants
 from experiments.data import procedural
 from experiments.harness import command_line, loop, stopping
-from experiments.methods import base
+from experiments.methods import base, free
 from free_jax import (
     Teachers,
     Zoo,

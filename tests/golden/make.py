@@ -13,6 +13,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "experiments" / "configs"
@@ -54,6 +55,13 @@ def command(name: str, workdir: pathlib.Path, zoo: pathlib.Path) -> list[str]:
     ]
 
 
+def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess:
+    """Calls ``experiments/run.py``; `options` are those of ``subprocess.run``."""
+    script = str(ROOT / "experiments" / "run.py")
+    line = [sys.executable, script, *arguments, "--distributed=off"]
+    return subprocess.run(line, cwd=ROOT, **options)
+
+
 def collected(workdir: pathlib.Path) -> dict:
     """Metrics and accuracies of a finished run; nothing that depends on the clock."""
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -84,15 +92,10 @@ def main() -> None:
     args = parser.parse_args()
     workdir = pathlib.Path(args.workdir or tempfile.mkdtemp(prefix="golden-"))
 
-    def run(*arguments: str) -> None:
-        script = str(ROOT / "experiments" / "run.py")
-        options = ["--distributed=off"]
-        subprocess.run([sys.executable, script, *arguments, *options], check=True)
-
-    run(*ZOO, f"--workdir={workdir / 'teachers'}")
+    run(*ZOO, f"--workdir={workdir / 'teachers'}", check=True)
     found = {}
     for name in args.only.split(",") if args.only else RUNS:
-        run(*command(name, workdir, workdir / "teachers" / "zoo"))
+        run(*command(name, workdir, workdir / "teachers" / "zoo"), check=True)
         found[name] = collected(workdir / name)
     text = json.dumps(found, indent=1, sort_keys=True) + "\n"
     pathlib.Path(args.target).write_text(text)
