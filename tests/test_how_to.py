@@ -1,4 +1,4 @@
-"""The pages of docs that say how to add something: their code runs, on a tiny example."""
+"""The pages of docs that say how to add something: their code runs."""
 
 import pathlib
 import re
@@ -139,7 +139,7 @@ def test_a_new_method_is_run_by_its_command(walk, tmp_path, monkeypatch, capsys)
     file = tmp_path / "walk_cifar_fs.py"
     file.write_text(blocks(METHOD, "file")["experiments/configs/walk_cifar_fs.py"])
     line = [f"--config={file}:smoke", f"--workdir={tmp_path / 'run'}"]
-    assert command.main(["run.py", *line, "--compilation_cache=off"]) == 0
+    assert command.main(["run.py", *line, "--distributed=off"]) == 0
     assert "walk (maml)" in capsys.readouterr().out
     assert fj.load_model(tmp_path / "run" / "model.npz")[0].num_classes == 5
 

@@ -5,39 +5,67 @@ import re
 
 import jax
 import numpy as np
+import pytest
 
 import free_jax as fj
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+PANEL, DISTILLED, FIVE = re.findall(
+    r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+)
+# The same panel, smaller.
+LESS = {
+    "images_per_class=40": "images_per_class=1",
+    "dead_leaves=10000": "dead_leaves=8",
+    "num_steps=8000": "num_steps=2",
+}
 
 
-def test_readme_example(tmp_path, monkeypatch, capsys):
-    code = BLOCKS[0]
+def statements(code):
+    """Lines without imports; a call folded over lines for reading is one."""
     body = [line for line in code.splitlines() if line and "import" not in line]
-    # A call may be folded over lines for reading; it is one statement.
-    assert (
-        len(re.sub(r"\(\n.*?\n\)", "()", "\n".join(body), flags=re.S).split("\n")) < 10
-    )
-    arch = fj.make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=8)
-    init = jax.jit(jax.vmap(arch.init))
+    return re.sub(r"\(\n.*?\n\)", "()", "\n".join(body), flags=re.S).split("\n")
+
+
+def run(code, **names):
+    exec(compile(code, "README.md", "exec"), names)
+    return names
+
+
+@pytest.fixture
+def demo_zoo(tmp_path, monkeypatch):
+    """Four untrained teachers where the demo leaves its own."""
+    network = fj.make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=8)
+    init = jax.jit(jax.vmap(network.init))
     variables = init(jax.random.split(jax.random.key(0), 4))
     ids = np.stack([np.arange(5) + i for i in range(4)]).astype(np.int32)
-    group = fj.ZooGroup(
-        arch, fj.Teachers(variables, jax.numpy.asarray(ids)), np.full(4, np.nan)
-    )
-    fj.save_zoo(
-        fj.Zoo((group,), tuple("abcdefgh")),
-        tmp_path / "runs" / "demo" / "seed0" / "zoo",
-    )
+    teachers = fj.Teachers(variables, jax.numpy.asarray(ids))
+    group = fj.ZooGroup(network, teachers, np.full(4, np.nan))
+    zoo = fj.Zoo((group,), tuple("abcdefgh"))
     monkeypatch.chdir(tmp_path)
-    namespace = {}
-    exec(compile(code, "README.md", "exec"), namespace)
-    assert capsys.readouterr().out == "(3, 100, 32, 32, 3) (3, 100)\n"
-    assert bool(namespace["info"].is_finite.all())
+    fj.save_zoo(zoo, tmp_path / "runs" / "demo" / "seed0" / "zoo")
+    return zoo
 
 
-def test_readme_example_of_a_distilled_model(tmp_path, monkeypatch):
+def test_example_of_the_panel(demo_zoo, tmp_path):
+    assert len(statements(PANEL)) < 10
+    code = PANEL
+    for given, less in LESS.items():
+        assert given in code
+        code = code.replace(given, less)
+    run(code)
+    network, variables, _ = fj.load_model(tmp_path / "student.npz")
+    assert network.num_classes == 4 * 5 and "descriptions" in variables
+
+
+def test_example_of_five(demo_zoo, capsys):
+    assert len(statements(FIVE)) < 10
+    found = run(FIVE, jax=jax, fj=fj, zoo=demo_zoo)
+    assert capsys.readouterr().out == "(3, 20, 32, 32, 3) (3, 20)\n"
+    assert bool(found["info"].is_finite.all())
+
+
+def test_example_of_a_distilled_model(tmp_path, monkeypatch):
     images = jax.random.uniform(jax.random.key(0), (20, 32, 32, 3))
     arch = fj.make_network("conv4", num_classes=3 * 5, image_shape=(32, 32, 3), width=2)
     variables = fj.distilled.fit_statistics(
@@ -51,14 +79,14 @@ def test_readme_example_of_a_distilled_model(tmp_path, monkeypatch):
     file.parent.mkdir(parents=True)
     fj.save_model(file, arch, variables)
     monkeypatch.chdir(tmp_path)
-    namespace = {
-        "jax": jax,
-        "fj": fj,
-        "support_images": images[:5],
-        "support_labels": jax.numpy.arange(5),
-        "query_images": images[:5],
-    }
-    exec(compile(BLOCKS[1], "README.md", "exec"), namespace)
+    found = run(
+        DISTILLED,
+        jax=jax,
+        fj=fj,
+        support_images=images[:5],
+        support_labels=jax.numpy.arange(5),
+        query_images=images[:5],
+    )
     # The support images themselves: each is closest to itself.
     for name in ("scores", "scores_of_adapted"):
-        np.testing.assert_array_equal(namespace[name].argmax(-1), np.arange(5))
+        np.testing.assert_array_equal(found[name].argmax(-1), np.arange(5))
