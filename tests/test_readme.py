@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
-@pytest.mark.parametrize("width", [8, pytest.param(128, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("width", [8, pytest.param(64, marks=pytest.mark.slow)])
 def test_readme_example(tmp_path, monkeypatch, capsys, width):
     narrow = functools.partial(fj.models.Generator, width=width)
     monkeypatch.setattr(fj.models, "Generator", narrow)
