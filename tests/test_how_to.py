@@ -115,8 +115,8 @@ def test_a_new_method_trains_by_its_command(walk, tmp_path, capsys):
     page = "experiments/configs/walk_cifar_fs.py"
     file.write_text(blocks(METHOD, "file")[page])
     line = ["run.py", f"--config={file}:smoke", "--config.student.kwargs.width=2"]
-    config = command_line.parse([*line, "--config.walk.rate=0.5"]).config
-    checks.validate(config)
+    given = command_line.parse([*line, "--config.walk.rate=0.5"]).config
+    config = checks.validate(given)
     network = methods.base.student(config, config.way)
     zoo = zoo_of(network)
     run = harness_toy.open_run(tmp_path / "run")

@@ -1,5 +1,6 @@
 """The README's examples run as they stand."""
 
+import functools
 import pathlib
 import re
 
@@ -58,7 +59,10 @@ def test_example_of_the_panel(demo_zoo, tmp_path):
     assert network.num_classes == 4 * 5 and "descriptions" in variables
 
 
-def test_example_of_five(demo_zoo, capsys):
+@pytest.mark.parametrize("width", [8, pytest.param(64, marks=pytest.mark.slow)])
+def test_example_of_five(demo_zoo, monkeypatch, capsys, width):
+    narrow = functools.partial(fj.models.Generator, width=width)
+    monkeypatch.setattr(fj.models, "Generator", narrow)
     assert len(statements(FIVE)) < 10
     found = run(FIVE, jax=jax, fj=fj, zoo=demo_zoo)
     assert capsys.readouterr().out == "(3, 20, 32, 32, 3) (3, 20)\n"
