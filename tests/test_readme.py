@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+import toy
 
 import free_jax as fj
 
@@ -19,6 +20,7 @@ LESS = {
     "images_per_class=40": "images_per_class=1",
     "dead_leaves=10000": "dead_leaves=8",
     "num_steps=8000": "num_steps=2",
+    "(32, 32, 3)": "(16, 16, 3)",
 }
 
 
@@ -35,17 +37,22 @@ def run(code, **names):
 
 @pytest.fixture
 def demo_zoo(tmp_path, monkeypatch):
-    """Four untrained teachers where the demo leaves its own."""
-    network = fj.make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=8)
-    init = jax.jit(jax.vmap(network.init))
-    variables = init(jax.random.split(jax.random.key(0), 4))
-    ids = np.stack([np.arange(5) + i for i in range(4)]).astype(np.int32)
-    teachers = fj.Teachers(variables, jax.numpy.asarray(ids))
-    group = fj.ZooGroup(network, teachers, np.full(4, np.nan))
-    zoo = fj.Zoo((group,), tuple("abcdefgh"))
+    """``demo_zoo(size)``: four untrained teachers where the demo leaves its own."""
     monkeypatch.chdir(tmp_path)
-    fj.save_zoo(zoo, tmp_path / "runs" / "demo" / "seed0" / "zoo")
-    return zoo
+
+    def save(size):
+        shape = (size, size, 3)
+        network = fj.make_network("conv4", num_classes=5, image_shape=shape, width=4)
+        variables = toy.random_teachers(network, 4).variables
+        # Nobody contradicts anybody: they know different classes.
+        ids = jax.numpy.arange(20, dtype=jax.numpy.int32).reshape(4, 5)
+        teachers = fj.Teachers(variables, ids)
+        group = fj.ZooGroup(network, teachers, np.full(4, np.nan))
+        zoo = fj.Zoo((group,), tuple("abcdefghijklmnopqrst"))
+        fj.save_zoo(zoo, tmp_path / "runs" / "demo" / "seed0" / "zoo")
+        return zoo
+
+    return save
 
 
 def test_example_of_the_panel(demo_zoo, tmp_path):
@@ -54,6 +61,7 @@ def test_example_of_the_panel(demo_zoo, tmp_path):
     for given, less in LESS.items():
         assert given in code
         code = code.replace(given, less)
+    demo_zoo(16)
     run(code)
     network, variables, _ = fj.load_model(tmp_path / "student.npz")
     assert network.num_classes == 4 * 5 and "descriptions" in variables
@@ -64,7 +72,7 @@ def test_example_of_five(demo_zoo, monkeypatch, capsys, width):
     narrow = functools.partial(fj.models.Generator, width=width)
     monkeypatch.setattr(fj.models, "Generator", narrow)
     assert len(statements(FIVE)) < 10
-    found = run(FIVE, jax=jax, fj=fj, zoo=demo_zoo)
+    found = run(FIVE, jax=jax, fj=fj, zoo=demo_zoo(32))
     assert capsys.readouterr().out == "(3, 20, 32, 32, 3) (3, 20)\n"
     assert bool(found["info"].is_finite.all())
 
