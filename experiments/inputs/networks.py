@@ -20,12 +20,12 @@ def student(config: Any, way: int) -> Network:
 def classifier(model: Any, way: int, chosen: Preset, dtype: str = "float32") -> Network:
     """Architecture from a section ``dict(name=..., kwargs=...)``."""
     size = chosen.image_size
-    kwargs = dict(model.kwargs)
+    kwargs = dict(model["kwargs"])
     if dtype != "float32":
         kwargs["dtype"] = dtype
     try:
         return make_network(
-            model.name,
+            model["name"],
             num_classes=way,
             image_shape=(size, size, 3),
             mean=chosen.mean,
@@ -33,7 +33,7 @@ def classifier(model: Any, way: int, chosen: Preset, dtype: str = "float32") -> 
             **kwargs,
         )
     except (TypeError, ValueError) as error:
-        raise InputError(f"model {model.name!r}: {error}") from None
+        raise InputError(f"model {model['name']!r}: {error}") from None
 
 
 def learners(
