@@ -138,8 +138,10 @@ def test_a_new_method_trains_by_its_command(walk, tmp_path, capsys):
 def test_a_new_method_is_run_by_its_command(walk, tmp_path, monkeypatch, capsys):
     file = tmp_path / "walk_cifar_fs.py"
     file.write_text(blocks(METHOD, "file")["experiments/configs/walk_cifar_fs.py"])
-    line = [f"--config={file}:smoke", f"--workdir={tmp_path / 'run'}"]
-    assert command.main(["run.py", *line, "--distributed=off"]) == 0
+    line = ["run.py", f"--config={file}:smoke", f"--workdir={tmp_path / 'run'}"]
+    line += ["--distributed=off", "--config.zoo.pretrain.epochs=1"]
+    line += ["--config.eval.baselines=()", "--config.eval.episodes=4"]
+    assert command.main(line) == 0
     assert "walk (maml)" in capsys.readouterr().out
     assert fj.load_model(tmp_path / "run" / "model.npz")[0].num_classes == 5
 
