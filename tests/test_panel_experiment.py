@@ -208,7 +208,7 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     left_out = np.setdiff1d(np.arange(5), choice.asked)
     assert np.isin(known[left_out], choice.held_out).any(1).all()
     data = prepared[0].data
-    assert data.logits.shape[1] == len(choice.asked)
+    assert len(data.columns) == len(choice.asked) + 1
     # Two images a class and teacher, and ten scenes: nothing of the teachers left out.
     assert data.images.shape[0] == 10 * len(choice.asked) + 10
     for number, class_id in enumerate(held_out):

@@ -12,6 +12,7 @@ import pytest
 import toy
 
 from free_jax import Teachers, Zoo, ZooGroup, evaluation, inversion, keys, panel, zoo
+from free_jax.images import fit_to
 from free_jax.inversion import GeneratorOptions, Recipe
 from free_jax.jobs import in_memory
 from free_jax.options import adam
@@ -87,7 +88,7 @@ def test_a_described_set_holds_every_teachers_images_and_answers():
     for group in tiny_zoo().groups:
         for row in range(group.num_teachers):
             one = zoo.take(group.teachers, row)
-            fitted = panel.describe.augment.fit_to(pixels, group.network.image_shape)
+            fitted = fit_to(pixels, group.network.image_shape)
             said.append(group.network.apply(one.variables, fitted))
     np.testing.assert_allclose(
         np.asarray(found.described.logits).reshape(31, -1),
@@ -126,7 +127,7 @@ def test_the_model_is_that_of_the_harness_loop():
     toy.assert_close(made.variables["params"], algorithm.params(state)["params"])
     images = panel.calibration_images(np.random.default_rng(0), data, 1000)
     assert len(images) == 24  # All that was recovered; no leaves.
-    fitted = jax.jit(panel.statistics_fitter(made.network, options))(
+    fitted = jax.jit(panel.statistics_fitter(made.network, columns, options))(
         algorithm.params(state), images, data.weights
     )
     toy.assert_close(made.variables["batch_stats"], fitted["batch_stats"])
@@ -308,13 +309,19 @@ def test_images_of_held_out_classes_are_in_their_bank_alone():
 
 
 def test_a_panel_holds_out_classes_that_no_asked_teacher_knows():
-    whole = Zoo((group_of(8),), NAMES)
-    options = panel.PanelOptions(held_out_classes=3)
-    choice = panel.choose(np.random.default_rng(0), whole, options)
-    ids = np.asarray(whole.teachers[0].class_ids)
-    np.testing.assert_array_equal(
-        np.flatnonzero(~np.isin(ids, choice.held_out).any(1)), choice.asked
-    )
+    class Last(np.random.Generator):
+        """Draws the last classes."""
+
+        def permutation(self, x, axis=0):
+            return x[::-1]
+
+    group = group_of(3)
+    ids = jnp.arange(9, dtype=jnp.int32).reshape(3, 3)
+    group = dataclasses.replace(group, teachers=group.teachers._replace(class_ids=ids))
+    whole, options = Zoo((group,), NAMES), panel.PanelOptions(held_out_classes=3)
+    choice = panel.choose(Last(np.random.PCG64(0)), whole, options)
+    assert choice.held_out.tolist() == [6, 7, 8]
+    assert choice.asked.tolist() == [0, 1]
     with pytest.raises(zoo.pool.InputError, match="must be between 3 and"):
         panel.choose(
             np.random.default_rng(0), whole, options._replace(held_out_classes=2)

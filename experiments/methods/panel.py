@@ -111,7 +111,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
-    fit = jax.jit(panel.statistics_fitter(model, options, columns))
+    fit = jax.jit(panel.statistics_fitter(model, columns, options))
     return Method(
         title=base.title(config, zoo),
         algorithm=algorithm._replace(

@@ -598,7 +598,7 @@ def distil(
     state, info = train(key, described)
     rng = _rng(key, "calibration images")
     images = calibration_images(rng, described, options.fit_images)
-    fit = jax.jit(statistics_fitter(network, options, columns))
+    fit = jax.jit(statistics_fitter(network, columns, options))
     variables = fit(state.variables, images, described.weights)
     return Distilled(network, variables, info)
 
@@ -669,7 +669,7 @@ def calibration_images(
 
 
 def statistics_fitter(
-    network: Network, options: DistillOptions, columns: Int[np.ndarray, " t_plus_1"]
+    network: Network, columns: Int[np.ndarray, " t_plus_1"], options: DistillOptions
 ) -> Callable:
     """``(variables, images or None, weights [T]) -> variables`` with descriptions.
 
