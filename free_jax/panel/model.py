@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from free_jax import objectives, panel
 from free_jax.fewshot import heads
+from free_jax.fewshot.descend import descend
 from free_jax.images import to_float
 from free_jax.panel import ragged
 from free_jax.types import PyTree
@@ -115,12 +116,11 @@ def adapt(
         said = describe(student, {**variables, "params": params}, images, mirror=False)
         return objectives.cross_entropy(scale * heads.unit(said) @ kernel.T, labels)
 
-    def step(fast, _):
-        grads = jax.grad(loss)(fast)
-        return jax.tree.map(lambda p, g: p - learning_rate * g, fast, grads), None
-
-    (params, kernel), _ = jax.lax.scan(
-        step, (variables["params"], start), length=num_steps
+    params, kernel = descend(
+        jax.grad(loss),
+        (variables["params"], start),
+        num_steps=num_steps,
+        learning_rate=learning_rate,
     )
     return Adapted({**variables, "params": params}, kernel)
 
