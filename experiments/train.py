@@ -48,12 +48,16 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Raises:
       InputError: anything wrong with config, data, zoo or working directory.
     """
-    checks.validate(config)
+    settings = checks.validate(config)
     with runs.opened(
-        config, workdir, may_change=may_change(config), upgrade=checks.upgraded
+        settings,
+        workdir,
+        identity=config,
+        may_change=may_change(settings),
+        upgrade=checks.upgraded,
     ) as run:
         try:
-            return report.finished(run) or _result(config, run)
+            return report.finished(run) or _result(settings, run)
         except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
 
@@ -73,7 +77,8 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             way=config.way,
             bank=lambda: inputs.evaluation_bank(config, "val"),
         )
-        spent = adversarial_rounds.seconds_before(config, run.workdir)
+        reused = getattr(getattr(config, "recover", None), "reuse", "")
+        spent = adversarial_rounds.seconds_before(reused or run.workdir)
         schedule = runs.schedule(config, seconds_before=spent)
         service = zoo.service if zoo else None
         outcome = loop.train(run, method, schedule, judge, service)
@@ -85,14 +90,13 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             shots=config.eval.shots,
             baselines=config.eval.baselines,
         )
-        kept = config.recover.get("reuse") or run.workdir if "recover" in config else ""
         return report.write(
             run,
             about(config),
             method,
             outcome,
             table,
-            recovered_in=report.recovery_seconds(kept, method.meters),
+            recovered_in=report.recovery_seconds(reused or run.workdir, method.meters),
             class_names=zoo.class_names if zoo else (),
             bill=service.report() if service else None,
         )
@@ -141,7 +145,7 @@ def about(config: Any) -> report.About:
 
 def may_change(config: Any) -> tuple[str, ...]:
     """What may differ between the runs that share a working directory."""
-    if config.get("distill", {}).get("cosine"):
+    if getattr(getattr(config, "distill", None), "cosine", False):
         # The decay ends at the last step: more steps are another run from the start.
         return tuple(key for key in MAY_CHANGE if key != "num_steps")
     return MAY_CHANGE

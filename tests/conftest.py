@@ -5,13 +5,11 @@ import pathlib
 import tempfile
 
 # Read when the backend starts, so this has to come before the first array.
-# Compiling takes most of the tests' time: the last stage does without optimisation, and
-# fusions are written by the older emitter, which takes less than half of XLA's time.
+# Compiling takes most of the tests' time: the last stage does without optimisation.
 os.environ.setdefault("XLA_FLAGS_OUTSIDE", os.environ.get("XLA_FLAGS", ""))
 os.environ["XLA_FLAGS"] = (
     os.environ["XLA_FLAGS_OUTSIDE"]
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
 )
 
 import filelock

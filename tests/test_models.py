@@ -226,10 +226,10 @@ def test_batch_norm_keeps_the_type_and_never_lowers_precision(dtype):
     [
         ("conv4", 29_541, 4),
         ("resnet10", 4_900_677, 12),
-        ("resnet18", 11_171_397, 20),
-        ("resnet34", 21_279_557, 36),
+        pytest.param("resnet18", 11_171_397, 20, marks=pytest.mark.slow),
+        pytest.param("resnet34", 21_279_557, 36, marks=pytest.mark.slow),
         ("resnet50", 23_506_693, 49),
-        ("resnet101", 42_503_173, 100),
+        pytest.param("resnet101", 42_503_173, 100, marks=pytest.mark.slow),
     ],
 )
 def test_classifier_sizes_and_moments(name, count, norms, key):
@@ -409,7 +409,9 @@ def test_features_enter_the_head(key):
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["conv4", "resnet10"])
+@pytest.mark.parametrize(
+    "name", ["conv4", pytest.param("resnet10", marks=pytest.mark.slow)]
+)
 def test_bfloat16_rounds_and_keeps_parameters_moments_and_logits(name, key):
     def run(**kwargs):
         arch = make_network(name, num_classes=3, image_shape=(16, 16, 3), **kwargs)
@@ -431,9 +433,9 @@ def test_unknown_names_and_misfits_are_refused():
         make_network("conv5", num_classes=5, image_shape=(32, 32, 3))
     with pytest.raises(TypeError, match="widht"):
         make_network("conv4", num_classes=5, image_shape=(32, 32, 3), widht=4)
-    good = {"way": 5, "image_shape": (32, 32, 3)}
+    good = {"num_classes": 5, "image_shape": (32, 32, 3)}
     for change, match in [
-        ({"way": 1}, "way=1"),
+        ({"num_classes": 1}, "num_classes=1"),
         ({"image_shape": (8, 32, 3)}, "at least 16"),
         ({"mean": (0.5,)}, "mean has 1"),
         ({"std": (0.5, 0.5, 0.0)}, "positive"),

@@ -21,6 +21,11 @@ from free_jax.panel.distillation import Described, panel_distillation
 from free_jax.parallel import map_seeds
 
 EIGHT = len(jax.devices()) >= 8
+# Devices and tasks: fewer, more, and as many, three tasks dividing over no mesh.
+MESHES = [(1, 3), (4, 3), (8, 8)] + [
+    pytest.param(devices, count, marks=pytest.mark.slow)
+    for devices, count in ((1, 8), (2, 3), (2, 8), (4, 8), (8, 3))
+]
 needs_eight = pytest.mark.skipif(not EIGHT, reason="needs 8 (fake) devices")
 
 
@@ -87,13 +92,12 @@ def expected(count):
 
 @needs_eight
 @pytest.mark.parametrize("local", ["vmap", "map"])
-@pytest.mark.parametrize("devices", [1, 2, 4, 8])
-def test_values_and_gradients_are_those_of_a_loop(devices, local):
+@pytest.mark.parametrize(("devices", "count"), MESHES)
+def test_values_and_gradients_are_those_of_a_loop(devices, count, local):
     mapped = total(map_tasks(adapted, mesh=mesh_of(devices), local=local))
-    for count in (8, 3):
-        shared, tasks = problem(count)
-        found = mapped(shared["w"], shared, tasks)
-        toy.assert_close(found, expected(count), rtol=1e-4, atol=1e-5)
+    shared, tasks = problem(count)
+    found = mapped(shared["w"], shared, tasks)
+    toy.assert_close(found, expected(count), rtol=1e-4, atol=1e-5)
 
 
 def told(shared, task):
@@ -127,24 +131,22 @@ def told_expected(count):
 
 
 @needs_eight
-@pytest.mark.parametrize(
-    ("devices", "local"), [(1, "map"), (2, "map"), (4, "vmap"), (8, "map")]
-)
-def test_sums_and_results_everywhere(devices, local):
+@pytest.mark.parametrize(("devices", "count"), MESHES)
+def test_sums_and_results_everywhere(devices, count):
+    local = "vmap" if devices == 4 else "map"
     mapped = told_total(
         map_tasks(
             told, mesh=mesh_of(devices), local=local, everywhere=True, summed=True
         )
     )
-    for count in (8, 3):
-        shared, tasks = problem(count)
-        found = mapped(shared["w"], shared, tasks)
-        toy.assert_close(found, told_expected(count), rtol=1e-4, atol=1e-5)
-        out, sums = found[0][1]
-        assert out["good"].dtype == bool and out["count"].dtype == jnp.int32
-        assert int(sums["one"]) == count  # Padding is not counted.
-        leaves = jax.tree.leaves((out, sums))
-        assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
+    shared, tasks = problem(count)
+    found = mapped(shared["w"], shared, tasks)
+    toy.assert_close(found, told_expected(count), rtol=1e-4, atol=1e-5)
+    out, sums = found[0][1]
+    assert out["good"].dtype == bool and out["count"].dtype == jnp.int32
+    assert int(sums["one"]) == count  # Padding is not counted.
+    leaves = jax.tree.leaves((out, sums))
+    assert all(leaf.sharding.is_fully_replicated for leaf in leaves)
 
 
 @needs_eight
@@ -378,8 +380,11 @@ def maml_problem():
     return one, params, tasks
 
 
+PROBLEMS = [inversion_problem, pytest.param(maml_problem, marks=pytest.mark.slow)]
+
+
 @needs_eight
-@pytest.mark.parametrize("build", [inversion_problem, maml_problem])
+@pytest.mark.parametrize("build", PROBLEMS)
 def test_networks_are_split_over_devices_without_gathering(build):
     one, params, tasks = build()
     mapped = jax.jit(map_tasks(one, mesh=mesh_of(4), local="vmap"))
@@ -399,7 +404,7 @@ def test_networks_are_split_over_devices_without_gathering(build):
 
 
 @needs_eight
-@pytest.mark.parametrize("build", [inversion_problem, maml_problem])
+@pytest.mark.parametrize("build", PROBLEMS)
 def test_a_device_does_its_share_of_the_flops(build):
     one, params, tasks = build()
     tasks = jax.tree.map(lambda x: jnp.concatenate([x, x]), tasks)

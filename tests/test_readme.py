@@ -1,10 +1,12 @@
 """The README's examples run as they stand."""
 
+import functools
 import pathlib
 import re
 
 import jax
 import numpy as np
+import pytest
 
 import free_jax as fj
 
@@ -12,7 +14,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
 
 
-def test_readme_example(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("width", [8, pytest.param(64, marks=pytest.mark.slow)])
+def test_readme_example(tmp_path, monkeypatch, capsys, width):
+    narrow = functools.partial(fj.models.Generator, width=width)
+    monkeypatch.setattr(fj.models, "Generator", narrow)
     code = BLOCKS[0]
     body = [line for line in code.splitlines() if line and "import" not in line]
     # A call may be folded over lines for reading; it is one statement.

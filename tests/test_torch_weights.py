@@ -206,7 +206,7 @@ def test_conv4_agrees_with_torch(kwargs, image_size):
     assert relative(logits, torch_logits(net, images)) < 1e-4
 
 
-@pytest.mark.parametrize("depth", [10, 50])
+@pytest.mark.parametrize("depth", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_resnets_agree_with_torch(depth):
     net = shaken(torch_resnet(depth))
     state = numpy_state(net)
@@ -220,7 +220,16 @@ def test_resnets_agree_with_torch(depth):
     assert relative(logits, torch_logits(net, images)) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["conv4", *(f"resnet{d}" for d in SETTINGS)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("conv4", "resnet10", "resnet50"),
+        *(
+            pytest.param(f"resnet{depth}", marks=pytest.mark.slow)
+            for depth in (18, 34, 101)
+        ),
+    ],
+)
 def test_round_trip_gives_every_key_torch_asks_for(name):
     net = torch_conv4() if name == "conv4" else torch_resnet(int(name[6:]))
     state = numpy_state(shaken(net))
@@ -488,7 +497,7 @@ def test_bad_folders_and_settings_are_refused(tmp_path):
     save_teacher(tmp_path / "zoo" / "model_0.pth")
     refuse("limit=0 leaves no teachers", limit=0)
     refuse("one value a channel", mean=(0.5,), std=(0.5,))
-    save_teacher(tmp_path / "zoo" / "model_1.pth", net=small_net(num_classes=3))
+    save_teacher(tmp_path / "zoo" / "model_1.pth", net=small_net(way=3))
     refuse("model_1.pth: has 3 outputs but model_0.pth has 5")
     save_teacher(tmp_path / "zoo" / "model_1.pth", net=torch_resnet(10))
     refuse("resnet10 do not tell the image size; give image_size")

@@ -71,16 +71,17 @@ def _stored(run: Run) -> dict[str, Any] | None:
     return record if same else None
 
 
-def recovery_seconds(folder: str | None, meters: Meters) -> float | None:
+def recovery_seconds(folder: str, meters: Meters) -> float | None:
     """Time that recovering images took; None where it is part of training's steps.
 
     Args:
-      folder: run directory that keeps what was recovered before the first step, of
-        this run or of the one whose images it uses; None where nothing was.
+      folder: run directory that keeps what was recovered before the first step, if
+        anything was: of this run or of the one whose images it uses.
       meters: of the method.
     """
-    if folder and meters.images_before:
-        return sum(map(reuse.seconds_recovering, reuse.lineage(folder)))
+    spent = sum(map(reuse.seconds_recovering, reuse.lineage(folder)))
+    if spent and meters.images_before:
+        return spent
     return None if meters.images_per_step or meters.images_before else 0.0
 
 

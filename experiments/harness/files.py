@@ -13,13 +13,15 @@ from etils import epath
 
 
 def to_plain(value: Any) -> Any:
-    """Turns configs, tuples, NumPy and JAX scalars into plain JSON values.
+    """Turns configs, records, tuples, NumPy and JAX scalars into plain JSON values.
 
     Non-finite numbers become the strings "nan", "inf" and "-inf": JSON has no such
     numbers, and a reader should meet them rather than a gap.
     """
     if hasattr(value, "to_dict"):  # ml_collections.ConfigDict, without importing it
         value = value.to_dict()
+    if hasattr(value, "_asdict"):  # A record: by the names of its fields.
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -13,7 +13,7 @@ from free_jax.types import ImageBank
 def preset(config: Any) -> Preset:
     """The data set's image size and normalisation."""
     chosen = _preset(config.data.name)
-    size = config.data.get("image_size", 0)
+    size = config.data.image_size
     return chosen._replace(image_size=size) if size else chosen
 
 

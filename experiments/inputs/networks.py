@@ -65,7 +65,7 @@ def _continued(
     section: Any, learner: learners_lib.MetaLearner, student: Network
 ) -> learners_lib.MetaLearner:
     """The learner, started from the model of ``learner.init_from`` if it is set."""
-    path = section.get("init_from")
+    path = getattr(section, "init_from", "")
     if not path:
         return learner
     source, params, _ = model_io.load_model(path)

@@ -13,14 +13,16 @@ def opened(
     config: Any,
     workdir: str,
     *,
+    identity: Any = None,
     may_change: tuple[str, ...],
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = former_keys.upgraded,
 ) -> Iterator[run.Run]:
     """A run of a config in a working directory that is claimed for it.
 
     Args:
-      config: gives ``seed``, ``mesh`` and ``log``; all of it names the run.
+      config: gives ``seed``, ``mesh`` and ``log``.
       workdir: run directory, made if missing.
+      identity: what names the run, nested; None is the config.
       may_change: keys that may differ between the runs that share the directory.
       upgrade: the flat config of an earlier version's run as it reads today.
 
@@ -30,10 +32,10 @@ def opened(
     place, map_tasks = devices.placement(config.mesh.task, config.mesh.local)
     with run.opened(
         workdir,
-        seed=config.get("seed", 0),
+        seed=config.seed,
         place=place,
         map_tasks=map_tasks,
-        identity=config,
+        identity=config if identity is None else identity,
         may_change=may_change,
         upgrade=upgrade,
         every_secs=config.log.every_secs,
@@ -45,11 +47,11 @@ def schedule(config: Any, seconds_before: float) -> Schedule:
     """How long the method of a config is trained, and how often it is looked at."""
     return Schedule(
         num_steps=config.num_steps,
-        max_seconds=config.get("max_seconds") or 0.0,
+        max_seconds=config.max_seconds,
         log_every_steps=config.log.every_steps,
         judge_every_steps=config.eval.every_steps,
         checkpoint_every_steps=config.checkpoint.every_steps,
         checkpoint_every_secs=config.checkpoint.every_secs,
-        tensorboard=config.log.get("tensorboard", False),
+        tensorboard=config.log.tensorboard,
         seconds_before=seconds_before,
     )

@@ -22,7 +22,7 @@ HOW_TO_GIVE_TEACHERS = (
 
 def sabotaged(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
     """The zoo, with the configured share of its teachers broken on purpose."""
-    share = config.zoo.get("sabotage", 0.0)
+    share = config.zoo.sabotage
     return corrupt.sabotage(zoo, share, config.seed) if share else zoo
 
 

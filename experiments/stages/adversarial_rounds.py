@@ -60,7 +60,7 @@ class Rival(NamedTuple):
 
 def earlier(config: Any) -> str:
     """The run whose images and answers are kept, or the empty string."""
-    folder = config.get("recover", {}).get("against", "")
+    folder = getattr(config.recover, "against", "")
     # Noted in files, which may be read from elsewhere.
     return folder if "://" in folder or not folder else os.path.abspath(folder)
 
@@ -81,9 +81,8 @@ def seconds(folder: str) -> float:
         ) from None
 
 
-def seconds_before(config: Any, workdir: str) -> float:
-    """What recovering and asking took, wherever it was done, and making the rival."""
-    place = config.get("recover", {}).get("reuse") or workdir
+def seconds_before(place: str) -> float:
+    """What recovering and asking took in a working directory, and making the rival."""
     before = reuse.lineage(place)[:-1]
     made = seconds(before[-1]) if before else 0.0
     asking = chunks.seconds_spent(place, "described")

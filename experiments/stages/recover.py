@@ -37,7 +37,7 @@ def options(config: Any) -> panel.RecoverOptions:
 
 def panel_options(config: Any) -> panel.PanelOptions:
     """Sections ``recover`` and ``panel`` as the library's record."""
-    return panel.PanelOptions(recover=options(config), **config.panel.to_dict())
+    return panel.PanelOptions(recover=options(config), **sections.plain(config.panel))
 
 
 def described(
