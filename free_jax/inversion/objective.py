@@ -1,4 +1,4 @@
-"""What is asked of recovered images, and its gradient with respect to them."""
+"""The loss of recovered images, and its gradient with respect to them."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -91,7 +91,7 @@ def view(
     objective: Objective,
     teacher: Network,
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n H W C"]]:
-    """The images, cropped and mirrored, and these in the size the teacher knows."""
+    """The images, cropped and mirrored, and these in the teacher's size."""
     views = augment.crop_flip(
         key,
         images,
@@ -128,7 +128,8 @@ def white_box(
 
     Raises:
       ValueError: an unknown form of agreement, edges or variation.
-      InputError: the teacher gives no gradients, or no moments although they are asked.
+      InputError: the teacher gives no gradients, or no moments where they have a
+        weight.
     """
     check_objective(objective)
     teacher.check_gives(

@@ -1,4 +1,4 @@
-"""Panel distillation: what ALL teachers say about recovered images, in one model.
+"""Panel distillation: one model learns ALL teachers' outputs on recovered images.
 
 The student has one trunk and one head per teacher.  Each recovered image, whichever
 teacher it came from, was described by every teacher beforehand; a step draws a batch
@@ -27,7 +27,7 @@ from free_jax.zoo.supervised import supervised_step
 
 
 class Described(NamedTuple):
-    """Recovered images and what each teacher says about them.
+    """Recovered images and each teacher's outputs.
 
     Attributes:
       images: [N, h, w, c] uint8.
@@ -149,7 +149,7 @@ def step(
 
 def draw(
     parts: Parts, key: Key[Array, ""], data: Described
-) -> tuple[Float[Array, "n h w c"], Float[Array, "n t w"]]:
+) -> tuple[Float[Array, "n h w c"], Float[Array, "n t width"]]:
     """A batch: augmented images and each teacher's probabilities."""
     key_rows, key_views, key_mix = jax.random.split(key, 3)
     rows = jax.random.randint(key_rows, (parts.batch_size,), 0, data.images.shape[0])
@@ -171,7 +171,7 @@ def loss_fn(
     parts: Parts,
     params: PyTree,
     images: Float[Array, "n h w c"],
-    targets: Float[Array, "n t w"],
+    targets: Float[Array, "n t width"],
     weights: Float[Array, " t"],
 ) -> tuple[Float[Array, ""], tuple[PyTree, Float[Array, ""]]]:
     """Loss of a batch, its batch-norm moments, and how often the argmax agrees."""
