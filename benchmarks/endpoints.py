@@ -73,9 +73,9 @@ async def load(url, bodies):
 
 
 def throughput(url, count, repeats):
-    card = remote.Card("teacher000", WAY, SHAPE)
+    spec = remote.EndpointSpec("teacher000", WAY, SHAPE)
     client = remote.OpenInference(
-        card, url, "teacher000", max_batch=BATCH, in_flight=IN_FLIGHT
+        spec, url, "teacher000", max_batch=BATCH, in_flight=IN_FLIGHT
     )
     rng = np.random.default_rng(0)
     rates = {"load generator": [], "hub": []}
@@ -105,8 +105,8 @@ class Distant:
     max_batch, in_flight = 4096, 8
 
     def __init__(self, number, latency):
-        self.card = remote.Card(f"distant{number}", WAY, SHAPE)
-        self.identity, self._latency = self.card.name, latency
+        self.spec = remote.EndpointSpec(f"distant{number}", WAY, SHAPE)
+        self.identity, self._latency = self.spec.name, latency
 
     async def open(self):
         pass
@@ -129,7 +129,7 @@ def overlap(latency, repeats, steps=10, tasks=4):
     hub = remote.Hub(clients)
     zoo = remote.remote_zoo(
         hub,
-        [client.card for client in clients],
+        [client.spec for client in clients],
         [[f"{i}/{k}" for k in range(WAY)] for i in range(tasks)],
         [((0.0,) * 3, (1.0,) * 3)] * tasks,
         ["x"] * tasks,

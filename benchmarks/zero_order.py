@@ -102,7 +102,7 @@ class Bench:
         objective = inversion.Objective(
             moments=0.0, adversarial=0.0, augment_per_image=method.per_image
         )
-        critic = inversion.zero_order(
+        objective_gradient = inversion.zero_order(
             objective,
             arch,
             estimator=method.estimator,
@@ -118,20 +118,20 @@ class Bench:
             {"generator": "generator", "latents": "latents"},
         )
 
-        def gradients(critic, key, leaves, teacher):
+        def gradients(objective_gradient, key, leaves, teacher):
             images, pull_back = jax.vjp(lambda x: source.render(x, labels), leaves)
-            _, _, gradient = critic(key, images, labels, teacher, None)
+            _, _, gradient = objective_gradient(key, images, labels, teacher, None)
             return gradient, pull_back(gradient)[0]
 
         @jax.jit
         def step(key, leaves, opt_state, teacher):
-            _, grads = gradients(critic, key, leaves, teacher)
+            _, grads = gradients(objective_gradient, key, leaves, teacher)
             updates, opt_state = optimizer.update(grads, opt_state, leaves)
             return optax.apply_updates(leaves, updates), opt_state
 
         @jax.jit
         def compare(key, leaves, teacher):
-            found = gradients(critic, key, leaves, teacher)
+            found = gradients(objective_gradient, key, leaves, teacher)
             # The estimate's view of the images is that of its first half of the key.
             wanted = gradients(exact, jax.random.split(key)[0], leaves, teacher)
             images = _cosine(found[0], wanted[0], (1, 2, 3)).mean()

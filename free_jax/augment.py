@@ -65,7 +65,7 @@ def mix_pairs(
     targets: Float[Array, " n *rest"],
     form: Literal["mixup", "cutmix"],
 ) -> tuple[Float[Array, "n h w c"], Float[Array, " n *rest"]]:
-    """Blends each image with another of the batch, and what is said about them.
+    """Blends each image with another of the batch, and their targets.
 
     Args:
       key: consumed once.

@@ -1,4 +1,4 @@
-"""What an option may be, said where it is declared.
+"""Ranges of options, as annotations of the records that declare them.
 
     class ReplayOptions(NamedTuple):
         shots: Annotated[int, AtLeast(1)] = 1

@@ -1,4 +1,4 @@
-"""The only door to a device mesh: mapping a one-task function over tasks.
+"""The only use of a device mesh: mapping a one-task function over tasks.
 
 `jit(vmap(f))` over sharded network weights does not parallelise: the partitioner
 gathers every kernel.  `shard_map` does.  It runs here without tracking which values
@@ -69,8 +69,8 @@ def map_tasks(
     in `shared`.  On a mesh the task axis is padded with copies of the first task to
     a multiple of the mesh axis; the padding is dropped from results and sums.
 
-    What a device needs of the others' results is told, not guessed: left to itself
-    the partitioner gathers whatever later code touches.  `everywhere` and `summed`
+    What a device needs of the others' results is stated by the caller: otherwise the
+    partitioner gathers whatever later code touches.  `everywhere` and `summed`
     together cost one all-reduce (each device fills in its part of zeros), which for
     results is twice the bytes of an all-gather, but rides with the sum.
 

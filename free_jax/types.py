@@ -83,7 +83,7 @@ class SyntheticImages(NamedTuple):
       images: [N, h, w, c] uint8.
       classes: [N] int32 absolute class ids that they were recovered for; -1: none.
       owners: [N] int32 rows of the zoo AT HAND that they were recovered from; -1:
-        nobody's; T and above: of a teacher that this zoo does not hold.
+        no teacher's; T and above: of a teacher that this zoo does not hold.
       natural: [N] bool, like real images: dead leaves, and what was recovered from
         them; inversions from noise are not.
     """
@@ -95,7 +95,7 @@ class SyntheticImages(NamedTuple):
 
 
 class Answers(NamedTuple):
-    """What T teachers say about N images.
+    """Outputs of T teachers for N images.
 
     Attributes:
       logits: [N, C] float32, all teachers' outputs side by side; NaN where a teacher

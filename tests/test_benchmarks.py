@@ -71,16 +71,16 @@ def test_inversion_losses_agree(key):
     shapes = jax.eval_shape(generator.init, key, latents, labels)["params"]
     phi = jax.tree.map(lambda x: 0.1 * x, toy.random_like(shapes))
     teacher, student = random_variables(arch, 1), random_variables(arch, 2)
-    critic = white_box(cases.RELEASED, arch, arch)
+    objective_gradient = white_box(cases.RELEASED, arch, arch)
     step_key = jax.random.key(3)
 
     @jax.jit
     def ours(phi, latents):
         images = generator.apply({"params": phi}, latents, labels)
         teachers = Teachers(teacher, jnp.arange(5))
-        return critic(step_key, images, labels, teachers, Adversary(student["params"]))[
-            0
-        ]
+        return objective_gradient(
+            step_key, images, labels, teachers, Adversary(student["params"])
+        )[0]
 
     state = cases.torch_generator(generator, phi)
     z = torch.tensor(np.array(latents))

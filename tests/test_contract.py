@@ -126,7 +126,7 @@ def bidf():
 def purer():
     algorithm = algorithms.purer(
         inversion.normalized_source(toy.SHAPE, (0.5,) * 3, (0.2,) * 3),
-        (toy.quick_critic(),),
+        (toy.quick_gradient(),),
         LEARNER,
         UPDATE,
         functools.partial(sample_episode, **EPISODES),

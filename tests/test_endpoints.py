@@ -540,22 +540,22 @@ def test_resnets_as_onnx_agree(name):
 
 
 def test_less_telling_answers_become_logits_of_what_they_tell():
-    def card(output, digits=0):
-        return remote_lib.Card("x", 4, (32, 32, 3), output, digits)
+    def spec(output, digits=0):
+        return remote_lib.EndpointSpec("x", 4, (32, 32, 3), output, digits)
 
     def softmax(logits):
         shifted = np.exp(np.float64(logits))
         return shifted / shifted.sum(-1, keepdims=True)
 
     p = np.asarray([[0.7, 0.2, 0.1, 0.0], [0.25, 0.25, 0.25, 0.25]])
-    said = softmax(remote_lib.to_logits(card("probabilities"), p, 2))
+    said = softmax(remote_lib.to_logits(spec("probabilities"), p, 2))
     np.testing.assert_allclose(said, p, atol=1e-6)
-    said = softmax(remote_lib.to_logits(card("probabilities", 2), p, 2))
+    said = softmax(remote_lib.to_logits(spec("probabilities", 2), p, 2))
     assert 0 < said[0, 3] < 0.005
     top = np.asarray([[0.7, 0.2, 0.0, 0.0]])
-    said = softmax(remote_lib.to_logits(card("top_k"), top, 1))
+    said = softmax(remote_lib.to_logits(spec("top_k"), top, 1))
     np.testing.assert_allclose(said, [[0.7, 0.2, 0.05, 0.05]], atol=1e-6)
-    said = remote_lib.to_logits(card("label"), np.asarray([[2], [0]]), 2)
+    said = remote_lib.to_logits(spec("label"), np.asarray([[2], [0]]), 2)
     assert said.argmax(1).tolist() == [2, 0]
     np.testing.assert_allclose(softmax(said).max(1), 0.9, atol=1e-6)
     for output, answer, message in [
@@ -566,14 +566,14 @@ def test_less_telling_answers_become_logits_of_what_they_tell():
         ("label", np.asarray([4, 0]), "none of the 4 classes"),
     ]:
         with pytest.raises(ValueError, match=message):
-            remote_lib.to_logits(card(output), answer, 2)
+            remote_lib.to_logits(spec(output), answer, 2)
 
 
 def test_binary_request_is_what_tritons_own_client_sends():
     client = pytest.importorskip("tritonclient.http")
     images = np.asarray(pictures(2))
     ours = remote_lib.OpenInference(
-        remote_lib.Card("x", 5, (32, 32, 3)), "http://h", "m"
+        remote_lib.EndpointSpec("x", 5, (32, 32, 3)), "http://h", "m"
     )
     ours._binary, ours._layout = True, "nchw"
     body, headers = ours._encode(images)

@@ -10,7 +10,7 @@ import toy
 from free_jax import inversion, panel
 from free_jax.errors import InputError
 from free_jax.inversion import Objective
-from free_jax.remote import Card, Hub, remote_zoo
+from free_jax.remote import EndpointSpec, Hub, remote_zoo
 from free_jax.remote.module import Endpoint
 from free_jax.zoo import Zoo, ZooGroup, save_zoo
 from free_jax.zoo.network import GIVES, make_network
@@ -107,10 +107,10 @@ def test_remote_teachers_may_differ_in_their_number_of_classes(key):
             return said[..., :2] if 1 in np.ravel(index) else said
 
     service = Wide()
-    cards = [Card(n, w, toy.SHAPE) for n, w in (("a", 3), ("b", 2), ("c", 3))]
+    specs = [EndpointSpec(n, w, toy.SHAPE) for n, w in (("a", 3), ("b", 2), ("c", 3))]
     names = [["x", "y", "z"], ["y", "v"], ["u", "x", "w"]]
     half = ((0.5,) * 3, (0.5,) * 3)
-    zoo = remote_zoo(service, cards, names, [half] * 3, ["toy"] * 3)
+    zoo = remote_zoo(service, specs, names, [half] * 3, ["toy"] * 3)
     assert zoo.service is service and [n.gives for n in zoo.networks] == [set()] * 2
     assert zoo.columns.tolist() == [0, 3, 6, 8]
     known = [zoo.class_names[i] for i in zoo.class_ids]

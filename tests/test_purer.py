@@ -220,14 +220,14 @@ def test_images_are_stored_under_the_class_their_teacher_sees():
     head = jax.tree.map(lambda x: x[..., order], params["head"])
     variables = {**teacher.variables, "params": {**params, "head": head}}
     teacher = Teachers(variables, teacher.class_ids[order])
-    critic = inversion.white_box(OBJECTIVE._replace(crop_padding=0), toy.TINY)
+    gradient_of = inversion.white_box(OBJECTIVE._replace(crop_padding=0), toy.TINY)
     images = jnp.asarray(toy.patterns()[:, None], jnp.float32)  # one a class
     found = {}
     for label_order in ("teacher", "sorted"):
-        judge = functools.partial(judge_block, critic, label_order=label_order)
+        judge = functools.partial(judge_block, gradient_of, label_order=label_order)
         _, ce, ids, _ = jax.jit(judge)(images, (jax.random.key(0), teacher))
         found[label_order] = float(ce), ids.tolist()
-    default = jax.jit(functools.partial(judge_block, critic))
+    default = jax.jit(functools.partial(judge_block, gradient_of))
     assert float(default(images, (jax.random.key(0), teacher))[1]) < 0.5
     assert found["teacher"][0] < 0.5 and found["teacher"][1] == [2, 0, 1]
     # The slip shows every image to its teacher as another class.

@@ -126,7 +126,7 @@ def test_a_generator_that_only_asks():
 
 
 @pytest.mark.parametrize("source", ["pixels", "normalized_pixels"])
-def test_the_source_and_the_critic_of_purer(source):
+def test_the_source_and_the_gradient_of_purer(source):
     objective = Objective(variation="frobenius", l2=1e-5, total_variation=1e-3)
     recipe = Recipe(source=source, deviation=1.0, objective=objective)
     if source == "pixels":
@@ -142,9 +142,9 @@ def test_the_source_and_the_critic_of_purer(source):
     toy.assert_equal(built.render(leaves, LABELS), images)
     teacher = jax.tree.map(lambda x: x[0], toy.random_teachers())
     found, wanted = (
-        jax.jit(critic)(jax.random.key(1), images, LABELS, teacher, None)
-        for critic in (
-            inversion.build_critic(recipe, toy.ARCH),
+        jax.jit(function)(jax.random.key(1), images, LABELS, teacher, None)
+        for function in (
+            inversion.build_objective_gradient(recipe, toy.ARCH),
             inversion.white_box(objective, toy.ARCH),
         )
     )

@@ -92,9 +92,11 @@ def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
     only = inversion.Objective(
         cross_entropy=0.0, moments=0.0, adversarial=3.0, crop_padding=0, flip=False
     )
-    critic = jax.jit(inversion.white_box(only, arch, arch))
+    objective_gradient = jax.jit(inversion.white_box(only, arch, arch))
     adversary = inversion.Adversary(variables["params"], 0.5, variables["batch_stats"])
-    loss, _, gradient = critic(jax.random.key(1), images, labels, teacher, adversary)
+    loss, _, gradient = objective_gradient(
+        jax.random.key(1), images, labels, teacher, adversary
+    )
 
     def by_hand(images):
         student = arch.apply(variables, images)
@@ -105,7 +107,7 @@ def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
     assert abs(wanted) > 1e-6
     np.testing.assert_allclose(loss, wanted, rtol=1e-5)
     np.testing.assert_allclose(gradient, slope, rtol=1e-3, atol=1e-6)
-    by_batch = critic(
+    by_batch = objective_gradient(
         jax.random.key(1), images, labels, teacher, adversary._replace(stats=None)
     )[0]
     assert not np.isclose(by_batch, wanted)

@@ -500,7 +500,7 @@ def test_bad_folders_and_settings_are_refused(tmp_path):
     save_teacher(tmp_path / "zoo" / "model_1.pth", net=small_net(way=3))
     refuse("model_1.pth: has 3 outputs but model_0.pth has 5")
     save_teacher(tmp_path / "zoo" / "model_1.pth", net=torch_resnet(10))
-    refuse("resnet10 do not tell the image size; give image_size")
+    refuse("resnet10 do not determine the image size; give image_size")
     (tmp_path / "zoo" / "model_1.pth").unlink()
     log = tmp_path / "zoo" / "log.tsv"
     log.write_text("id\tclass_ids\n0\t1,2,3,4,5\n")

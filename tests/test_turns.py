@@ -66,7 +66,7 @@ def test_all_groups_are_drawn_equally_often(total, groups):
             if len(batch.groups) == 1:
                 now[batch.number] += batch.count
             else:
-                now.update(turns.turns(batch, jnp.int32(step)).tolist())
+                now.update(turns.positions(batch, jnp.int32(step)).tolist())
         assert sum(now.values()) == total
         assert max(now[g] for g in range(groups)) <= total // groups + 1
         seen += now
@@ -233,7 +233,7 @@ def purer(per_step, **change):
     zero = EpisodeInfo(jnp.zeros(()), jnp.zeros(()))
     return algorithms.purer(
         inversion.normalized_source(toy.SHAPE, (0.5,) * 3, (1.0,) * 3),
-        tuple(toy.quick_critic(group + 1) for group in range(GROUPS)),
+        tuple(toy.quick_gradient(group + 1) for group in range(GROUPS)),
         LEARNER._replace(loss=lambda params, episode: (zero.loss, zero)),
         lambda key, params, opt, bank: (params, opt, zero),
         functools.partial(sample_episode, way=3, shots=1, queries=1),
@@ -271,7 +271,7 @@ def purer_by_hand(key, pixels, data, number, per_step, weighting):
     for i, (task_key, group, row) in enumerate(tasks):
         teacher = zoo.take(data[group], row)
         ids = np.asarray(teacher.class_ids)
-        loss, _, grads = toy.quick_critic(group + 1)(
+        loss, _, grads = toy.quick_gradient(group + 1)(
             task_key, images[ids], None, teacher, None
         )
         weight = len(tasks) - i if weighting == "prefix" else 1

@@ -143,10 +143,10 @@ def test_queries_are_what_the_loss_sees():
         assert sum(seen) == expected == estimator.queries
 
 
-# ---- the critic ------------------------------------------------------------------
+# ---- the gradient of the objective -----------------------------------------------
 
 
-def critic_inputs():
+def gradient_inputs():
     teacher = zoo.take(toy.random_teachers(toy.TINY), 1)
     images = jax.random.uniform(jax.random.key(8), (len(LABELS), *toy.SHAPE))
     shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
@@ -161,12 +161,12 @@ def test_parity_with_the_white_box_at_many_directions(agreement, student_gradien
     objective = PLAIN._replace(agreement=agreement, student_gradient=student_gradient)
     key = jax.random.key(6)
     exact = white_box(objective, toy.TINY, toy.TINY)
-    loss, ce, wanted = jax.jit(exact)(jax.random.split(key)[0], *critic_inputs())
+    loss, ce, wanted = jax.jit(exact)(jax.random.split(key)[0], *gradient_inputs())
     count = 1000
-    critic = zero_order(
+    objective_gradient = zero_order(
         objective, toy.TINY, toy.TINY, estimator=Estimator(count, 1e-2, at_once=50)
     )
-    found_loss, found_ce, found = jax.jit(critic)(key, *critic_inputs())
+    found_loss, found_ce, found = jax.jit(objective_gradient)(key, *gradient_inputs())
     np.testing.assert_allclose((found_loss, found_ce), (loss, ce), rtol=1e-5)
     dot = jnp.vdot(found, wanted)
     cosine = dot / jnp.linalg.norm(found) / jnp.linalg.norm(wanted)

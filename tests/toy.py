@@ -251,15 +251,15 @@ def quick_inverter(scale=1.0):
     return Inverter(lambda key: {"w": jax.random.normal(key, (3,))}, invert)
 
 
-def quick_critic(scale=1.0):
+def quick_gradient(scale=1.0):
     """A loss and a gradient that tell which teacher saw which images."""
 
-    def critic(key, images, labels, teacher, adversary):
+    def gradient(key, images, labels, teacher, adversary):
         bias = teacher.variables["params"]["head"]["bias"].sum()
         level = scale * jax.nn.sigmoid(bias)
         return level, 2 * level, level * images + jax.random.uniform(key)
 
-    return critic
+    return gradient
 
 
 def no_replay(key, params, opt_state, bank):

@@ -89,7 +89,7 @@ def opened(file: str, workdir: str, domain: str) -> Iterator[zoo_lib.Zoo]:
         hub.open()
         zoo = remote.remote_zoo(
             hub,
-            [client.card for client in clients],
+            [client.spec for client in clients],
             [entry["class_names"] for entry in entries],
             [_normalization(entry) for entry in entries],
             [entry.get("domain", domain) for entry in entries],
@@ -174,7 +174,7 @@ def _normalization(entry: dict[str, Any]) -> remote.Normalization:
 
 def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
     size = entry["image_size"]
-    card = remote.Card(
+    spec = remote.EndpointSpec(
         entry["name"],
         len(entry["class_names"]),
         (size, size, 3),
@@ -188,10 +188,10 @@ def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
     if "onnx" in entry:
         _require("onnxruntime")
         file = source.parent / pathlib.Path(entry["onnx"]).expanduser()
-        return remote.OnnxFile(card, file, **options("max_batch", "in_flight"))
+        return remote.OnnxFile(spec, file, **options("max_batch", "in_flight"))
     _require("aiohttp", "orjson")
     return remote.OpenInference(
-        card,
+        spec,
         entry["url"],
         entry["model"],
         version=str(entry.get("version", "")),

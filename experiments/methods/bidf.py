@@ -56,7 +56,7 @@ class TaskOptions(NamedTuple):
     generator_init: Literal["shared", "fresh"] = "shared"
 
 
-# A black box tells no statistics.
+# A black box gives no statistics.
 QUERIES = Recipe(
     source="generator",
     num_steps=40,

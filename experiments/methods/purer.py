@@ -142,7 +142,10 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     try:
         algorithm = purer(
             source,
-            tuple(inversion.build_critic(recipe, arch) for arch in zoo.architectures),
+            tuple(
+                inversion.build_objective_gradient(recipe, arch)
+                for arch in zoo.architectures
+            ),
             train_learner,
             update,
             sample,

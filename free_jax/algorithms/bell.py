@@ -48,7 +48,7 @@ def sequential_update(
 
 
 def shuffled(key: Key[Array, ""], tasks: PyTree) -> PyTree:
-    """The tasks in random order, so that no teacher is always the last word."""
+    """The tasks in random order, so that no teacher always comes last."""
     num_tasks = jax.tree.leaves(tasks)[0].shape[0]
     order = jax.random.permutation(key, num_tasks)
     return jax.tree.map(lambda x: x[order], tasks)

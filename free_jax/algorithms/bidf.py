@@ -117,7 +117,7 @@ class Parts(NamedTuple):
       generator_start: each inversion starts from the generator "shared" by all
         teachers so far, or from a "fresh" one (released code).
       augment_per_image: one crop and flip an image or one for all (released code).
-      respond: what of its logits a teacher tells, see `inversion.answers`.
+      respond: the form in which a teacher gives its logits, see `inversion.answers`.
     """
 
     inverters: tuple[Inverter, ...]

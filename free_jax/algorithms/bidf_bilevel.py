@@ -20,7 +20,7 @@ from free_jax.zoo.network import Network
 
 
 class Taught(NamedTuple):
-    """Images and what their teacher says about them.
+    """Images and their teacher's answers.
 
     Attributes:
       images: [N, h, w, c] in [0, 1], as the student sees them.

@@ -15,7 +15,7 @@ Example::
         learner, optimizer, way=5, shots=1, queries=15, episodes_per_update=1
     )
     algorithm = purer(
-        inversion.normalized_source(shape, mean, std), (critic,), learner, update,
+        inversion.normalized_source(shape, mean, std), (gradient,), learner, update,
         functools.partial(sample_episode, way=5, shots=1, queries=15),
         pixels_optimizer=optax.adam(0.25), optimizer=optimizer, teachers_per_step=4,
         num_classes=zoo.num_classes,
@@ -41,7 +41,7 @@ from free_jax.algorithms import turns
 from free_jax.algorithms.purer_curriculum import Curriculum
 from free_jax.fewshot import banks
 from free_jax.fewshot.learners import MetaLearner
-from free_jax.inversion import Critic, Source
+from free_jax.inversion import ObjectiveGradient, Source
 from free_jax.types import Episode, ImageBank, PyTree, Teachers
 
 Weighting = Literal["uniform", "prefix"]
@@ -92,7 +92,7 @@ class Parts(NamedTuple):
 
     Attributes:
       source: how pixels become images; nothing of it is shared.
-      critics: one an architecture group, from `inversion.white_box`.
+      objective_gradients: one an architecture group, from `inversion.white_box`.
       learner: its loss is what adversarial steps raise; gives the initialisation.
       update: from `replay.episodic_update`, of the same learner and `optimizer`.
       sample: ``(key, bank) -> Episode``, the kind of episodes that `update` draws.
@@ -118,7 +118,7 @@ class Parts(NamedTuple):
     """
 
     source: Source
-    critics: tuple[Critic, ...]
+    objective_gradients: tuple[ObjectiveGradient, ...]
     learner: MetaLearner
     update: Callable
     sample: Callable[[jax.Array, ImageBank], Episode]
@@ -157,7 +157,7 @@ def init(parts: Parts, key: Key[Array, ""]) -> PurerState:
 def step(
     parts: Parts, key: Key[Array, ""], state: PurerState, data: tuple[Teachers, ...]
 ) -> tuple[PurerState, PurerInfo]:
-    """Moves the pixels by what teachers and curriculum say, then learns from them."""
+    """Moves the pixels as teachers and curriculum want, then learns from them."""
     key_judge, key_harder, key_learn = jax.random.split(key, 3)
     render = functools.partial(render_pixels, parts.source)
     images, pull_back = jax.vjp(render, state.pixels)
@@ -252,7 +252,7 @@ def judge_group(
     key_draw, key_judge = jax.random.split(jax.random.fold_in(key, group))
     teachers = draw_teachers(key_draw, data[group], batch.count)
     one = functools.partial(
-        judge_block, parts.critics[group], label_order=parts.label_order
+        judge_block, parts.objective_gradients[group], label_order=parts.label_order
     )
     keys = jax.random.split(key_judge, batch.count)
     return parts.map_tasks(one)(images, (keys, teachers))
@@ -280,7 +280,7 @@ def judge_in_turn(
     def one(group: int, images: jax.Array, pool: Teachers, task: PyTree) -> PyTree:
         task_key, row, weight = task
         loss, ce, ids, block = judge_block(
-            parts.critics[group],
+            parts.objective_gradients[group],
             images,
             (task_key, zoo.take(pool, row)),
             label_order=parts.label_order,
@@ -288,7 +288,7 @@ def judge_in_turn(
         return (loss, ce), jnp.zeros_like(images).at[ids].add(weight * block)
 
     rows = jnp.stack([next_row(group) for group in batch.groups])
-    rows = rows[turns.turns(batch, step)]
+    rows = rows[turns.positions(batch, step)]
     keys = jax.random.split(jax.random.fold_in(key, batch.number), batch.count)
     (losses, ces), gradient = turns.map_batch(
         one,
@@ -349,7 +349,7 @@ def hardness(
 
 
 def judge_block(
-    critic: Critic,
+    objective_gradient: ObjectiveGradient,
     images: jax.Array,
     task: tuple[jax.Array, Teachers],
     *,
@@ -358,7 +358,7 @@ def judge_block(
     """One teacher's loss on the images of its classes.
 
     Args:
-      critic: of the teacher's architecture.
+      objective_gradient: of the teacher's architecture.
       images: [C, n, h, w, c] of all classes.
       task: (key, one teacher).
       label_order: see `purer`.
@@ -373,7 +373,7 @@ def judge_block(
     block = images[ids]
     labels = jnp.repeat(jnp.arange(ids.shape[0]), images.shape[1])
     rows = block.reshape(-1, *images.shape[2:])
-    loss, ce, gradient = critic(key, rows, labels, teacher, None)
+    loss, ce, gradient = objective_gradient(key, rows, labels, teacher, None)
     return loss, ce, ids, gradient.reshape(block.shape)
 
 
@@ -411,7 +411,7 @@ def as_bank(source: Source, state: PurerState, data: tuple[Teachers, ...]) -> Im
 
 def purer(
     source: Source,
-    critics: tuple[Critic, ...],
+    objective_gradients: tuple[ObjectiveGradient, ...],
     learner: MetaLearner,
     update: Callable,
     sample: Callable[[jax.Array, ImageBank], Episode],
@@ -439,7 +439,7 @@ def purer(
     """
     parts = Parts(
         source=source,
-        critics=critics,
+        objective_gradients=objective_gradients,
         learner=learner,
         update=update,
         sample=sample,
@@ -462,7 +462,7 @@ def purer(
 
 def _check(parts: Parts) -> None:
     """Refuses parts that contradict each other."""
-    turns.batches(parts.teachers_per_step, len(parts.critics))
+    turns.batches(parts.teachers_per_step, len(parts.objective_gradients))
     for name, choices in (
         ("weighting", Weighting),
         ("label_order", LabelOrder),

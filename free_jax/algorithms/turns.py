@@ -75,7 +75,7 @@ def batches(
     return tuple(found)
 
 
-def turns(batch: Batch, step: jax.Array) -> Int[Array, " t"]:
+def positions(batch: Batch, step: jax.Array) -> Int[Array, " t"]:
     """Position in ``batch.groups`` of each of its teachers, in this step."""
     return (step * batch.count + jnp.arange(batch.count)) % len(batch.groups)
 
@@ -87,7 +87,7 @@ def draw(
     held = [data[group].class_ids.shape[0] for group in batch.groups]
     if len(held) == 1:
         return jax.random.randint(key, (batch.count,), 0, held[0])
-    most = jnp.asarray(held)[turns(batch, step)]
+    most = jnp.asarray(held)[positions(batch, step)]
     return jax.random.randint(key, (batch.count,), 0, most)
 
 
@@ -98,7 +98,7 @@ def class_ids(
     by_group = [data[group].class_ids[rows] for group in batch.groups]
     if len(by_group) == 1:
         return by_group[0]
-    return jnp.stack(by_group)[turns(batch, step), jnp.arange(batch.count)]
+    return jnp.stack(by_group)[positions(batch, step), jnp.arange(batch.count)]
 
 
 def map_batch(
@@ -148,4 +148,4 @@ def map_batch(
 
     # Under vmap a switch computes all branches: a device's teachers go one by one.
     mapped = map_tasks(in_turn, local="map", **options)
-    return mapped((shared, pools), (turns(batch, step), tasks))
+    return mapped((shared, pools), (positions(batch, step), tasks))

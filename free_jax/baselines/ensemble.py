@@ -1,4 +1,4 @@
-"""All teachers together, nothing trained: few-shot heads on what they say.
+"""All teachers together, nothing trained: few-shot heads on their outputs.
 
 An image is described by the tempered softmax of every teacher, side by side (see
 `panel.describer`); a head then classifies the queries of an episode by the support
@@ -20,12 +20,12 @@ from free_jax.types import ImageBank
 
 
 def centroids(setting: Setting) -> Scores:
-    """Nearest centroid on what all teachers say about an image."""
+    """Nearest centroid on all teachers' outputs."""
     return classified(setting, setting.programs.centroids(setting.way))
 
 
 def ridge_and_soft_kmeans(setting: Setting) -> Scores:
-    """The strongest head of each protocol on what all teachers say.
+    """The strongest head of each protocol on all teachers' outputs.
 
     Inductive: ridge regression on the support set.  Transductive: soft k-means, class
     means refined by the queries' own soft assignments (Ren et al., ICLR 2018).
@@ -73,7 +73,7 @@ def whitened(
 
 
 def classified(setting: Setting, classify: evaluation.Classify) -> Scores:
-    """Any classifier of descriptions on what all teachers say.
+    """Any classifier of descriptions, on all teachers' outputs.
 
     Args:
       setting: teachers and episodes.

@@ -193,7 +193,7 @@ def learner(setting: Setting) -> MetaLearner:
       NotApplicable: there is none.
     """
     if setting.learner is None:
-        raise NotApplicable("nothing says how weights are adapted to an episode")
+        raise NotApplicable("no learner is given that adapts weights to an episode")
     return setting.learner
 
 

@@ -98,7 +98,7 @@ def _log_entry(row: Mapping[str, str], ids: list[int] | None, source: str):
         ) from error
     if ids is not None and logged is not None and ids != logged:
         raise InputError(
-            f"{source}: classes {ids}, but log.tsv says {logged}; the log belongs to "
+            f"{source}: classes {ids}, but log.tsv has {logged}; the log belongs to "
             "other files - remove it"
         )
     return (logged if ids is None else ids), accuracy
@@ -142,8 +142,8 @@ def _architecture(state, source, mean, std, image_size) -> Network:
     size = image_size or found["image_size"]
     if size is None:
         raise InputError(
-            f"{source}: the weights of a {found['name']} do not tell the image size; "
-            "give image_size"
+            f"{source}: the weights of a {found['name']} do not determine the "
+            "image size; give image_size"
         )
     if found["grid"] and size // 16 != found["grid"]:
         raise InputError(

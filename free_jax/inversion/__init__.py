@@ -1,7 +1,7 @@
-"""Inversion: images recovered from what a trained classifier says about them.
+"""Inversion: training images recovered from a trained classifier.
 
-Three parts meet in `inverter`: where images come from (`sources`), what is asked of
-them (`objective` differentiates the teacher, `zero_order` only asks it), and the loop
+Three parts meet in `inverter`: where images come from (`sources`), their loss and its
+gradient (`objective` differentiates the teacher, `zero_order` queries it), and the loop
 that improves them (`loop`).  A `Recipe` describes an inversion by plain values and
 `build` makes it; `meta_generator` (FIVE) and `pixel_inverter` are two compositions.
 """
@@ -21,13 +21,20 @@ from free_jax.inversion.meta_training import (
     meta_training,
     outer_update,
 )
-from free_jax.inversion.objective import Adversary, Critic, Objective, white_box
+from free_jax.inversion.objective import (
+    Adversary,
+    Critic,
+    Objective,
+    ObjectiveGradient,
+    white_box,
+)
 from free_jax.inversion.pixels import pixel_inverter
 from free_jax.inversion.recipe import (
     GeneratorOptions,
     Recipe,
     build,
     build_critic,
+    build_objective_gradient,
     build_source,
     leaves_optimizer,
 )
@@ -50,10 +57,12 @@ __all__ = [
     "InversionInfo",
     "Inverter",
     "Objective",
+    "ObjectiveGradient",
     "Recipe",
     "Source",
     "build",
     "build_critic",
+    "build_objective_gradient",
     "build_source",
     "estimate",
     "generator_jobs",

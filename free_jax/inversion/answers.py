@@ -1,6 +1,6 @@
-"""What an inference service lets through of what a classifier thinks.
+"""The form in which an inference service reports a classifier's outputs.
 
-Everything that learns from teachers here reads logits.  A service that tells less is
+Everything that learns from teachers here reads logits.  A service that gives less is
 read as the logits of the distribution it gives: their softmax is the answer, as far as
 it is known.
 """
@@ -34,14 +34,14 @@ def answers(
         `top_k` likeliest classes, the rest spread evenly over the others; or "labels",
         the likeliest class alone.
       digits: after the decimal point.
-      top_k: how many classes are told.
+      top_k: how many classes are reported.
 
     Returns:
       ``logits [n, way] -> [n, way]``.  All but "logits" are logarithms of
       probabilities, bounded from below where the answer says zero.
 
     Raises:
-      ValueError: `gives` is unknown, or a number cannot be meant.
+      ValueError: `gives` is unknown, or a number is out of range.
     """
     if gives not in GIVES:
         raise ValueError(f"gives={gives!r}: choose one of {', '.join(GIVES)}")
@@ -59,27 +59,27 @@ def answers(
             # What is rounded to zero lies below half of the last digit.
             step = 10.0**-digits
             return jnp.log(jnp.maximum(jnp.round(jnp.exp(log_p), digits), step / 4))
-        told = top_k if gives == "top_k" else 1
-        kept, classes = jax.lax.top_k(log_p, min(told, way))
+        named = top_k if gives == "top_k" else 1
+        kept, classes = jax.lax.top_k(log_p, min(named, way))
         known = jax.nn.one_hot(classes, way).sum(-2)
         if gives == "labels":
             rest = _DOUBT / (way - 1)
             return jnp.log(jnp.where(known > 0, 1 - _DOUBT, rest))
-        rest = (1 - jnp.exp(kept).sum(-1, keepdims=True)) / max(way - told, 1)
+        rest = (1 - jnp.exp(kept).sum(-1, keepdims=True)) / max(way - named, 1)
         return jnp.where(known > 0, log_p, jnp.log(jnp.maximum(rest, 1e-6)))
 
     return answer
 
 
 class BlackBoxOptions(NamedTuple):
-    """What teachers let through that can only be asked.
+    """How teachers that can only be queried answer, and the gradient made of it.
 
     Attributes:
       gradient: "zero_order" estimates it from answers, "white_box" differentiates
         the teachers, for comparison.
       gives: see `answers`.
       digits: of "rounded" probabilities.
-      top_k: classes told by "top_k".
+      top_k: classes reported by "top_k".
     """
 
     gradient: Literal["zero_order", "white_box"] = "zero_order"

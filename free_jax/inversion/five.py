@@ -48,9 +48,10 @@ def meta_generator(
       latent_dim: d.
       meta_gradient: see `inverter`.
       keep: see `inverter`.
-      estimator: None differentiates the teacher; otherwise it is only asked, see
+      estimator: None differentiates the teacher; otherwise it is only queried, see
         `zero_order`.
-      respond: what a teacher that is only asked tells, see `black_box.answers`.
+      respond: the form in which a teacher that is only queried gives its
+        logits, see `inversion.answers`.
 
     Returns:
       An `Inverter`; its ``gradient`` is the generator's meta-gradient.
@@ -67,15 +68,15 @@ def meta_generator(
             f"{teacher.num_classes}-way; use num_classes={teacher.num_classes} or 0"
         )
     if estimator is None:
-        critic, queries = white_box(objective, teacher, student), 1
+        objective_gradient, queries = white_box(objective, teacher, student), 1
     else:
         queries = estimator.queries
-        critic = zero_order(
+        objective_gradient = zero_order(
             objective, teacher, student, estimator=estimator, respond=respond
         )
     return inverter(
         generator_source(generator, latent_dim),
-        critic,
+        objective_gradient,
         teacher,
         optimizer=inner_optimizer,
         num_steps=num_steps,

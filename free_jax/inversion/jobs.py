@@ -18,7 +18,11 @@ from free_jax.fewshot import banks
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.inversion import dead_leaves, recipe
 from free_jax.inversion.loop import Inverter
-from free_jax.inversion.meta_training import GeneratorState, meta_training
+from free_jax.inversion.meta_training import (
+    GeneratorInfo,
+    GeneratorState,
+    meta_training,
+)
 from free_jax.inversion.objective import Adversary
 from free_jax.jobs import Job
 from free_jax.optimizers import Optimizer
@@ -289,7 +293,7 @@ def generator_jobs(
     latest: dict[int, GeneratorState] = {}  # By steps made; at most one.
 
     def left(result: dict[str, np.ndarray]) -> GeneratorState:
-        leaves = [result[f"leaf{i:04d}"] for i in range(structure.num_leaves)]
+        leaves = [result[_leaf(i)] for i in range(structure.num_leaves)]
         state = jax.tree.unflatten(structure, leaves)
         latest.clear()
         latest[int(state.step)] = state
@@ -308,20 +312,36 @@ def generator_jobs(
         for number in range(start, min(start + chunk, num_steps)):
             state, info = run(keys.named(key, "step", number), state, teachers)
             infos.append(info)
-        state, infos = jax.device_get((state, infos))
-        losses = np.asarray([info.loss for info in infos])
-        if not np.isfinite(losses).all():
-            bad = start + int(np.isfinite(losses).argmin()) + 1
-            raise FloatingPointError(
-                f"meta-training of {name}: the loss is {losses[bad - start - 1]} at "
-                f"step {bad}; lower the learning rates"
-            )
-        leaves = {f"leaf{i:04d}": x for i, x in enumerate(jax.tree.leaves(state))}
-        accuracy = np.asarray([info.teacher_accuracy for info in infos])
-        return {"loss": losses, "teacher_accuracy": accuracy, **leaves}
+        return _result_of(name, start, state, infos)
 
     jobs = [
         Job(f"{name}-{start:05d}", lambda start=start: train(start))
         for start in range(0, num_steps, chunk)
     ]
     return GeneratorJobs(jobs, left)
+
+
+def _leaf(number: int) -> str:
+    """Under which name a result holds a leaf of the state."""
+    return f"leaf{number:04d}"
+
+
+def _result_of(
+    name: str, start: int, state: GeneratorState, infos: list[GeneratorInfo]
+) -> dict[str, np.ndarray]:
+    """The result of a job that made the steps after `start`.
+
+    Raises:
+      FloatingPointError: a loss is not finite.
+    """
+    state, infos = jax.device_get((state, infos))
+    losses = np.asarray([info.loss for info in infos])
+    if not np.isfinite(losses).all():
+        bad = int(np.isfinite(losses).argmin())
+        raise FloatingPointError(
+            f"meta-training of {name}: the loss is {losses[bad]} at step "
+            f"{start + bad + 1}; lower the learning rates"
+        )
+    leaves = {_leaf(i): x for i, x in enumerate(jax.tree.leaves(state))}
+    accuracy = np.asarray([info.teacher_accuracy for info in infos])
+    return {"loss": losses, "teacher_accuracy": accuracy, **leaves}

@@ -1,4 +1,4 @@
-"""The inversion loop: whatever the images come from, whatever is asked of them."""
+"""The inversion loop, for images from any source and any objective."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -9,7 +9,7 @@ import optax
 from jaxtyping import Array, Int, Key
 
 from free_jax import augment, objectives
-from free_jax.inversion.objective import Adversary, Critic
+from free_jax.inversion.objective import Adversary, ObjectiveGradient
 from free_jax.inversion.sources import Source
 from free_jax.types import PyTree, Recovered, Teachers
 from free_jax.zoo.network import Network
@@ -51,7 +51,7 @@ class Inverter(NamedTuple):
 
 def inverter(
     source: Source,
-    critic: Critic,
+    objective_gradient: ObjectiveGradient,
     teacher: Network,
     *,
     optimizer: optax.GradientTransformation,
@@ -64,21 +64,21 @@ def inverter(
 
     Args:
       source: what is adapted and how it becomes images.
-      critic: the loss of the images and its gradient.
+      objective_gradient: the loss of the images and its gradient.
       teacher: architecture that all teachers given to ``invert`` share.
       optimizer: applied to the source's leaves.
       num_steps: K, at least 1.
       meta_gradient: the shared part's gradient at the "last" step (FREE's released
         code), the "sum" over all steps (Fast-Datafree), or "reptile", the way back
         from the adapted parameters to the shared ones, which suits many steps.
-      queries_per_image: what one call of the critic asks of the teacher.
+      queries_per_image: images that the teacher sees, for the gradient of one image.
       keep: return the images of the last step (FREE) or of the lowest loss.
 
     Returns:
       An `Inverter`.
 
     Raises:
-      ValueError: options that cannot be meant.
+      ValueError: a number is out of range, or an option is unknown.
     """
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps} must be at least 1")
@@ -107,7 +107,9 @@ def inverter(
 
         def value_and_grad(leaves, step_key):
             images, pull_back = jax.vjp(lambda x: source.render(x, labels), leaves)
-            loss, ce, gradient = critic(step_key, images, labels, teachers, adversary)
+            loss, ce, gradient = objective_gradient(
+                step_key, images, labels, teachers, adversary
+            )
             return loss, ce, images, pull_back(gradient)[0]
 
         def better(best, loss, images):

@@ -1,4 +1,4 @@
-"""What is asked of recovered images, and its gradient with respect to them."""
+"""The loss of recovered images, and its gradient with respect to them."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -66,7 +66,8 @@ class Adversary(NamedTuple):
 
 # ``(key, images [N, h, w, c], labels [N], one teacher, adversary or None) ->
 # (loss, cross-entropy, gradient of the loss with respect to the images)``.
-Critic = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+ObjectiveGradient = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
+Critic = ObjectiveGradient  # The former name.
 
 
 def check_objective(objective: Objective) -> None:
@@ -84,13 +85,13 @@ def check_objective(objective: Objective) -> None:
         )
 
 
-def look(
+def view(
     key: Key[Array, ""],
     images: Float[Array, "n h w c"],
     objective: Objective,
     teacher: Network,
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n H W C"]]:
-    """The images, cropped and mirrored, and these in the size the teacher knows."""
+    """The images, cropped and mirrored, and these in the teacher's size."""
     views = augment.crop_flip(
         key,
         images,
@@ -102,17 +103,20 @@ def look(
     return views, augment.fit_to(views, teacher.image_shape)
 
 
-def _answers(student: Network, adversary: Adversary, view: jax.Array) -> jax.Array:
+look = view  # The former name.
+
+
+def _answers(student: Network, adversary: Adversary, views: jax.Array) -> jax.Array:
     if adversary.stats is None:
-        return batch_apply(student, adversary.params, view)
+        return batch_apply(student, adversary.params, views)
     variables = {"params": adversary.params, "batch_stats": adversary.stats}
-    return student.apply(variables, view)
+    return student.apply(variables, views)
 
 
 def white_box(
     objective: Objective, teacher: Network, student: Network | None = None
-) -> Critic:
-    """A critic that differentiates through the teacher.
+) -> ObjectiveGradient:
+    """The objective's gradient, differentiated through the teacher.
 
     Args:
       objective: weights of the losses.
@@ -120,11 +124,12 @@ def white_box(
       student: architecture of the adversary; None leaves that term out.
 
     Returns:
-      A `Critic`.
+      An `ObjectiveGradient`.
 
     Raises:
       ValueError: an unknown form of agreement, edges or variation.
-      InputError: the teacher gives no gradients, or no moments although they are asked.
+      InputError: the teacher gives no gradients, or no moments where they have a
+        weight.
     """
     check_objective(objective)
     teacher.check_gives(
@@ -148,7 +153,7 @@ def white_box(
         return loss
 
     def loss_fn(images, key, labels, variables, adversary):
-        views, seen = look(key, images, objective, teacher)
+        views, seen = view(key, images, objective, teacher)
         if objective.moments:
             logits, moments = teacher.apply_with_moments(variables, seen)
         else:
@@ -161,8 +166,8 @@ def white_box(
             )
         loss += prior(views)
         if student is not None and adversary is not None and objective.adversarial:
-            view = augment.fit_to(views, student.image_shape)
-            student_logits = _answers(student, adversary, view)
+            fitted = augment.fit_to(views, student.image_shape)
+            student_logits = _answers(student, adversary, fitted)
             if not objective.student_gradient:
                 student_logits = jax.lax.stop_gradient(student_logits)
             agreement = objectives.agreement(
@@ -171,16 +176,16 @@ def white_box(
             loss += adversary.weight * objective.adversarial * agreement
         return loss, ce
 
-    def critic(
+    def gradient(
         key: Key[Array, ""],
         images: Float[Array, "n h w c"],
         labels: Int[Array, " n"],
         teachers: Teachers,
         adversary: Adversary | None,
     ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "n h w c"]]:
-        (loss, ce), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+        (loss, ce), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             images, key, labels, teachers.variables, adversary
         )
-        return loss, ce, gradient
+        return loss, ce, grads
 
-    return critic
+    return gradient

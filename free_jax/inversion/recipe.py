@@ -7,7 +7,7 @@ import jax
 import optax
 
 from free_jax.inversion.loop import Inverter, MetaGradient, inverter
-from free_jax.inversion.objective import Critic, Objective, white_box
+from free_jax.inversion.objective import Objective, ObjectiveGradient, white_box
 from free_jax.inversion.pixels import PIXELS
 from free_jax.inversion.sources import (
     Init,
@@ -29,7 +29,7 @@ class GeneratorOptions(NamedTuple):
     Attributes:
       width: channels of its first layer, at least 1.
       latent_dim: numbers a latent holds, at least 1.
-      labels: how it is told the wanted label: "concat" to the latents, "split" (each
+      labels: how it gets the wanted label: "concat" to the latents, "split" (each
         half of the first layer), or "none".
       optimizer: adapts its parameters to one teacher.
     """
@@ -56,7 +56,7 @@ class Recipe(NamedTuple):
       meta_gradient: what a shared generator is moved by, see `inverter`.
       keep: return the images of the "last" step or of the lowest loss ("best").
       objective: weights of the losses.
-      estimator: of the gradient where teachers can only be asked; None differentiates
+      estimator: of the gradient where teachers can only be queried; None differentiates
         them.
 
     References:
@@ -107,7 +107,7 @@ def build(
       student: network of the adversary that ``invert`` will be given; None leaves that
         term out.
       image_shape: (h, w, c) of the recovered images; None: the teacher's.
-      respond: what a teacher that is only asked tells of its logits, see
+      respond: the form in which a teacher that is only queried gives its logits, see
         `inversion.answers`.
 
     Returns:
@@ -119,7 +119,7 @@ def build(
     queries = recipe.estimator.queries if recipe.estimator else 1
     return inverter(
         build_source(recipe, teacher, image_shape=image_shape),
-        build_critic(recipe, teacher, student, respond=respond),
+        build_objective_gradient(recipe, teacher, student, respond=respond),
         teacher,
         optimizer=leaves_optimizer(recipe),
         num_steps=recipe.num_steps,
@@ -174,13 +174,13 @@ def build_source(
     return generator_source(generator, options.latent_dim)
 
 
-def build_critic(
+def build_objective_gradient(
     recipe: Recipe,
     teacher: Network,
     student: Network | None = None,
     *,
     respond: Callable[[jax.Array], jax.Array] = lambda logits: logits,
-) -> Critic:
+) -> ObjectiveGradient:
     """The loss of a recipe's images and its gradient, exact or estimated; see `build`.
 
     Raises:
@@ -195,6 +195,9 @@ def build_critic(
         estimator=recipe.estimator,
         respond=respond,
     )
+
+
+build_critic = build_objective_gradient  # The former name.
 
 
 def leaves_optimizer(recipe: Recipe) -> optax.GradientTransformation:

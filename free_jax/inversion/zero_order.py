@@ -1,4 +1,4 @@
-"""Gradients of black boxes: directions, differences, and the critic made of them.
+"""Gradients of black boxes: directions, differences, and what is made of them.
 
 The loss is measured along random directions u on the unit sphere of a d-dimensional
 space of images; with q directions and a step mu the estimate is
@@ -10,6 +10,7 @@ sqrt(q / (q + d)): 0.18 for q = 100 of the 3072 pixels of a 32 x 32 image, 0.60 
 low frequencies below 8 x 8, if the gradient lies among them.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
@@ -22,10 +23,10 @@ from free_jax import augment, objectives
 from free_jax.fewshot.learners import batch_apply
 from free_jax.inversion.objective import (
     Adversary,
-    Critic,
     Objective,
+    ObjectiveGradient,
     check_objective,
-    look,
+    view,
 )
 from free_jax.options import AtLeast, Positive
 from free_jax.types import PyTree, Teachers
@@ -58,7 +59,7 @@ class Estimator(NamedTuple):
 
 
 def check(estimator: Estimator) -> None:
-    """Raises ValueError for values that cannot be meant."""
+    """Raises ValueError for numbers out of range."""
     if estimator.num_directions < 1 or estimator.at_once < 1:
         raise ValueError(
             f"num_directions={estimator.num_directions} and at_once="
@@ -136,6 +137,24 @@ def estimate(
     return answers, total * (dimension / count)
 
 
+class Parts(NamedTuple):
+    """What the gradient of a black box is made of; the arguments of `zero_order`.
+
+    Attributes:
+      objective: weights of the losses; ``moments`` must be 0.
+      teacher: what all teachers share; only ``apply`` is used.
+      student: architecture of the adversary; None leaves that term out.
+      estimator: of the gradient.
+      respond: what of its logits the teacher gives, see `inversion.answers`.
+    """
+
+    objective: Objective
+    teacher: Network
+    student: Network | None
+    estimator: Estimator
+    respond: Callable[[jax.Array], jax.Array]
+
+
 def zero_order(
     objective: Objective,
     teacher: Network,
@@ -143,36 +162,34 @@ def zero_order(
     *,
     estimator: Estimator = Estimator(),
     respond: Callable[[jax.Array], jax.Array] = lambda logits: logits,
-) -> Critic:
-    """A critic that only asks the teacher, `Estimator.queries` times an image.
+) -> ObjectiveGradient:
+    """The objective's gradient from `Estimator.queries` answers an image.
 
     The student, the augmentation and the smoothness prior are ours and are
     differentiated.  Within the estimate the student's answer is that at the
     unperturbed image, and who agrees is decided anew at each perturbed one, as in the
-    released code.
-
-    Args:
-      objective: weights of the losses; ``moments`` must be 0.
-      teacher: what all teachers share; only ``apply`` is used.
-      student: architecture of the adversary; None leaves that term out.
-      estimator: of the gradient.
-      respond: what of the teacher's logits is told, see `black_box.answers`.
-
-    Returns:
-      A `Critic`.
+    released code.  The arguments are described by `Parts`.
 
     Raises:
-      ValueError: an option that a black box cannot serve, or that cannot be meant.
+      ValueError: a number is out of range, or an option needs more than answers.
 
     Reference:
       Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning",
       ICML 2023.
     """
-    check(estimator)
+    parts = Parts(objective, teacher, student, estimator, respond)
+    _check_parts(parts)
+    return functools.partial(objective_gradient, parts)
+
+
+def _check_parts(parts: Parts) -> None:
+    """Refuses numbers out of range and losses that need more than answers."""
+    objective = parts.objective
+    check(parts.estimator)
     check_objective(objective)
     if objective.moments:
         raise ValueError(
-            f"moments={objective.moments}: a black box tells no batch-norm statistics; "
+            f"moments={objective.moments}: a black box gives no batch-norm statistics; "
             "use 0"
         )
     if objective.l2 or objective.variation != "mean":
@@ -180,63 +197,89 @@ def zero_order(
             f"l2={objective.l2} and variation={objective.variation!r} are PURER's "
             "priors, written for differentiable teachers; use 0 and 'mean'"
         )
+
+
+def objective_gradient(
+    parts: Parts,
+    key: Key[Array, ""],
+    images: Float[Array, "n h w c"],
+    labels: Int[Array, " n"],
+    teachers: Teachers,
+    adversary: Adversary | None,
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "n h w c"]]:
+    """Loss, its cross-entropy and its estimated gradient, see `ObjectiveGradient`."""
+    objective, teacher = parts.objective, parts.teacher
+    if parts.student is None or not objective.adversarial:
+        adversary = None
+    key_view, key_directions = jax.random.split(key)
+    (views, seen), pull_back = jax.vjp(
+        lambda x: view(key_view, x, objective, teacher), images
+    )
+    student_logits = _student_logits(parts, views, adversary)
     scale = jnp.asarray(teacher.std)
 
-    def critic(
-        key: Key[Array, ""],
-        images: Float[Array, "n h w c"],
-        labels: Int[Array, " n"],
-        teachers: Teachers,
-        adversary: Adversary | None,
-    ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, "n h w c"]]:
-        key_view, key_directions = jax.random.split(key)
-        opposed = student is not None and adversary is not None
-        opposed = opposed and bool(objective.adversarial)
+    def ask(perturbed):  # [k, n, h, w, c], normalised
+        flat = (perturbed * scale).reshape(-1, *perturbed.shape[2:])
+        answers = parts.respond(teacher.apply(teachers.variables, flat))
+        answers = answers.reshape(*perturbed.shape[:2], -1)
+        losses = jax.vmap(
+            lambda a: image_losses(objective, a, student_logits, labels, adversary)
+        )(answers)
+        return losses, answers
 
-        def say(views):
-            assert student is not None and adversary is not None
-            fitted = augment.fit_to(views, student.image_shape)
-            return batch_apply(student, adversary.params, fitted)
+    # Divided by the deviation, so that a step has its length after normalisation.
+    answers, gradient = estimate(key_directions, ask, seen / scale, parts.estimator)
+    gradient = gradient / scale / labels.shape[0]
+    exact = jax.grad(lambda x: exact_loss(parts, x, answers, labels, adversary))(views)
+    ce = objectives.cross_entropy(answers, labels)
+    loss = image_losses(objective, answers, student_logits, labels, adversary).mean()
+    if objective.total_variation:
+        loss += objective.total_variation * objectives.total_variation(views)
+    return loss, ce, pull_back((exact, gradient))[0]
 
-        def rows(answers, said):
-            ce = optax.softmax_cross_entropy_with_integer_labels(answers, labels)
-            loss = objective.cross_entropy * ce
-            if opposed and adversary is not None:
-                weight = adversary.weight * objective.adversarial
-                loss += weight * objectives.agreement_rows(
-                    said, answers, objective.agreement
-                )
-            return loss
 
-        (views, seen), pull_back = jax.vjp(
-            lambda x: look(key_view, x, objective, teacher), images
+def image_losses(
+    objective: Objective,
+    answers: Float[Array, "n way"],
+    student_logits: Float[Array, "n way"] | None,
+    labels: Int[Array, " n"],
+    adversary: Adversary | None,
+) -> Float[Array, " n"]:
+    """Each image's loss by the teacher's answer, without the smoothness prior."""
+    ce = optax.softmax_cross_entropy_with_integer_labels(answers, labels)
+    loss = objective.cross_entropy * ce
+    if adversary is not None and student_logits is not None:
+        weight = adversary.weight * objective.adversarial
+        loss += weight * objectives.agreement_rows(
+            student_logits, answers, objective.agreement
         )
-        said = say(views) if opposed else None
+    return loss
 
-        def ask(perturbed):  # [k, n, h, w, c], normalised
-            flat = (perturbed * scale).reshape(-1, *perturbed.shape[2:])
-            answers = respond(teacher.apply(teachers.variables, flat))
-            answers = answers.reshape(*perturbed.shape[:2], -1)
-            return jax.vmap(lambda a: rows(a, said))(answers), answers
 
-        # Divided by the deviation, so that a step has its length after normalisation.
-        answers, gradient = estimate(key_directions, ask, seen / scale, estimator)
-        gradient = gradient / scale / labels.shape[0]
+def exact_loss(
+    parts: Parts,
+    views: Float[Array, "n h w c"],
+    answers: Float[Array, "n way"],
+    labels: Int[Array, " n"],
+    adversary: Adversary | None,
+) -> Float[Array, ""]:
+    """The terms that are differentiated: they need no further query."""
+    objective, loss = parts.objective, jnp.zeros(())
+    if objective.total_variation:
+        loss += objective.total_variation * objectives.total_variation(views)
+    if adversary is not None and objective.student_gradient:
+        student_logits = _student_logits(parts, views, adversary)
+        loss += image_losses(
+            objective, answers, student_logits, labels, adversary
+        ).mean()
+    return loss
 
-        def ours(views):
-            """The terms that need no query but those made."""
-            loss = jnp.zeros(())
-            if objective.total_variation:
-                loss += objective.total_variation * objectives.total_variation(views)
-            if opposed and objective.student_gradient:
-                loss += rows(answers, say(views)).mean()
-            return loss
 
-        exact = jax.grad(ours)(views)
-        ce = objectives.cross_entropy(answers, labels)
-        loss = rows(answers, said).mean()
-        if objective.total_variation:
-            loss += objective.total_variation * objectives.total_variation(views)
-        return loss, ce, pull_back((exact, gradient))[0]
-
-    return critic
+def _student_logits(
+    parts: Parts, views: jax.Array, adversary: Adversary | None
+) -> jax.Array | None:
+    """The adversary's outputs for views of any size; None without one."""
+    if parts.student is None or adversary is None:
+        return None
+    fitted = augment.fit_to(views, parts.student.image_shape)
+    return batch_apply(parts.student, adversary.params, fitted)

@@ -1,4 +1,4 @@
-"""The panel: all teachers describe an image; one network learns to say the same."""
+"""The panel: an image's outputs by all teachers, and one network that learns them."""
 
 from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.describe import describe_bank, describer, tempered

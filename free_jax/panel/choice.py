@@ -17,7 +17,7 @@ def best_teachers(
     columns: Int[np.ndarray, " t_plus_1"],
     keep: int,
 ) -> heads.Head:
-    """A head that listens to the few teachers which tell the support classes apart.
+    """A head on the few teachers that separate the support classes best.
 
     A teacher is rated by the scatter of its answers between the class means of the
     support set, less what the scatter within the classes would cause by chance (zero
@@ -66,7 +66,7 @@ def centrality(answers: Answers) -> Float[np.ndarray, " t"]:
     answers together, in [0, 1]; classes need not be shared, nor images be real.
 
     Args:
-      answers: what each teacher says about each image, e.g. `tempered` logits.
+      answers: of each teacher about each image, e.g. `tempered` logits.
 
     Reference:
       Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML

@@ -1,4 +1,4 @@
-"""An image described by what all teachers of a zoo say about it: the panel.
+"""An image described by the outputs of all teachers of a zoo, the panel.
 
 No training, no data, forward queries only: each teacher's softmax at a temperature,
 side by side, chance level subtracted, averaged over the image and its mirror image.

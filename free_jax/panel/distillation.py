@@ -1,10 +1,11 @@
-"""Panel distillation: what ALL teachers say about recovered images, in one model.
+"""Panel distillation: one model learns ALL teachers' outputs on recovered images.
 
 The student has one trunk and one head per teacher.  Each recovered image, whichever
 teacher it came from, was described by every teacher beforehand; a step draws a batch
 and lowers the tempered KL of every head to its teacher.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
 
@@ -15,7 +16,7 @@ import optax
 from jaxtyping import Array, Float, Int, Key
 
 from free_jax import augment, parallel
-from free_jax.algorithm import Algorithm
+from free_jax.algorithm import Algorithm, bind
 from free_jax.fewshot import heads
 from free_jax.images import to_float
 from free_jax.options import AtLeast, Named, Positive, adam
@@ -26,7 +27,7 @@ from free_jax.zoo.supervised import supervised_step
 
 
 class Described(NamedTuple):
-    """Recovered images and what each teacher says about them.
+    """Recovered images and each teacher's outputs.
 
     Attributes:
       images: [N, h, w, c] uint8.
@@ -80,25 +81,10 @@ _NEVER = -1e30
 Mix = Literal["none", "mixup", "cutmix"]
 
 
-def panel_distillation(
-    student: Network,
-    *,
-    columns: Int[np.ndarray, " t_plus_1"],
-    optimizer: optax.GradientTransformation,
-    batch_size: int = 128,
-    groups: int = 1,
-    temperature: float = 4.0,
-    crop_padding: int = 4,
-    edges: augment.Edges = "black",
-    flip: bool = True,
-    mix: Mix = "none",
-    similarity: float = 0.0,
-    momentum: float = 0.95,
-    map_tasks: Callable = parallel.map_tasks,
-) -> Algorithm:
-    """Builds the distillation of a whole panel.
+class Parts(NamedTuple):
+    """What a panel's distillation is composed of; arguments of `panel_distillation`.
 
-    Args:
+    Attributes:
       student: has as many outputs as all teachers together, in their order.
       columns: [T + 1] of the teachers' outputs, see `Described` and `Zoo.columns`.
       optimizer: of the student.
@@ -119,6 +105,133 @@ def panel_distillation(
         nearest-centroid head will use.
       momentum: of the running batch-norm statistics.
       map_tasks: see `parallel.map_tasks`.
+    """
+
+    student: Network
+    columns: np.ndarray
+    optimizer: optax.GradientTransformation
+    batch_size: int
+    groups: int
+    temperature: float
+    crop_padding: int
+    edges: augment.Edges
+    flip: bool
+    mix: Mix
+    similarity: float
+    momentum: float
+    map_tasks: Callable
+
+
+def init(parts: Parts, key: Key[Array, ""]) -> DistillState:
+    """A student without training."""
+    variables = parts.student.init(key)
+    opt = parts.optimizer.init(variables["params"])
+    return DistillState(jnp.int32(0), variables, opt)
+
+
+def step(
+    parts: Parts, key: Key[Array, ""], state: DistillState, data: Described
+) -> tuple[DistillState, DistillInfo]:
+    """Draws a batch and moves the student towards all teachers' answers."""
+    update = supervised_step(
+        functools.partial(loss_fn, parts),
+        parts.optimizer,
+        parts.momentum,
+        groups=parts.groups,
+        map_tasks=parts.map_tasks,
+    )
+    variables, opt, loss, same = update(
+        state.variables, state.opt, draw(parts, key, data), data.weights
+    )
+    new = DistillState(state.step + 1, variables, opt)
+    return new, DistillInfo(loss, same, jnp.isfinite(loss))
+
+
+def draw(
+    parts: Parts, key: Key[Array, ""], data: Described
+) -> tuple[Float[Array, "n h w c"], Float[Array, "n t width"]]:
+    """A batch: augmented images and each teacher's probabilities."""
+    key_rows, key_views, key_mix = jax.random.split(key, 3)
+    rows = jax.random.randint(key_rows, (parts.batch_size,), 0, data.images.shape[0])
+    images = augment.crop_flip(
+        key_views,
+        to_float(data.images[rows]),
+        padding=parts.crop_padding,
+        edges=parts.edges,
+        flip=parts.flip,
+    )
+    logits = ragged.padded(data.logits[rows], parts.columns, _NEVER)
+    targets = jax.nn.softmax(logits / parts.temperature)
+    if parts.mix != "none":
+        images, targets = augment.mix_pairs(key_mix, images, targets, parts.mix)
+    return images, targets
+
+
+def loss_fn(
+    parts: Parts,
+    params: PyTree,
+    images: Float[Array, "n h w c"],
+    targets: Float[Array, "n t width"],
+    weights: Float[Array, " t"],
+) -> tuple[Float[Array, ""], tuple[PyTree, Float[Array, ""]]]:
+    """Loss of a batch, its batch-norm moments, and how often the argmax agrees."""
+    student = parts.student
+    features, moments = student.apply_with_moments(
+        {"params": params}, images, norm="batch", features=True
+    )
+    logits = student.head(params, features)
+    logits = ragged.padded(logits, parts.columns, _NEVER)  # [n, T, W]
+    log_s = jax.nn.log_softmax(logits / parts.temperature)
+    # Entropy of the targets is added so that a perfect student scores zero.
+    rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
+    loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()
+    if parts.similarity:
+        loss += parts.similarity * _similarity_loss(parts, features, targets, weights)
+    same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
+    return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
+
+
+def _similarity_loss(
+    parts: Parts, features: jax.Array, targets: jax.Array, weights: jax.Array
+) -> jax.Array:
+    """How far cosines of features are from those of what the teachers answer."""
+    if ragged.widths_are_equal(parts.columns):
+        described = targets - targets.mean(-1, keepdims=True)
+    else:
+        widths = np.diff(parts.columns)[:, None]
+        chance = targets.sum(-1, keepdims=True) / widths
+        mask = ragged.padding_mask(parts.columns)
+        described = jnp.where(mask, targets - chance, 0.0)
+    described = described * weights[:, None]
+    wanted = _similarities(described.reshape(described.shape[0], -1))
+    return jnp.square(_similarities(features) - wanted).mean()
+
+
+def _similarities(descriptions: Float[Array, "n d"]) -> Float[Array, "n n"]:
+    """Cosines between all pairs, after subtracting the batch's mean."""
+    rows = heads.unit(descriptions - descriptions.mean(0))
+    return rows @ rows.T
+
+
+def panel_distillation(
+    student: Network,
+    *,
+    columns: Int[np.ndarray, " t_plus_1"],
+    optimizer: optax.GradientTransformation,
+    batch_size: int = 128,
+    groups: int = 1,
+    temperature: float = 4.0,
+    crop_padding: int = 4,
+    edges: augment.Edges = "black",
+    flip: bool = True,
+    mix: Mix = "none",
+    similarity: float = 0.0,
+    momentum: float = 0.95,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Algorithm:
+    """Builds the distillation of a whole panel.
+
+    The arguments are described by `Parts`.
 
     Returns:
       An `Algorithm` whose data is a `Described`; its model has Linen variables
@@ -128,79 +241,41 @@ def panel_distillation(
       ValueError: the student has another number of outputs than the teachers, or an
         option is unknown.
     """
-    columns = np.asarray(columns)
-    if student.num_classes != columns[-1]:
+    parts = Parts(
+        student=student,
+        columns=np.asarray(columns),
+        optimizer=optimizer,
+        batch_size=batch_size,
+        groups=groups,
+        temperature=temperature,
+        crop_padding=crop_padding,
+        edges=edges,
+        flip=flip,
+        mix=mix,
+        similarity=similarity,
+        momentum=momentum,
+        map_tasks=map_tasks,
+    )
+    _check(parts)
+    return bind(init, step, parts)._replace(model=lambda state: state.variables)
+
+
+def _check(parts: Parts) -> None:
+    """Refuses parts that contradict each other."""
+    columns = parts.columns
+    if parts.student.num_classes != columns[-1]:
         raise ValueError(
-            f"{student.num_classes} outputs are not those of {len(columns) - 1} "
+            f"{parts.student.num_classes} outputs are not those of {len(columns) - 1} "
             f"teachers, {columns[-1]}"
         )
-    if mix not in ("none", "mixup", "cutmix"):
-        raise ValueError(f"mix={mix!r}: choose none, mixup or cutmix")
-    if temperature <= 0:
-        raise ValueError(f"temperature={temperature} must be positive")
-    if groups < 1 or batch_size % groups:
-        raise ValueError(f"groups={groups} must divide batch_size={batch_size}")
-
-    def init(key: Key[Array, ""]) -> DistillState:
-        variables = student.init(key)
-        opt = optimizer.init(variables["params"])
-        return DistillState(jnp.int32(0), variables, opt)
-
-    def loss_fn(params, images, targets, weights):
-        features, moments = student.apply_with_moments(
-            {"params": params}, images, norm="batch", features=True
+    if parts.mix not in ("none", "mixup", "cutmix"):
+        raise ValueError(f"mix={parts.mix!r}: choose none, mixup or cutmix")
+    if parts.temperature <= 0:
+        raise ValueError(f"temperature={parts.temperature} must be positive")
+    if parts.groups < 1 or parts.batch_size % parts.groups:
+        raise ValueError(
+            f"groups={parts.groups} must divide batch_size={parts.batch_size}"
         )
-        logits = student.head(params, features)
-        said = ragged.padded(logits, columns, _NEVER)  # [n, T, W]
-        log_s = jax.nn.log_softmax(said / temperature)
-        # Entropy of the targets is added so that a perfect student scores zero.
-        rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
-        loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()
-        if similarity:
-            if ragged.widths_are_equal(columns):
-                said = targets - targets.mean(-1, keepdims=True)
-            else:
-                chance = targets.sum(-1, keepdims=True) / np.diff(columns)[:, None]
-                said = jnp.where(ragged.padding_mask(columns), targets - chance, 0.0)
-            said = said * weights[:, None]
-            wanted = _similarities(said.reshape(said.shape[0], -1))
-            loss += similarity * jnp.square(_similarities(features) - wanted).mean()
-        same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
-        return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
-
-    update = supervised_step(
-        loss_fn, optimizer, momentum, groups=groups, map_tasks=map_tasks
-    )
-
-    def step(
-        key: Key[Array, ""], state: DistillState, data: Described
-    ) -> tuple[DistillState, DistillInfo]:
-        key_rows, key_views, key_mix = jax.random.split(key, 3)
-        rows = jax.random.randint(key_rows, (batch_size,), 0, data.images.shape[0])
-        images = augment.crop_flip(
-            key_views,
-            to_float(data.images[rows]),
-            padding=crop_padding,
-            edges=edges,
-            flip=flip,
-        )
-        said = ragged.padded(data.logits[rows], columns, _NEVER)
-        targets = jax.nn.softmax(said / temperature)
-        if mix != "none":
-            images, targets = augment.mix_pairs(key_mix, images, targets, mix)
-        variables, opt, loss, same = update(
-            state.variables, state.opt, (images, targets), data.weights
-        )
-        new = DistillState(state.step + 1, variables, opt)
-        return new, DistillInfo(loss, same, jnp.isfinite(loss))
-
-    return Algorithm(init=init, step=step, model=lambda state: state.variables)
-
-
-def _similarities(descriptions: Float[Array, "n d"]) -> Float[Array, "n n"]:
-    """Cosines between all pairs, after subtracting the batch's mean."""
-    rows = heads.unit(descriptions - descriptions.mean(0))
-    return rows @ rows.T
 
 
 class DistillOptions(NamedTuple):

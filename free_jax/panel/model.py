@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from free_jax import objectives, panel
 from free_jax.fewshot import heads
+from free_jax.fewshot.descend import descend
 from free_jax.images import to_float
 from free_jax.panel import ragged
 from free_jax.types import PyTree
@@ -27,7 +28,7 @@ def describe(
     *,
     mirror: bool = True,
 ) -> Float[Array, "n d"]:
-    """What the model's heads say about images, for the heads of `heads`.
+    """The outputs of the model's heads, as descriptions for the heads of `heads`.
 
     Args:
       student: one trunk, a head for each of T teachers.
@@ -39,10 +40,10 @@ def describe(
       d numbers an image.
     """
     how = variables["descriptions"]
-    said = _describe(student, variables, images, how, mirror)
+    rows = _describe(student, variables, images, how, mirror)
     if "whitening" not in how:
-        return said
-    return heads.whiten(said, how["mean"], how["whitening"])
+        return rows
+    return heads.whiten(rows, how["mean"], how["whitening"])
 
 
 def _describe(student, variables, images, how, mirror=True):
@@ -55,8 +56,8 @@ def _describe(student, variables, images, how, mirror=True):
             owners = ragged.owners_of(columns, logits.shape[-1])
             return ragged.tempered(logits, columns, temperature) * weights[owners]
         logits = logits.reshape(views.shape[0], weights.shape[0], -1)
-        said = panel.tempered(logits, temperature) * weights[:, None]
-        return said.reshape(views.shape[0], -1)
+        rows = panel.tempered(logits, temperature) * weights[:, None]
+        return rows.reshape(views.shape[0], -1)
 
     if not mirror:
         return once(images)
@@ -112,15 +113,14 @@ def adapt(
     def loss(fast: tuple[PyTree, jax.Array]) -> jax.Array:
         params, kernel = fast
         # One view: half the work of a step.
-        said = describe(student, {**variables, "params": params}, images, mirror=False)
-        return objectives.cross_entropy(scale * heads.unit(said) @ kernel.T, labels)
+        rows = describe(student, {**variables, "params": params}, images, mirror=False)
+        return objectives.cross_entropy(scale * heads.unit(rows) @ kernel.T, labels)
 
-    def step(fast, _):
-        grads = jax.grad(loss)(fast)
-        return jax.tree.map(lambda p, g: p - learning_rate * g, fast, grads), None
-
-    (params, kernel), _ = jax.lax.scan(
-        step, (variables["params"], start), length=num_steps
+    params, kernel = descend(
+        jax.grad(loss),
+        (variables["params"], start),
+        num_steps=num_steps,
+        learning_rate=learning_rate,
     )
     return Adapted({**variables, "params": params}, kernel)
 
@@ -129,8 +129,8 @@ def classify(
     student: Network, adapted: Adapted, images: Float[Array, "n h w c"]
 ) -> Float[Array, "n way"]:
     """Scores of images by an adapted model, each image alone."""
-    said = describe(student, adapted.variables, images)
-    return heads.unit(said) @ adapted.kernel.T
+    rows = describe(student, adapted.variables, images)
+    return heads.unit(rows) @ adapted.kernel.T
 
 
 def fit_statistics(
@@ -171,8 +171,7 @@ def fit_statistics(
         "weights": jnp.asarray(weights, jnp.float32),
         "temperature": jnp.float32(temperature),
     }
-    # Where widths are equal a model says so by having no columns, as those did that
-    # were saved before there were any.
+    # A model of equal widths has no columns, like those saved before there were any.
     if columns is not None and not ragged.widths_are_equal(columns):
         how["columns"] = jnp.asarray(columns, jnp.int32)
     if images is None:
@@ -190,11 +189,11 @@ def fit_statistics(
         "batch_stats": jax.tree.map(lambda x: x.mean(0), moments),
     }
     if whitening:
-        said = jax.lax.map(
+        rows = jax.lax.map(
             lambda batch: _describe(student, fitted, to_float(batch), how), batches
         )
-        said = said.reshape(count * size, -1)
-        how["mean"], how["whitening"] = heads.whitening(said, whitening)
+        rows = rows.reshape(count * size, -1)
+        how["mean"], how["whitening"] = heads.whitening(rows, whitening)
     return fitted | {"descriptions": how}
 
 

@@ -95,7 +95,7 @@ class PanelOptions(NamedTuple):
       teachers: how many of each group are asked, not negative; 0: all.
       held_out_classes: classes that no asked teacher knows, not negative; episodes of
         their images, recovered from the other teachers, judge a model without data.
-      trust: leave out teachers that tell nothing or contradict the others.
+      trust: leave out teachers without information or that contradict the others.
     """
 
     recover: RecoverOptions = RecoverOptions()
@@ -327,7 +327,7 @@ def ask_zoo(
     at_once: int = 250,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Answers:
-    """What all teachers say about images; forward queries only.
+    """All teachers' answers about images; forward queries only.
 
     Args:
       zoo: teachers.
@@ -366,7 +366,7 @@ def ask_jobs(
       zoo: teachers.
       images: to ask about.
       chunk: images a job.
-      at_once: images that a teacher looks at in one batch, so few that their maps stay
+      at_once: images that a teacher sees in one batch, so few that their maps stay
         in a CPU's cache; a service is sent a whole chunk.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
 
@@ -454,7 +454,7 @@ def judge(
     answers: Answers,
     asked: Int[np.ndarray, " t"] | None = None,
 ) -> Trust:
-    """How far the teachers that were asked are believed, see `trust`.
+    """How far the teachers that were asked are trusted, see `trust`.
 
     Args:
       zoo: all teachers, of which `images` are owned.
@@ -564,7 +564,7 @@ def distil(
     *,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Distilled:
-    """Trains one network to say what all teachers say, and fits its statistics.
+    """Trains one network on all teachers' answers, and fits its statistics.
 
     Args:
       key: of the whole training.

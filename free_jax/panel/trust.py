@@ -19,7 +19,7 @@ def vote(
     none objects.
 
     Args:
-      answers: what each teacher says about each image.
+      answers: of each teacher about each image.
       class_ids: [C] absolute classes of the outputs.
       num_classes: of the zoo; one that no teacher knows gets no image.
 
@@ -65,15 +65,15 @@ def trust(
 ) -> Trust:
     """Finds constant, broken, mislabelled and random teachers by recovered images.
 
-    A teacher is left out if an answer is not finite, if its answers tell less than a
+    A teacher is left out if an answer is not finite, if its answers carry less than a
     quarter of the panel's median information, or if its agreement with the others is
     not above chance (by two standard errors).  Teachers of different numbers of classes
-    are compared by the share of what their number could tell, ``log W``.  A teacher
+    are compared by the share of the maximum for their number, ``log W``.  A teacher
     counts fully or not at all: weights by information and agreement scored the same and
     left out honest teachers of hard tasks.
 
     Args:
-      answers: what each of T teachers says about each image.
+      answers: of T teachers about each image.
       class_ids: [C] absolute classes of the outputs.
       images: what they were asked about; ``owners`` are rows of the T teachers that
         answered (see `rows_of`).
@@ -86,7 +86,7 @@ def trust(
     widths = np.diff(answers.columns)
     finite = np.zeros(len(widths), bool)
     information, agreement = np.zeros(len(widths)), np.full(len(widths), np.nan)
-    # Where nobody else knows a teacher's classes its information alone decides.
+    # Where no other teacher knows its classes its information alone decides.
     agrees = np.ones(len(widths), bool)
     for rows, outputs in ragged.by_width(answers.columns):
         said = ragged.side_by_side(logits, outputs)  # [n, t, w]
@@ -95,8 +95,8 @@ def trust(
         said = np.where(np.isfinite(said), said, 0.0)
         said = said - said.max(-1, keepdims=True)
         p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
-        told = _entropy(p.mean(0)) - _entropy(p).mean(0)
-        information[rows] = np.where(finite[rows], told, 0.0)
+        mutual = _entropy(p.mean(0)) - _entropy(p).mean(0)
+        information[rows] = np.where(finite[rows], mutual, 0.0)
         chosen = np.take_along_axis(ids, said.argmax(-1).T, 1)  # [t, n]
         chance = 1.0 / ids.shape[1]
         for t, known, labels in zip(rows, ids, chosen, strict=True):
@@ -108,8 +108,8 @@ def trust(
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
-    tells = share > max(usual / 4, 1e-6)
-    weights = (finite & tells & agrees).astype(np.float32)
+    informative = share > max(usual / 4, 1e-6)
+    weights = (finite & informative & agrees).astype(np.float32)
     return Trust(weights, information, agreement)
 
 
@@ -122,8 +122,8 @@ def rows_of(
 ) -> Int[np.ndarray, " n"]:
     """Owners of images as rows of the teachers that were asked.
 
-    Images of teachers that were not asked still tell whether those that were can be
-    believed, so that their owners must not become "nobody".
+    Images of teachers that were not asked still show whether those that were can be
+    trusted, so that their owners must not become -1.
 
     Args:
       owners: the teacher each image was recovered from, of all; negative: none.

@@ -1,7 +1,7 @@
 """Teachers that can only be queried: clients, counts, and a zoo made of them."""
 
-from free_jax.remote.answers import Card, to_logits
-from free_jax.remote.client import Client, Trouble
+from free_jax.remote.answers import Card, EndpointSpec, to_logits
+from free_jax.remote.client import Client, EndpointError, Trouble
 from free_jax.remote.hub import Hub, Patience
 from free_jax.remote.ledger import Ledger
 from free_jax.remote.onnx_file import OnnxFile
@@ -11,6 +11,8 @@ from free_jax.remote.zoo import Normalization, remote_zoo
 __all__ = [
     "Card",
     "Client",
+    "EndpointError",
+    "EndpointSpec",
     "Hub",
     "Ledger",
     "Normalization",

@@ -9,7 +9,7 @@ from free_jax.errors import InputError
 Output = Literal["logits", "probabilities", "top_k", "label"]
 
 
-class Card(NamedTuple):
+class EndpointSpec(NamedTuple):
     """What is known of a remote classifier.
 
     Attributes:
@@ -28,36 +28,39 @@ class Card(NamedTuple):
     digits: int = 0
 
 
-def check(card: Card) -> Card:
-    """The card itself.
+Card = EndpointSpec  # The former name.
+
+
+def check(spec: EndpointSpec) -> EndpointSpec:
+    """Returns `spec` if it is valid.
 
     Raises:
-      InputError: an output that does not exist, or numbers that cannot be meant.
+      InputError: an output that does not exist, or a number out of range.
     """
-    if card.output not in get_args(Output):
+    if spec.output not in get_args(Output):
         known = ", ".join(get_args(Output))
         raise InputError(
-            f"endpoint {card.name}: output={card.output!r}; choose {known}"
+            f"endpoint {spec.name}: output={spec.output!r}; choose {known}"
         )
-    if card.num_classes < 2 or not 0 <= card.digits <= 12:
+    if spec.num_classes < 2 or not 0 <= spec.digits <= 12:
         raise InputError(
-            f"endpoint {card.name}: {card.num_classes} classes must be at least "
-            f"2 and digits={card.digits} between 0 and 12"
+            f"endpoint {spec.name}: {spec.num_classes} classes must be at least "
+            f"2 and digits={spec.digits} between 0 and 12"
         )
-    return card
+    return spec
 
 
-def to_logits(card: Card, answer: np.ndarray, images: int) -> np.ndarray:
-    """Logits whose softmax is what the endpoint said.
+def to_logits(spec: EndpointSpec, answer: np.ndarray, images: int) -> np.ndarray:
+    """Logits whose softmax is the answer of an endpoint.
 
     A probability that was rounded to zero becomes a quarter of the last digit; classes
     that top-k leaves out share the rest, at most as likely as the last one named; a
     label is one certain to 90 %.
 
     Args:
-      card: what the endpoint declared.
+      spec: what the endpoint declared.
       answer: numbers of any shape that holds [images, way], or [images] labels.
-      images: how many were asked about.
+      images: how many were sent.
 
     Returns:
       [images, way] float32.
@@ -65,35 +68,35 @@ def to_logits(card: Card, answer: np.ndarray, images: int) -> np.ndarray:
     Raises:
       ValueError: the answer is not what was declared; says how, without the name.
     """
-    way = card.num_classes
-    if card.output == "label":
+    way = spec.num_classes
+    if spec.output == "label":
         labels = _shaped(answer, (images,), f"one label for each of {images} images")
         if ((labels < 0) | (labels >= way) | (labels != np.round(labels))).any():
             raise ValueError(f"labels that are none of the {way} classes")
-        said = np.full((images, way), 0.1 / (way - 1))
-        said[np.arange(images), labels.astype(int)] = 0.9
-        return np.log(said).astype(np.float32)
+        values = np.full((images, way), 0.1 / (way - 1))
+        values[np.arange(images), labels.astype(int)] = 0.9
+        return np.log(values).astype(np.float32)
     wanted = f"{way} classes for each of {images} images"
-    said = _shaped(answer, (images, way), wanted)
-    if not np.isfinite(said).all():
+    values = _shaped(answer, (images, way), wanted)
+    if not np.isfinite(values).all():
         raise ValueError("values that are not finite")
-    if card.output == "logits":
-        return said.astype(np.float32)
-    step = 10.0**-card.digits if card.digits else 1e-6
+    if spec.output == "logits":
+        return values.astype(np.float32)
+    step = 10.0**-spec.digits if spec.digits else 1e-6
     slack = 1e-3 + way * step
-    total = said.sum(-1)
-    low = 0.0 if card.output == "top_k" else 1 - slack
-    if (said < -1e-6).any() or (total > 1 + slack).any() or (total < low).any():
+    total = values.sum(-1)
+    low = 0.0 if spec.output == "top_k" else 1 - slack
+    if (values < -1e-6).any() or (total > 1 + slack).any() or (total < low).any():
         raise ValueError(
             f"values that are no distribution (sum {total.min():.4g} to "
-            f"{total.max():.4g}, least {said.min():.4g}); is its output logits?"
+            f"{total.max():.4g}, least {values.min():.4g}); is its output logits?"
         )
-    if card.output == "top_k":
-        absent = said <= 0
+    if spec.output == "top_k":
+        absent = values <= 0
         left = (1 - total) / np.maximum(absent.sum(-1), 1)
-        last = np.where(absent, np.inf, said).min(-1)
-        said = np.where(absent, np.minimum(left, last)[:, None], said)
-    return np.log(np.maximum(said, step / 4)).astype(np.float32)
+        last = np.where(absent, np.inf, values).min(-1)
+        values = np.where(absent, np.minimum(left, last)[:, None], values)
+    return np.log(np.maximum(values, step / 4)).astype(np.float32)
 
 
 def _shaped(answer: np.ndarray, shape: tuple[int, ...], wanted: str) -> np.ndarray:

@@ -4,16 +4,16 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from free_jax.remote.answers import Card
+from free_jax.remote.answers import EndpointSpec
 
 
-class Trouble(Exception):
+class EndpointError(Exception):
     """A request without an answer.
 
     Attributes:
       billed: the endpoint may have worked on it, so that it counts against the budget.
       retry: trying again may help.
-      after: seconds that the endpoint asked to wait, or None.
+      after: seconds to wait before the next try, as the endpoint wants, or None.
     """
 
     def __init__(
@@ -23,31 +23,34 @@ class Trouble(Exception):
         self.billed, self.retry, self.after = billed, retry, after
 
 
+Trouble = EndpointError  # The former name.
+
+
 @runtime_checkable
 class Client(Protocol):
     """One classifier that answers queries.
 
     Attributes:
-      card: what is known of it.
+      spec: what it declares about itself.
       max_batch: images a request.
       in_flight: requests at once.
     """
 
-    card: Card
+    spec: EndpointSpec
     max_batch: int
     in_flight: int
 
     @property
     def identity(self) -> str:
-        """Whose answers these are; known once it is open."""
+        """Identifies the model that answers; known once it is open."""
         ...
 
     async def open(self) -> None:
-        """Gets ready and compares what is served with the card.
+        """Gets ready and compares what is served with `spec`.
 
         Raises:
-          Trouble: it cannot be reached.
-          InputError: it is not what the card says, or a token is missing.
+          EndpointError: it cannot be reached.
+          InputError: it is not what `spec` declares, or a token is missing.
         """
         ...
 
@@ -55,7 +58,7 @@ class Client(Protocol):
         """Its raw answer about normalised images [m, h, w, c] float32, in one request.
 
         Raises:
-          Trouble: there is no answer.
+          EndpointError: there is no answer.
           ValueError: there is one, but of another form or from another model.
         """
         ...

@@ -13,7 +13,7 @@ import numpy as np
 
 from free_jax.errors import InputError
 from free_jax.remote.answers import to_logits
-from free_jax.remote.client import Client, Trouble
+from free_jax.remote.client import Client, EndpointError
 from free_jax.remote.ledger import ANSWERED, FAILED, REFUSED, Ledger, image_keys
 
 
@@ -35,15 +35,15 @@ class Patience(NamedTuple):
     opening: float = 5.0
 
 
-class _Line:
-    """One endpoint's state."""
+class _Endpoint:
+    """The state of one endpoint."""
 
     def __init__(self, client: Client, budget: int):
-        self.client, self.budget, self.name = client, budget, client.card.name
+        self.client, self.budget, self.name = client, budget, client.spec.name
         self.slots = asyncio.Semaphore(client.in_flight)
         self.open = False
         self.lost = ""  # Why it was given up.
-        self.told = False  # That its budget is spent.
+        self.warned = False  # That its budget is spent.
         self.pause_until = 0.0
         self.known = 0  # Images answered by the ledger, without a query.
 
@@ -53,7 +53,7 @@ class Hub:
 
     `ask` is what jitted programs call, see `remote.module.Endpoint`: it touches no JAX
     and never raises.  An endpoint that is given up, and queries beyond a budget, answer
-    NaN; `alive`, `spent` and `raise_if_broken` say so.
+    NaN; `alive`, `spent` and `raise_if_broken` report it.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Hub:
         Raises:
           InputError: no clients, or two of one name.
         """
-        names = [client.card.name for client in clients]
+        names = [client.spec.name for client in clients]
         twice = sorted({name for name in names if names.count(name) > 1})
         if not clients or twice:
             raise InputError(
@@ -98,14 +98,16 @@ class Hub:
         )
         self._thread.start()
         limits = list(budgets) or [0] * len(clients)
-        self._lines = [_Line(*pair) for pair in zip(clients, limits, strict=True)]
+        self._endpoints = [
+            _Endpoint(*pair) for pair in zip(clients, limits, strict=True)
+        ]
         self._slots = asyncio.Semaphore(at_once)
 
     def open(self) -> None:
-        """Compares every endpoint with its card; those out of reach are left out.
+        """Compares every endpoint with its spec; those out of reach are left out.
 
         Raises:
-          InputError: one is not what its card says, or none can be reached.
+          InputError: one is not what its spec declares, or none can be reached.
         """
         self._run(self._open_all())
         self.raise_if_broken()
@@ -123,19 +125,22 @@ class Hub:
     @property
     def names(self) -> list[str]:
         """Names of the endpoints."""
-        return [line.name for line in self._lines]
+        return [endpoint.name for endpoint in self._endpoints]
 
     def alive(self) -> np.ndarray:
         """[T] bool: the endpoint still answers and has queries left."""
         left = self.remaining()
         return np.array(
-            [left[i] > 0 and not line.lost for i, line in enumerate(self._lines)]
+            [
+                left[i] > 0 and not endpoint.lost
+                for i, endpoint in enumerate(self._endpoints)
+            ]
         )
 
     @property
     def queries(self) -> int:
         """Images that all endpoints may charge for so far."""
-        return sum(self._ledger.billed(line.name) for line in self._lines)
+        return sum(self._ledger.billed(endpoint.name) for endpoint in self._endpoints)
 
     @property
     def spent(self) -> bool:
@@ -146,8 +151,10 @@ class Hub:
         """Images that each endpoint may still be sent; infinite without a budget."""
         left = self._total - self.queries if self._total else float("inf")
         own = [
-            line.budget - self._ledger.billed(line.name) if line.budget else left
-            for line in self._lines
+            endpoint.budget - self._ledger.billed(endpoint.name)
+            if endpoint.budget
+            else left
+            for endpoint in self._endpoints
         ]
         return [float(max(min(left, mine), 0)) for mine in own]
 
@@ -167,7 +174,7 @@ class Hub:
           result: of the program that asked; waited for, so that it has ended.
 
         Raises:
-          Exception: queries were lost, and `raise_if_broken` says for good.
+          Exception: queries were lost for good, see `raise_if_broken`.
         """
         complete = self.all_answered(jax.block_until_ready(result))
         if not complete:
@@ -183,7 +190,7 @@ class Hub:
         return {"queries": self.queries}
 
     def raise_if_broken(self) -> None:
-        """Tells what `ask` must not raise.
+        """Raises what `ask` must not raise.
 
         Raises:
           InputError: no endpoint is left.
@@ -191,27 +198,28 @@ class Hub:
         """
         if self._defect is not None:
             raise self._defect
-        if all(line.lost for line in self._lines):
-            first = self._lines[0]
+        if all(endpoint.lost for endpoint in self._endpoints):
+            first = self._endpoints[0]
             raise InputError(
                 f"no endpoint answers any more; the first one, {first.name}, "
-                f"{first.lost}; see to that and run the same command: no answer is lost"
+                f"{first.lost}; solve this and run the same command again: no "
+                "answer is lost"
             )
 
     def report(self) -> dict[str, Any]:
         """Counts of images for each endpoint and in total, ready for JSON."""
         each = {}
-        for line, left in zip(self._lines, self.remaining(), strict=True):
-            counts = self._ledger.counts(line.name)
+        for endpoint, left in zip(self._endpoints, self.remaining(), strict=True):
+            counts = self._ledger.counts(endpoint.name)
             state = "in use" if left else "spent"
-            each[line.name] = {
-                "queries": self._ledger.billed(line.name),
+            each[endpoint.name] = {
+                "queries": self._ledger.billed(endpoint.name),
                 "answered": counts[ANSWERED],
                 "failed_but_billed": counts[FAILED] + counts["open"],
                 "refused_not_billed": counts[REFUSED],
-                "answered_by_ledger": line.known,
-                "budget": line.budget,
-                "state": f"given up: {line.lost}" if line.lost else state,
+                "answered_by_ledger": endpoint.known,
+                "budget": endpoint.budget,
+                "state": f"given up: {endpoint.lost}" if endpoint.lost else state,
             }
         return {"queries": self.queries, "budget": self._total, "endpoints": each}
 
@@ -229,7 +237,7 @@ class Hub:
         lead = np.broadcast_shapes(index.shape, images.shape[:-4])
         index = np.broadcast_to(index, lead)
         images = np.broadcast_to(images, lead + images.shape[-4:])
-        way = self._lines[0].client.card.num_classes
+        way = self._endpoints[0].client.spec.num_classes
         out = np.full((*lead, images.shape[-4], way), np.nan, np.float32)
         if self._defect is None:
             try:
@@ -244,40 +252,41 @@ class Hub:
 
     async def _open_all(self) -> None:
         results = await asyncio.gather(
-            *(self._open(line) for line in self._lines), return_exceptions=True
+            *(self._open(endpoint) for endpoint in self._endpoints),
+            return_exceptions=True,
         )
         for error in results:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _open(self, line: _Line) -> None:
+    async def _open(self, endpoint: _Endpoint) -> None:
         start, delay = time.monotonic(), self._patience.first_delay
-        while not line.open:
+        while not endpoint.open:
             try:
                 async with self._slots:
-                    await line.client.open()
-                line.open = True
-            except Trouble as trouble:
+                    await endpoint.client.open()
+                endpoint.open = True
+            except EndpointError as error:
                 waited = time.monotonic() - start
-                if not trouble.retry or waited > self._patience.opening:
-                    self._give_up(line, str(trouble))
+                if not error.retry or waited > self._patience.opening:
+                    self._give_up(endpoint, str(error))
                     return
-                wait = trouble.after or delay * random.random()
+                wait = error.after or delay * random.random()
                 await asyncio.sleep(min(wait, self._patience.longest_delay))
                 delay = min(2 * delay, self._patience.longest_delay)
 
     async def _close_all(self) -> None:
-        for line in self._lines:
-            await line.client.close()
+        for endpoint in self._endpoints:
+            await endpoint.client.close()
 
     async def _ask_all(
         self, index: np.ndarray, images: np.ndarray, out: np.ndarray
     ) -> None:
-        # The same teacher may be asked in several places; one line asks for all.
+        # The same teacher may be asked in several places; all are sent together.
         await asyncio.gather(
             *(
                 self._ask(
-                    self._lines[number], images[index == number], index, number, out
+                    self._endpoints[number], images[index == number], index, number, out
                 )
                 for number in np.unique(index).tolist()
             )
@@ -285,66 +294,70 @@ class Hub:
 
     async def _ask(
         self,
-        line: _Line,
+        endpoint: _Endpoint,
         images: np.ndarray,
         index: np.ndarray,
         number: int,
         out: np.ndarray,
     ) -> None:
-        """Fills in what one endpoint says about images [..., n, h, w, c]."""
+        """Fills in the answers of one endpoint for images [..., n, h, w, c]."""
         flat = images.reshape(-1, *images.shape[-3:])
-        if not line.open and not line.lost:
-            await self._open(line)
-        if line.lost:
+        if not endpoint.open and not endpoint.lost:
+            await self._open(endpoint)
+        if endpoint.lost:
             return
-        keys = image_keys(line.client.identity, flat)
+        keys = image_keys(endpoint.client.identity, flat)
         known = self._ledger.look_up(list(dict.fromkeys(keys)))
-        line.known += sum(key in known for key in keys)
+        endpoint.known += sum(key in known for key in keys)
         first: dict[bytes, int] = {}
         for i, key in enumerate(keys):
             if key not in known:
                 first.setdefault(key, i)
         rows = np.fromiter(first.values(), int, len(first))
-        size = line.client.max_batch
-        said = await asyncio.gather(
+        size = endpoint.client.max_batch
+        parts = await asyncio.gather(
             *(
-                self._batch(line, flat, rows[start : start + size], keys)
+                self._batch(endpoint, flat, rows[start : start + size], keys)
                 for start in range(0, len(rows), size)
             )
         )
-        for part in said:
+        for part in parts:
             known |= part
         nothing = np.full(out.shape[-1], np.nan, np.float32)
         answers = np.stack([known.get(key, nothing) for key in keys])
         out[index == number] = answers.reshape(*images.shape[:-3], -1)
 
     async def _batch(
-        self, line: _Line, images: np.ndarray, rows: np.ndarray, keys: list[bytes]
+        self,
+        endpoint: _Endpoint,
+        images: np.ndarray,
+        rows: np.ndarray,
+        keys: list[bytes],
     ) -> dict[bytes, np.ndarray]:
-        """One request, repeated until it is answered or hopeless."""
+        """One request, repeated until it is answered or the endpoint is given up."""
         start, delay, bad = None, self._patience.first_delay, 0
-        while not line.lost:
-            wait = line.pause_until - time.monotonic()
+        while not endpoint.lost:
+            wait = endpoint.pause_until - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
-            async with self._slots, line.slots:
+            async with self._slots, endpoint.slots:
                 # Checked here, where nothing else runs before it is counted as sent.
-                rows = rows[: self._grant(line, len(rows))]
-                if line.lost or not len(rows):
+                rows = rows[: self._grant(endpoint, len(rows))]
+                if endpoint.lost or not len(rows):
                     return {}
-                ticket = self._ledger.send(line.name, len(rows))
+                ticket = self._ledger.send(endpoint.name, len(rows))
                 outcome, after, retry = FAILED, None, True
                 try:
-                    answer = await line.client.ask(images[rows])
-                    said = to_logits(line.client.card, answer, len(rows))
-                except Trouble as trouble:
-                    outcome = FAILED if trouble.billed else REFUSED
-                    why, after, retry = str(trouble), trouble.after, trouble.retry
+                    answer = await endpoint.client.ask(images[rows])
+                    logits = to_logits(endpoint.client.spec, answer, len(rows))
+                except EndpointError as error:
+                    outcome = FAILED if error.billed else REFUSED
+                    why, after, retry = str(error), error.after, error.retry
                 except ValueError as error:
                     bad += 1
                     why, retry = f"sends {error}", bad < self._patience.bad_answers
                 else:
-                    found = {keys[row]: said[i] for i, row in enumerate(rows)}
+                    found = {keys[row]: logits[i] for i, row in enumerate(rows)}
                     self._ledger.settle(
                         ticket, ANSWERED, ((k, v.tobytes()) for k, v in found.items())
                     )
@@ -354,32 +367,35 @@ class Hub:
             start = now if start is None else start
             waited = now - start + (after or 0.0)
             if not retry or waited > self._patience.seconds:
-                self._give_up(line, why)
+                self._give_up(endpoint, why)
                 return {}
             if after is not None:
-                line.pause_until = now + after
+                endpoint.pause_until = now + after
                 await asyncio.sleep(after)
             # Full jitter: the clients of a server that returns do not come all at once.
             await asyncio.sleep(delay * random.random())
             delay = min(2 * delay, self._patience.longest_delay)
         return {}
 
-    def _grant(self, line: _Line, wanted: int) -> int:
+    def _grant(self, endpoint: _Endpoint, wanted: int) -> int:
         left = [wanted]
-        if line.budget:
-            left.append(line.budget - self._ledger.billed(line.name))
-            if left[-1] < wanted and not line.told:
-                line.told = True
-                _say(f"endpoint {line.name}: its budget of {line.budget} is spent")
+        if endpoint.budget:
+            left.append(endpoint.budget - self._ledger.billed(endpoint.name))
+            if left[-1] < wanted and not endpoint.warned:
+                endpoint.warned = True
+                _warn(
+                    f"endpoint {endpoint.name}: its budget of {endpoint.budget} is "
+                    "spent"
+                )
         if self._total:
             left.append(self._total - self.queries)
         return max(min(left), 0)
 
-    def _give_up(self, line: _Line, why: str) -> None:
-        if not line.lost:
-            line.lost = why
-            _say(f"endpoint {line.name}: {why}; left out from now on")
+    def _give_up(self, endpoint: _Endpoint, why: str) -> None:
+        if not endpoint.lost:
+            endpoint.lost = why
+            _warn(f"endpoint {endpoint.name}: {why}; left out from now on")
 
 
-def _say(line: str) -> None:
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr, flush=True)

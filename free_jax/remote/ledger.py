@@ -1,4 +1,4 @@
-"""What was sent to whom, and every answer: on disk before anybody uses it."""
+"""Requests by endpoint, and every answer, on disk before it is used."""
 
 import hashlib
 import sqlite3
@@ -106,7 +106,7 @@ class Ledger:
 
 
 def image_keys(identity: str, images: np.ndarray) -> list[bytes]:
-    """One key for each image: a digest of who is asked and of the exact pixels."""
+    """One key for each image: a digest of the model and of the exact pixels."""
     start = hashlib.blake2b(identity.encode(), digest_size=16)
     keys = []
     for image in np.ascontiguousarray(images):

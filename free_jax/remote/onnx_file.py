@@ -9,33 +9,38 @@ from typing import Any
 import numpy as np
 
 from free_jax.errors import InputError
-from free_jax.remote.answers import Card, check
+from free_jax.remote.answers import EndpointSpec, check
 
 
 class OnnxFile:
     """A `Client` for a model with one image input; its first output is the answer."""
 
     def __init__(
-        self, card: Card, file: Any, *, max_batch: int = 256, in_flight: int = 1
+        self, spec: EndpointSpec, file: Any, *, max_batch: int = 256, in_flight: int = 1
     ):
         """Reads nothing yet.
 
         Args:
-          card: what the model is said to be.
+          spec: what the model is declared to be.
           file: path of the model.
           max_batch: images a call.
           in_flight: calls at once, each on a thread of its own.
         """
-        self.card = check(card)
+        self.spec = check(spec)
         self.max_batch, self.in_flight = max_batch, in_flight
         self._file, self._digest = pathlib.Path(file).expanduser(), ""
         self._session: Any = None
 
     @property
+    def card(self) -> EndpointSpec:
+        """The former name of `spec`."""
+        return self.spec
+
+    @property
     def identity(self) -> str:
         """Name, a digest of the file, and output."""
         return json.dumps(
-            [self.card.name, self._digest, self.card.output, self.card.digits]
+            [self.spec.name, self._digest, self.spec.output, self.spec.digits]
         )
 
     async def open(self) -> None:
@@ -58,7 +63,7 @@ class OnnxFile:
     def _load(self) -> Any:
         import onnxruntime
 
-        where = f"endpoint {self.card.name}: {self._file}"
+        where = f"endpoint {self.spec.name}: {self._file}"
         if not self._file.is_file():
             raise InputError(f"{where}: no such file")
         content = self._file.read_bytes()
@@ -73,7 +78,7 @@ class OnnxFile:
             why = str(error).splitlines()[0][:200]
             raise InputError(f"{where}: no model that can be run ({why})") from None
         tensor = session.get_inputs()[0]
-        h, w, c = self.card.image_shape
+        h, w, c = self.spec.image_shape
         # Sizes that are not fixed are None or names.
         sizes = [s if isinstance(s, int) else None for s in tensor.shape]
 
@@ -92,13 +97,13 @@ class OnnxFile:
         outputs = session.get_outputs()[0].shape
         classes = outputs[-1] if outputs else None
         if (
-            self.card.output != "label"
+            self.spec.output != "label"
             and isinstance(classes, int)
-            and classes != self.card.num_classes
+            and classes != self.spec.num_classes
         ):
             raise InputError(
                 f"{where}: has {classes} outputs but "
-                f"{self.card.num_classes} class names are given"
+                f"{self.spec.num_classes} class names are given"
             )
         if sizes[0] == 1:
             self.max_batch = 1

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 
 from free_jax.errors import InputError
-from free_jax.remote.answers import Card, check
-from free_jax.remote.client import Trouble
+from free_jax.remote.answers import EndpointSpec, check
+from free_jax.remote.client import EndpointError
 
 Layout = Literal["auto", "nhwc", "nchw"]
 _DTYPES = {"FP16": "<f2", "FP32": "<f4", "FP64": "<f8", "UINT8": "u1"}
-# They say that nothing was worked on; other failures may have cost something.
+# Requests that were not processed; other failures may have been billed.
 _REFUSED = (429, 503)
 
 
@@ -29,7 +29,7 @@ class OpenInference:
 
     def __init__(
         self,
-        card: Card,
+        spec: EndpointSpec,
         url: str,
         model: str,
         *,
@@ -43,7 +43,7 @@ class OpenInference:
         """Opens no connection yet.
 
         Args:
-          card: what the model is said to be.
+          spec: what the model is declared to be.
           url: of the server, such as ``https://host:8080``.
           model: its name there.
           version: asked for; "" takes the server's default.
@@ -53,7 +53,7 @@ class OpenInference:
           in_flight: requests at once.
           timeout: seconds for one request.
         """
-        self.card = check(card)
+        self.spec = check(spec)
         self.max_batch, self.in_flight = max_batch, in_flight
         self._base = url.rstrip("/")
         self._path = f"{self._base}/v2/models/{model}"
@@ -66,11 +66,16 @@ class OpenInference:
         self._session: Any = None
 
     @property
+    def card(self) -> EndpointSpec:
+        """The former name of `spec`."""
+        return self.spec
+
+    @property
     def identity(self) -> str:
         """Name, model, version and output."""
-        card = self.card
+        spec = self.spec
         return json.dumps(
-            [card.name, self._model, self._version, card.output, card.digits]
+            [spec.name, self._model, self._version, spec.output, spec.digits]
         )
 
     async def open(self) -> None:
@@ -83,7 +88,7 @@ class OpenInference:
                 token = os.environ.get(self._token_variable)
                 if not token:
                     raise InputError(
-                        f"endpoint {self.card.name}: the environment variable "
+                        f"endpoint {self.spec.name}: the environment variable "
                         f"{self._token_variable} with its token is not set; export it"
                     )
                 headers["Authorization"] = f"Bearer {token}"
@@ -104,12 +109,12 @@ class OpenInference:
         except ValueError as error:
             if isinstance(error, InputError):
                 raise
-            raise InputError(f"endpoint {self.card.name}: sends {error}") from None
+            raise InputError(f"endpoint {self.spec.name}: sends {error}") from None
         try:
             server = await self._request("GET", f"{self._base}/v2")
             extensions = server.get("extensions") or ()
             self._binary = "binary_tensor_data" in extensions
-        except (Trouble, ValueError):
+        except (EndpointError, ValueError):
             self._binary = False  # Some gateways pass on the models' paths only.
 
     async def close(self) -> None:
@@ -126,7 +131,7 @@ class OpenInference:
         )
         name = answer.get("model_name", self._model)
         version = str(answer.get("model_version") or "")
-        # Servers may tell the version with their answers only: the first one counts.
+        # Some servers give the version with answers only: the first one counts.
         self._served = self._served or version
         if name != self._model or version != self._served:
             raise ValueError(
@@ -184,17 +189,17 @@ class OpenInference:
                 after = _seconds(response.headers.get("Retry-After"))
         except aiohttp.ClientConnectorError as error:
             why = getattr(error, "os_error", error)
-            raise Trouble(f"cannot be reached ({why})", billed=False) from None
+            raise EndpointError(f"cannot be reached ({why})", billed=False) from None
         except TimeoutError:
             why = f"no answer within {self._timeout:g} s"
-            raise Trouble(why, billed=True) from None
+            raise EndpointError(why, billed=True) from None
         except (aiohttp.ClientError, OSError) as error:
             why = f"the connection broke ({type(error).__name__})"
-            raise Trouble(why, billed=True) from None
+            raise EndpointError(why, billed=True) from None
         if status == 200:
             return _parse(body, kind)
         passing = status >= 500 or status in (408, 425, 429)
-        raise Trouble(
+        raise EndpointError(
             f"HTTP status {status}" + _HINTS.get(status, ""),
             billed=passing and status not in _REFUSED,
             retry=passing,
@@ -202,7 +207,7 @@ class OpenInference:
         )
 
     def _read_metadata(self, found: dict[str, Any]) -> None:
-        where = f"endpoint {self.card.name}"
+        where = f"endpoint {self.spec.name}"
         if found.get("name", self._model) != self._model:
             raise InputError(
                 f"{where}: the server answers as model {found['name']!r}, not "
@@ -212,7 +217,7 @@ class OpenInference:
         if not self._version and versions:
             self._version = self._served = versions[-1]
         inputs, outputs = found.get("inputs") or (), found.get("outputs") or ()
-        h, w, c = self.card.image_shape
+        h, w, c = self.spec.image_shape
         layouts = {"nhwc": [h, w, c], "nchw": [c, h, w]}
         if inputs:
             self._input = inputs[0]["name"]
@@ -236,15 +241,15 @@ class OpenInference:
                 )
         elif self._layout == "auto":
             raise InputError(
-                f"{where}: the server does not say what its images look like; add "
+                f"{where}: the server does not report the shape of its images; add "
                 "layout: nhwc or nchw"
             )
-        if outputs and self.card.output != "label":
+        if outputs and self.spec.output != "label":
             classes = int(outputs[0]["shape"][-1])
-            if classes not in (-1, self.card.num_classes):
+            if classes not in (-1, self.spec.num_classes):
                 raise InputError(
                     f"{where}: model {self._model} has {classes} outputs but "
-                    f"{self.card.num_classes} class names are given"
+                    f"{self.spec.num_classes} class names are given"
                 )
 
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from free_jax.errors import InputError
-from free_jax.remote.answers import Card
+from free_jax.remote.answers import EndpointSpec
 from free_jax.remote.hub import Hub
 from free_jax.remote.module import Endpoint
 from free_jax.types import Teachers
@@ -18,7 +18,7 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 
 def remote_zoo(
     hub: Hub,
-    cards: Sequence[Card],
+    specs: Sequence[EndpointSpec],
     class_names: Sequence[Sequence[str]],
     normalizations: Sequence[Normalization],
     domains: Sequence[str],
@@ -31,19 +31,19 @@ def remote_zoo(
 
     Args:
       hub: open or not.
-      cards: of its clients, in order.
+      specs: of its clients, in order.
       class_names: for each endpoint what its outputs mean; equal names are one class.
       normalizations: mean and standard deviation of each endpoint's channels.
       domains: name of the data each was trained on.
 
     Returns:
-      A `Zoo`; teachers of one group keep the order of `cards`.
+      A `Zoo`; teachers of one group keep the order of `specs`.
     """
     known = tuple(dict.fromkeys(name for names in class_names for name in names))
     position = {name: i for i, name in enumerate(known)}
     kinds: dict[tuple, list[int]] = {}
-    for i, card in enumerate(cards):
-        kind = (card.num_classes, card.image_shape, *normalizations[i], domains[i])
+    for i, spec in enumerate(specs):
+        kind = (spec.num_classes, spec.image_shape, *normalizations[i], domains[i])
         kinds.setdefault(kind, []).append(i)
     groups = []
     for (classes, shape, mean, std, domain), members in kinds.items():
@@ -59,7 +59,7 @@ def remote_zoo(
                 service=hub,
             )
         except ValueError as error:
-            raise InputError(f"endpoint {cards[members[0]].name}: {error}") from None
+            raise InputError(f"endpoint {specs[members[0]].name}: {error}") from None
         ids = [[position[name] for name in class_names[i]] for i in members]
         variables = {
             "params": {"endpoint": jnp.asarray(members, jnp.int32)},

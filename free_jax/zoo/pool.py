@@ -1,8 +1,8 @@
 """Pools of pre-trained teachers: a tuple of groups.
 
 A group stacks the teachers of one network and one data domain on a leading axis.
-Groups may differ in the number of classes: what all teachers say stands side by side,
-in the order of the groups, and `Zoo.columns` tells whose is whose.
+Groups may differ in the number of classes: all teachers' outputs stand side by side,
+in the order of the groups, and `Zoo.columns` separates them.
 """
 
 import dataclasses

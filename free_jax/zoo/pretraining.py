@@ -1,5 +1,6 @@
 """Training teachers, many at once: one teacher's epoch, written to be mapped."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -29,6 +30,102 @@ class EpochInfo(NamedTuple):
     accuracy: jax.Array
 
 
+class Parts(NamedTuple):
+    """What the training of a teacher is composed of; arguments of `teacher_trainer`.
+
+    Attributes:
+      arch: the network.
+      optimizer: clip and schedule included.
+      images_per_class: training images of each class (the first ones of the bank).
+      batch_size: the remainder of an epoch that does not fill a batch is left out.
+      flip: mirror each image half of the time.
+      momentum: of the running batch-norm statistics (PyTorch's 0.1 is 0.9 here; the
+        running variance is the biased one, PyTorch's is unbiased).
+    """
+
+    arch: Network
+    optimizer: optax.GradientTransformation
+    images_per_class: int
+    batch_size: int
+    flip: bool
+    momentum: float
+
+    @property
+    def num_images(self) -> int:
+        """Training images of one teacher."""
+        return self.arch.num_classes * self.images_per_class
+
+
+def init(parts: Parts, key: Key[Array, ""]) -> TeacherState:
+    """A teacher without training."""
+    variables = parts.arch.init(key)
+    return TeacherState(variables, parts.optimizer.init(variables["params"]))
+
+
+def loss_fn(parts: Parts, params: PyTree, images: jax.Array, labels: jax.Array):
+    """Cross-entropy, and (batch-norm moments, accuracy)."""
+    logits, moments = parts.arch.apply_with_moments(
+        {"params": params}, images, norm="batch"
+    )
+    loss = objectives.cross_entropy(logits, labels)
+    return loss, (moments, objectives.accuracy(logits, labels))
+
+
+def epoch(
+    parts: Parts,
+    bank: ImageBank,
+    task: tuple[jax.Array, Int[Array, " way"], TeacherState],
+) -> tuple[TeacherState, EpochInfo]:
+    """Passes over one teacher's training images once; task is (key, ids, state)."""
+    key, class_ids, state = task
+    num_batches = parts.num_images // parts.batch_size
+    used, shape = num_batches * parts.batch_size, (num_batches, parts.batch_size)
+    key_order, key_flip = jax.random.split(key)
+    order = jax.random.permutation(key_order, parts.num_images)[:used]
+    flips = jax.random.bernoulli(key_flip, shape=shape)
+    update = supervised_step(
+        functools.partial(loss_fn, parts), parts.optimizer, parts.momentum
+    )
+
+    def batch(rows: jax.Array, flipped: jax.Array):
+        labels = (rows // parts.images_per_class).astype(jnp.int32)
+        images = bank.images[class_ids[labels], rows % parts.images_per_class]
+        images = to_float(images)
+        if parts.flip:
+            images = jnp.where(flipped[:, None, None, None], images[:, :, ::-1], images)
+        return images, labels
+
+    def step(state: TeacherState, inputs):
+        variables, opt, loss, accuracy = update(
+            state.variables, state.opt, batch(*inputs)
+        )
+        return TeacherState(variables, opt), EpochInfo(loss, accuracy)
+
+    state, infos = jax.lax.scan(step, state, (order.reshape(shape), flips))
+    return state, jax.tree.map(jnp.mean, infos)
+
+
+def evaluate(
+    parts: Parts, bank: ImageBank, task: tuple[Int[Array, " way"], PyTree]
+) -> Float[Array, ""]:
+    """Accuracy on the rows of each class that training leaves out."""
+    class_ids, variables = task
+    images = bank.images[class_ids]  # [W, M, h, w, c]
+    counts = bank.counts[class_ids]
+
+    def one(images: jax.Array, label: jax.Array) -> jax.Array:
+        logits = parts.arch.apply(variables, to_float(images))
+        return (logits.argmax(-1) == label).astype(jnp.float32)
+
+    held_out = images[:, parts.images_per_class :]
+    rows = jnp.arange(parts.images_per_class, images.shape[1])
+    valid = rows < counts[:, None]
+    # One class after the other bounds the memory of wide zoos.
+    labels = jnp.arange(parts.arch.num_classes)
+    right = jax.lax.map(lambda x: one(*x), (held_out, labels))
+    return (right * valid).sum() / jnp.maximum(valid.sum(), 1)
+
+
 def teacher_trainer(
     arch: Network,
     optimizer: optax.GradientTransformation,
@@ -40,14 +137,7 @@ def teacher_trainer(
 ) -> tuple[Callable, Callable, Callable]:
     """Supervised training of one teacher on its own classes.
 
-    Args:
-      arch: the network.
-      optimizer: clip and schedule included.
-      images_per_class: training images of each class (the first ones of the bank).
-      batch_size: the remainder of an epoch that does not fill a batch is left out.
-      flip: mirror each image half of the time.
-      momentum: of the running batch-norm statistics (PyTorch's 0.1 is 0.9 here; the
-        running variance is the biased one, PyTorch's is unbiased).
+    The arguments are described by `Parts`.
 
     Returns:
       ``init(key) -> TeacherState``;
@@ -58,72 +148,14 @@ def teacher_trainer(
     Raises:
       ValueError: the batch is larger than the training set.
     """
-    way = arch.num_classes
-    total = way * images_per_class
-    if batch_size > total:
+    parts = Parts(arch, optimizer, images_per_class, batch_size, flip, momentum)
+    if batch_size > parts.num_images:
         raise ValueError(
-            f"batch_size={batch_size} exceeds the {total} training images of a teacher"
+            f"batch_size={batch_size} exceeds the {parts.num_images} training images "
+            "of a teacher"
         )
-    num_batches = total // batch_size
-
-    def init(key: Key[Array, ""]) -> TeacherState:
-        variables = arch.init(key)
-        return TeacherState(variables, optimizer.init(variables["params"]))
-
-    def loss_fn(params: PyTree, images: jax.Array, labels: jax.Array):
-        logits, moments = arch.apply_with_moments(
-            {"params": params}, images, norm="batch"
-        )
-        loss = objectives.cross_entropy(logits, labels)
-        return loss, (moments, objectives.accuracy(logits, labels))
-
-    update = supervised_step(loss_fn, optimizer, momentum)
-
-    def epoch(
-        bank: ImageBank, task: tuple[jax.Array, Int[Array, " way"], TeacherState]
-    ) -> tuple[TeacherState, EpochInfo]:
-        key, class_ids, state = task
-        key_order, key_flip = jax.random.split(key)
-        order = jax.random.permutation(key_order, total)[: num_batches * batch_size]
-        flips = jax.random.bernoulli(key_flip, shape=(num_batches, batch_size))
-
-        def batch(rows: jax.Array, flipped: jax.Array):
-            labels = (rows // images_per_class).astype(jnp.int32)
-            images = bank.images[class_ids[labels], rows % images_per_class]
-            images = to_float(images)
-            if flip:
-                images = jnp.where(
-                    flipped[:, None, None, None], images[:, :, ::-1], images
-                )
-            return images, labels
-
-        def step(state: TeacherState, inputs):
-            variables, opt, loss, accuracy = update(
-                state.variables, state.opt, batch(*inputs)
-            )
-            return TeacherState(variables, opt), EpochInfo(loss, accuracy)
-
-        rows = order.reshape(num_batches, batch_size)
-        state, infos = jax.lax.scan(step, state, (rows, flips))
-        return state, jax.tree.map(jnp.mean, infos)
-
-    def evaluate(
-        bank: ImageBank, task: tuple[Int[Array, " way"], PyTree]
-    ) -> Float[Array, ""]:
-        """Accuracy on the rows of each class that training leaves out."""
-        class_ids, variables = task
-        images = bank.images[class_ids]  # [W, M, h, w, c]
-        counts = bank.counts[class_ids]
-
-        def one(images: jax.Array, label: jax.Array) -> jax.Array:
-            logits = arch.apply(variables, to_float(images))
-            return (logits.argmax(-1) == label).astype(jnp.float32)
-
-        held_out = images[:, images_per_class:]
-        rows = jnp.arange(images_per_class, images.shape[1])
-        valid = rows < counts[:, None]
-        # One class after the other bounds the memory of wide zoos.
-        right = jax.lax.map(lambda x: one(*x), (held_out, jnp.arange(way)))
-        return (right * valid).sum() / jnp.maximum(valid.sum(), 1)
-
-    return init, epoch, evaluate
+    return (
+        functools.partial(init, parts),
+        functools.partial(epoch, parts),
+        functools.partial(evaluate, parts),
+    )
