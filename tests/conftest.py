@@ -11,7 +11,7 @@ os.environ.setdefault("XLA_FLAGS_OUTSIDE", os.environ.get("XLA_FLAGS", ""))
 os.environ["XLA_FLAGS"] = (
     os.environ["XLA_FLAGS_OUTSIDE"]
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false"
+    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
 )
 
 import filelock

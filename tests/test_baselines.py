@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ from free_jax import (
 )
 from free_jax.fewshot import banks, evaluation, heads
 from free_jax.fewshot.learners import protonet
+from free_jax.remote.module import Endpoint
 
 ONE = {"way": 3, "shots": 1, "queries": 2, "num_episodes": 4}
 
@@ -95,7 +97,14 @@ def test_without_teachers_or_a_learner_rows_say_so():
 
 
 def test_endpoints_give_neither_weights_nor_answers_about_test_images():
-    remote = make_network("endpoint", num_classes=3, image_shape=toy.SHAPE, hub=None)
+    remote = make_network(
+        "endpoint",
+        num_classes=3,
+        image_shape=toy.SHAPE,
+        family=Endpoint,
+        gives=(),
+        service=SimpleNamespace(names=["a", "b"]),
+    )
     variables = {"params": {"endpoint": jnp.arange(2)}, "batch_stats": {}}
     known = toy.random_teachers(toy.TINY, 2).class_ids
     group = ZooGroup(remote, Teachers(variables, known), np.full(2, np.nan))

@@ -150,14 +150,16 @@ def episodic():
 def distillation():
     teachers, images = 2, 6
     student = dataclasses.replace(toy.LINEAR, num_classes=teachers * toy.WAY)
+    columns = np.arange(teachers + 1, dtype=np.int32) * toy.WAY
     algorithm = panel_distillation(
-        student, num_teachers=teachers, optimizer=SGD, batch_size=4, crop_padding=1
+        student, columns=columns, optimizer=SGD, batch_size=4, crop_padding=1
     )
     rng = np.random.default_rng(0)
     yes = jnp.ones(images, bool)
     data = Described(
         jnp.asarray(rng.integers(0, 256, (images, *toy.SHAPE)), jnp.uint8),
-        jnp.asarray(rng.normal(size=(images, teachers, toy.WAY)), jnp.float32),
+        jnp.asarray(rng.normal(size=(images, teachers * toy.WAY)), jnp.float32),
+        columns,
         jnp.ones(teachers),
         recovered=yes,
         natural=yes,

@@ -476,7 +476,7 @@ def test_only_images_most_like_real_ones_calibrate(zoo_path):
     scenes = both._replace(recovered=np.zeros(6, bool))
 
     def chosen(described, *extra):
-        count = parse(zoo_path, *extra).distill.calibrate_images
+        count = parse(zoo_path, *extra).distill.fit_images
         found = panel.calibration_images(np.random.default_rng(0), described, count)
         return None if found is None else found.ravel().tolist()
 

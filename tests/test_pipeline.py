@@ -117,7 +117,7 @@ def test_an_inversion_of_a_whole_zoo_is_that_of_each_teacher():
 def test_the_model_is_that_of_the_harness_loop():
     """A scan of the step that a loop runs, with the same keys."""
     data = described().described
-    options = SHORT._replace(calibrate_images=1000)
+    options = SHORT._replace(fit_images=1000)
     made = panel.distil(KEY, data, toy.ARCH, options, num_steps=2)
     columns = np.arange(0, 13, 3)
     algorithm = panel.distillation(made.network, columns, options, 2)
