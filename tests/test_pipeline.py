@@ -124,11 +124,11 @@ def test_the_model_is_that_of_the_harness_loop():
     state = jax.jit(algorithm.init)(keys.named(KEY, "init"))
     for number in range(2):
         state, _ = jax.jit(algorithm.step)(keys.named(KEY, "step", number), state, data)
-    toy.assert_close(made.variables["params"], algorithm.params(state)["params"])
+    toy.assert_close(made.variables["params"], algorithm.model(state)["params"])
     images = panel.calibration_images(np.random.default_rng(0), data, 1000)
     assert len(images) == 24  # All that was recovered; no leaves.
     fitted = jax.jit(panel.statistics_fitter(made.network, columns, options))(
-        algorithm.params(state), images, data.weights
+        algorithm.model(state), images, data.weights
     )
     toy.assert_close(made.variables["batch_stats"], fitted["batch_stats"])
 

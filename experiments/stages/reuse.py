@@ -210,10 +210,11 @@ def _made(folder: str) -> dict[str, Any]:
 
 
 def _check_enough(folder: str, key: str, found: int, wanted: Any) -> None:
-    if found < wanted[key]:
+    asked = getattr(wanted, key)
+    if found < asked:
         raise InputError(
             f"config.recover.reuse={folder} holds {key}={found}, fewer than "
-            f"config.recover.{key}={wanted[key]}; ask for at most {found}"
+            f"config.recover.{key}={asked}; ask for at most {found}"
         )
 
 

@@ -208,17 +208,25 @@ def leaves_jobs(
     ]
 
 
-def images_of(results: Sequence[dict[str, np.ndarray]]) -> SyntheticImages:
+def images_of(
+    results: Sequence[dict[str, np.ndarray]], *, natural: bool = False
+) -> SyntheticImages:
     """The images of all jobs together, in this order.
+
+    Args:
+      results: of `recovery_jobs` and `leaves_jobs`.
+      natural: whether inversions are like real images, where a result was kept before
+        it said so itself; dead leaves are.
 
     Raises:
       ValueError: there is no result.
     """
     if not results:
         raise ValueError("there are no images: neither inversions nor dead leaves")
+    full = [{"natural": (part["owners"] < 0) | natural, **part} for part in results]
     return SyntheticImages(
         *(
-            np.concatenate([part[name] for part in results])
+            np.concatenate([part[name] for part in full])
             for name in SyntheticImages._fields
         )
     )

@@ -116,6 +116,7 @@ def build(
     Raises:
       ValueError: an option is out of range or unknown, or does not fit the network.
     """
+    _check(recipe)
     queries = recipe.estimator.queries if recipe.estimator else 1
     return inverter(
         build_source(recipe, teacher, image_shape=image_shape),
@@ -127,6 +128,16 @@ def build(
         queries_per_image=queries,
         keep=recipe.keep,
     )
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuses single values that are unknown or out of range."""
+    if recipe.init not in ("noise", "dead_leaves"):
+        raise ValueError(f"init={recipe.init!r}: choose noise or dead_leaves")
+    if recipe.num_steps < 1:
+        raise ValueError(f"num_steps={recipe.num_steps} must be at least 1")
+    if recipe.keep not in ("last", "best"):
+        raise ValueError(f"keep={recipe.keep!r} must be 'last' or 'best'")
 
 
 def build_source(
