@@ -64,18 +64,18 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
 
 def _result(config: Any, run: Run) -> dict[str, Any]:
     # What the end needs should stop the run before the training, not after it.
+    selection.check(config.eval)
     final_bank = inputs.evaluation_bank(config, config.eval.split)
+    validation = None
+    if config.eval.val_episodes:
+        validation = inputs.evaluation_bank(config, "val")
     # The network of one output a class, whatever the method itself trains.
     student = networks.student(config, config.way)
     _, learner = networks.learners(config, student)
     with teachers.opened(config, run) as zoo:
         method = methods.build(config, zoo, run)  # recovers and asks, for some
         judge = selection.judge(
-            run,
-            method,
-            config.eval,
-            way=config.way,
-            bank=lambda: inputs.evaluation_bank(config, "val"),
+            run, method, config.eval, way=config.way, bank=validation
         )
         reused = getattr(getattr(config, "recover", None), "reuse", "")
         spent = adversarial_rounds.seconds_before(reused or run.workdir)
@@ -86,7 +86,7 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             run,
             method.predictors,
             outcome,
-            setting(config, run, zoo, final_bank, student, learner),
+            setting(config, run, zoo, final_bank, student, method.learner or learner),
             shots=config.eval.shots,
             baselines=config.eval.baselines,
         )

@@ -199,6 +199,13 @@ def test_without_a_rule_the_last_model_is_selected(tmp_path):
     assert outcome.best is None and "val_score" in outcome.curve[-1]
 
 
+def test_a_run_that_ends_where_it_was_stopped_keeps_its_model(tmp_path):
+    assert toy.train(tmp_path, 3, judge=Judge()) == 3
+    outcome = toy.train(tmp_path, num_steps=3, judge=Judge())
+    assert outcome.steps == 3 and np.abs(outcome.model["params"]).max() > 0
+    np.testing.assert_array_equal(outcome.model["params"], outcome.state.x)
+
+
 def test_a_rule_that_never_found_a_score_says_so(tmp_path):
     with pytest.raises(metrics.RunError, match="val_score was never measured; lower"):
         toy.train(tmp_path, judge=Judge(rule="val_score"))

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from experiments.harness.method import Judge, Method
 from experiments.harness.run import Run
 from free_jax.errors import InputError
@@ -26,6 +28,20 @@ def rule(options: Any, method: Method) -> str | None:
             "config.eval.select=pseudo: this method recovers no images; choose last or "
             "val"
         )
+    check(options)
+    return {
+        "last": None,
+        "val": f"val_{options.shots[0]}shot_{options.protocol}",
+        "pseudo": f"pseudo_{options.protocol}",
+    }[options.select]
+
+
+def check(options: Any) -> None:
+    """Refuses keys of section ``eval`` that contradict each other.
+
+    Raises:
+      InputError: the rule would never find a score, or look at the reported classes.
+    """
     if options.select != "last" and not options.val_episodes:
         raise InputError(
             f"config.eval.select={options.select} needs config.eval.val_episodes > 0"
@@ -35,15 +51,10 @@ def rule(options: Any, method: Method) -> str | None:
             "config.eval.select=val with config.eval.split=val would report on the "
             "classes that selected the model; use select=last or split=test"
         )
-    return {
-        "last": None,
-        "val": f"val_{options.shots[0]}shot_{options.protocol}",
-        "pseudo": f"pseudo_{options.protocol}",
-    }[options.select]
 
 
 def judge(
-    run: Run, method: Method, options: Any, *, way: int, bank: Callable[[], ImageBank]
+    run: Run, method: Method, options: Any, *, way: int, bank: ImageBank | None
 ) -> Judge:
     """Scores on validation classes and, where asked for, on recovered images.
 
@@ -52,14 +63,23 @@ def judge(
       method: what is trained; its first predictor is judged.
       options: section ``eval``.
       way: classes of an episode.
-      bank: loads the validation classes, if there are episodes to draw.
+      bank: of the validation classes; None where no episodes are drawn of them.
 
     Raises:
       InputError: see `rule`.
     """
     selects_by = rule(options, method)
-    if not options.val_episodes:
+    if not options.val_episodes or bank is None:
         return Judge(rule=selects_by)
+    held_out = method.holdout
+    if options.select == "pseudo" and held_out is not None:
+        needed = sum(method.pseudo_task)
+        ready = int((np.asarray(held_out.counts) >= needed).sum())
+        if ready < way:
+            raise InputError(
+                f"config.eval.select=pseudo: {ready} held-out classes have the {needed} "
+                f"images of an episode, which takes {way}; recover more images a class"
+            )
     # Not "evaluation": selection must not see the episodes of the final one.
     key = run.key("selection")
 
@@ -73,7 +93,7 @@ def judge(
             map_tasks=run.map_tasks,
         )
 
-    validation = run.place(bank())
+    validation = run.place(bank)
     by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
     pseudo = None
     if options.select == "pseudo" or method.holdout is not None:

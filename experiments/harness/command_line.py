@@ -175,6 +175,7 @@ def _of_today(argv: Sequence[str], config: Any) -> list[str]:
     """The arguments with former names of keys and values replaced, each with a line."""
     known, groups = _known_keys(config)
     found: list[str] = []
+    implied: list[str] = []  # Before what the user says of the same keys.
     for arg in argv:
         match = OVERRIDE.match(arg)
         if not match:
@@ -189,15 +190,16 @@ def _of_today(argv: Sequence[str], config: Any) -> list[str]:
         name = former_keys.key_today(key)
         if key in known | groups or name not in known | groups:
             today = {key: former_keys.override_today(name, value).get(name, value)}
-        new = [
-            f"{dashes}{k}{'=' if '=' in arg else ''}{v}"
+        new = {
+            k: f"{dashes}{k}{'=' if '=' in arg else ''}{v}"
             for k, v in today.items()
-            if k == name or k == key or k in known
-        ]
-        if new != [arg]:
-            print(f"{arg} is now {' '.join(new)}", flush=True)
-        found.extend(new)
-    return found
+            if k in (name, key) or k in known
+        }
+        if list(new.values()) != [arg]:
+            print(f"{arg} is now {' '.join(new.values())}", flush=True)
+        found += [text for k, text in new.items() if k in (name, key)]
+        implied += [text for k, text in new.items() if k not in (name, key)]
+    return [*found[:1], *implied, *found[1:]]
 
 
 def _check_overrides(argv: Sequence[str], config: Any) -> None:

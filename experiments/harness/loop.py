@@ -59,6 +59,8 @@ def _make_steps(training: "_Training") -> None:
         print("compiling the first step (cached afterwards) ...", flush=True)
     training.start_clock()
     end = start if training.time_is_over() else schedule.num_steps
+    if start and end == start:  # Nothing is left to do; the model is where it stopped.
+        training.select_last()
     for number in range(start, end):
         done = number + 1
         training.step(number)

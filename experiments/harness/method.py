@@ -45,6 +45,8 @@ class Method(NamedTuple):
       holdout: recovered images of classes that training never sees, whose episodes
         judge a model without data; None where there are none.
       pseudo_task: (shots, queries) of episodes of recovered images.
+      learner: how a model of `network` is adapted to an episode, for rows beside the
+        method's own, which then share its compiled program; None where it is not.
     """
 
     title: str
@@ -56,6 +58,7 @@ class Method(NamedTuple):
     recovered: Callable[[Any], ImageBank] | None = None
     holdout: ImageBank | None = None
     pseudo_task: tuple[int, int] = (1, 15)
+    learner: Any = None
 
 
 class Service(Protocol):

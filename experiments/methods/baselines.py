@@ -98,5 +98,6 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
         data=(),
         network=student,
         predictors={"random initialisation": evaluation.learner_classifier(learner)},
+        learner=learner,
         meters=Meters(status={}, updates_of=lambda metrics: 0),
     )

@@ -155,6 +155,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
         data=zoo.teachers,
         network=student,
         predictors=base.adapted(config, test_learner),
+        learner=test_learner,
         pseudo_task=(config.replay.shots, config.replay.queries),
         recovered=lambda state: state.memory,
         meters=Meters(

@@ -77,5 +77,6 @@ def learning(config: Any, run: Run) -> dict[str, Any]:
         "algorithm": episodic(train_learner, update, tx),
         "network": student,
         "predictors": base.adapted(config, test_learner),
+        "learner": test_learner,
         "pseudo_task": (config.replay.shots, config.replay.queries),
     }

@@ -172,6 +172,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
         data=zoo.teachers,
         network=student,
         predictors=predictors,
+        learner=test_learner,
         recovered=lambda state: as_bank(source, state, zoo.teachers),
         pseudo_task=(replay.shots, replay.queries),
         meters=Meters(

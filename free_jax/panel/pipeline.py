@@ -273,7 +273,8 @@ def recover_zoo(
     size = options.image_size
     image_shape = (size or h, size or w, channels)
     shared = None
-    if options.images_per_class and options.meta_training.num_steps:
+    trains = options.inversion.source == "generator" and options.meta_training.num_steps
+    if options.images_per_class and trains:
         shared = [
             _meta_trained(key, number, group, options, run, map_tasks)
             for number, group in enumerate(zoo.groups)
