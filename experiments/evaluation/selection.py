@@ -77,8 +77,8 @@ def judge(
         ready = int((np.asarray(held_out.counts) >= needed).sum())
         if ready < way:
             raise InputError(
-                f"config.eval.select=pseudo: {ready} held-out classes have the {needed} "
-                f"images of an episode, which takes {way}; recover more images a class"
+                f"config.eval.select=pseudo: {ready} held-out classes have the "
+                f"{needed} images of an episode, which takes {way}; recover more images a class"
             )
     # Not "evaluation": selection must not see the episodes of the final one.
     key = run.key("selection")
