@@ -78,7 +78,7 @@ def judge(
         if ready < way:
             raise InputError(
                 f"config.eval.select=pseudo: {ready} held-out classes have the "
-                f"{needed} images of an episode, which takes {way}; recover more images a class"
+                f"{needed} images of an episode, which takes {way}; recover more"
             )
     # Not "evaluation": selection must not see the episodes of the final one.
     key = run.key("selection")
