@@ -532,7 +532,7 @@ def test_a_pool_that_is_used_again_tells_how_it_was_made(
     assert "does not say" not in capsys.readouterr().out
     assert not natural()
     said = capsys.readouterr().out
-    assert "does not say how its images were made" in said and said.count("\n") == 1
+    assert said.count("does not say how its images were made") == 1
     assert natural(config={"backend": "pixels", "start": "scenes"}, this="noise")
     assert not natural(config={"backend": "pixels", "start": "noise"})
     assert not natural(config={"backend": "five", "start": "scenes"})
