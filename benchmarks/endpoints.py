@@ -134,7 +134,7 @@ def overlap(latency, repeats, steps=10, tasks=4):
         [((0.0,) * 3, (1.0,) * 3)] * tasks,
         ["x"] * tasks,
     )
-    arch, stack = zoo.architectures[0], zoo.teachers[0].variables
+    arch, stack = zoo.networks[0], zoo.teachers[0].variables
 
     def invert(variables, latents):
         def step(latents, _):

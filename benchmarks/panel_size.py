@@ -43,7 +43,7 @@ def main() -> None:
     split = inputs.load_split(config, options.split)
     images = np.asarray(split.images)[:, : options.images]
     bank = banks.from_arrays(images, np.minimum(split.counts, options.images))
-    describe = panel.describer(zoo.architectures, temperature=options.temperature)
+    describe = panel.describer(zoo.networks, temperature=options.temperature)
     describe = functools.partial(jax.jit(describe), zoo.teachers)
     bank = panel.describe_bank(describe, bank)
     total, way = zoo.num_teachers, zoo.way

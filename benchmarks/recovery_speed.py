@@ -149,7 +149,7 @@ def main() -> None:
     config = preinverted_cifar_fs.get_config()
     config.data.path, config.zoo.path = options.data, options.zoo
     group = inputs.load_zoo(config).groups[0]
-    arch, count = group.architecture, group.num_teachers
+    arch, count = group.network, group.num_teachers
     teachers = fj.take(group.teachers, np.arange(options.teachers))
     others = fj.take(group.teachers, np.arange(options.teachers, count))
     labels = fj.balanced_labels(arch.num_classes, options.images)

@@ -71,7 +71,7 @@ class Bench:
     def __init__(self, options):
         zoo = fj.load_zoo(options.zoo)
         self.group = zoo.groups[0]
-        self.arch = self.group.architecture
+        self.arch = self.group.network
         self.budgets = [int(x) for x in options.budgets.split(",")]
         self.labels = fj.balanced_labels(zoo.way, options.images_per_class)
         self.width, self.cosine = options.width, options.cosine

@@ -28,7 +28,7 @@ def describe(zoo: Zoo) -> str:
     """One line for each group."""
     lines = []
     for group in zoo.groups:
-        arch = group.architecture
+        arch = group.network
         known = group.accuracy[np.isfinite(group.accuracy)]
         accuracy = f"{known.mean():.3f} ({len(known)})" if known.size else "unknown"
         lines.append(

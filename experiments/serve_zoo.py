@@ -50,7 +50,7 @@ def export(zoo: zoo_lib.Zoo, folder: Any, port: int = 8080) -> pathlib.Path:
     root.mkdir(parents=True, exist_ok=True)
     entries, number = [], 0
     for group in zoo.groups:
-        arch = group.architecture
+        arch = group.network
         for i in range(group.num_teachers):
             name = f"teacher{number:03d}"
             model = root / name

@@ -50,7 +50,7 @@ def load_model(path: Any) -> tuple[Network, PyTree, dict[str, Any]]:
     """Reads what `save_model` wrote.
 
     Returns:
-      Architecture, Linen variables ``{"params": ..., ...}``, notes.
+      Network, Linen variables ``{"params": ..., ...}``, notes.
 
     Raises:
       InputError: no such file, or it is not a saved model.

@@ -68,7 +68,7 @@ class ImageBank(NamedTuple):
     Attributes:
       images: [C, M, h, w, c] uint8; rows beyond ``counts`` are padding.
       counts: [C] int32 number of valid rows per class.
-      cursor: [C] int32 next row that `memory.add` writes (unused for fixed data).
+      cursor: [C] int32 next row that `banks.add` writes (unused for fixed data).
     """
 
     images: jax.Array

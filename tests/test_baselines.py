@@ -56,9 +56,7 @@ def test_a_zoo_is_evaluated_by_any_head_in_a_few_lines():
     assert scores["inductive"].mean > 60  # a guess is right in 33 %
     assert rows["panel"]["inductive"].mean > 60
     # And by the parts that it is made of.
-    describe = functools.partial(
-        jax.jit(panel.describer(zoo.architectures)), zoo.teachers
-    )
+    describe = functools.partial(jax.jit(panel.describer(zoo.networks)), zoo.teachers)
     found = evaluation.evaluator(classify, **ONE)(
         baselines.evaluation_key(setting),
         None,

@@ -119,7 +119,7 @@ def opened(file, workdir=None):
     with endpoints.opened(
         str(file), str(workdir or file.parent), "procedural"
     ) as remote:
-        describe = panel.describer(remote.architectures, output="logits", mirror=False)
+        describe = panel.describer(remote.networks, output="logits", mirror=False)
         ask = jax.jit(describe)
         yield (
             remote,
@@ -137,7 +137,7 @@ def pictures(count=10, seed=0):
 
 @pytest.fixture(scope="module")
 def truth(zoo):
-    describe = panel.describer(zoo.architectures, output="logits", mirror=False)
+    describe = panel.describer(zoo.networks, output="logits", mirror=False)
     ask = jax.jit(describe)
     return lambda images: np.asarray(ask(zoo.teachers, images)).reshape(
         len(images), -1, WAY
@@ -161,7 +161,7 @@ def test_answers_are_the_teachers_and_repeated_images_cost_nothing(listed, truth
         assert counts["answered"] == counts["queries"] == 10
         assert counts["answered_by_ledger"] == 10 + 4
         # One teacher after the other, as in `lax.map`, is the same.
-        arch, stack = remote.architectures[0], remote.teachers[0]
+        arch, stack = remote.networks[0], remote.teachers[0]
         apply = jax.jit(lambda v, x: jax.lax.map(lambda one: arch.apply(one, x), v))
         mapped = apply(stack.variables, images[:3])
         assert_same(mapped.swapaxes(0, 1), truth(images[:3]))
@@ -188,12 +188,12 @@ def test_zero_order_inversion_over_http_follows_the_one_in_process(listed, zoo, 
         return jax.lax.scan(step, images, jax.random.split(jax.random.key(1), 2))
 
     with opened(listed()) as (remote, hub, _):
-        got, losses = jax.jit(lambda t, x: invert(remote.architectures[0], t, x))(
+        got, losses = jax.jit(lambda t, x: invert(remote.networks[0], t, x))(
             take(remote.teachers[0], 1), pictures(4)
         )
         # The images themselves once a step, and three perturbed copies of each.
         assert hub.queries == 2 * 4 * (1 + 3)
-    wanted, theirs = jax.jit(lambda t, x: invert(zoo.architectures[0], t, x))(
+    wanted, theirs = jax.jit(lambda t, x: invert(zoo.networks[0], t, x))(
         take(zoo.teachers[0], 1), pictures(4)
     )
     assert np.abs(np.asarray(wanted - pictures(4))).max() > 0.01
@@ -203,7 +203,7 @@ def test_zero_order_inversion_over_http_follows_the_one_in_process(listed, zoo, 
 
 def test_black_boxes_have_no_gradient_features_or_moments(listed):
     with opened(listed()) as (remote, hub, _):
-        arch, teacher = remote.architectures[0], take(remote.teachers[0], 0)
+        arch, teacher = remote.networks[0], take(remote.teachers[0], 0)
         with pytest.raises(InputError, match="no gradients"):
             jax.grad(lambda x: arch.apply(teacher.variables, x).sum())(pictures(1))
         for wrong in (
@@ -418,7 +418,7 @@ def test_killed_run_asks_nothing_twice(listed, proxy, truth, tmp_path):
         rng = np.random.default_rng(0)
         images = np.asarray(rng.uniform(size=(40, 32, 32, 3)), np.float32)
         with endpoints.opened({str(file)!r}, {str(tmp_path)!r}, "procedural") as zoo:
-            ask = jax.jit(panel.describer(zoo.architectures, mirror=False))
+            ask = jax.jit(panel.describer(zoo.networks, mirror=False))
             for start in range(0, 40, 8):
                 ask(zoo.teachers, images[start : start + 8]).block_until_ready()
     """
@@ -685,7 +685,7 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
     config = parse(f"--config.zoo.apis={file}", "--config.num_steps=9")
     config.eval.val_episodes = 0
     with opened(file, tmp_path) as (remote, hub, _):
-        arch = remote.architectures[0]
+        arch = remote.networks[0]
 
         def step(key, state, stacks):
             one = take(stacks[0], 0)

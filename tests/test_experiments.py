@@ -238,7 +238,7 @@ def test_zoo_and_data_must_fit(finished, tmp_path, capsys):
     group = dataclasses.replace(zoo.groups[0], domain="image_folder")
     save_zoo(Zoo((group,), zoo.class_names), other)
     arch = dataclasses.replace(
-        group.architecture,
+        group.network,
         image_shape=(48, 48, 3),
         kwargs=(("global_pool", True), ("width", 4)),
     )

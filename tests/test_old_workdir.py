@@ -52,7 +52,7 @@ def means(found):
 def test_its_zoo_and_its_model_load(old):
     zoo = fj.load_zoo(old / "zoo")
     assert zoo.num_teachers == 3
-    network = zoo.architectures[0]
+    network = zoo.networks[0]
     images = jax.random.uniform(jax.random.key(0), (5, *network.image_shape))
     teacher = fj.take(zoo.teachers[0], 1)
     logits = jax.jit(network.apply)(teacher.variables, images)

@@ -626,7 +626,7 @@ NETS = {"cifar_fs_conv4": torch_conv4, "cifar_fs_resnet10": torch_resnet}
 @pytest.mark.parametrize("name", NETS)
 def test_every_shared_teacher_agrees_with_torch(name, convert, real_images):
     zoo = convert(name)
-    arch, teachers = zoo.architectures[0], zoo.teachers[0]
+    arch, teachers = zoo.networks[0], zoo.teachers[0]
     images = np.concatenate(
         [real_images.read(c, slice(-1, None)) for c in real_images.names[::4]]
     )
@@ -662,7 +662,7 @@ def test_held_out_accuracy_is_the_logged_one(name, count, convert, real_images):
         parts = [real_images.read(zoo.class_names[c], slice(480, None)) for c in ids]
         labels = np.repeat(np.arange(5), [len(part) for part in parts])
         variables = jax.tree.map(lambda x, i=i: x[i], group.teachers.variables)
-        apply = jax.jit(group.architecture.apply)
+        apply = jax.jit(group.network.apply)
         logits = apply(variables, jnp.concatenate(parts))
         accuracy = np.mean(np.argmax(logits, axis=1) == labels)
         print(f"\n{name} teacher {i}: {accuracy:.4f}, logged {group.accuracy[i]:.4f}")
@@ -675,7 +675,7 @@ def test_shared_zoo_survives_saving(convert, tmp_path):
     zoo = convert("cifar_fs_conv4")
     save_zoo(zoo, tmp_path)
     again = load_zoo(tmp_path)
-    assert again.architectures == zoo.architectures
+    assert again.architectures == zoo.networks
     jax.tree.map(np.testing.assert_array_equal, again.teachers, zoo.teachers)
 
 

@@ -63,7 +63,7 @@ def _rows(
         first = next(iter(done.values()))
         for method in first["results"]:
             row = {"method": method, "seeds": list(done), "errors": errors}
-            if first["algorithm"] not in ("baselines", "yardsticks"):
+            if first["algorithm"] != "baselines":
                 several = len(first["results"]) > 1
                 row["method"] = f"{name}: {method}" if several else name
             row["cell"] = name

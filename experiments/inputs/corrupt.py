@@ -42,14 +42,14 @@ def sabotage(zoo: zoo_lib.Zoo, share: float, seed: int) -> zoo_lib.Zoo:
             each = jax.random.split(
                 keys.named(root, "sabotage", number), untrained.size
             )
-            random = jax.jit(jax.vmap(group.architecture.init))(each)
+            random = jax.jit(jax.vmap(group.network.init))(each)
             variables = jax.tree.map(
                 lambda old, new, where=untrained: jnp.asarray(old).at[where].set(new),
                 variables,
                 random,
             )
         print(
-            f"sabotaged {group.architecture.name} teachers: labels shifted in "
+            f"sabotaged {group.network.name} teachers: labels shifted in "
             f"{sorted(mislabelled.tolist())}, untrained {sorted(untrained.tolist())}",
             flush=True,
         )

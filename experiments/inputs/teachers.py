@@ -103,7 +103,7 @@ def _check_domain(config: Any, zoo: zoo_lib.Zoo, path: str) -> None:
     for group in zoo.groups:
         if group.domain != config.data.name:
             continue  # Teachers of another domain may differ from the data.
-        shape = group.architecture.image_shape
+        shape = group.network.image_shape
         if shape[0] != size:
             raise InputError(
                 f"{path}: its {group.domain} teachers see images of {shape[0]} pixels, "

@@ -121,7 +121,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
         respond = respond_of(config)
         algorithm = bidf(
             inverters(config, zoo, student, respond),
-            zoo.architectures,
+            zoo.networks,
             train_learner,
             student,
             bidf_bilevel.bilevel(
@@ -193,5 +193,5 @@ def inverters(
     shape = student.image_shape
     return tuple(
         inversion.build(recipe, arch, student, image_shape=shape, respond=respond)
-        for arch in zoo.architectures
+        for arch in zoo.networks
     )

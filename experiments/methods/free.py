@@ -94,11 +94,11 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     try:
         inverters = tuple(
             inversion.build(recipe, arch, student, image_shape=student.image_shape)
-            for arch in zoo.architectures
+            for arch in zoo.networks
         )
         algorithm = free(
             inverters,
-            zoo.architectures,
+            zoo.networks,
             train_learner,
             student,
             replay_lib.replay(

@@ -144,7 +144,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             source,
             tuple(
                 inversion.build_objective_gradient(recipe, arch)
-                for arch in zoo.architectures
+                for arch in zoo.networks
             ),
             train_learner,
             update,
@@ -192,7 +192,7 @@ def _started(
     """The learner with the configured initialisation."""
     if config.init == "random":
         return learner
-    others = [arch.name for arch in zoo.architectures if arch != student]
+    others = [arch.name for arch in zoo.networks if arch != student]
     if others or len(zoo.groups) > 1:
         raise InputError(
             f"config.init={config.init}: teachers ({', '.join(others)}) and meta-"

@@ -16,7 +16,7 @@ Example::
 
     levels = bidf_bilevel.bilevel(student, inner_lr=0.01, num_steps=10)
     algorithm = bidf(
-        (inverter,), zoo.architectures, learner, student, levels, episode_gradients,
+        (inverter,), zoo.networks, learner, student, levels, episode_gradients,
         replay, optimizer=optax.adam(1e-3), generator_optimizer=optax.sgd(1.0),
         num_teachers=(zoo.num_teachers,), num_classes=zoo.num_classes,
     )

@@ -12,7 +12,7 @@ Reference:
 Example::
 
     algorithm = free(
-        (inverter,), zoo.architectures, learner, student, replay, teachers_per_step=4,
+        (inverter,), zoo.networks, learner, student, replay, teachers_per_step=4,
         num_classes=zoo.num_classes, generator_optimizer=optax.adam(1e-3),
         optimizer=optax.adam(1e-3), align_optimizer=optax.sgd(1e-2),
     )

@@ -22,7 +22,7 @@ def supervised_step(
 
     Args:
       loss_fn: ``(params, *batch, *shared) -> (loss, (moments, aux))``, moments as
-        `Architecture.apply_with_moments` reports them for the batch.
+        `Network.apply_with_moments` reports them for the batch.
       optimizer: of the parameters.
       momentum: share of the running statistics that a step keeps.
       groups: equal parts of a batch, each with batch norm of its own, that are mapped.
