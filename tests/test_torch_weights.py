@@ -504,7 +504,7 @@ def test_bad_folders_and_settings_are_refused(tmp_path):
     (tmp_path / "zoo" / "model_1.pth").unlink()
     log = tmp_path / "zoo" / "log.tsv"
     log.write_text("id\tclass_ids\n0\t1,2,3,4,5\n")
-    refuse("log.tsv says .1, 2, 3, 4, 5.; the log belongs to other files")
+    refuse("log.tsv has .1, 2, 3, 4, 5.; the log belongs to other files")
     log.write_text("id\theld_out_accuracy\n0\tgood\n")
     refuse("cannot be read; correct or remove log.tsv")
     log.write_text("name\n0\n")

@@ -3,8 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from experiments.harness.method import Judge, Method
 from experiments.harness.run import Run
 from free_jax.errors import InputError
@@ -71,15 +69,6 @@ def judge(
     selects_by = rule(options, method)
     if not options.val_episodes or bank is None:
         return Judge(rule=selects_by)
-    held_out = method.holdout
-    if options.select == "pseudo" and held_out is not None:
-        needed = sum(method.pseudo_task)
-        ready = int((np.asarray(held_out.counts) >= needed).sum())
-        if ready < way:
-            raise InputError(
-                f"config.eval.select=pseudo: {ready} held-out classes have the "
-                f"{needed} images of an episode, which takes {way}; recover more"
-            )
     # Not "evaluation": selection must not see the episodes of the final one.
     key = run.key("selection")
 

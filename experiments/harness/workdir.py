@@ -94,7 +94,9 @@ def claim_workdir(
                 before = None if written is None else upgrade(files.flatten(written))
                 _check_config(path, before, config, may_change)
                 scheme = _check_keys(path, before, written, config)
-                record = {"keys": scheme, "former": _former(path, before, written)}
+                record: dict[str, Any] = {"keys": scheme}
+                if former := _former(path, before, written):
+                    record["former"] = former
                 files.write_json(path / FORMAT_FILE, record)
                 files.write_json(path / CONFIG_FILE, config)
         except BaseException:

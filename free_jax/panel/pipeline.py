@@ -291,7 +291,9 @@ def recover_zoo(
         map_tasks=map_tasks,
     )
     jobs += inversion.leaves_jobs(key, options.dead_leaves, image_shape)
-    return inversion.images_of(list(run("recovered", jobs)))
+    # What an earlier version kept does not say whether it is like real images.
+    natural = options.inversion.init == "dead_leaves"
+    return inversion.images_of(list(run("recovered", jobs)), natural=natural)
 
 
 def _meta_trained(
