@@ -37,7 +37,17 @@ def differences(found, expected, where="") -> list[str]:
     return [] if found == expected else [f"{where}: {found}, not {expected}"]
 
 
-@pytest.mark.parametrize("name", make.RUNS)
+# A run takes up to two minutes, nearly all of it compilation by XLA's own settings.
+SLOW = ("bidf", "preinverted", "purer")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in make.RUNS
+    ],
+)
 def test_the_numbers_are_those_of_before(name, smoke_run):
     found = differences(make.collected(smoke_run(name)), EXPECTED[name])
     assert not found, "\n".join(found)
