@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 import json
 from types import SimpleNamespace
 
@@ -64,7 +65,8 @@ def build(learner=LEARNER, update=update, **change):
         "curriculum_start": 2,
         "patience": 2,
     }
-    return algorithms.purer(
+    # Without the tests' own check of annotations, which comes before the factory's.
+    return inspect.unwrap(algorithms.purer)(
         SOURCE,
         (CRITIC,),
         learner,
@@ -360,12 +362,11 @@ def test_fixed_split_keeps_support_images():
         ({"teachers_per_step": (1, 1)}, "1 groups"),
         ({"teachers_per_step": (0,)}, "at least 1"),
         ({"patience": 0}, "at least 1"),
-        # Annotations are checked here before the factory can.
-        ({"weighting": "even"}, "weighting"),
+        ({"weighting": "even"}, "uniform or prefix"),
     ],
 )
 def test_contradictions_are_refused(change, match):
-    with pytest.raises((ValueError, TypeError), match=match):
+    with pytest.raises(ValueError, match=match):
         build(**change)
 
 
