@@ -30,6 +30,12 @@ def named(
     return key if number is None else jax.random.fold_in(key, number)
 
 
+def rng(key: Key[Array, ""], purpose: str) -> np.random.Generator:
+    """NumPy's generator for a named purpose of a key."""
+    words = np.asarray(jax.random.key_data(named(key, purpose)))
+    return np.random.default_rng(words.ravel().tolist())
+
+
 def named_rng(seed: int, purpose: str) -> np.random.Generator:
     """NumPy's generator for a named purpose of a seed (at least 0)."""
     return np.random.default_rng([seed, _code(purpose)])

@@ -182,7 +182,7 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         return told[-1][-1]
 
     bank_of = panel.bank_of_classes
-    monkeypatch.setattr(panel.pipeline, "bank_of_classes", spy)
+    monkeypatch.setattr(panel.transfer_set, "bank_of_classes", spy)
     prepared = []
 
     def prepare_only(run, method, *_):

@@ -69,7 +69,8 @@ def test_under_ten_lines_from_a_zoo_to_a_model():
 
 
 def test_nothing_of_experiments_is_needed():
-    source = inspect.getsource(panel.pipeline) + inspect.getsource(inversion.jobs)
+    source = inspect.getsource(panel.transfer_set) + inspect.getsource(panel.student)
+    source += inspect.getsource(inversion.jobs)
     assert "experiments" not in source and "workdir" not in source
 
 
@@ -347,7 +348,7 @@ def test_asking_ends_with_the_service(monkeypatch):
     whole = Zoo((group_of(2),), NAMES)
     service = Service(toy.ARCH, jobs=2)
     monkeypatch.setattr(Zoo, "service", property(lambda self: service))
-    describer = panel.pipeline.describer
+    describer = panel.transfer_set.describer
 
     def limited(*args, **kwargs):
         describe = describer(*args, **kwargs)
@@ -362,7 +363,7 @@ def test_asking_ends_with_the_service(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(panel.pipeline, "describer", limited)
+    monkeypatch.setattr(panel.transfer_set, "describer", limited)
     images = np.zeros((9, *toy.SHAPE), np.uint8)
     kept = []
 

@@ -2,33 +2,36 @@
 
 from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.describe import describe_bank, describer, tempered
-from free_jax.panel.distillation import Described, panel_distillation
-from free_jax.panel.pipeline import (
-    DescribedZoo,
-    Distilled,
+from free_jax.panel.distillation import (
+    Described,
     DistillOptions,
-    MetaTraining,
+    panel_distillation,
+)
+from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
+from free_jax.panel.ragged import answers_of, columns_of, equal_columns, outputs_of
+from free_jax.panel.student import (
+    Distilled,
+    calibration_images,
+    distil,
+    distillation,
+    statistics_fitter,
+)
+from free_jax.panel.transfer_set import (
+    DescribedZoo,
     PanelChoice,
-    PanelOptions,
-    RecoverOptions,
     Voted,
     ask_jobs,
     ask_zoo,
     bank_of_classes,
-    calibration_images,
     choose,
     describe_zoo,
-    distil,
-    distillation,
     joined,
     judge,
     most_answers,
     recover_zoo,
-    statistics_fitter,
     to_described,
     voted_classes,
 )
-from free_jax.panel.ragged import answers_of, columns_of, equal_columns, outputs_of
 from free_jax.panel.trust import Trust, rows_of, trust, vote
 
 __all__ = [

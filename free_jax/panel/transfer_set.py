@@ -1,107 +1,38 @@
-"""From a zoo to a described set to a distilled model, without any data.
+"""The images that a student learns from, and what a zoo's teachers say about them.
+
+A *transfer set* (Hinton et al. 2015) without any data: images recovered from teachers,
+dead leaves, and what all teachers answer about each of them.
 
     zoo = load_zoo("zoo")
     found = panel.describe_zoo(jax.random.key(0), zoo)
-    student = make_network("conv4", num_classes=5, image_shape=(32, 32, 3))
-    made = panel.distil(jax.random.key(1), found.described, student, num_steps=8000)
-    save_model("model.npz", made.network, made.variables)
 
 What takes minutes is a list of named jobs, given to ``run``: `free_jax.jobs.in_memory`
 does them one after the other, a harness keeps their results.
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Int, Key, UInt8
 
 from free_jax import inversion, keys, parallel
 from free_jax import jobs as jobs_lib
 from free_jax import zoo as zoo_lib
-from free_jax.algorithm import Algorithm
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.fewshot.episodes import balanced_labels
-from free_jax.inversion.recipe import Recipe
-from free_jax.optimizers import Optimizer, optimizer
-from free_jax.options import AtLeast, adam
-from free_jax.panel import model as model_lib
 from free_jax.panel.describe import describer
-from free_jax.panel.distillation import (
-    Described,
-    DistillInfo,
-    DistillOptions,
-    panel_distillation,
-)
+from free_jax.panel.distillation import Described
+from free_jax.panel.options import PanelOptions, RecoverOptions
 from free_jax.panel.ragged import answers_of, outputs_of
 from free_jax.panel.trust import Trust, rows_of, trust, vote
 from free_jax.types import Answers, ImageBank, PyTree, SyntheticImages
-from free_jax.zoo.network import Network
 
+Known = tuple[SyntheticImages, Answers]
 _NOBODY = "no teacher of the zoo answers anything that depends on the image"
-
-
-class MetaTraining(NamedTuple):
-    """FIVE's meta-training of the generator that inversions start from.
-
-    Attributes:
-      num_steps: outer steps, not negative; 0: inversions start from a random one.
-      teachers_per_step: drawn with replacement, at least 1.
-      optimizer: outer optimiser.
-    """
-
-    num_steps: Annotated[int, AtLeast(0)] = 0
-    teachers_per_step: Annotated[int, AtLeast(1)] = 2
-    optimizer: Optimizer = adam(1e-3, b1=0.5)
-
-
-class RecoverOptions(NamedTuple):
-    """Which images a panel is asked about.
-
-    Attributes:
-      images_per_class: recovered from each teacher, not negative; 0: none, teachers are
-        asked only and need no gradient.
-      dead_leaves: synthetic images added to the recovered ones, not negative.
-      at_once: teachers inverted in one job, at least 1.
-      image_size: height and width of all images; 0: those of the first teachers.
-      inversion: how images are recovered.
-      meta_training: of the generator, where the inversion has one.
-    """
-
-    images_per_class: Annotated[int, AtLeast(0)] = 40
-    dead_leaves: Annotated[int, AtLeast(0)] = 10000
-    at_once: Annotated[int, AtLeast(1)] = 1
-    image_size: Annotated[int, AtLeast(0)] = 0
-    inversion: Recipe = Recipe(
-        init="dead_leaves",
-        num_steps=50,
-        objective=inversion.Objective(
-            total_variation=0.3, crop_padding=2, edges="wrap"
-        ),
-    )
-    meta_training: MetaTraining = MetaTraining()
-
-
-class PanelOptions(NamedTuple):
-    """How a zoo becomes a described set.
-
-    Attributes:
-      recover: which images.
-      teachers: how many of each group are asked, not negative; 0: all.
-      held_out_classes: classes that no asked teacher knows, not negative; episodes of
-        their images, recovered from the other teachers, judge a model without data.
-      trust: leave out teachers without information or that contradict the others.
-    """
-
-    recover: RecoverOptions = RecoverOptions()
-    teachers: Annotated[int, AtLeast(0)] = 0
-    held_out_classes: Annotated[int, AtLeast(0)] = 0
-    trust: bool = True
 
 
 class PanelChoice(NamedTuple):
@@ -141,9 +72,6 @@ class DescribedZoo(NamedTuple):
     asked: int
 
 
-Known = tuple[SyntheticImages, Answers]
-
-
 def describe_zoo(
     key: Key[Array, ""],
     zoo: zoo_lib.Zoo,
@@ -176,7 +104,7 @@ def describe_zoo(
       ValueError: an option is out of range, or the recipe does not fit a network.
     """
     if choice is None:
-        choice = choose(_rng(key, "held-out classes"), zoo, options)
+        choice = choose(keys.rng(key, "held-out classes"), zoo, options)
     recover = options.recover
     recovered, parts, made, asked = None, [known] if known else [], 0, 0
     if recover.images_per_class or recover.dead_leaves:
@@ -543,158 +471,3 @@ def bank_of_classes(
     for row, found in zip(rows, of_class, strict=True):
         row[: len(found)] = found
     return banks.from_arrays(rows, counts)
-
-
-class Distilled(NamedTuple):
-    """A model distilled from a panel.
-
-    Attributes:
-      network: one trunk, with all teachers' outputs side by side.
-      variables: ``{"params", "batch_stats", "descriptions"}``, see `panel.model`.
-      info: of each step, leaves [num_steps].
-    """
-
-    network: Network
-    variables: PyTree
-    info: DistillInfo
-
-
-def distil(
-    key: Key[Array, ""],
-    described: Described,
-    student: Network,
-    options: DistillOptions = DistillOptions(),
-    num_steps: int = 8000,
-    *,
-    map_tasks: Callable = parallel.map_tasks,
-) -> Distilled:
-    """Trains one network on all teachers' answers, and fits its statistics.
-
-    Args:
-      key: of the whole training.
-      described: see `describe_zoo`.
-      student: its trunk; its head gets all teachers' outputs.
-      options: see `DistillOptions`.
-      num_steps: of training, at least 1.
-      map_tasks: see `parallel.map_tasks`.
-
-    Returns:
-      A `Distilled`; `panel.classifiers.methods` classify episodes with it.
-
-    Raises:
-      ValueError: an option is out of range or unknown.
-    """
-    if num_steps < 1:
-        raise ValueError(f"num_steps={num_steps} must be at least 1")
-    columns = np.asarray(described.columns)
-    network = dataclasses.replace(student, num_classes=int(columns[-1]))
-    algorithm = distillation(network, columns, options, num_steps, map_tasks=map_tasks)
-
-    @jax.jit
-    def train(key: jax.Array, data: Described):
-        state = algorithm.init(keys.named(key, "init"))
-
-        def step(state, number):
-            return algorithm.step(keys.named(key, "step", number), state, data)
-
-        return jax.lax.scan(step, state, jnp.arange(num_steps))
-
-    state, info = train(key, described)
-    rng = _rng(key, "calibration images")
-    images = calibration_images(rng, described, options.fit_images)
-    fit = jax.jit(statistics_fitter(network, columns, options))
-    variables = fit(state.variables, images, described.weights)
-    return Distilled(network, variables, info)
-
-
-def distillation(
-    network: Network,
-    columns: Int[np.ndarray, " t_plus_1"],
-    options: DistillOptions,
-    num_steps: int,
-    *,
-    map_tasks: Callable = parallel.map_tasks,
-) -> Algorithm:
-    """`panel_distillation` as `DistillOptions` say.
-
-    Args:
-      network: with all teachers' outputs side by side.
-      columns: [T + 1] whose outputs are whose.
-      options: see `DistillOptions`.
-      num_steps: over which the steps decay.
-      map_tasks: see `parallel.map_tasks`.
-
-    Raises:
-      ValueError: an option is out of range or unknown.
-    """
-    tx = optimizer(options.optimizer)
-    if options.cosine:
-        decay = optax.cosine_decay_schedule(1.0, num_steps)
-        tx = optax.chain(tx, optax.scale_by_schedule(decay))
-    return panel_distillation(
-        network,
-        columns=columns,
-        optimizer=tx,
-        batch_size=options.batch_size,
-        groups=options.ghost_batches,
-        temperature=options.temperature,
-        crop_padding=options.crop_padding,
-        edges=options.edges,
-        flip=options.flip,
-        mix=options.mix,
-        similarity=options.similarity,
-        map_tasks=map_tasks,
-    )
-
-
-def calibration_images(
-    rng: np.random.Generator, described: Described, count: int
-) -> UInt8[np.ndarray, "n h w c"] | None:
-    """The images to fit statistics to: those most like real ones, if any are.
-
-    Inversions that started from dead leaves, or dead leaves where teachers are only
-    asked.  Inversions from noise are unlike anything real: fitted to them, a model
-    loses.
-
-    Args:
-      rng: draws them.
-      described: with what is known of how each image was made.
-      count: at most so many.
-
-    Returns:
-      The images, or None where there is none.
-    """
-    rows = np.flatnonzero(described.recovered)
-    if rows.size < 2:
-        rows = np.arange(len(described.images))
-    rows = rows[np.asarray(described.natural)[rows]]
-    drawn = np.sort(rng.permutation(rows)[:count])
-    return np.asarray(described.images[drawn]) if drawn.size else None
-
-
-def statistics_fitter(
-    network: Network, columns: Int[np.ndarray, " t_plus_1"], options: DistillOptions
-) -> Callable:
-    """``(variables, images or None, weights [T]) -> variables`` with descriptions.
-
-    See `panel.model.fit_statistics`.  Compile it once with `jax.jit`.
-    """
-
-    def fit(variables: PyTree, images: jax.Array | None, weights: jax.Array) -> PyTree:
-        return model_lib.fit_statistics(
-            network,
-            variables,
-            images,
-            weights=weights,
-            temperature=options.temperature,
-            columns=columns,
-            whitening=options.whitening,
-        )
-
-    return fit
-
-
-def _rng(key: jax.Array, purpose: str) -> np.random.Generator:
-    """NumPy's generator of a named purpose of a key."""
-    words = np.asarray(jax.random.key_data(keys.named(key, purpose)))
-    return np.random.default_rng(words.ravel().tolist())

@@ -1,0 +1,178 @@
+"""One student of a whole panel: trained on a transfer set, its statistics fitted.
+
+student = make_network("conv4", num_classes=5, image_shape=(32, 32, 3))
+made = panel.distil(jax.random.key(1), found.described, student, num_steps=8000)
+save_model("model.npz", made.network, made.variables)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Int, Key, UInt8
+
+from free_jax import keys, parallel
+from free_jax.algorithm import Algorithm
+from free_jax.optimizers import optimizer
+from free_jax.panel import model as model_lib
+from free_jax.panel.distillation import (
+    Described,
+    DistillInfo,
+    DistillOptions,
+    panel_distillation,
+)
+from free_jax.types import PyTree
+from free_jax.zoo.network import Network
+
+
+class Distilled(NamedTuple):
+    """A model distilled from a panel.
+
+    Attributes:
+      network: one trunk, with all teachers' outputs side by side.
+      variables: ``{"params", "batch_stats", "descriptions"}``, see `panel.model`.
+      info: of each step, leaves [num_steps].
+    """
+
+    network: Network
+    variables: PyTree
+    info: DistillInfo
+
+
+def distil(
+    key: Key[Array, ""],
+    described: Described,
+    student: Network,
+    options: DistillOptions = DistillOptions(),
+    num_steps: int = 8000,
+    *,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Distilled:
+    """Trains one network on all teachers' answers, and fits its statistics.
+
+    Args:
+      key: of the whole training.
+      described: see `describe_zoo`.
+      student: its trunk; its head gets all teachers' outputs.
+      options: see `DistillOptions`.
+      num_steps: of training, at least 1.
+      map_tasks: see `parallel.map_tasks`.
+
+    Returns:
+      A `Distilled`; `panel.classifiers.methods` classify episodes with it.
+
+    Raises:
+      ValueError: an option is out of range or unknown.
+    """
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps} must be at least 1")
+    columns = np.asarray(described.columns)
+    network = dataclasses.replace(student, num_classes=int(columns[-1]))
+    algorithm = distillation(network, columns, options, num_steps, map_tasks=map_tasks)
+
+    @jax.jit
+    def train(key: jax.Array, data: Described):
+        state = algorithm.init(keys.named(key, "init"))
+
+        def step(state, number):
+            return algorithm.step(keys.named(key, "step", number), state, data)
+
+        return jax.lax.scan(step, state, jnp.arange(num_steps))
+
+    state, info = train(key, described)
+    rng = keys.rng(key, "calibration images")
+    images = calibration_images(rng, described, options.fit_images)
+    fit = jax.jit(statistics_fitter(network, columns, options))
+    variables = fit(state.variables, images, described.weights)
+    return Distilled(network, variables, info)
+
+
+def distillation(
+    network: Network,
+    columns: Int[np.ndarray, " t_plus_1"],
+    options: DistillOptions,
+    num_steps: int,
+    *,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Algorithm:
+    """`panel_distillation` as `DistillOptions` say.
+
+    Args:
+      network: with all teachers' outputs side by side.
+      columns: [T + 1] whose outputs are whose.
+      options: see `DistillOptions`.
+      num_steps: over which the steps decay.
+      map_tasks: see `parallel.map_tasks`.
+
+    Raises:
+      ValueError: an option is out of range or unknown.
+    """
+    tx = optimizer(options.optimizer)
+    if options.cosine:
+        decay = optax.cosine_decay_schedule(1.0, num_steps)
+        tx = optax.chain(tx, optax.scale_by_schedule(decay))
+    return panel_distillation(
+        network,
+        columns=columns,
+        optimizer=tx,
+        batch_size=options.batch_size,
+        groups=options.ghost_batches,
+        temperature=options.temperature,
+        crop_padding=options.crop_padding,
+        edges=options.edges,
+        flip=options.flip,
+        mix=options.mix,
+        similarity=options.similarity,
+        map_tasks=map_tasks,
+    )
+
+
+def calibration_images(
+    rng: np.random.Generator, described: Described, count: int
+) -> UInt8[np.ndarray, "n h w c"] | None:
+    """The images to fit statistics to: those most like real ones, if any are.
+
+    Inversions that started from dead leaves, or dead leaves where teachers are only
+    asked.  Inversions from noise are unlike anything real: fitted to them, a model
+    loses.
+
+    Args:
+      rng: draws them.
+      described: with what is known of how each image was made.
+      count: at most so many.
+
+    Returns:
+      The images, or None where there is none.
+    """
+    rows = np.flatnonzero(described.recovered)
+    if rows.size < 2:
+        rows = np.arange(len(described.images))
+    rows = rows[np.asarray(described.natural)[rows]]
+    drawn = np.sort(rng.permutation(rows)[:count])
+    return np.asarray(described.images[drawn]) if drawn.size else None
+
+
+def statistics_fitter(
+    network: Network, columns: Int[np.ndarray, " t_plus_1"], options: DistillOptions
+) -> Callable:
+    """``(variables, images or None, weights [T]) -> variables`` with descriptions.
+
+    See `panel.model.fit_statistics`.  Compile it once with `jax.jit`.
+    """
+
+    def fit(variables: PyTree, images: jax.Array | None, weights: jax.Array) -> PyTree:
+        return model_lib.fit_statistics(
+            network,
+            variables,
+            images,
+            weights=weights,
+            temperature=options.temperature,
+            columns=columns,
+            whitening=options.whitening,
+        )
+
+    return fit
