@@ -15,6 +15,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
+from experiments.evaluation import former_rows
 from experiments.harness import pictures, results
 
 Points = list[tuple[float, float, float]]
@@ -53,7 +54,7 @@ def main() -> None:
         file = pathlib.Path(folder) / results.RESULT_FILE
         if not folder or not file.exists():
             parser.error(f"{argument}: give NAME=WORKDIR of a finished run")
-        result = results.read_result(file)
+        result = former_rows.read_result(file)
         points = curve(result, options.shots, options.protocol)
         rows = {}
         if not points and result.get("split") == "val":

@@ -10,6 +10,8 @@ import argparse
 import pathlib
 import sys
 import time
+from types import SimpleNamespace
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -21,7 +23,7 @@ import numpy as np  # noqa: E402
 from experiments import inputs  # noqa: E402
 from experiments.harness import command_line  # noqa: E402
 from experiments.inputs import networks  # noqa: E402
-from experiments.methods import free  # noqa: E402
+from experiments.methods import checks, free  # noqa: E402
 from free_jax import Teachers, Zoo, ZooGroup, map_tasks  # noqa: E402
 
 
@@ -32,14 +34,16 @@ def main() -> None:
     options = parser.parse_args()
     file, _, variant = options.config.partition(":")
     config = command_line.load_config(file, variant)
-    arch = networks.classifier(config.student, config.way, inputs.preset(config))
+    preset = inputs.preset(config.data)
+    arch = networks.classifier(config.student, config.way, preset)
     variables = jax.eval_shape(arch.init, jax.random.key(0))
     count, classes = 8, 64
     stack = jax.tree.map(lambda x: jnp.ones((count, *x.shape), x.dtype), variables)
     ids = jnp.tile(jnp.arange(config.way, dtype=jnp.int32), (count, 1))
     group = ZooGroup(arch, Teachers(stack, ids), np.zeros(count), config.data.name)
     names = tuple(f"class {i}" for i in range(classes))
-    experiment = free.build(config, Zoo((group,), names), map_tasks, None)
+    run: Any = SimpleNamespace(map_tasks=map_tasks)
+    experiment = free.build(checks.validate(config), Zoo((group,), names), run)
     algorithm = experiment.algorithm
     key = jax.random.key(0)
     state = jax.eval_shape(algorithm.init, key)

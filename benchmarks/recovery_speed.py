@@ -32,7 +32,7 @@ from experiments import inputs  # noqa: E402
 from experiments.configs import preinverted_cifar_fs  # noqa: E402
 from experiments.harness import metrics, pictures  # noqa: E402
 from experiments.harness.optimizers import optimizer  # noqa: E402
-from experiments.stages import recover  # noqa: E402
+from experiments.methods import checks  # noqa: E402
 from free_jax import inversion, panel  # noqa: E402
 
 ON_CPU = jax.default_backend() == "cpu"
@@ -67,9 +67,14 @@ def settings(backend: str, width: int) -> ml_collections.ConfigDict:
     return config
 
 
+def wanted(config: ml_collections.ConfigDict) -> panel.RecoverOptions:
+    """Section ``recover`` as a record."""
+    return checks.validate(config).recover.anew
+
+
 def measure(config, arch, teachers, others, shared, labels, repeats):
     """Quality and seconds a teacher of the configured number of steps."""
-    inverter = inversion.build(recover.options(config).inversion, arch)
+    inverter = inversion.build(wanted(config).inversion, arch)
     shared = inverter.init(jax.random.key(0)) if shared is None else shared
     run = jax.jit(inverter.invert)
     keys = jax.random.split(jax.random.key(1), len(teachers.class_ids))
@@ -113,10 +118,10 @@ def judged_by_others(arch, others, images, classes) -> float:
 def meta_train(config, arch, teachers, labels, options):
     """FIVE's generator, and the seconds its training took after compilation."""
     init, step = inversion.meta_training(
-        inversion.build(recover.options(config).inversion, arch),
+        inversion.build(wanted(config).inversion, arch),
         labels,
-        optimizer=optimizer(config.recover.meta_optimizer),
-        teachers_per_step=config.recover.meta_teachers,
+        optimizer=optimizer(config.recover.meta_training.optimizer),
+        teachers_per_step=config.recover.meta_training.teachers_per_step,
     )
     run = jax.jit(step)
     state = jax.jit(init)(jax.random.key(2))
@@ -148,7 +153,7 @@ def main() -> None:
 
     config = preinverted_cifar_fs.get_config()
     config.data.path, config.zoo.path = options.data, options.zoo
-    group = inputs.load_zoo(config).groups[0]
+    group = inputs.load_zoo(config.zoo, config.data, config.way).groups[0]
     arch, count = group.network, group.num_teachers
     teachers = fj.take(group.teachers, np.arange(options.teachers))
     others = fj.take(group.teachers, np.arange(options.teachers, count))

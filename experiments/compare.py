@@ -16,9 +16,10 @@ import jax
 
 from experiments import inputs, train
 from experiments.evaluation import comparison_report
-from experiments.harness import command_line, stopping
-from experiments.inputs import runs
-from experiments.methods import checks
+from experiments.harness import stopping
+from experiments.inputs import command_line
+from experiments.methods import checks, runs
+from experiments.methods.options import Comparison
 from experiments.stages import pretrain
 from free_jax.errors import InputError
 
@@ -60,29 +61,37 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
       InputError: the comparison itself is asked for something impossible; what is
         wrong with one method only is reported in its cell.
     """
-    names = _validated(config)
-    with runs.opened(
-        config, workdir, may_change=MAY_CHANGE, upgrade=checks.upgraded
-    ) as run:
+    settings: Comparison = checks.validate(config)
+    names, zoo, options = _chosen(settings), settings.zoo, settings.eval
+    with runs.opened(settings, workdir, identity=config, may_change=MAY_CHANGE) as run:
         # Bad data or teachers would fail every cell: better at once.
-        inputs.evaluation_bank(config, config.eval.split)
-        zoo_path = config.zoo.path
-        if config.zoo.pretrain.num_teachers:
+        largest = max(options.shots) + options.queries
+        inputs.evaluation_bank(
+            settings.data, options.split, way=settings.way, images_per_class=largest
+        )
+        zoo_path = zoo.path
+        if zoo.pretrain.num_teachers:
             try:
-                pretrain.train_zoo(config, config.zoo.pretrain, run)
+                pretrain.train_zoo(
+                    zoo.pretrain,
+                    run,
+                    data=settings.data,
+                    dtype=settings.dtype,
+                    checkpoint=settings.checkpoint,
+                )
             except stopping.Stopped as stopped:
                 return {"stopped_at": stopped.step}
             zoo_path = str(pathlib.Path(workdir) / "zoo")
         else:
-            inputs.load_zoo(config)
+            inputs.load_zoo(zoo, settings.data, settings.way)
         cells = [
             Cell(name, seed, pathlib.Path(workdir) / "cells" / name / f"seed{seed}")
-            for seed in config.seeds
+            for seed in settings.seeds
             for name in names
         ]
         outcomes: dict[Cell, dict[str, Any]] = {}
         write = functools.partial(
-            comparison_report.write, run, _title(config), shots=config.eval.shots
+            comparison_report.write, run, _title(settings), shots=options.shots
         )
         for number, cell in enumerate(cells):
             if run.stop.requested:
@@ -101,7 +110,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         return write(outcomes, final=True)
 
 
-def _title(config: Any) -> str:
+def _title(config: Comparison) -> str:
     budget = f"{config.max_seconds:g} s a cell" if config.max_seconds else "full length"
     return (
         f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
@@ -157,7 +166,7 @@ def cell_config(config: Any, cell: Cell, zoo_path: str) -> Any:
     return own
 
 
-def _validated(config: Any) -> tuple[str, ...]:
+def _chosen(config: Comparison) -> tuple[str, ...]:
     """The names of the chosen methods."""
     names = tuple(config.choose) or tuple(config.methods)
     unknown = [name for name in names if name not in config.methods]
@@ -168,9 +177,6 @@ def _validated(config: Any) -> tuple[str, ...]:
         )
     if not config.seeds:
         raise InputError("config.seeds is empty: give at least one, as (0,)")
-    if config.max_seconds < 0:
-        raise InputError(f"config.max_seconds={config.max_seconds}: not negative")
     if not config.zoo.path and not config.zoo.pretrain.num_teachers:
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")
-    checks.check_zoo(config)
     return names

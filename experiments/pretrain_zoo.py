@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 
 from experiments.harness import metrics, results, stopping
-from experiments.inputs import runs
-from experiments.methods import checks
+from experiments.methods import checks, runs
+from experiments.methods.options import Pretraining
 from experiments.stages import pretrain
 from free_jax.zoo import Zoo
 
@@ -21,12 +21,18 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     Returns:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
-    checks.validate_pretraining(config.pretrain, "pretrain")
+    settings: Pretraining = checks.validate(config)
     with runs.opened(
-        config, workdir, may_change=("log", "checkpoint"), upgrade=checks.upgraded
+        settings, workdir, identity=config, may_change=("log", "checkpoint")
     ) as run:
         try:
-            zoo = pretrain.train_zoo(config, config.pretrain, run)
+            zoo = pretrain.train_zoo(
+                settings.pretrain,
+                run,
+                data=settings.data,
+                dtype=settings.dtype,
+                checkpoint=settings.checkpoint,
+            )
         except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
         return _report(config, workdir, zoo)

@@ -22,7 +22,8 @@ if str(REPOSITORY) not in sys.path:
 
 import jax  # noqa: E402
 
-from experiments.harness import command_line, metrics, results  # noqa: E402
+from experiments.harness import metrics, results  # noqa: E402
+from experiments.inputs import command_line  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
 # Values of config.run; each module has main(config, workdir) -> dict.

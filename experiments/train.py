@@ -7,15 +7,16 @@ import jax
 from experiments import inputs, methods
 from experiments.evaluation import final, report, selection
 from experiments.harness import files, loop, stopping
+from experiments.harness.method import Schedule
 from experiments.harness.run import Run
-from experiments.inputs import networks, runs
-from experiments.methods import checks
-from experiments.stages import adversarial_rounds, teachers
+from experiments.inputs import networks
+from experiments.methods import checks, runs
+from experiments.methods.options import Common
+from experiments.stages import teachers
 from free_jax import baselines
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
-from free_jax.zoo.network import Network
 
 # What may differ between the runs that share a working directory.
 MAY_CHANGE = (
@@ -50,11 +51,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     """
     settings = checks.validate(config)
     with runs.opened(
-        settings,
-        workdir,
-        identity=config,
-        may_change=may_change(settings),
-        upgrade=checks.upgraded,
+        settings.common, workdir, identity=config, may_change=may_change(settings)
     ) as run:
         try:
             return report.finished(run) or _result(settings, run)
@@ -63,32 +60,39 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
 
 
 def _result(config: Any, run: Run) -> dict[str, Any]:
+    common: Common = config.common
+    data, options = common.data, common.eval
     # What the end needs should stop the run before the training, not after it.
-    selection.check(config.eval)
-    final_bank = inputs.evaluation_bank(config, config.eval.split)
+    selection.check(options)
+    largest = max(options.shots) + options.queries
+    final_bank = inputs.evaluation_bank(
+        data, options.split, way=common.way, images_per_class=largest
+    )
     validation = None
-    if config.eval.val_episodes:
-        validation = inputs.evaluation_bank(config, "val")
-    # The network of one output a class, whatever the method itself trains.
-    student = networks.student(config, config.way)
-    _, learner = networks.learners(config, student)
-    with teachers.opened(config, run) as zoo:
-        method = methods.build(config, zoo, run)  # recovers and asks, for some
-        judge = selection.judge(
-            run, method, config.eval, way=config.way, bank=validation
+    if options.val_episodes:
+        validation = inputs.evaluation_bank(
+            data, "val", way=common.way, images_per_class=largest
         )
-        reused = getattr(getattr(config, "recover", None), "reuse", "")
-        spent = adversarial_rounds.seconds_before(reused or run.workdir)
-        schedule = runs.schedule(config, seconds_before=spent)
+    with teachers.opened(
+        common.zoo,
+        run,
+        data=data,
+        way=common.way,
+        dtype=common.dtype,
+        checkpoint=common.checkpoint,
+    ) as zoo:
+        method = methods.build(config, zoo, run)  # recovers and asks, for some
+        judge = selection.judge(run, method, options, way=common.way, bank=validation)
         service = zoo.service if zoo else None
-        outcome = loop.train(run, method, schedule, judge, service)
+        plan = schedule(common, seconds_before=method.meters.seconds_before)
+        outcome = loop.train(run, method, plan, judge, service)
         table = final.measure(
             run,
             method.predictors,
             outcome,
-            setting(config, run, zoo, final_bank, student, method.learner or learner),
-            shots=config.eval.shots,
-            baselines=config.eval.baselines,
+            setting(common, run, zoo, final_bank, method.learner),
+            shots=options.shots,
+            baselines=options.baselines,
         )
         return report.write(
             run,
@@ -96,31 +100,40 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             method,
             outcome,
             table,
-            recovered_in=report.recovery_seconds(reused or run.workdir, method.meters),
             class_names=zoo.class_names if zoo else (),
-            bill=service.report() if service else None,
+            bill=service.bill() if service else None,
         )
 
 
+def schedule(common: Common, seconds_before: float) -> Schedule:
+    """How long the method is trained, and how often it is looked at."""
+    return Schedule(
+        num_steps=common.num_steps,
+        max_seconds=common.max_seconds,
+        log_every_steps=common.log.every_steps,
+        judge_every_steps=common.eval.every_steps,
+        checkpoint_every_steps=common.checkpoint.every_steps,
+        checkpoint_every_secs=common.checkpoint.every_secs,
+        tensorboard=common.log.tensorboard,
+        seconds_before=seconds_before,
+    )
+
+
 def setting(
-    config: Any,
-    run: Run,
-    zoo: Zoo | None,
-    bank: ImageBank,
-    student: Network,
-    learner: MetaLearner,
+    common: Common, run: Run, zoo: Zoo | None, bank: ImageBank, learner: MetaLearner
 ) -> baselines.Setting:
     """What all rows of the final table share."""
     return baselines.make_setting(
         jax.random.key(run.seed),
         run.place(bank),
         zoo,
-        student=student,
+        # The network of one output a class, whatever the method itself trains.
+        student=networks.student(common.student, common.way, common.data, common.dtype),
         learner=learner,
-        way=config.way,
-        queries=config.eval.queries,
-        num_episodes=config.eval.episodes,
-        temperature=config.eval.temperature,
+        way=common.way,
+        queries=common.eval.queries,
+        num_episodes=common.eval.episodes,
+        temperature=common.eval.temperature,
         map_tasks=run.map_tasks,
         place=run.place,
     )
@@ -128,13 +141,14 @@ def setting(
 
 def about(config: Any) -> report.About:
     """What the table and the result say of the run."""
-    options = config.eval
+    common: Common = config.common
+    options = common.eval
     return report.About(
         algorithm=config.algorithm,
         learner=files.to_plain(config.learner),
-        data=config.data.name,
+        data=common.data.name,
         split=options.split,
-        way=config.way,
+        way=common.way,
         shots=options.shots,
         queries=options.queries,
         episodes=options.episodes,

@@ -11,7 +11,7 @@ import pytest
 import toy
 
 from experiments import run, train
-from experiments.harness import command_line
+from experiments.inputs import command_line
 from free_jax import algorithms, augment, zoo
 from free_jax.algorithms import bidf_bilevel
 from free_jax.errors import InputError

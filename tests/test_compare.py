@@ -12,9 +12,10 @@ from PIL import Image
 from experiments import compare, train
 from experiments.data import preset, procedural
 from experiments.evaluation import comparison_report
-from experiments.harness import command_line, loop, stopping
+from experiments.harness import loop, stopping
 from experiments.harness.run import Run
-from experiments.methods import preinverted
+from experiments.inputs import command_line
+from experiments.methods import base, checks, preinverted
 from experiments.stages import recover
 from free_jax import (
     InputError,
@@ -241,26 +242,23 @@ def test_memory_holds_every_teachers_images_by_class(monkeypatch, tmp_path):
     pool = SyntheticImages(images, classes, np.zeros(5, np.int32), np.ones(5, bool))
     monkeypatch.setattr(panel, "recover_zoo", lambda *_, **__: pool)
     argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
-    config = command_line.parse(argv).config
+    config = checks.validate(command_line.parse(argv).config)
+    wanted = base.images_wanted(config.recover, config.common)
     zoo = zoo_of((conv4(4), 1))
     run = Run(str(tmp_path), 0, lambda tree: tree, map_tasks, None)
-    bank = recover.pre_inverted(config, zoo, run)
+    bank = recover.pre_inverted(zoo, run, wanted, way=5, images_per_episode=4)
     assert bank.counts[:3].tolist() == [1, 0, 3] and int(bank.counts.sum()) == 4
     np.testing.assert_array_equal(bank.images[2], images[[0, 2, 4]])
     np.testing.assert_array_equal(bank.images[0, 0], images[1])
 
 
 def test_preinverted_counts_images_of_all_teachers_of_a_class(zoo_path):
-    argv = ["run.py", "--config=experiments/configs/preinverted_cifar_fs.py:smoke"]
-    config = command_line.parse(argv).config
     arch = conv4(4)
     ids = np.asarray([[0, 1, 2, 3, 4], [0, 1, 2, 3, 5]], np.int32)
     variables = toy.random_teachers(arch, 2).variables
     group = ZooGroup(arch, Teachers(variables, jnp.asarray(ids)), np.full(2, np.nan))
     zoo = Zoo((group,), procedural.class_names("train"))
-    config.recover.images_per_class = 4
-    config.replay.queries = 3
-    preinverted._check_classes(config, zoo)
-    config.replay.queries = 4  # four classes have 8 images, two have 4: too few
+    preinverted._check_classes(zoo, images=4, way=5, needed=4)
+    # Four classes have 8 images, two have 4: too few for five.
     with pytest.raises(InputError, match="recovers at most 8"):
-        preinverted._check_classes(config, zoo)
+        preinverted._check_classes(zoo, images=4, way=5, needed=5)

@@ -33,10 +33,11 @@ from faulty_proxy import Proxy, free_port  # noqa: E402
 
 from experiments import run, serve_zoo, train  # noqa: E402
 from experiments.data import preset, procedural  # noqa: E402
-from experiments.harness import command_line, loop, stopping  # noqa: E402
+from experiments.harness import loop, stopping  # noqa: E402
 from experiments.harness.method import Meters, Method, Schedule  # noqa: E402
 from experiments.harness.run import Run  # noqa: E402
-from experiments.inputs import endpoints, runs  # noqa: E402
+from experiments.inputs import command_line, endpoints  # noqa: E402
+from experiments.methods import runs  # noqa: E402
 from free_jax import (  # noqa: E402
     InputError,
     Teachers,
@@ -157,7 +158,7 @@ def test_answers_are_the_teachers_and_repeated_images_cost_nothing(listed, truth
         twice = jnp.concatenate([images[:2], images[:2]])
         assert_same(ask(twice), truth(twice))
         assert hub.queries == 10 * COUNT
-        counts = hub.report()["endpoints"]["teacher001"]
+        counts = hub.bill()["endpoints"]["teacher001"]
         assert counts["answered"] == counts["queries"] == 10
         assert counts["answered_by_ledger"] == 10 + 4
         # One teacher after the other, as in `lax.map`, is the same.
@@ -245,7 +246,7 @@ def test_a_tenth_of_requests_failing_changes_only_the_counts(
         failed = proxy.requests - 30  # 40 images, 4 a request, three endpoints
         assert failed >= 3
         assert hub.queries == 120 + 4 * failed * billed
-        report = hub.report()["endpoints"].values()
+        report = hub.bill()["endpoints"].values()
         assert sum(r["failed_but_billed"] for r in report) == 4 * failed * billed
         assert sum(r["refused_not_billed"] for r in report) == 4 * failed * (not billed)
     assert "warning" not in capsys.readouterr().err
@@ -372,7 +373,7 @@ def test_server_restarted_between_requests(served, zoo, truth, tmp_path, listed)
             assert_same(answers[0], truth(images))
             # Refused connections are not billed; broken ones may have been answered.
             broken = sum(
-                r["failed_but_billed"] for r in hub.report()["endpoints"].values()
+                r["failed_but_billed"] for r in hub.bill()["endpoints"].values()
             )
             assert hub.queries == 12 * COUNT + broken
 
@@ -398,7 +399,7 @@ def test_budgets_are_exact(listed, proxy, truth, total):
         if total:
             assert hub.queries == 17 and hub.spent and not hub.alive().any()
         else:
-            counts = hub.report()["endpoints"]["teacher000"]
+            counts = hub.bill()["endpoints"]["teacher000"]
             assert counts["queries"] == 6 and counts["state"] == "spent"
             assert known[:, 0].sum() == 6 - counts["failed_but_billed"]
             assert known[:, 1:].all() and hub.alive().tolist() == [False, True, True]
@@ -440,7 +441,7 @@ def test_killed_run_asks_nothing_twice(listed, proxy, truth, tmp_path):
         # What was sent is counted, whether or not its answer arrived.
         assert 4 * sent <= before <= 4 * (sent + COUNT * 4)
         under_way = sum(
-            r["failed_but_billed"] for r in hub.report()["endpoints"].values()
+            r["failed_but_billed"] for r in hub.bill()["endpoints"].values()
         )
         assert_same(ask(pictures(40)), truth(pictures(40)))
         assert hub.queries == 40 * COUNT + under_way
@@ -469,7 +470,7 @@ def test_token_is_sent_but_never_written(listed, proxy, tmp_path, monkeypatch, c
     )
     with opened(file) as (_, hub, ask):
         ask(pictures(2))
-        written = json.dumps(hub.report())
+        written = json.dumps(hub.bill())
     assert proxy.tokens == {None, "Bearer s3cret"}
     printed = capsys.readouterr()
     kept = b"".join(f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
@@ -706,10 +707,10 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
             outcome = loop.train(opened_run, made, Schedule(num_steps=9), service=hub)
     # Five steps were answered; the sixth got one answer of two, and is undone.
     assert hub.queries == 11
-    assert outcome.curve[-1]["step"] == 6
+    assert outcome.steps == outcome.curve[-1]["step"] == 5
     assert outcome.curve[-1]["queries"] == 11
     assert np.isfinite(outcome.model) and outcome.model == outcome.state
-    assert (tmp_path / "run" / "checkpoints" / "6").is_dir()
+    assert (tmp_path / "run" / "checkpoints" / "5").is_dir()
 
 
 @pytest.mark.slow

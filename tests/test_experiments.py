@@ -14,7 +14,8 @@ from PIL import Image
 from experiments import inputs, pretrain_zoo, run, train
 from experiments.configs import variants
 from experiments.data import procedural
-from experiments.harness import command_line, loop, stopping
+from experiments.harness import loop, stopping
+from experiments.inputs import command_line
 from experiments.methods import base, free
 from free_jax import (
     Teachers,
@@ -278,7 +279,7 @@ def test_unknown_zoo_section_is_an_input_error():
 def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
     config = variants.make(free.Config)
     config.student.kwargs.width = 4
-    preset = inputs.preset(config)
+    preset = inputs.preset(config.data)
     arch = make_network(
         "conv4",
         num_classes=5,

@@ -16,8 +16,9 @@ import toy
 import free_jax as fj
 from experiments import methods
 from experiments import run as command
-from experiments.harness import command_line, loop
+from experiments.harness import loop
 from experiments.harness.method import Schedule
+from experiments.inputs import command_line
 from experiments.methods import checks
 from free_jax import algorithms, models
 
@@ -117,12 +118,12 @@ def test_a_new_method_trains_by_its_command(walk, tmp_path, capsys):
     line = ["run.py", f"--config={file}:smoke", "--config.student.kwargs.width=2"]
     given = command_line.parse([*line, "--config.walk.rate=0.5"]).config
     config = checks.validate(given)
-    network = methods.base.student(config, config.way)
+    network = methods.base.student(config.common, config.common.way)
     zoo = zoo_of(network)
     run = harness_toy.open_run(tmp_path / "run")
     method = methods.build(config, zoo, run)
-    outcome = loop.train(run, method, Schedule(config.num_steps))
-    assert outcome.steps == config.num_steps == 4
+    outcome = loop.train(run, method, Schedule(config.common.num_steps))
+    assert outcome.steps == config.common.num_steps == 4
     assert set(outcome.model) == {"params"}
     rows = harness_toy.rows(tmp_path / "run")
     assert len(rows) == 4 and rows[-1]["distance"] < rows[0]["distance"]

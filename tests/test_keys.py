@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.harness import checkpointing, command_line, loop, stopping
+from experiments.harness import checkpointing, loop, stopping
 from experiments.harness import workdir as workdir_lib
+from experiments.inputs import command_line, former_keys
 from experiments.run import REPOSITORY
 from free_jax import keys, load_zoo
 from free_jax.errors import InputError
@@ -197,7 +198,9 @@ def test_what_other_keys_would_draw_anew_is_only_read(tmp_path):
     workdir_lib.claim_workdir(folder, mine, may_change=may_change).release()
     other = mine | {"eval": {"episodes": 6}}
     with pytest.raises(InputError, match=r"with panel\.held_out_classes, whose"):
-        workdir_lib.claim_workdir(folder, other, may_change=may_change)
+        workdir_lib.claim_workdir(
+            folder, other, may_change=may_change, redrawn=former_keys.REDRAWN
+        )
 
 
 def test_a_failed_start_of_an_earlier_version_is_free(tmp_path):

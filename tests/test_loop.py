@@ -256,27 +256,60 @@ def test_seconds_add_up_over_interruptions(tmp_path, monkeypatch):
 
 
 def test_a_step_without_answers_is_undone(tmp_path):
+    """It does not count: another one is made, with other numbers, in its place."""
     service = toy.Service(lost={2, 4})
-    outcome = toy.train(tmp_path, service=service, judge=Judge())
-    assert outcome.steps == 6 and int(outcome.state.step) == 4
-    assert [row["step"] for row in toy.rows(tmp_path)] == [1, 2, 3, 4, 5, 6]
-    assert outcome.curve[-1]["queries"] == 60
+    outcome = toy.train(tmp_path / "a", service=service, judge=Judge())
+    assert outcome.steps == int(outcome.state.step) == 6
+    assert [row["step"] for row in toy.rows(tmp_path / "a")] == [1, 2, 3, 4, 5, 6]
+    # Eight steps asked.
+    assert [row["queries"] for row in outcome.curve] == [10, 30, 50, 60, 70, 80]
+    # The same after a stop, which remembers how many were undone.
+    service = toy.Service(lost={2, 4})
+    assert toy.train(tmp_path / "b", 3, service=service, judge=Judge()) == 3
+    again = toy.train(tmp_path / "b", service=toy.Service(), judge=Judge())
+    np.testing.assert_array_equal(again.state.x, outcome.state.x)
+    # Not the state of six steps that were all answered: other keys.
+    whole = toy.train(tmp_path / "c", judge=Judge())
+    assert (np.asarray(whole.state.x) != np.asarray(outcome.state.x)).any()
+
+
+def test_a_run_that_ends_without_an_answer_tells_what_it_asked(tmp_path, capsys):
+    # After the second step nothing is answered, and nobody says why.
+    service = toy.Service(lost=set(range(3, 99)))
+    outcome = toy.train(tmp_path, service=service, judge_every_steps=2)
+    assert outcome.steps == int(outcome.state.step) == 2
+    assert "50 steps in a row found no answers: ending after step 2" in (
+        capsys.readouterr().out
+    )
+    assert [(row["step"], row["queries"]) for row in outcome.curve] == [(2, 520)]
+    assert [row["step"] for row in toy.rows(tmp_path)] == [1, 2]
+    assert newest(tmp_path) == 2
+
+
+def test_what_is_not_trained_is_taken_as_it_is_made(tmp_path, capsys):
+    outcome = toy.train(tmp_path, num_steps=0, judge=Judge())
+    made = toy.method(toy.open_run(tmp_path).map_tasks)
+    state = made.algorithm.init(toy.open_run(tmp_path).key("init"))
+    np.testing.assert_array_equal(outcome.model["params"], state.x)
+    assert (outcome.steps, outcome.meta_updates, outcome.curve) == (0, 0, [])
+    assert not (tmp_path / "metrics.jsonl").exists()
+    assert "compiling" not in capsys.readouterr().out
 
 
 def test_an_exhausted_service_ends_the_run(tmp_path, capsys):
     outcome = toy.train(tmp_path, service=toy.Service(spent_at=4))
-    assert outcome.steps == 4 and int(outcome.state.step) == 3
-    assert "all is spent: ending after step 4" in capsys.readouterr().out
-    assert newest(tmp_path) == 4
+    assert outcome.steps == int(outcome.state.step) == 3
+    assert "all is spent: ending after step 3" in capsys.readouterr().out
+    assert newest(tmp_path) == 3
     # Another call finds nothing more to ask, and ends with what there is.
     spent = toy.Service(spent_at=0)
     again = toy.train(tmp_path, service=spent, judge=Judge(), num_steps=9)
-    assert again.steps == 4
+    assert again.steps == 3
     np.testing.assert_array_equal(again.model["params"], again.state.x)
 
 
 def test_no_answer_at_all_is_an_error(tmp_path):
-    for service in (toy.Service(spent_at=0), toy.Service(lost=set(range(10)))):
+    for service in (toy.Service(spent_at=0), toy.Service(lost=set(range(99)))):
         with pytest.raises(metrics.RunError, match="no step found answers to all"):
             toy.train(tmp_path, service=service)
     assert not (tmp_path / "metrics.jsonl").exists()

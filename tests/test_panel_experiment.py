@@ -13,9 +13,10 @@ from PIL import Image
 
 from experiments import inputs, run, train
 from experiments.data import preset, procedural
-from experiments.harness import chunks, command_line, loop, stopping
+from experiments.harness import chunks, loop, stopping
 from experiments.harness.run import Run
-from experiments.inputs import corrupt
+from experiments.inputs import command_line, corrupt
+from experiments.methods import base, checks
 from experiments.stages import recover, reuse
 from free_jax import (
     Teachers,
@@ -85,6 +86,29 @@ def zoo_path(tmp_path_factory):
 def parse(zoo_path, *extra):
     argv = ["run.py", f"--config={CONFIG}", *SMALL, f"--config.zoo.path={zoo_path}"]
     return command_line.parse([*argv, *extra]).config
+
+
+def wanted(config):
+    """The images that a config asks for."""
+    found = checks.validate(config)
+    return base.images_wanted(found.recover, found.common)
+
+
+def recipe(config):
+    return reuse.recipe(wanted(config), config.seed)
+
+
+def pre_inverted(config, zoo, run):
+    found = checks.validate(config)
+    return recover.pre_inverted(
+        zoo,
+        run,
+        wanted(config),
+        reuse_of=found.recover.reuse,
+        labels=found.labels,
+        way=found.common.way,
+        images_per_episode=found.replay.shots + found.replay.queries,
+    )
 
 
 def run_in(folder):
@@ -301,11 +325,13 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         "--config.panel.teachers=1",
     )
     zoo = load_zoo(zoo_path)
-    pool, answers = reuse.reuse(config, str(earlier), zoo, np.asarray([0, 3]))
+    pool, answers = reuse.reuse(str(earlier), zoo, np.asarray([0, 3]), wanted(config))
     assert pool.images.shape == (5 * 5 + 5, 32, 32, 3)
     assert answers.columns.tolist() == [0, 5, 10]
     logits = answers.logits.reshape(30, 2, 5)
-    everything, answers = reuse.reuse(parse(zoo_path), str(earlier), zoo, np.arange(5))
+    everything, answers = reuse.reuse(
+        str(earlier), zoo, np.arange(5), wanted(parse(zoo_path))
+    )
     answers = answers.logits.reshape(-1, 5, 5)
     for i in (0, 7, 29):
         same = (everything.images == pool.images[i]).all((1, 2, 3))
@@ -314,7 +340,7 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         mine = pool.classes[pool.owners == owner]
         assert len(set(mine.tolist())) == 5
     with pytest.raises(run.InputError, match="give the workdir of a panel run"):
-        reuse.reuse(config, str(tmp_path / "nothing"), zoo, np.arange(5))
+        reuse.reuse(str(tmp_path / "nothing"), zoo, np.arange(5), wanted(config))
 
 
 def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
@@ -327,10 +353,10 @@ def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
 
     def bank_of(*extra):
         config = command_line.parse([*argv, *extra]).config
-        return recover.pre_inverted(config, zoo, run_in(tmp_path))
+        return pre_inverted(config, zoo, run_in(tmp_path))
 
     pool, answers = reuse.reuse(
-        command_line.parse(argv).config, str(earlier), zoo, np.arange(5)
+        str(earlier), zoo, np.arange(5), wanted(command_line.parse(argv).config)
     )
     logits = answers.logits.reshape(-1, 5, 5)
     owned = np.bincount(pool.classes, minlength=zoo.num_classes)
@@ -352,7 +378,7 @@ def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(
 
     # Without an earlier run the same images are asked about anew.
     monkeypatch.setattr(panel, "recover_zoo", lambda *_, **__: pool)
-    anew = recover.pre_inverted(
+    anew = pre_inverted(
         command_line.parse([*argv[:2], "--config.replay.labels=panel", fewest]).config,
         zoo,
         run_in(tmp_path),
@@ -403,15 +429,15 @@ def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
     ]:
         config = parse(zoo_path, f"--config.recover.{override}")
         with pytest.raises(run.InputError, match=message):
-            reuse.reuse(config, earlier, zoo, np.arange(5))
+            reuse.reuse(earlier, zoo, np.arange(5), wanted(config))
     broken = corrupt.sabotage(zoo, 0.5, seed=0)
     for other in (broken, subset(zoo, 1)):
         with pytest.raises(run.InputError, match="come from other teachers"):
-            reuse.reuse(parse(zoo_path), earlier, other, np.arange(2))
+            reuse.reuse(earlier, other, np.arange(2), wanted(parse(zoo_path)))
     with pytest.raises(run.InputError, match="asked 5 teachers, fewer"):
-        reuse.reuse(parse(zoo_path), earlier, zoo, np.arange(6))
+        reuse.reuse(earlier, zoo, np.arange(6), wanted(parse(zoo_path)))
     with pytest.raises(run.InputError, match="the zoo has changed since"):
-        reuse.sign(earlier, broken, np.arange(5), parse(zoo_path))
+        reuse.sign(earlier, broken, np.arange(5), recipe(parse(zoo_path)))
     # The same teachers, computing in another type: within rounding.
     rounded = inputs.computing_in(zoo, "bfloat16")
     assert reuse.fingerprint(rounded) == reuse.fingerprint(zoo)
@@ -432,8 +458,8 @@ def test_answers_of_part_of_a_zoo_are_used_again_by_those_who_gave_them(
         arrays["logits"] = arrays["logits"][:, outputs]
         np.savez(file, **(arrays | {"columns": panel.equal_columns(2, 5)}))
     (tmp_path / "few" / "recovered" / reuse.SIGNATURE_FILE).unlink()
-    reuse.sign(folder, zoo, few, parse(zoo_path))
-    images, answers = reuse.reuse(parse(zoo_path), folder, zoo, few)
+    reuse.sign(folder, zoo, few, recipe(parse(zoo_path)))
+    images, answers = reuse.reuse(folder, zoo, few, wanted(parse(zoo_path)))
     np.testing.assert_array_equal(images.images, whole[0].images)
     np.testing.assert_array_equal(
         answers.logits, panel.answers_of(whole[1], few).logits
@@ -441,7 +467,7 @@ def test_answers_of_part_of_a_zoo_are_used_again_by_those_who_gave_them(
     # As many others: the number of columns alone does not tell.
     for others in ([0, 4], [1, 3], [0]):
         with pytest.raises(run.InputError, match="asked 2 teachers of the zoo, not"):
-            reuse.reuse(parse(zoo_path), folder, zoo, np.asarray(others))
+            reuse.reuse(folder, zoo, np.asarray(others), wanted(parse(zoo_path)))
 
 
 def test_sabotage_breaks_the_share_it_is_told(zoo_path):
@@ -519,15 +545,15 @@ def test_a_pool_that_is_used_again_tells_how_it_was_made(
         if config is not None:
             (tmp_path / "config.json").write_text(json.dumps({"recover": config}))
         mine = parse(zoo_path, f"--config.recover.start={this}")
-        pool, _ = reuse.reuse(mine, str(tmp_path), zoo, np.arange(5))
+        pool, _ = reuse.reuse(str(tmp_path), zoo, np.arange(5), wanted(mine))
         assert pool.natural[pool.owners < 0].all()
         (found,) = set(pool.natural[pool.owners >= 0].tolist())
         return found
 
     assert natural(signed["recipe"], this="noise")
-    assert not natural(reuse.recipe(parse(zoo_path, "--config.recover.start=noise")))
+    assert not natural(recipe(parse(zoo_path, "--config.recover.start=noise")))
     for backend in ("generator", "five"):
-        made = reuse.recipe(parse(zoo_path, f"--config.recover.backend={backend}"))
+        made = recipe(parse(zoo_path, f"--config.recover.backend={backend}"))
         assert made["source"] == "generator" and not natural(made)
     assert "does not say" not in capsys.readouterr().out
     assert not natural()

@@ -15,7 +15,7 @@ import toy
 
 from experiments import train
 from experiments.data import procedural
-from experiments.harness import command_line
+from experiments.inputs import command_line
 from free_jax import algorithms, augment, inversion, objectives, parallel, zoo
 from free_jax.algorithms import purer_curriculum
 from free_jax.algorithms.purer import as_bank, hardness, judge_block
@@ -456,13 +456,37 @@ def test_bad_config_is_an_input_error(tmp_path, override, message):
     found = toy.random_teachers(toy.TINY, 2)
     pool = toy_zoo(np.asarray(found.class_ids), [0.5, 0.5])
     with pytest.raises(InputError, match=message):
+        methods.build(
+            checks.validate(config), pool, SimpleNamespace(map_tasks=parallel.map_tasks)
+        )
+
+
+@pytest.mark.parametrize(
+    "ignored",
+    [
+        "num_steps=2",
+        "decay=cosine",
+        "keep=best",
+        "meta_gradient=reptile",
+        "source=generator",
+        "generator.width=8",
+    ],
+)
+def test_what_the_inversion_would_ignore_is_refused(ignored):
+    from experiments.methods import checks
+
+    key = ignored.partition("=")[0].partition(".")[0]
+    with pytest.raises(InputError, match=rf"config\.inversion\.{key}=.*PURER"):
+        checks.validate(parse(f"--config.inversion.{ignored}"))
+    config = parse()
+    config.inversion.estimator = inversion.Estimator()._asdict()
+    with pytest.raises(InputError, match=r"estimator=.*PURER"):
         checks.validate(config)
-        methods.build(config, pool, SimpleNamespace(map_tasks=parallel.map_tasks))
 
 
 def test_variants_name_pool_and_learner():
     config = parse(variant="reference,pool=disjoint13,learner=anil")
-    assert config.zoo.disjoint == config.recover.teachers_per_step == 13
+    assert config.recover.disjoint == config.recover.teachers_per_step == 13
     assert config.learner.kind == "anil" and config.init == "average"
     assert parse(variant="reference").recover.label_order == "sorted"
     with pytest.raises(InputError, match="disjointN"):

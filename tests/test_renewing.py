@@ -9,7 +9,9 @@ import pytest
 import toy
 
 from experiments import run, train
-from experiments.harness import chunks, command_line, loop, stopping
+from experiments.harness import chunks, loop, stopping
+from experiments.inputs import command_line
+from experiments.methods import base, checks
 from experiments.stages import adversarial_rounds, recover, reuse
 from free_jax import (
     Teachers,
@@ -74,6 +76,12 @@ def config_of(zoo_path, *extra):
     return command_line.parse([*ARGV, f"--config.zoo.path={zoo_path}", *extra]).config
 
 
+def wanted(config):
+    """The images that a config asks for."""
+    found = checks.validate(config)
+    return base.images_wanted(found.recover, found.common)
+
+
 @pytest.fixture(scope="module")
 def earlier(zoo_path, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("earlier")
@@ -115,7 +123,7 @@ def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
 
 def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
-    rival = adversarial_rounds.rival(config, zoo)
+    rival = adversarial_rounds.rival(config.recover.against, zoo)
     model, variables, _ = load_model(earlier[0] / "model.npz")
     images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
     together = model.apply(variables, images).reshape(2, 3, 5)
@@ -194,14 +202,14 @@ def test_new_images_join_those_of_the_earlier_runs(
         str(tmp_path / "first"),
     ]
     config = config_of(zoo_path, f"--config.recover.renew={tmp_path / 'first'}")
-    assert adversarial_rounds.rival(config, zoo).number == 2
-    pool, found = adversarial_rounds.kept(config, zoo, np.arange(3))
+    assert adversarial_rounds.rival(config.recover.against, zoo).number == 2
+    pool, found = adversarial_rounds.kept(config.recover.against, zoo, np.arange(3))
     np.testing.assert_array_equal(pool.images, first.images)
     logits = found.logits
     np.testing.assert_array_equal(logits, np.reshape(first.logits, logits.shape))
     # So does a run that uses them again, as far as it asks for them.
     config = config_of(zoo_path, "--config.recover.images_per_class=4")
-    _, answers = reuse.reuse(config, str(tmp_path / "first"), zoo, np.arange(3))
+    _, answers = reuse.reuse(str(tmp_path / "first"), zoo, np.arange(3), wanted(config))
     sums = [np.sort(x.sum(1)) for x in (answers.logits, logits)]
     np.testing.assert_allclose(*sums, rtol=1e-5)
 
@@ -210,7 +218,8 @@ def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
     workdir = str(tmp_path / "renewed")
     assert adversarial_rounds.seconds_before(workdir) == 0
-    reuse.sign(workdir, zoo, np.arange(3), config, renewed=str(earlier[0]))
+    made = reuse.recipe(wanted(config), config.seed)
+    reuse.sign(workdir, zoo, np.arange(3), made, renewed=str(earlier[0]))
     assert adversarial_rounds.seconds_before(workdir) == earlier[1]["seconds"] > 0
     # Recovery and answers of this run, by hand, and of one that uses them again.
     for stage, spent in [("recovered", 3.0), ("described", 4.0)]:

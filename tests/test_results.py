@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import toy
 
-from experiments.evaluation import final
+from experiments.evaluation import final, former_rows
 from experiments.harness import results, stopping
 from experiments.harness.method import Outcome
 from experiments.harness.run import Run
@@ -34,8 +34,8 @@ FORMER = {
 
 def test_a_result_of_format_1_is_read_with_the_names_of_today(tmp_path):
     (tmp_path / "result.json").write_text(json.dumps(FORMER))
-    found = results.read_result(tmp_path)
-    assert found == results.read_result(tmp_path / "result.json")
+    found = former_rows.read_result(tmp_path)
+    assert found == former_rows.read_result(tmp_path / "result.json")
     assert found["format"] == 2 and "schema_version" not in found
     assert found["algorithm"] == "baselines" and found["seconds"] == 3.0
     assert list(found["results"]) == [
@@ -50,20 +50,20 @@ def test_a_result_of_format_1_is_read_with_the_names_of_today(tmp_path):
 def test_rows_of_a_comparison_are_renamed_behind_their_cell(tmp_path):
     rows = [{"method": "panel: panel distilled, ridge / rounds", "seeds": [0]}]
     (tmp_path / "result.json").write_text(json.dumps({"rows": rows}))
-    (row,) = results.read_result(tmp_path)["rows"]
+    (row,) = former_rows.read_result(tmp_path)["rows"]
     assert row["method"] == "panel: panel distilled, ridge / soft k-means"
 
 
 def test_what_is_written_is_read_again(tmp_path):
     written = results.write_result(tmp_path, {"results": {"x": CELL}}, {"a": 1})
-    assert written["format"] == 2 and results.read_result(tmp_path) == written
+    assert written["format"] == 2 and former_rows.read_result(tmp_path) == written
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"format": 3}'])
 def test_what_is_no_result_is_refused(tmp_path, text):
     (tmp_path / "result.json").write_text(text)
     with pytest.raises(ValueError):
-        results.read_result(tmp_path)
+        former_rows.read_result(tmp_path)
 
 
 def run_of(folder, stop):

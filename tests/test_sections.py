@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.harness import command_line, files, former_keys, sections
+from experiments.harness import files, sections
 from experiments.harness import workdir as workdir_lib
+from experiments.inputs import command_line, former_keys
 from experiments.methods import ALGORITHMS, checks
 from experiments.methods.options import Comparison, Pretraining
 from free_jax.errors import InputError
@@ -136,6 +137,43 @@ def test_records_say_what_they_hold():
     assert rows["shots"].allowed == "at least 1, not empty"
 
 
+class Shared(NamedTuple):
+    """Of several sections.
+
+    Attributes:
+      seed: of everything.
+      made: by the program alone.
+      inner: a section.
+    """
+
+    seed: int = 0
+    made: int = 7
+    inner: Annotated[Inner, sections.Without(("other",))] = Inner()
+
+
+class Whole(NamedTuple):
+    """Its keys are those of `Shared` and its own."""
+
+    shared: Annotated[Shared, sections.Flat(), sections.Without(("made",))] = Shared(3)
+    own: int = 1
+
+
+def test_keys_of_a_shared_record_stand_beside_others():
+    values = sections.defaults(Whole)
+    assert values.keys() == {"seed", "inner", "own"} and values["seed"] == 3
+    assert values == sections.plain(Whole()) and "other" not in values["inner"]
+    # What is not given keeps the value that this config gives the shared record.
+    assert sections.read(Whole, {"own": 2}) == Whole(Shared(3), 2)
+    # Fields that are no keys keep theirs, at every depth.
+    built = Whole(Shared(1, 2, Inner(other=0.25)), 3)
+    assert sections.read(Whole, built) == built
+    for wrong in ({"made": 1}, {"shared": {}}, {"inner": {"other": 0.1}}):
+        with pytest.raises(InputError, match="no such key"):
+            sections.read(Whole, wrong)
+    rows = [row.key for row in sections.document(Whole)]
+    assert rows == ["seed", "inner.rate", "inner.share", "own"]
+
+
 # ---- former names ------------------------------------------------------------------
 
 
@@ -164,7 +202,7 @@ OVERRIDES = [
         "recover.backend=five",
         {
             "recover.inversion.source": "generator",
-            "recover.meta_steps": 60,
+            "recover.meta_training.num_steps": 60,
             "recover.inversion.decay": "none",
             "recover.inversion.init": "noise",
         },
@@ -240,7 +278,7 @@ def test_every_former_key_leads_to_a_key_of_today():
     sectioned = {".".join(key.split(".")[:i]) for key in known for i in range(1, 6)}
     for key, today in former_keys.KEYS.items():
         assert today in known | sectioned, key
-        assert former_keys.key_today(today) == today
+        assert former_keys.NAMES.key_today(today) == today
 
 
 def test_today_is_said_without_a_line(capsys):
@@ -312,7 +350,7 @@ def test_an_earlier_config_reads_as_todays():
     assert found == checks.upgraded(found)
     assert found["recover.inversion.init"] == "dead_leaves"
     assert found["recover.inversion.decay"] == "cosine"
-    assert found["recover.meta_steps"] == 0  # Nothing was meta-trained.
+    assert found["recover.meta_training.num_steps"] == 0  # Nothing was meta-trained.
     assert found["recover.dead_leaves"] == 10 and "recover.scenes" not in found
     assert found["recover.inversion.objective.crop_padding"] == 4  # Its own default.
     assert found["eval.baselines"] == ["random"]
@@ -327,7 +365,28 @@ def test_an_earlier_generator_reads_as_todays(backend):
     found = checks.upgraded(flat(FORMER | {"recover": recover}))
     assert found["recover.inversion.source"] == "generator"
     assert found["recover.inversion.decay"] == "none"
-    assert found["recover.meta_steps"] == (60 if backend == "five" else 0)
+    assert found["recover.meta_training.num_steps"] == (60 if backend == "five" else 0)
+
+
+def test_baselines_had_a_step_that_did_nothing():
+    config = flat(parse("baselines_cifar_fs.py"))
+    assert "num_steps" not in config
+    assert checks.upgraded(config | {"num_steps": 1}) == config
+    former = config | {"num_steps": 1, "algorithm": "yardsticks"}
+    assert checks.upgraded(former) == config
+
+
+def test_names_may_change_more_than_once(tmp_path):
+    configs = [{"c": 1}, {"b": 1}, {"a": 1}]  # Oldest first.
+    files.write_json(tmp_path / "config.json", configs[0])
+    files.write_json(tmp_path / "format.json", {"keys": workdir_lib.KEYS})
+    (tmp_path / "result.json").write_text("{}")
+    for config, key in zip(configs[1:], "ba", strict=True):
+        workdir_lib.claim_workdir(
+            tmp_path, config, upgrade=lambda flat, key=key: {key: 1}
+        ).release()
+    known = workdir_lib.hashes(tmp_path, configs[-1])
+    assert known == tuple(files.config_hash(x) for x in reversed(configs))
 
 
 def test_an_earlier_run_is_recognised(tmp_path):
@@ -335,7 +394,7 @@ def test_an_earlier_run_is_recognised(tmp_path):
     today = {"seed": 0, "eval": {"baselines": ["random"], "split": "test"}, "new": 1}
 
     def upgrade(flat_config):
-        return former_keys.upgraded(flat_config, {"new": 1})
+        return former_keys.NAMES.upgraded(flat_config, {"new": 1})
 
     files.write_json(tmp_path / "config.json", former)
     files.write_json(tmp_path / "format.json", {"keys": workdir_lib.KEYS})

@@ -5,6 +5,9 @@ Which room may import which is a contract of import-linter (`make lint`).
 
 import ast
 import pathlib
+import re
+
+import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 MOST_FLOORS = 7
@@ -77,6 +80,36 @@ def test_the_library_has_no_circle():
     assert floor("errors", below) == 1
     for room in below:
         floor(room, below)
+
+
+def arguments(package):
+    """Qualified name of every function, its parameters and their annotations."""
+    for module, file in modules(package).items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+                every = node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+                for given in every:
+                    kind = ast.unparse(given.annotation) if given.annotation else ""
+                    yield f"{module}.{node.name}", given.arg, kind
+
+
+@pytest.mark.parametrize("room", ["stages", "inputs", "evaluation"])
+def test_configs_stop_at_the_methods(room):
+    """Below, a function takes the records it needs, and says which."""
+    for function, name, kind in arguments(f"experiments.{room}".replace(".", "/")):
+        assert name not in ("config", "settings"), function
+        if name in ("options", "section", "wanted", "recipe", "zoo", "data"):
+            assert kind not in ("", "Any"), f"{function}({name})"
+    files = modules(f"experiments/{room}").values()
+    assert not [file for file in files if "experiments.methods" in file.read_text()]
+
+
+def test_the_harness_speaks_of_no_science():
+    words = r"teacher|zoo|panel|distil|inversion|dead.leaves|student|sabotage|yardstick"
+    for file in modules("experiments/harness").values():
+        for number, line in enumerate(file.read_text().splitlines(), 1):
+            found = re.search(words, line, re.IGNORECASE)
+            assert not found, f"{file.name}:{number}: {line.strip()}"
 
 
 def functions(package):

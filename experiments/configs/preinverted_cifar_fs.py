@@ -24,17 +24,20 @@ import ml_collections
 from experiments.configs import panel_cifar_fs
 from experiments.configs.variants import SMOKE, make, parse_variant
 from experiments.methods import free, preinverted
-from experiments.stages.options import PIXELS
+from free_jax.panel.options import PIXELS
 
 # Recovery by FIVE in place of pixels, as `free.Config` has it.
 FIVE: dict[str, Any] = {
-    "recover.meta_steps": 60,
+    "recover.meta_training.num_steps": 60,
     "recover.inversion": free.FIVE._replace(
         generator=free.FIVE.generator._replace(width=PIXELS.generator.width)
     ),
 }
 # FREE's objective and generator, without what meta-training brought.
-GENERATOR = FIVE | {"recover.meta_steps": 0, "recover.inversion.num_steps": 200}
+GENERATOR = FIVE | {
+    "recover.meta_training.num_steps": 0,
+    "recover.inversion.num_steps": 200,
+}
 
 # With many teachers a class every class still has images of several.
 CPU: dict[str, Any] = {
@@ -65,6 +68,6 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         CPU if chosen.cpu else {},
         {"recover.inversion.num_steps": 25} if chosen.cpu and not by_generator else {},
         SMALL if chosen.smoke else {},
-        {"recover.meta_steps": 3} if chosen.smoke and meta_trained else {},
+        {"recover.meta_training.num_steps": 3} if chosen.smoke and meta_trained else {},
         seed=chosen.seed,
     )

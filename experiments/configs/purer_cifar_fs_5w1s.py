@@ -95,7 +95,7 @@ def from_variant(variant: str, shots: int) -> ml_collections.ConfigDict:
             "eval.shots": (shots,),
             "learner.kind": chosen.learner,
             "init": chosen.start,
-            "zoo.disjoint": disjoint,
+            "recover.disjoint": disjoint,
         },
         {"recover.teachers_per_step": disjoint} if disjoint else {},
         released if chosen.reference else {},

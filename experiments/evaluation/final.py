@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from experiments.harness import files, hosts, results, stopping, workdir
+from experiments.evaluation import former_rows
+from experiments.harness import files, hosts, stopping, workdir
 from experiments.harness.method import Outcome
 from experiments.harness.run import Run
 from free_jax.baselines import BASELINES, NotApplicable, Scores, Setting, evaluate
@@ -117,7 +118,7 @@ class _Store:
         stored: dict[str, Any] = hosts.agreed(_stored(file, hashes)) or {}
         known = stored.get("results", {})
         self.results: dict[str, dict[str, Any]] = {
-            results.row_name(name): cells for name, cells in known.items()
+            former_rows.row_name(name): cells for name, cells in known.items()
         }
         self.seconds: float = stored.get("seconds", 0.0)
 

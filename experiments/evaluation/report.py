@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments.evaluation import final
+from experiments.evaluation import final, former_rows
 from experiments.harness import (
     files,
     hosts,
@@ -17,7 +17,6 @@ from experiments.harness import (
 )
 from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
-from experiments.stages import reuse
 from free_jax import model_io
 from free_jax.types import ImageBank
 
@@ -66,23 +65,16 @@ def _stored(run: Run) -> dict[str, Any] | None:
     file = run.path(results.RESULT_FILE)
     if not hosts.is_writer() or not file.exists():
         return None
-    record = results.read_result(file)
+    record = former_rows.read_result(file)
     same = record.get("config_hash") in workdir.hashes(run.workdir, run.identity)
     return record if same else None
 
 
-def recovery_seconds(folder: str, meters: Meters) -> float | None:
-    """Time that recovering images took; None where it is part of training's steps.
-
-    Args:
-      folder: run directory that keeps what was recovered before the first step, if
-        anything was: of this run or of the one whose images it uses.
-      meters: of the method.
-    """
-    spent = sum(map(reuse.seconds_recovering, reuse.lineage(folder)))
-    if spent and meters.images_before:
-        return spent
-    return None if meters.images_per_step or meters.images_before else 0.0
+def recovery_seconds(meters: Meters) -> float | None:
+    """Time that recovering images took; None where it is part of training's steps."""
+    if meters.images_per_step or meters.images_before:
+        return meters.making_images
+    return meters.making_images or 0.0
 
 
 def write(
@@ -92,7 +84,6 @@ def write(
     outcome: Outcome,
     table: final.Table,
     *,
-    recovered_in: float | None,
     class_names: Sequence[str] = (),
     bill: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -104,7 +95,6 @@ def write(
       method: what was trained.
       outcome: of the training.
       table: all cells.
-      recovered_in: see `recovery_seconds`.
       class_names: of recovered images.
       bill: what a service charged, counts ready for JSON; None without one.
 
@@ -149,7 +139,7 @@ def write(
             "steps": outcome.steps,
             "meta_updates": outcome.meta_updates,
             "seconds": outcome.seconds,
-            "recovery_seconds": recovered_in,
+            "recovery_seconds": recovery_seconds(method.meters),
             "evaluation_seconds": table.seconds,
             "images_recovered": method.meters.images_before
             + outcome.steps * method.meters.images_per_step,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from experiments.evaluation.options import EvalOptions
 from experiments.harness.method import Judge, Method
 from experiments.harness.run import Run
 from free_jax.errors import InputError
@@ -10,7 +11,7 @@ from free_jax.fewshot import evaluation
 from free_jax.types import ImageBank
 
 
-def rule(options: Any, method: Method) -> str | None:
+def rule(options: EvalOptions, method: Method) -> str | None:
     """The metric whose maximum selects the model; None for the last one.
 
     Args:
@@ -34,7 +35,7 @@ def rule(options: Any, method: Method) -> str | None:
     }[options.select]
 
 
-def check(options: Any) -> None:
+def check(options: EvalOptions) -> None:
     """Refuses keys of section ``eval`` that contradict each other.
 
     Raises:
@@ -52,7 +53,7 @@ def check(options: Any) -> None:
 
 
 def judge(
-    run: Run, method: Method, options: Any, *, way: int, bank: ImageBank | None
+    run: Run, method: Method, options: EvalOptions, *, way: int, bank: ImageBank | None
 ) -> Judge:
     """Scores on validation classes and, where asked for, on recovered images.
 

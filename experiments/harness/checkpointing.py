@@ -13,13 +13,14 @@ import pathlib
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
-from experiments.harness import files, former_keys, hosts
+from experiments.harness import files, hosts
 from experiments.harness.workdir import differences
 from free_jax.errors import InputError
 from free_jax.types import PyTree
@@ -41,6 +42,7 @@ class Checkpoints:
         *,
         config: Any = None,
         may_change: tuple[str, ...] = (),
+        upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
         keep: int = 2,
         save_every_steps: int | None = None,
         save_every_secs: float | None = None,
@@ -51,6 +53,7 @@ class Checkpoints:
           workdir: the run's working directory.
           config: kept with each checkpoint, and compared before a restore.
           may_change: its keys that may differ, as in `claim_workdir`.
+          upgrade: the flat config of an earlier version's run as it reads today.
           keep: how many checkpoints to keep; at least 2, so that one may be damaged.
           save_every_steps: `due` at multiples of this.
           save_every_secs: `due` when the last save is this long ago, by the clock of
@@ -70,6 +73,7 @@ class Checkpoints:
         self._ask_at = 0
         self._config = {} if config is None else files.flatten(config)
         self._may_change = may_change
+        self._upgrade = upgrade
         self._step: int | None = None
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -195,8 +199,7 @@ class Checkpoints:
         args = ocp.args
         composite = args.Composite(extra=args.JsonRestore())
         record = self._manager.restore(step, args=composite)["extra"]
-        # Keys that are new since were compared when the directory was claimed.
-        before = former_keys.upgraded(record.get("config", {}), self._config)
+        before = self._upgrade(record.get("config", {}))
         found = [
             differences({"format": record.get("format")}, {"format": FORMAT}),
             differences(before, self._config, self._may_change) if before else "",

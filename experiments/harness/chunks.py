@@ -39,7 +39,7 @@ def finished(workdir: epath.PathLike, stage: str) -> list[epath.Path]:
     """The files of a stage, in order."""
     folder = epath.Path(workdir) / stage
     files = folder.glob("[a-z]*.npz") if folder.exists() else ()
-    # Numbers by value: the eleventh group of teachers comes after the second.
+    # Numbers by value: the eleventh group comes after the second.
     return sorted(files, key=lambda file: _DIGITS.sub(_padded, file.name))
 
 

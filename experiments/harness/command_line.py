@@ -12,7 +12,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.harness import files, former_keys, sections
+from experiments.harness import files, sections
+from experiments.harness.former import Names
 from free_jax.errors import InputError
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -31,13 +32,21 @@ class Command(NamedTuple):
     process_id: int
 
 
-def parse(argv: Sequence[str]) -> Command:
-    """Parses ``[program, --config=FILE.py[:VARIANT], --config.key=value, ...]``."""
+def parse(argv: Sequence[str], names: Names = Names()) -> Command:
+    """Parses ``[program, --config=FILE.py[:VARIANT], --config.key=value, ...]``.
+
+    Args:
+      argv: the command line.
+      names: former ones of keys and values, which are accepted.
+
+    Raises:
+      InputError: anything wrong with it.
+    """
     argv, spec = _take_config(list(argv))
     file, _, variant = spec.partition(":")
     config = load_config(file, variant)
-    argv = _of_today(argv, config)
-    _check_overrides(argv, config)
+    argv = _of_today(argv, config, names)
+    _check_overrides(argv, config, names)
     values = define_flags(argv, config)
     try:
         rest = values(argv)[1:]
@@ -171,7 +180,7 @@ def _known_keys(config: Any) -> tuple[set[str], set[str]]:
     return known, found
 
 
-def _of_today(argv: Sequence[str], config: Any) -> list[str]:
+def _of_today(argv: Sequence[str], config: Any, names: Names) -> list[str]:
     """The arguments with former names of keys and values replaced, each with a line."""
     known, groups = _known_keys(config)
     found: list[str] = []
@@ -182,14 +191,14 @@ def _of_today(argv: Sequence[str], config: Any) -> list[str]:
             found.append(arg)
             continue
         key, dashes = match[1], arg[: match.start(1)]
-        if key in former_keys.GONE:
+        if key in names.gone:
             print(f"{arg} has no effect any more", flush=True)
             continue
         value = arg[match.end() + 1 :]
-        today = former_keys.override_today(key, value)
-        name = former_keys.key_today(key)
+        today = names.override_today(key, value)
+        name = names.key_today(key)
         if key in known | groups or name not in known | groups:
-            today = {key: former_keys.override_today(name, value).get(name, value)}
+            today = {key: names.override_today(name, value).get(name, value)}
         new = {
             k: f"{dashes}{k}{'=' if '=' in arg else ''}{v}"
             for k, v in today.items()
@@ -202,12 +211,12 @@ def _of_today(argv: Sequence[str], config: Any) -> list[str]:
     return [*found[:1], *implied, *found[1:]]
 
 
-def _check_overrides(argv: Sequence[str], config: Any) -> None:
+def _check_overrides(argv: Sequence[str], config: Any, names: Names) -> None:
     """Names a misspelt key and its likely correction, if it had another name too."""
     known, groups = _known_keys(config)
     former = {
         key: today
-        for key, today in former_keys.KEYS.items()
+        for key, today in names.keys.items()
         if today in known | groups and key not in known | groups
     }
     for arg in argv:
@@ -217,7 +226,7 @@ def _check_overrides(argv: Sequence[str], config: Any) -> None:
         key = re.sub(r"\[\d+\]$", "", match[1])
         if key in known | groups or _inside_leaf(key, known):
             continue
-        today = former_keys.key_today(key)
+        today = names.key_today(key)
         hint = sections.did_you_mean(today, known | groups, former)
         raise InputError(f"--config.{match[1]}: the config has no such key; {hint}")
 

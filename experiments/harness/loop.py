@@ -30,7 +30,7 @@ def train(
       schedule: how long, and how often it is looked at.
       judge: scores the model along the way and says which score selects.
       service: what steps ask outside of this process, if they do.  A step whose queries
-        found no answer is undone.
+        found no answer is undone and does not count: another is made in its place.
 
     Returns:
       The selected model and the history of the training.
@@ -53,28 +53,26 @@ def train(
 
 def _make_steps(training: "_Training") -> None:
     schedule = training.schedule
-    start = training.restore()
+    # A method without training is evaluated as it is made.
+    start = training.restore() if schedule.num_steps else 0
     training.announce()
-    if start == 0:
+    if start == 0 and schedule.num_steps:
         print("compiling the first step (cached afterwards) ...", flush=True)
     training.start_clock()
     end = start if training.time_is_over() else schedule.num_steps
-    if start and end == start:  # Nothing is left to do; the model is where it stopped.
+    if end == start:  # Nothing is left to do; the model is where it stopped.
         training.select_last()
-    for number in range(start, end):
-        done = number + 1
-        training.step(number)
-        if training.info is None:
-            if training.ending and start:  # It ended by its budget, or nearly so.
-                training.select_last()
+    while training.done < end:
+        if not training.step():
+            if training.ending:
+                training.end_without_answer()
                 break
-            if training.ending or done == schedule.num_steps:
-                raise metrics.RunError(
-                    "no step found answers to all of its queries; raise the budget, or "
-                    "ask less a step"
-                )
+            if training.run.stop.reached(training.done):
+                if training.done:
+                    training.save(training.done)
+                raise stopping.Stopped(training.done)
             continue
-        training.done = done
+        done = training.done
         last = bool(training.ending) or done == schedule.num_steps
         stop_here = training.run.stop.reached(done) and not last
         judged = last or done % schedule.judge_every_steps == 0
@@ -97,6 +95,11 @@ def _make_steps(training: "_Training") -> None:
         if training.ending:
             print(f"{training.ending}: ending after step {done}", flush=True)
             break
+
+
+# So many steps in a row without an answer end a run: there is something that the
+# service does not know of.
+MOST_UNDONE = 50
 
 
 class _Training:
@@ -129,6 +132,7 @@ class _Training:
             run.workdir,
             config=run.identity,
             may_change=run.may_change,
+            upgrade=run.upgrade,
             save_every_steps=schedule.checkpoint_every_steps or None,
             save_every_secs=schedule.checkpoint_every_secs or None,
         )
@@ -141,7 +145,7 @@ class _Training:
             "best": None,
         }
         self.limit = schedule.max_seconds or math.inf
-        self.info, self.ending = None, ""
+        self.info, self.ending, self.silent = None, "", 0
         self.done = self.checked = 0
         self.closed = False
 
@@ -188,18 +192,52 @@ class _Training:
         """Whether an earlier call spent all of ``max_seconds``."""
         return self.done > 0 and self.extra["seconds"] >= self.limit
 
-    def step(self, number: int) -> None:
-        """One step; `ending` says why it has to be the last one."""
-        key = self.run.key("step", number)
+    def step(self) -> bool:
+        """One step, which counts if its queries found answers.
+
+        `ending` says why it has to be the last one.
+        """
+        # Not the numbers of an undone step again: they lead to the same queries.
+        undone = self.extra.get("undone", 0)
+        key = self.run.key("step", self.done + undone)
         state, info = self.step_fn(key, self.state, self.data)
-        if self.service and not self.service.answered((state, info)):
+        answered = not self.service or self.service.answered((state, info))
+        if answered:
+            self.state, self.info, self.silent = state, info, 0
+            self.done += 1
+        else:
+            assert self.service is not None
+            self.extra["undone"], self.silent = undone + 1, self.silent + 1
             self.ending = self.service.exhausted()
-            state, info = self.state, self.info
-        self.state, self.info = state, info
-        if self.limit < math.inf and info is not None:
+            if self.silent == MOST_UNDONE and not self.ending:
+                self.ending = f"{self.silent} steps in a row found no answers"
+        if self.limit < math.inf:
             jax.block_until_ready(info)
             if self.extra["seconds"] + time.monotonic() - self.clock >= self.limit:
                 self.ending = f"{self.schedule.max_seconds:g} seconds are over"
+        return answered
+
+    def end_without_answer(self) -> None:
+        """Ends after the last step that was answered, with what was asked since.
+
+        Raises:
+          RunError: none was.
+        """
+        if not self.done:
+            raise metrics.RunError(
+                "no step found answers to all of its queries; raise the budget, or "
+                "ask less a step"
+            )
+        if self.info is not None:  # Made by this call: its row is written anew.
+            self.writer.truncate_after(self.done - 1)
+            curve = self.extra["curve"]
+            self.extra["curve"] = [row for row in curve if row["step"] < self.done]
+            scalars = self.measure(self.done, True)
+            self.log(self.done, scalars, True)
+            self.remember(self.done, scalars)
+        self.select_last()
+        self.save(self.done)
+        print(f"{self.ending}: ending after step {self.done}", flush=True)
 
     def measure(self, done: int, judged: bool) -> dict[str, float]:
         """This step's scalars.
@@ -217,7 +255,7 @@ class _Training:
         metrics.check_finite(done, scalars, since=self.checked)
         if not is_finite:
             raise metrics.RunError(
-                f"a parameter or an inversion loss is not finite in steps "
+                f"a parameter or a loss is not finite in steps "
                 f"{self.checked + 1} to {done}; lower the learning rates; earlier "
                 "checkpoints and metrics are kept"
             )
@@ -235,8 +273,9 @@ class _Training:
 
     def remember(self, done: int, scalars: dict[str, float]) -> None:
         """A row of the curve, and the model if its score is the best yet."""
-        spent = self.service.bill() if self.service else {}
-        row = {"step": done, "seconds": self.extra["seconds"]} | scalars | spent
+        row = {"step": done, "seconds": self.extra["seconds"]} | scalars
+        if self.service:
+            row["queries"] = self.service.bill()["queries"]
         self.extra["curve"].append(row)
         score, best = scalars.get(self.judge.rule or ""), self.extra["best"]
         if score is not None and (best is None or score > best):
@@ -265,9 +304,10 @@ class _Training:
         if self.judge.rule and self.extra["best"] is None:
             raise metrics.RunError(
                 f"no model was selected: {self.judge.rule} was never measured; lower "
-                "config.eval.every_steps or recover more images"
+                "config.eval.every_steps, or give it more to be measured by"
             )
         updates = [self.method.meters.updates_of(row) for row in self.writer.read()]
+        self.extra.pop("undone", None)
         return Outcome(
             model=self.selected,
             state=self.state,

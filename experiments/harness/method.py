@@ -1,4 +1,4 @@
-"""What the harness needs of a method, and what it gives back; it knows no teacher."""
+"""What the harness needs of a method, and what it gives back; it knows no science."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -14,17 +14,22 @@ class Meters(NamedTuple):
 
     Attributes:
       status: metrics of a step that the status line shows, and their short names there.
-      images_per_step: images recovered in a step.
-      images_before: images recovered before the first step, or kept and improved in
-        every step.
-      queries_of: ``state -> [T]`` images that each teacher was asked about so far; None
+      images_per_step: images made in a step.
+      images_before: images made before the first step, or kept and improved in every
+        step.
+      seconds_before: what was spent before the first step, counted as training's.
+      making_images: seconds of it that went into images; None where they are made
+        within the steps, or none are.
+      queries_of: ``state -> [T]`` images that each of T was asked about so far; None
         where nothing counts them.
-      updates_of: from the metrics of a step, how often it updated the meta-model.
+      updates_of: from the metrics of a step, how often it updated the model.
     """
 
     status: dict[str, str]
     images_per_step: int = 0
     images_before: int = 0
+    seconds_before: float = 0.0
+    making_images: float | None = None
     queries_of: Callable[[Any], np.ndarray] | None = None
     updates_of: Callable[[dict[str, float]], float] = lambda metrics: 1
 
@@ -33,9 +38,9 @@ class Method(NamedTuple):
     """A method with everything it learns from, ready to be trained and evaluated.
 
     Attributes:
-      title: what is trained from what, such as "free: 100 teachers".
+      title: what is trained from what, such as "free: 100 networks".
       algorithm: ``init``, ``step`` and the model that a state holds.
-      data: third argument of ``step``: teachers, or a bank of images.
+      data: third argument of ``step``, such as a bank of images.
       network: the network that is trained and saved.
       predictors: name in the table to how the model classifies an episode; the first
         one is the headline and what selection looks at.
@@ -45,8 +50,8 @@ class Method(NamedTuple):
       holdout: recovered images of classes that training never sees, whose episodes
         judge a model without data; None where there are none.
       pseudo_task: (shots, queries) of episodes of recovered images.
-      learner: how a model of `network` is adapted to an episode, for rows beside the
-        method's own, which then share its compiled program; None where it is not.
+      learner: how a model is adapted to an episode, for rows beside the method's own,
+        which then share its compiled program; None where there are none.
     """
 
     title: str
@@ -62,7 +67,7 @@ class Method(NamedTuple):
 
 
 class Service(Protocol):
-    """Something outside that steps ask, and that may fail or charge: endpoints."""
+    """Something outside that steps ask, and that may fail or charge."""
 
     def answered(self, result: Any) -> bool:
         """Whether every query since the last call found an answer.
@@ -80,7 +85,10 @@ class Service(Protocol):
         ...
 
     def bill(self) -> dict[str, Any]:
-        """What was spent so far, as entries of a row of the curve: ``queries``."""
+        """What was spent so far, ready for JSON.
+
+        ``queries`` is the total, which the curve shows; the rest is the service's own.
+        """
         ...
 
 
@@ -88,7 +96,8 @@ class Schedule(NamedTuple):
     """How long a method is trained, and how often it is looked at.
 
     Attributes:
-      num_steps: steps in all, those of earlier calls included.
+      num_steps: steps in all, those of earlier calls included; 0 for a method that is
+        not trained, which is taken as it is initialised.
       max_seconds: of training and of `seconds_before`; 0 is no limit.
       log_every_steps: of rows in the metrics file.
       judge_every_steps: of scores; the last step is always judged.

@@ -1,11 +1,11 @@
 """``result.json``: written once when a run is finished, and read in any format so far.
 
-Format 2 differs from 1 in names only, see `FORMER_ROWS` and `_from_format_1`.
+Format 2 differs from 1 in names only, which are those of the science.
 """
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from typing import Any
 
@@ -16,17 +16,6 @@ from experiments.harness import files
 
 FORMAT = 2
 RESULT_FILE = "result.json"
-
-# Rows of a table as format 1 called them -> their names today.
-FORMER_ROWS = {
-    "panel distilled, ridge / rounds": "panel distilled, ridge / soft k-means",
-    "panel of all teachers, ridge / rounds": (
-        "panel of all teachers, ridge / soft k-means"
-    ),
-    "panel of all teachers, whitened, ridge / rounds": (
-        "panel of all teachers, whitened, ridge / soft k-means"
-    ),
-}
 
 
 def write_result(
@@ -45,11 +34,15 @@ def write_result(
     return record
 
 
-def read_result(path: epath.PathLike) -> dict[str, Any]:
-    """A result of any format, with the names of today.
+def read_result(
+    path: epath.PathLike,
+    from_format_1: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+) -> dict[str, Any]:
+    """A result of any format.
 
     Args:
       path: a ``result.json``, or the working directory that holds it.
+      from_format_1: gives a result of format 1 the names of today.
 
     Raises:
       OSError: it cannot be read.
@@ -64,39 +57,7 @@ def read_result(path: epath.PathLike) -> dict[str, Any]:
     found = record.get("format", 1)
     if found not in (1, FORMAT):
         raise ValueError(f"{file} has format {found}; this version reads 1 to {FORMAT}")
-    return _from_format_1(record) if found == 1 else record
-
-
-def row_name(name: str) -> str:
-    """The name today of a row, also of one after its cell's, as in ``cell: row``.
-
-    >>> row_name("panel: panel distilled, ridge / rounds")
-    'panel: panel distilled, ridge / soft k-means'
-    """
-    cell, separator, row = name.rpartition(": ")
-    return cell + separator + FORMER_ROWS.get(row, row)
-
-
-def _from_format_1(record: dict[str, Any]) -> dict[str, Any]:
-    """Rows and keys renamed; what it does not hold stays missing."""
-    found = {key: value for key, value in record.items() if key != "schema_version"}
-    found["format"] = FORMAT
-    if found.get("algorithm") == "yardsticks":
-        found["algorithm"] = "baselines"
-    if isinstance(found.get("results"), dict):
-        rows = found["results"].items()
-        found["results"] = {row_name(name): cells for name, cells in rows}
-    if isinstance(found.get("rows"), list):  # of a comparison
-        found["rows"] = [
-            row | {"method": row_name(row["method"])} if "method" in row else row
-            for row in found["rows"]
-        ]
-    queries = found.get("queries")
-    if isinstance(queries, dict) and "queries" in queries:  # of endpoints
-        total = {"total": queries["queries"]}
-        rest = {key: value for key, value in queries.items() if key != "queries"}
-        found["queries"] = total | rest
-    return found
+    return from_format_1(record) if found == 1 else record
 
 
 def versions() -> dict[str, str]:

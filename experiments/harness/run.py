@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.harness import chunks, former_keys, stopping, workdir
+from experiments.harness import chunks, stopping, workdir
 from free_jax import keys
 from free_jax.jobs import Job
 
@@ -28,6 +28,7 @@ class Run:
         config as a nested dict.
       may_change: its dotted keys that may differ.
       every_secs: seconds between two progress lines.
+      upgrade: the flat config of an earlier version's run as it reads today.
     """
 
     workdir: str
@@ -38,6 +39,7 @@ class Run:
     identity: Any = None
     may_change: tuple[str, ...] = ()
     every_secs: float = 10.0
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
     def key(self, purpose: str, number: int | None = None) -> jax.Array:
         """The key of a named purpose, see `keys.named`."""
@@ -85,18 +87,31 @@ def opened(
     map_tasks: Callable[..., Callable],
     identity: Any,
     may_change: tuple[str, ...] = (),
-    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = former_keys.upgraded,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    redrawn: tuple[str, ...] = (),
     every_secs: float = 10.0,
 ) -> Iterator[Run]:
     """A run in a working directory that is claimed for it; signals ask it to stop.
+
+    Arguments are attributes of `Run`, and those of `workdir.claim_workdir`.
 
     Raises:
       InputError: the directory is in use, holds another run, or cannot be written.
     """
     with (
-        workdir.claim_workdir(folder, identity, may_change=may_change, upgrade=upgrade),
+        workdir.claim_workdir(
+            folder, identity, may_change=may_change, upgrade=upgrade, redrawn=redrawn
+        ),
         stopping.StopRequest() as stop,
     ):
         yield Run(
-            folder, seed, place, map_tasks, stop, identity, may_change, every_secs
+            folder,
+            seed,
+            place,
+            map_tasks,
+            stop,
+            identity,
+            may_change,
+            every_secs,
+            upgrade,
         )

@@ -3,6 +3,10 @@
 A section is a NamedTuple whose fields are plain values or sections in turn.  What a
 field may hold is said by its annotation: ``Literal`` lists choices, `free_jax.options`
 holds the ranges; the class's docstring has one line a field under ``Attributes:``.
+
+Usually a field is a key, and a record in it a section.  Two annotations make a config
+of records that are shared: the keys of a `Flat` record stand where it stands, and
+`Without` leaves out fields that no user sets.
 """
 
 import difflib
@@ -18,6 +22,34 @@ from free_jax.errors import InputError
 T = TypeVar("T")
 
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "text"}
+
+
+class Flat(NamedTuple):
+    """Of a record whose keys are those of the section that holds it.
+
+    >>> class Inner(NamedTuple):
+    ...     seed: int = 0
+    >>> class Outer(NamedTuple):
+    ...     inner: Annotated[Inner, Flat()] = Inner(seed=3)
+    >>> defaults(Outer), read(Outer, {"seed": 5})
+    ({'seed': 3}, Outer(inner=Inner(seed=5)))
+    """
+
+    def problem(self, name: str, value: Any) -> str:
+        """Nothing is ever wrong."""
+        del name, value
+        return ""
+
+
+class Without(NamedTuple):
+    """Of a record some fields of which are no keys: they keep their values."""
+
+    fields: tuple[str, ...]
+
+    def problem(self, name: str, value: Any) -> str:
+        """Nothing is ever wrong."""
+        del name, value
+        return ""
 
 
 def read(record: type[T], values: Any, where: str = "config") -> T:
@@ -37,46 +69,74 @@ def read(record: type[T], values: Any, where: str = "config") -> T:
       InputError: a key is unknown or missing, or its value is of another type, no
         choice, or out of range; one line names the key, the value and the remedy.
     """
-    given = _mapping(values, where)
-    hints = fields(record)
+    return _read(record, values, where)
+
+
+def _read(
+    record: type[T],
+    values: Any,
+    where: str,
+    base: Any = None,
+    hidden: tuple[str, ...] = (),
+) -> T:
+    """See `read`; `base` has the values of what is not given and of what is hidden."""
+    if isinstance(values, record):
+        base, values = values, _items(values, hidden)
+    given, known = _mapping(values, where), keys(record, hidden)
     for key in given:
-        if key not in hints:
-            hint = did_you_mean(key, hints)
+        if key not in known:
+            hint = did_you_mean(key, known)
             raise InputError(f"{where}.{key}: the config has no such key; {hint}")
+    start = _defaults(record) if base is None else base._asdict()
     found: dict[str, Any] = {}
-    for key, hint in hints.items():
+    for key, hint in fields(record).items():
         name = f"{where}.{key}"
-        if key in given:
+        if _is_flat(hint):
+            part, without = _base(hint), _hidden(hint)
+            own = {k: given[k] for k in keys(part, without) if k in given}
+            found[key] = _read(part, own, where, start.get(key), without)
+        elif key in given and key not in hidden:
             found[key] = _value(hint, given[key], name)
-        elif key not in _defaults(record):
-            if not is_record(_base(hint)):
-                raise InputError(f"{name} is missing: give it a value")
-            found[key] = read(_base(hint), {}, name)
+        elif key in start:
+            found[key] = start[key]
+        elif is_record(_base(hint)):
+            found[key] = _read(_base(hint), {}, name)
+        else:
+            raise InputError(f"{name} is missing: give it a value")
     return record(**found)
 
 
-def defaults(record: type) -> dict[str, Any]:
+def defaults(record: type, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
     """The record's defaults as nested plain values, ready for a ConfigDict.
+
+    Args:
+      record: a NamedTuple class.
+      hidden: fields that are no keys.
 
     Raises:
       TypeError: a field has no default and is no section that has some.
     """
-    found = {}
+    found: dict[str, Any] = {}
     known = _defaults(record)
     for key, hint in fields(record).items():
+        if key in hidden:
+            continue
         if key in known:
-            found[key] = plain(known[key])
+            value, without = known[key], _hidden(hint)
+            section = is_record(type(value))
+            value = _shown(value, without) if section else plain(value)
         elif is_record(_base(hint)):
-            found[key] = defaults(_base(hint))
+            value = defaults(_base(hint), _hidden(hint))
         else:
             raise TypeError(f"{record.__name__}.{key} has no default")
+        found |= value if _is_flat(hint) else {key: value}
     return found
 
 
 def plain(value: Any) -> Any:
-    """Records as dicts, at every depth; other values as they are."""
+    """Records as dicts of their keys, at every depth; other values as they are."""
     if is_record(type(value)):
-        return {key: plain(item) for key, item in value._asdict().items()}
+        return _shown(value)
     if hasattr(value, "to_dict"):  # A ConfigDict, without importing it.
         value = value.to_dict()
     if isinstance(value, Mapping):
@@ -84,6 +144,27 @@ def plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(plain(item) for item in value)
     return value
+
+
+def _shown(value: Any, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A record as a dict of its keys, at every depth."""
+    hints = keys(type(value), hidden)
+    return {
+        key: _shown(item, _hidden(hints[key])) if is_record(type(item)) else plain(item)
+        for key, item in _items(value, hidden).items()
+    }
+
+
+def _items(value: Any, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The keys of a record and what they hold, which may be records."""
+    found: dict[str, Any] = {}
+    for key, hint in fields(type(value)).items():
+        item = getattr(value, key)
+        if _is_flat(hint):
+            found |= _items(item, _hidden(hint))
+        elif key not in hidden:
+            found[key] = item
+    return found
 
 
 class Row(NamedTuple):
@@ -140,13 +221,33 @@ def fields(record: type) -> dict[str, Any]:
     return {key: hints[key] for key in getattr(record, "_fields", ())}
 
 
+def keys(record: type, hidden: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Names of a section's keys and their annotations."""
+    found: dict[str, Any] = {}
+    for key, hint in fields(record).items():
+        if key not in hidden:
+            flat = _is_flat(hint)
+            found |= keys(_base(hint), _hidden(hint)) if flat else {key: hint}
+    return found
+
+
+def _is_flat(hint: Any) -> bool:
+    return any(isinstance(x, Flat) for x in getattr(hint, "__metadata__", ()))
+
+
+def _hidden(hint: Any) -> tuple[str, ...]:
+    """Fields of an annotated record that are no keys."""
+    limits = getattr(hint, "__metadata__", ())
+    return sum((x.fields for x in limits if isinstance(x, Without)), ())
+
+
 def _defaults(record: type) -> dict[str, Any]:
     return getattr(record, "_field_defaults", {})
 
 
 def _mapping(values: Any, where: str) -> dict[str, Any]:
     if is_record(type(values)):
-        return values._asdict()
+        return _items(values)
     if hasattr(values, "to_dict"):
         values = values.to_dict()
     if not isinstance(values, Mapping):
@@ -172,7 +273,11 @@ def _value(hint: Any, value: Any, name: str) -> Any:
     """The value as its annotation wants it, or an InputError."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        value = _value(args[0], value, name)
+        hidden = _hidden(hint)
+        if hidden:
+            value = _read(args[0], value, name, hidden=hidden)
+        else:
+            value = _value(args[0], value, name)
         for limit in hint.__metadata__:
             problem = limit.problem(name, value)
             if problem:
@@ -242,12 +347,18 @@ def _scalar(kind: Any, value: Any, name: str) -> Any:
     raise InputError(f"{name}={value!r}: must be {_KINDS[kind]}")
 
 
-def _rows(record: type, prefix: str, values: Mapping[str, Any]) -> Iterable[Row]:
+def _rows(
+    record: type, prefix: str, values: Mapping[str, Any], hidden: tuple[str, ...] = ()
+) -> Iterable[Row]:
     texts = attributes(record)
     for key, hint in fields(record).items():
         name, base = f"{prefix}{key}", _base(hint)
-        if is_record(base) and values[key] is not None:
-            yield from _rows(base, f"{name}.", values[key])
+        if key in hidden:
+            continue
+        if _is_flat(hint):
+            yield from _rows(base, prefix, values, _hidden(hint))
+        elif is_record(base) and values[key] is not None:
+            yield from _rows(base, f"{name}.", values[key], _hidden(hint))
         else:
             kind, allowed = _words(hint)
             text = texts.get(key) or _about(hint)

@@ -10,7 +10,7 @@ from typing import Any
 
 from etils import epath
 
-from experiments.harness import files, former_keys, hosts
+from experiments.harness import files, hosts
 from experiments.harness.results import RESULT_FILE
 from free_jax.errors import InputError
 
@@ -20,10 +20,8 @@ FORMAT_FILE = "format.json"
 
 # How a run's random keys come from its seed: 1 numbered them, 2 names them.
 KEYS = 2
-# What a finished run of other keys would train on for, and what depends on its keys
-# even where nothing is trained.
+# What a finished run of other keys would train on for.
 _TRAINS = ("num_steps", "max_seconds")
-_REDRAWN = ("zoo.sabotage", "panel.held_out_classes")
 
 
 class Claim:
@@ -55,7 +53,8 @@ def claim_workdir(
     config: Any,
     *,
     may_change: tuple[str, ...] = (),
-    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = former_keys.upgraded,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    redrawn: tuple[str, ...] = (),
 ) -> Claim:
     """Reserves a working directory for one run of one config.
 
@@ -73,6 +72,8 @@ def claim_workdir(
       config: nested dict or ConfigDict.
       may_change: dotted prefixes, such as ``("num_steps", "log")``.
       upgrade: the flat config of an earlier version's run as it reads today.
+      redrawn: keys that draw anew, if random keys are made otherwise, even where
+        nothing is trained.
 
     Returns:
       The claim; the lock lasts until it is released or the process ends.
@@ -93,7 +94,7 @@ def claim_workdir(
                 written = _config_before(path)
                 before = None if written is None else upgrade(files.flatten(written))
                 _check_config(path, before, config, may_change)
-                scheme = _check_keys(path, before, written, config)
+                scheme = _check_keys(path, before, written, config, redrawn)
                 record: dict[str, Any] = {"keys": scheme}
                 if former := _former(path, before, written):
                     record["former"] = former
@@ -157,7 +158,13 @@ def _check_config(
         )
 
 
-def _check_keys(path: epath.Path, before: Any, written: Any, config: Any) -> int:
+def _check_keys(
+    path: epath.Path,
+    before: Any,
+    written: Any,
+    config: Any,
+    redrawn: tuple[str, ...],
+) -> int:
     """How the keys of the run that is there are made, if it may be used like this."""
     if before is None:
         return KEYS
@@ -176,7 +183,7 @@ def _check_keys(path: epath.Path, before: Any, written: Any, config: Any) -> int
         )
     old, new = files.flatten(before), files.flatten(config)
     changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
-    drawn = [key for key in _REDRAWN if old.get(key)]
+    drawn = [key for key in redrawn if old.get(key)]
     wrong = changed if drawn else [key for key in changed if key in _TRAINS]
     if wrong:
         why = f" with {', '.join(drawn)}" if drawn else ""
@@ -196,10 +203,12 @@ def _is_finished(path: epath.Path, config: Any) -> bool:
 
 
 def hashes(workdir: epath.PathLike, config: Any) -> tuple[str, ...]:
-    """What names a config in files of this directory: also its hash by former keys."""
-    today = files.config_hash(config)
-    former = _format(epath.Path(workdir)).get("former", {}).get(today)
-    return (today, former) if former else (today,)
+    """What names a config in files of this directory, also by former keys."""
+    found = [files.config_hash(config)]
+    former = _format(epath.Path(workdir)).get("former", {})
+    while found[-1] in former and former[found[-1]] not in found:
+        found.append(former[found[-1]])  # Names may have changed several times.
+    return tuple(found)
 
 
 def _format(path: epath.Path) -> dict[str, Any]:

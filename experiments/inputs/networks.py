@@ -1,24 +1,31 @@
 """The networks and learners that a config names."""
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 from experiments.data import Preset
 from experiments.inputs.images import preset
+from experiments.inputs.options import DataOptions
 from free_jax import model_io
 from free_jax.errors import InputError
 from free_jax.fewshot import initialization
 from free_jax.fewshot import learners as learners_lib
+from free_jax.fewshot.learners import LearnerOptions
 from free_jax.zoo.network import Network, make_network
 
 
-def student(config: Any, way: int) -> Network:
-    """The meta-model of ``config.student`` with `way` outputs."""
-    return classifier(config.student, way, preset(config), config.dtype)
+def student(
+    model: Mapping[str, Any], outputs: int, data: DataOptions, dtype: str
+) -> Network:
+    """The meta-model, for images of a data set."""
+    return classifier(model, outputs, preset(data), dtype)
 
 
-def classifier(model: Any, way: int, chosen: Preset, dtype: str = "float32") -> Network:
-    """Architecture from a section ``dict(name=..., kwargs=...)``."""
+def classifier(
+    model: Mapping[str, Any], outputs: int, chosen: Preset, dtype: str = "float32"
+) -> Network:
+    """The network that a section ``dict(name=..., kwargs=...)`` names."""
     size = chosen.image_size
     kwargs = dict(model["kwargs"])
     if dtype != "float32":
@@ -26,7 +33,7 @@ def classifier(model: Any, way: int, chosen: Preset, dtype: str = "float32") -> 
     try:
         return make_network(
             model["name"],
-            num_classes=way,
+            num_classes=outputs,
             image_shape=(size, size, 3),
             mean=chosen.mean,
             std=chosen.std,
@@ -37,10 +44,9 @@ def classifier(model: Any, way: int, chosen: Preset, dtype: str = "float32") -> 
 
 
 def learners(
-    config: Any, student: Network
+    section: LearnerOptions, student: Network
 ) -> tuple[learners_lib.MetaLearner, learners_lib.MetaLearner]:
     """The learner as it is trained and as it is tested."""
-    section = config.learner
     if section.kind == "protonet":
         learner = learners_lib.protonet(student)
         return _continued(section, learner, student), learner
@@ -62,10 +68,10 @@ def learners(
 
 
 def _continued(
-    section: Any, learner: learners_lib.MetaLearner, student: Network
+    section: LearnerOptions, learner: learners_lib.MetaLearner, student: Network
 ) -> learners_lib.MetaLearner:
     """The learner, started from the model of ``learner.init_from`` if it is set."""
-    path = getattr(section, "init_from", "")
+    path = section.init_from
     if not path:
         return learner
     source, params, _ = model_io.load_model(path)

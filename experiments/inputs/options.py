@@ -73,24 +73,3 @@ class ZooOptions(NamedTuple):
     num_teachers: Annotated[int, AtLeast(0)] = 0
     sabotage: float = 0.0
     pretrain: TeacherRecipe = TeacherRecipe()
-
-
-class DisjointZooOptions(NamedTuple):
-    """The teachers, of which only some that share no class may be used.
-
-    Attributes:
-      path: a folder of .pth or .safetensors teachers, or a converted zoo; several,
-        separated by commas, make a heterogeneous zoo.
-      apis: in place of a path: a list of endpoints, see `experiments.inputs.endpoints`.
-      num_teachers: the first ones of each group; 0 is all.
-      sabotage: share of teachers broken on purpose, to see what it costs.
-      pretrain: teachers that are trained before the run, in place of a path.
-      disjoint: that many teachers without a shared class; 0 is all teachers.
-    """
-
-    path: str = ""
-    apis: str = ""
-    num_teachers: Annotated[int, AtLeast(0)] = 0
-    sabotage: float = 0.0
-    pretrain: TeacherRecipe = TeacherRecipe()
-    disjoint: Annotated[int, AtLeast(0)] = 0

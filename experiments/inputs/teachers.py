@@ -3,13 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Callable
-from typing import Any
 
 from etils import epath
 
 from experiments.harness import hosts
 from experiments.inputs import conversion, corrupt
 from experiments.inputs.images import preset
+from experiments.inputs.options import DataOptions, ZooOptions
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.zoo.network import make_network
@@ -20,10 +20,9 @@ HOW_TO_GIVE_TEACHERS = (
 )
 
 
-def sabotaged(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
-    """The zoo, with the configured share of its teachers broken on purpose."""
-    share = config.zoo.sabotage
-    return corrupt.sabotage(zoo, share, config.seed) if share else zoo
+def sabotaged(zoo: zoo_lib.Zoo, share: float, seed: int) -> zoo_lib.Zoo:
+    """The zoo, with a share of its teachers broken on purpose."""
+    return corrupt.sabotage(zoo, share, seed) if share else zoo
 
 
 def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
@@ -48,60 +47,67 @@ def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 
-def load_zoo(config: Any) -> zoo_lib.Zoo:
-    """The configured teachers, converted on first use and cached afterwards."""
-    zoos = [_load_one_zoo(config, path) for path in config.zoo.path.split(",")]
-    return select(config, zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos))
+def load_zoo(options: ZooOptions, data: DataOptions, way: int) -> zoo_lib.Zoo:
+    """Teachers from folders, converted on first use and cached afterwards.
+
+    Args:
+      options: ``path`` has the folders.
+      data: whose images and classes they know.
+      way: classes of each.
+
+    Raises:
+      InputError: they cannot be read, or are not as asked for.
+    """
+    zoos = [_load_one_zoo(path, data) for path in options.path.split(",")]
+    return select(zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos), options, way)
 
 
-def select(config: Any, zoo: zoo_lib.Zoo) -> zoo_lib.Zoo:
-    """The teachers of a zoo that the config asks for."""
-    if config.zoo.num_teachers:
-        zoo = zoo_lib.subset(zoo, config.zoo.num_teachers)
-    if zoo.way != config.way:
+def select(zoo: zoo_lib.Zoo, options: ZooOptions, way: int) -> zoo_lib.Zoo:
+    """The teachers of a zoo that are asked for, checked to know `way` classes each."""
+    if options.num_teachers:
+        zoo = zoo_lib.subset(zoo, options.num_teachers)
+    if zoo.way != way:
         raise InputError(
-            f"config.way={config.way} but the teachers in "
-            f"{config.zoo.path or config.zoo.apis} are "
+            f"config.way={way} but the teachers in "
+            f"{options.path or options.apis} are "
             f"{zoo.way}-way; set --config.way={zoo.way}"
         )
     return zoo
 
 
-def _load_one_zoo(config: Any, path: str) -> zoo_lib.Zoo:
+def _load_one_zoo(path: str, data: DataOptions) -> zoo_lib.Zoo:
     if (epath.Path(path).expanduser() / "zoo.json").exists():
         zoo = zoo_lib.load_zoo(epath.Path(path).expanduser())
-        _check_domain(config, zoo, path)
+        _check_domain(zoo, path, data)
         return zoo
-    chosen = preset(config)
-    if not config.data.path:
+    chosen = preset(data)
+    if not data.path:
         raise InputError(
             "config.data.path is empty; class ids of PyTorch teachers index the sorted "
             "names of its train folder, so it is needed to convert them"
         )
-    home = config.data.cache_dir or os.environ.get(
-        "FREE_JAX_CACHE", "~/.cache/free_jax"
-    )
+    home = data.cache_dir or os.environ.get("FREE_JAX_CACHE", "~/.cache/free_jax")
     zoos = epath.Path(home).expanduser() / "zoos"
     return hosts.in_turn(
         lambda: conversion.cached_zoo(
             path,
             zoos,
             # Only the names of the training classes are read, never their images.
-            conversion.class_names_of(config.data.path),
+            conversion.class_names_of(data.path),
             chosen.mean,
             chosen.std,
             chosen.image_size,
-            config.data.name,
+            data.name,
             progress=conversion.show_progress,
         )
     )
 
 
-def _check_domain(config: Any, zoo: zoo_lib.Zoo, path: str) -> None:
+def _check_domain(zoo: zoo_lib.Zoo, path: str, data: DataOptions) -> None:
     """Refuses a converted zoo that was made for another version of the data."""
-    size = preset(config).image_size
+    size = preset(data).image_size
     for group in zoo.groups:
-        if group.domain != config.data.name:
+        if group.domain != data.name:
             continue  # Teachers of another domain may differ from the data.
         shape = group.network.image_shape
         if shape[0] != size:
@@ -109,12 +115,12 @@ def _check_domain(config: Any, zoo: zoo_lib.Zoo, path: str) -> None:
                 f"{path}: its {group.domain} teachers see images of {shape[0]} pixels, "
                 f"the data has {size}; set --config.data.image_size={shape[0]}"
             )
-        if config.data.path and len(zoo.groups) == 1:
-            names = conversion.class_names_of(config.data.path)
+        if data.path and len(zoo.groups) == 1:
+            names = conversion.class_names_of(data.path)
             if names != zoo.class_names:
                 raise InputError(
                     f"{path}: the zoo knows {zoo.num_classes} classes "
-                    f"({', '.join(zoo.class_names[:3])}, ...) but {config.data.path}"
+                    f"({', '.join(zoo.class_names[:3])}, ...) but {data.path}"
                     f"/train has {len(names)} ({', '.join(names[:3])}, ...); give the "
                     "data that the teachers were trained on"
                 )

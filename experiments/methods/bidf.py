@@ -1,27 +1,15 @@
 """BiDf-MKD from a config."""
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
-from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
-from experiments.inputs.options import CONV4, DataOptions, ZooOptions
 from experiments.methods import base
-from experiments.methods.options import (
-    Computing,
-    Devices,
-    EvalOptions,
-    Limit,
-    Optimizer,
-    Seed,
-    Steps,
-    Student,
-    Way,
-)
+from experiments.methods.options import Common, Optimizer, Shared
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import bidf, bidf_bilevel
@@ -36,6 +24,7 @@ from free_jax.inversion.answers import BlackBoxOptions
 from free_jax.inversion.objective import Objective
 from free_jax.inversion.recipe import Recipe
 from free_jax.options import AtLeast, Named, adam, sgd
+from free_jax.zoo.network import Network
 
 
 class TaskOptions(NamedTuple):
@@ -73,14 +62,8 @@ QUERIES = Recipe(
 class Config(NamedTuple):
     """Every key of a BiDf-MKD run; a step is one teacher."""
 
-    run: Literal["meta_train"] = "meta_train"
     algorithm: Literal["bidf"] = "bidf"
-    seed: Seed = 0
-    way: Way = 5
-    num_steps: Steps = 300
-    data: DataOptions = DataOptions()
-    zoo: ZooOptions = ZooOptions()
-    student: Student = CONV4
+    common: Shared = Common(num_steps=300)
     inversion: Recipe = QUERIES
     recover: TaskOptions = TaskOptions()
     black_box: BlackBoxOptions = BlackBoxOptions()
@@ -92,20 +75,23 @@ class Config(NamedTuple):
     replay: ReplayOptions = ReplayOptions(
         episodes_per_update=4, patience=200, max_updates=100
     )
-    eval: EvalOptions = EvalOptions()
-    max_seconds: Limit = 0.0
-    dtype: Computing = "float32"
-    host_devices: Devices = 1
-    mesh: MeshOptions = MeshOptions()
-    log: LogOptions = LogOptions()
-    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
-def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+def check(config: Config) -> None:
+    """Refuses keys that contradict each other."""
+    if config.replay.episodes_per_update < 2:
+        raise InputError(
+            f"config.replay.episodes_per_update={config.replay.episodes_per_update}: "
+            "one task of an update is the distillation, so at least 2 are needed"
+        )
+
+
+def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
-    student = base.student(config, config.way)
-    train_learner, test_learner = base.learners(config, student)
-    options, recipe = config.recover, base.recipe(config.inversion)
+    way = config.common.way
+    student = base.student(config.common, way)
+    train_learner, test_learner = base.learners(config.learner, student)
+    options, recipe = config.recover, config.inversion
     needed = config.replay.shots + config.replay.queries
     if needed > 2 * options.images_per_class:
         raise InputError(
@@ -113,12 +99,12 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             f"sets of recover.images_per_class={options.images_per_class} hold fewer"
         )
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
+    update = base.episodic_update(config.replay, way, train_learner, tx, run.map_tasks)
     # One task of the update that holds the distillation is the distillation.
-    beside = base.episode_options(config, run.map_tasks)
+    beside = base.episode_options(config.replay, way, run.map_tasks)
     beside["episodes_per_update"] -= 1
     try:
-        respond = respond_of(config)
+        respond = respond_of(config.black_box)
         algorithm = bidf(
             inverters(config, zoo, student, respond),
             zoo.networks,
@@ -150,11 +136,11 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     return Method(
-        title=base.title(config, zoo),
+        title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
         network=student,
-        predictors=base.adapted(config, test_learner),
+        predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
         learner=test_learner,
         pseudo_task=(config.replay.shots, config.replay.queries),
         recovered=lambda state: state.memory,
@@ -164,7 +150,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 "teacher_accuracy": "teacher acc",
                 "replay_accuracy": "replay acc",
             },
-            images_per_step=2 * config.way * options.images_per_class,
+            images_per_step=2 * way * options.images_per_class,
             updates_of=lambda m: m["replay_updates"] + 1,
             queries_of=lambda state: np.concatenate(
                 [np.asarray(spent, np.int64) for spent in state.queries]
@@ -173,21 +159,20 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     )
 
 
-def respond_of(config: Any) -> Callable:
+def respond_of(box: BlackBoxOptions) -> Callable:
     """What the teachers tell of their logits."""
-    box = config.black_box
     return answers.answers(box.gives, digits=box.digits, top_k=box.top_k)
 
 
 def inverters(
-    config: Any, zoo: zoo_lib.Zoo, student: Any, respond: Callable
+    config: Config, zoo: zoo_lib.Zoo, student: Network, respond: Callable
 ) -> tuple[inversion.Inverter, ...]:
     """One an architecture; all adapt the same generator.
 
     Raises:
       ValueError: options that contradict each other or the teachers.
     """
-    recipe = base.recipe(config.inversion)
+    recipe = config.inversion
     if config.black_box.gradient == "white_box":
         recipe = recipe._replace(estimator=None)
     shape = student.image_shape

@@ -1,24 +1,12 @@
 """FREE from a config."""
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
-from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
 from experiments.harness.run import Run
-from experiments.inputs.options import CONV4, DataOptions, ZooOptions
 from experiments.methods import base
-from experiments.methods.options import (
-    Computing,
-    Devices,
-    EvalOptions,
-    Limit,
-    Optimizer,
-    Seed,
-    Steps,
-    Student,
-    Way,
-)
+from experiments.methods.options import Common, Optimizer, Shared
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import free
@@ -54,14 +42,8 @@ class TaskOptions(NamedTuple):
 class Config(NamedTuple):
     """Every key of a FREE run, with the values that measured best on validation."""
 
-    run: Literal["meta_train"] = "meta_train"
     algorithm: Literal["free"] = "free"
-    seed: Seed = 0
-    way: Way = 5
-    num_steps: Steps = 1000
-    data: DataOptions = DataOptions()
-    zoo: ZooOptions = ZooOptions()
-    student: Student = CONV4
+    common: Shared = Common(num_steps=1000)
     inversion: Recipe = FIVE  # 1e-3 for both rates in FREE
     recover: TaskOptions = TaskOptions()
     memory: MemoryOptions = MemoryOptions()
@@ -69,20 +51,14 @@ class Config(NamedTuple):
     learner: LearnerOptions = LearnerOptions()
     optimizer: Optimizer = adam(3e-3)  # 1e-3 in the released code
     replay: ReplayOptions = ReplayOptions()
-    eval: EvalOptions = EvalOptions()
-    max_seconds: Limit = 0.0
-    dtype: Computing = "float32"
-    host_devices: Devices = 1
-    mesh: MeshOptions = MeshOptions()
-    log: LogOptions = LogOptions()
-    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
-def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
-    student = base.student(config, config.way)
-    train_learner, test_learner = base.learners(config, student)
-    options, recipe = config.recover, base.recipe(config.inversion)
+    way = config.common.way
+    student = base.student(config.common, way)
+    train_learner, test_learner = base.learners(config.learner, student)
+    options, recipe = config.recover, config.inversion
     needed = config.replay.shots + config.replay.queries
     if needed > options.images_per_class:
         raise InputError(
@@ -90,7 +66,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             f"recover.images_per_class={options.images_per_class} recovers fewer"
         )
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
+    update = base.episodic_update(config.replay, way, train_learner, tx, run.map_tasks)
     try:
         inverters = tuple(
             inversion.build(recipe, arch, student, image_shape=student.image_shape)
@@ -125,11 +101,11 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     return Method(
-        title=base.title(config, zoo),
+        title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
         network=student,
-        predictors=base.adapted(config, test_learner),
+        predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
         learner=test_learner,
         pseudo_task=(config.replay.shots, config.replay.queries),
         recovered=lambda state: state.memory,
@@ -139,9 +115,7 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 "teacher_accuracy": "teacher acc",
                 "replay_accuracy": "replay acc",
             },
-            images_per_step=options.teachers_per_step
-            * config.way
-            * options.images_per_class,
+            images_per_step=options.teachers_per_step * way * options.images_per_class,
             # Replayed updates, and one of the alignment, after the warm-up.
             updates_of=lambda m: m["replay_updates"] + (m["replay_updates"] > 0),
         ),

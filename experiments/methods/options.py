@@ -1,21 +1,19 @@
-"""Sections that all methods share, and the configs of runs that are no method's."""
+"""What all runs have in common, and the configs of runs that are no method's."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
+from experiments.evaluation.options import EvalOptions, TableOptions
 from experiments.harness.options import (
     CheckpointOptions,
     Dtype,
     LogOptions,
     MeshOptions,
 )
-from experiments.inputs.options import DataOptions, TeacherRecipe, ZooOptions
-from free_jax.baselines import BASELINES
-from free_jax.options import About, AtLeast, Call, NotEmpty, OneOf
+from experiments.harness.sections import Flat, Without
+from experiments.inputs.options import CONV4, DataOptions, TeacherRecipe, ZooOptions
+from free_jax.options import About, AtLeast, Call
 
-Shots = Annotated[
-    tuple[Annotated[int, AtLeast(1)], ...], NotEmpty("give at least one, as (1,)")
-]
 Seed = Annotated[int, About("Of everything random.")]
 Way = Annotated[int, AtLeast(1), About("Classes of an episode, and of a teacher.")]
 Steps = Annotated[int, AtLeast(1), About("Steps of the training.")]
@@ -30,57 +28,28 @@ Computing = Annotated[Dtype, About("What teachers and meta-model compute in.")]
 Devices = Annotated[int, About("Splits the CPU into that many devices.")]
 
 
-class EvalOptions(NamedTuple):
-    """How a run is judged while it goes on, and evaluated once at its end.
+class Common(NamedTuple):
+    """What every method has: teachers, a meta-model, steps, and a table at the end."""
 
-    Attributes:
-      shots: support images a class, of the episodes of the final table.
-      queries: query images a class.
-      split: classes of the final table; "val" for ablations.
-      episodes: of each row of the table.
-      every_steps: between two judgements in training.
-      val_episodes: of a judgement on validation classes; 0 leaves it out.
-      select: which model is kept: of the "last" step, or the best on "pseudo" tasks of
-        recovered images or on "val"idation classes; never test.
-      protocol: the one that selection looks at.
-      baselines: rows of the table beside the method's own.
-      temperature: of the softmax of a panel of teachers.
-    """
-
-    shots: Shots = (1,)
-    queries: Annotated[int, AtLeast(1)] = 15
-    split: Literal["test", "val"] = "test"
-    episodes: Annotated[int, AtLeast(1)] = 600
-    every_steps: Annotated[int, AtLeast(1)] = 20
-    val_episodes: Annotated[int, AtLeast(0)] = 100
-    select: Annotated[str, OneOf(("last", "pseudo", "val"), "never test")] = "last"
-    protocol: Literal["transductive", "inductive"] = "transductive"
-    baselines: tuple[Annotated[str, OneOf(tuple(BASELINES))], ...] = (
-        "random",
-        "average",
-        "teacher",
-        "finetune",
-        "panel",
-    )
-    temperature: float = 4.0
+    run: Literal["meta_train"] = "meta_train"
+    seed: Seed = 0
+    way: Way = 5
+    num_steps: Steps = 1000
+    data: DataOptions = DataOptions()
+    zoo: ZooOptions = ZooOptions()
+    student: Student = CONV4
+    eval: EvalOptions = EvalOptions()
+    max_seconds: Limit = 0.0
+    dtype: Computing = "float32"
+    host_devices: Devices = 1
+    mesh: MeshOptions = MeshOptions()
+    log: LogOptions = LogOptions()
+    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
-class TableOptions(NamedTuple):
-    """The episodes that all methods of a comparison share.
-
-    Attributes:
-      shots: support images a class.
-      queries: query images a class.
-      split: classes of the episodes.
-      episodes: of each cell.
-      temperature: of the softmax of a panel of teachers.
-    """
-
-    shots: Shots = (1, 5, 10, 20)
-    queries: Annotated[int, AtLeast(1)] = 15
-    split: Literal["test", "val"] = "test"
-    episodes: Annotated[int, AtLeast(1)] = 600
-    temperature: float = 4.0
+# Its keys stand beside those of the method itself.
+Shared = Annotated[Common, Flat()]
+Untrained = Annotated[Common, Flat(), Without(("num_steps",))]
 
 
 class Comparison(NamedTuple):

@@ -1,34 +1,26 @@
 """Panel distillation from a config."""
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import numpy as np
 
-from experiments.harness import sections
+from experiments.evaluation.options import EvalOptions
 from experiments.harness.method import Meters, Method
-from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
+from experiments.harness.options import LogOptions
 from experiments.harness.run import Run
-from experiments.inputs.options import CONV4, DataOptions, ZooOptions
+from experiments.harness.sections import Without
 from experiments.methods import base
-from experiments.methods.options import (
-    Computing,
-    Devices,
-    EvalOptions,
-    Limit,
-    Seed,
-    Steps,
-    Student,
-    Way,
-)
-from experiments.stages import recover as recover_lib
-from experiments.stages.options import PanelOptions, RecoverOptions
+from experiments.methods.options import Common, Shared
+from experiments.stages import recover
+from experiments.stages.options import Recovery
 from free_jax import panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
+from free_jax.fewshot.learners import LearnerOptions, MetaLearner
 from free_jax.options import Positive
-from free_jax.panel import classifiers
+from free_jax.panel import PanelOptions, classifiers
 from free_jax.panel.distillation import DistillOptions
 
 
@@ -60,60 +52,86 @@ class AdaptationOptions(NamedTuple):
 class Config(NamedTuple):
     """Every key of a panel distillation."""
 
-    run: Literal["meta_train"] = "meta_train"
     algorithm: Literal["panel"] = "panel"
-    seed: Seed = 0
-    way: Way = 5
-    num_steps: Steps = 8000
-    data: DataOptions = DataOptions()
-    zoo: ZooOptions = ZooOptions()
-    student: Student = CONV4
-    recover: RecoverOptions = RecoverOptions()
-    panel: PanelOptions = PanelOptions()
-    distill: DistillOptions = DistillOptions()
-    learner: AdaptationOptions = AdaptationOptions()
-    eval: EvalOptions = EvalOptions(
-        shots=(1, 5),
-        every_steps=1000,
-        baselines=(
-            "random",
-            "average",
-            "teacher",
-            "panel",
-            "panel_heads",
-            "panel_whitened",
+    common: Shared = Common(
+        num_steps=8000,
+        log=LogOptions(every_steps=50),
+        eval=EvalOptions(
+            shots=(1, 5),
+            every_steps=1000,
+            baselines=(
+                "random",
+                "average",
+                "teacher",
+                "panel",
+                "panel_heads",
+                "panel_whitened",
+            ),
         ),
     )
-    max_seconds: Limit = 0.0
-    dtype: Computing = "float32"
-    host_devices: Devices = 1
-    mesh: MeshOptions = MeshOptions()
-    log: LogOptions = LogOptions(every_steps=50)
-    checkpoint: CheckpointOptions = CheckpointOptions()
+    recover: Recovery = Recovery()
+    panel: Annotated[PanelOptions, Without(("recover",))] = PanelOptions()
+    distill: DistillOptions = DistillOptions()
+    learner: AdaptationOptions = AdaptationOptions()
 
 
-def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+def check(config: Config) -> None:
+    """Refuses keys that contradict each other."""
+    earlier, recover = config.recover, config.recover.anew
+    if config.common.eval.select == "pseudo" and not config.panel.held_out_classes:
+        raise InputError(
+            "config.eval.select=pseudo: nothing is held out to select by; set "
+            "config.panel.held_out_classes, or choose last or val"
+        )
+    if not recover.images_per_class and not recover.dead_leaves:
+        raise InputError(
+            "config.recover: images_per_class=0 and dead_leaves=0 leave nothing to "
+            "learn from; ask for one of them"
+        )
+    if not earlier.against:
+        return
+    if earlier.reuse or config.panel.held_out_classes or config.panel.teachers:
+        raise InputError(
+            "config.recover.against: the earlier model was taught by all teachers; "
+            "leave recover.reuse, panel.teachers and panel.held_out_classes unset"
+        )
+    if not recover.images_per_class:
+        raise InputError(
+            "config.recover.against: no image is recovered (images_per_class=0); ask "
+            "for some, or use recover.reuse"
+        )
+
+
+def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
-    wanted = recover_lib.panel_options(config)
-    choice = panel.choose(run.rng("held-out classes"), zoo, wanted, way=config.way)
-    options = sections.read(DistillOptions, config.distill, "config.distill")
+    common, earlier = config.common, config.recover
+    wanted = base.images_wanted(config.recover, common)
+    asking, options = config.panel._replace(recover=wanted), config.distill
+    rng = run.rng("held-out classes")
+    choice = panel.choose(rng, zoo, asking, way=common.way)
     columns = panel.columns_of(zoo.columns, choice.asked)
-    model = base.student(config, int(columns[-1]))
+    model = base.student(common, int(columns[-1]))
     _check_whitening(options, model.num_classes)
     try:
         algorithm = panel.distillation(
-            model, columns, options, config.num_steps, map_tasks=run.map_tasks
+            model, columns, options, common.num_steps, map_tasks=run.map_tasks
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
-    found = recover_lib.described(config, zoo, choice, run)  # takes minutes
+    found = recover.described(  # takes minutes
+        zoo, choice, run, asking, reuse_of=earlier.reuse, against=earlier.against
+    )
     described = found.described
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
+    recovered = base.images_recovered(wanted, zoo)
+    if earlier.against:
+        recovered = int(described.recovered.sum())
+    spent = recover.spent(earlier.reuse or run.workdir, recovered)
     fit = jax.jit(panel.statistics_fitter(model, columns, options))
     return Method(
-        title=base.title(config, zoo),
+        title=base.title(config.algorithm, zoo),
         algorithm=algorithm._replace(
             model=lambda state: fit(algorithm.model(state), images, weights)
         ),
@@ -121,21 +139,33 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
         network=model,
         predictors=classifiers.methods(
             model,
-            way=config.way,
+            way=common.way,
             num_steps=config.learner.test_steps,
             learning_rate=config.learner.test_lr or config.learner.inner_lr,
             head_scale=config.learner.head_scale,
         ),
         holdout=found.held_out,
+        learner=_beside(config.learner, common),
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
-            images_before=(
-                int(described.recovered.sum())
-                if config.recover.against
-                else base.images_recovered(config, zoo)
-            ),
+            images_before=recovered,
+            seconds_before=spent.before,
+            making_images=spent.making_images,
         ),
     )
+
+
+def _beside(options: AdaptationOptions, common: Common) -> MetaLearner:
+    """How the baselines' models are adapted."""
+    chosen = LearnerOptions(
+        kind=options.kind,
+        first_order=options.first_order,
+        inner_lr=options.inner_lr,
+        train_steps=options.train_steps,
+        test_steps=options.test_steps,
+        test_lr=options.test_lr,
+    )
+    return base.learners(chosen, base.student(common, common.way))[1]
 
 
 def _check_whitening(options: DistillOptions, outputs: int) -> None:

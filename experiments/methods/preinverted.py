@@ -4,38 +4,31 @@ The field's "pre-inverted memory": every teacher is inverted once, by any back-e
 a learner (MAML, ANIL or ProtoNet) is trained on episodes of the recovered images.
 """
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from experiments.evaluation.options import EvalOptions
 from experiments.harness.method import Meters, Method
-from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
+from experiments.harness.options import LogOptions
 from experiments.harness.run import Run
-from experiments.inputs.options import CONV4, DataOptions, ZooOptions
 from experiments.methods import base, episodic
-from experiments.methods.options import (
-    Computing,
-    Devices,
-    EvalOptions,
-    Limit,
-    Optimizer,
-    Seed,
-    Steps,
-    Student,
-    Way,
-)
-from experiments.stages import options, recover
+from experiments.methods.options import Common, Optimizer, Shared
+from experiments.stages import recover
+from experiments.stages.options import Recovery
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.options import adam
+from free_jax.panel import RecoverOptions
+from free_jax.panel import options as panel_options
 
 # From noise, in three times the steps.
-PIXELS = options.PIXELS._replace(
+PIXELS = panel_options.PIXELS._replace(
     init="noise",
     num_steps=150,
-    objective=options.PIXELS.objective._replace(total_variation=1.0),
+    objective=panel_options.PIXELS.objective._replace(total_variation=1.0),
 )
 
 
@@ -47,55 +40,82 @@ class Config(NamedTuple):
         recovered from, was asked for, or what the whole "panel" takes it for.
     """
 
-    run: Literal["meta_train"] = "meta_train"
     algorithm: Literal["preinverted"] = "preinverted"
-    seed: Seed = 0
-    way: Way = 5
-    num_steps: Steps = 2000
-    data: DataOptions = DataOptions()
-    zoo: ZooOptions = ZooOptions()
-    student: Student = CONV4
-    recover: options.RecoverOptions = options.RecoverOptions(
-        images_per_class=20, dead_leaves=0, inversion=PIXELS
+    common: Shared = Common(
+        num_steps=2000,
+        log=LogOptions(every_steps=20),
+        eval=EvalOptions(every_steps=200),
+    )
+    recover: Recovery = Recovery(
+        RecoverOptions(images_per_class=20, dead_leaves=0, inversion=PIXELS)
     )
     labels: Literal["owner", "panel"] = "owner"
     learner: LearnerOptions = LearnerOptions()
     optimizer: Optimizer = adam(3e-3)
     replay: EpisodeOptions = EpisodeOptions()
-    eval: EvalOptions = EvalOptions(every_steps=200)
-    max_seconds: Limit = 0.0
-    dtype: Computing = "float32"
-    host_devices: Devices = 1
-    mesh: MeshOptions = MeshOptions()
-    log: LogOptions = LogOptions(every_steps=20)
-    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
-def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+def check(config: Config) -> None:
+    """Refuses keys that contradict each other."""
+    leaves = config.recover.anew.dead_leaves
+    if leaves:
+        raise InputError(
+            f"config.recover.dead_leaves={leaves}: they have no class and make no "
+            "episodes; set it to 0"
+        )
+    if config.recover.against:
+        raise InputError(
+            "config.recover.against: there is no panel's model to be new to; leave it "
+            "unset"
+        )
+
+
+def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
-    parts = episodic.learning(config, run)
-    _check_classes(config, zoo)
+    common, episode = config.common, config.replay
+    parts = episodic.learning(
+        config.algorithm,
+        common,
+        config.learner,
+        config.optimizer,
+        episode,
+        run,
+    )
+    wanted = base.images_wanted(config.recover, common)
+    needed = episode.shots + episode.queries
+    _check_classes(zoo, wanted.images_per_class, common.way, needed)
     # Last: it takes minutes.
-    bank = recover.pre_inverted(config, zoo, run)
+    bank = recover.pre_inverted(
+        zoo,
+        run,
+        wanted,
+        reuse_of=config.recover.reuse,
+        labels=config.labels,
+        way=common.way,
+        images_per_episode=needed,
+    )
+    images = base.images_recovered(wanted, zoo)
+    spent = recover.spent(config.recover.reuse or run.workdir, images)
     return Method(
-        title=base.title(config, zoo),
+        title=base.title(config.algorithm, zoo),
         **parts,
         data=bank,
         recovered=lambda state: bank,
         meters=Meters(
             status={"replay_accuracy": "replay acc"},
-            images_before=base.images_recovered(config, zoo),
+            images_before=images,
+            seconds_before=spent.before,
+            making_images=spent.making_images,
         ),
     )
 
 
-def _check_classes(config: Any, zoo: zoo_lib.Zoo) -> None:
+def _check_classes(zoo: zoo_lib.Zoo, images: int, way: int, needed: int) -> None:
     """Refuses to recover for minutes what makes no episodes."""
-    needed = config.replay.shots + config.replay.queries
-    counts = config.recover.images_per_class * np.bincount(zoo.class_ids)
-    if (counts >= needed).sum() < config.way:
+    counts = images * np.bincount(zoo.class_ids)
+    if (counts >= needed).sum() < way:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
-            f"recover.images_per_class={config.recover.images_per_class} recovers at "
+            f"recover.images_per_class={images} recovers at "
             f"most {counts.max()}; ask for more images or fewer queries"
         )

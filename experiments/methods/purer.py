@@ -1,26 +1,16 @@
 """PURER from a config."""
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
+from experiments.evaluation.options import EvalOptions
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
-from experiments.harness.options import CheckpointOptions, LogOptions, MeshOptions
+from experiments.harness.options import LogOptions
 from experiments.harness.run import Run
-from experiments.inputs.options import CONV4, DataOptions, DisjointZooOptions
 from experiments.methods import base
-from experiments.methods.options import (
-    Computing,
-    Devices,
-    EvalOptions,
-    Limit,
-    Optimizer,
-    Seed,
-    Steps,
-    Student,
-    Way,
-)
+from experiments.methods.options import Common, Optimizer, Shared
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import icfil, purer
@@ -44,12 +34,14 @@ class PoolOptions(NamedTuple):
       teachers_per_step: whose images are moved.
       weighting: of the teachers' losses: "uniform", or "prefix" (the released code).
       label_order: of a batch: the "teacher"'s, or "sorted" (PURER-Plus's code).
+      disjoint: only that many teachers, none of whom shares a class; 0 is all.
     """
 
     images_per_class: Annotated[int, AtLeast(1)] = 16
     teachers_per_step: Annotated[int, AtLeast(1)] = 13
     weighting: Literal["uniform", "prefix"] = "uniform"
     label_order: Literal["teacher", "sorted"] = "teacher"
+    disjoint: Annotated[int, AtLeast(0)] = 0
 
 
 # One step of Adam is made in each update; .25 in PURER, .01 in PURER-Plus.
@@ -80,14 +72,12 @@ class Config(NamedTuple):
         a "teacher".
     """
 
-    run: Literal["meta_train"] = "meta_train"
     algorithm: Literal["purer"] = "purer"
-    seed: Seed = 0
-    way: Way = 5
-    num_steps: Steps = 60000
-    data: DataOptions = DataOptions()
-    zoo: DisjointZooOptions = DisjointZooOptions()
-    student: Student = CONV4
+    common: Shared = Common(
+        num_steps=60000,
+        log=LogOptions(every_steps=20),
+        eval=EvalOptions(every_steps=500, baselines=("random", "average")),
+    )
     init: Literal["random", "average", "teacher"] = "random"
     inversion: Recipe = PIXELS
     recover: PoolOptions = PoolOptions()
@@ -96,23 +86,32 @@ class Config(NamedTuple):
     optimizer: Optimizer = adam(1e-3)
     replay: EpisodeOptions = EpisodeOptions(episodes_per_update=4, augment=False)
     icfil: IcfilOptions = IcfilOptions()
-    eval: EvalOptions = EvalOptions(every_steps=500, baselines=("random", "average"))
-    max_seconds: Limit = 0.0
-    dtype: Computing = "float32"
-    host_devices: Devices = 1
-    mesh: MeshOptions = MeshOptions()
-    log: LogOptions = LogOptions(every_steps=20)
-    checkpoint: CheckpointOptions = CheckpointOptions()
 
 
-def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
+def check(config: Config) -> None:
+    """Refuses keys that contradict each other."""
+    if config.icfil.num_steps and config.learner.kind == "protonet":
+        raise InputError(
+            "config.icfil.num_steps > 0 follows an inner loop, which protonet has not; "
+            "choose learner maml or anil, or icfil.num_steps=0"
+        )
+    if config.init != "random" and config.learner.init_from:
+        raise InputError(
+            f"config.init={config.init} and config.learner.init_from exclude each "
+            "other: start from the teachers, or from a saved model"
+        )
+    _check_recipe(config.inversion)
+
+
+def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
+    common, way = config.common, config.common.way
     options, replay = config.recover, config.replay
-    recipe = base.recipe(config.inversion)
-    if config.zoo.disjoint:
-        zoo = zoo_lib.disjoint(zoo, config.zoo.disjoint)
-    student = base.student(config, config.way)
-    train_learner, test_learner = base.learners(config, student)
+    recipe = config.inversion
+    if options.disjoint:
+        zoo = zoo_lib.disjoint(zoo, options.disjoint)
+    student = base.student(common, way)
+    train_learner, test_learner = base.learners(config.learner, student)
     train_learner = _started(config, train_learner, student, zoo)
     needed = replay.shots + replay.queries
     if needed > options.images_per_class:
@@ -121,19 +120,19 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             f"recover.images_per_class={options.images_per_class} are learned"
         )
     counts = np.asarray(known_classes(zoo.teachers, zoo.num_classes))
-    if counts.sum() < config.way:
+    if counts.sum() < way:
         raise InputError(
-            f"the teachers know {counts.sum()} classes, an episode needs {config.way}"
+            f"the teachers know {counts.sum()} classes, an episode needs {way}"
         )
     source = inversion.build_source(recipe, student)
     tx = optimizer(config.optimizer)
-    update = base.episodic_update(config, train_learner, tx, run.map_tasks)
+    update = base.episodic_update(config.replay, way, train_learner, tx, run.map_tasks)
 
     def sample(key, bank):
         return episodes.sample_episode(
             key,
             bank,
-            way=config.way,
+            way=way,
             shots=replay.shots,
             queries=replay.queries,
             split=replay.split,
@@ -162,12 +161,12 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
             label_order=options.label_order,
             map_tasks=run.map_tasks,
         )
-        predictors = base.adapted(config, test_learner)
+        predictors = base.adapted(config.algorithm, config.learner.kind, test_learner)
         predictors |= _calibrated(config, student, test_learner)
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     return Method(
-        title=base.title(config, zoo),
+        title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
         network=student,
@@ -186,8 +185,32 @@ def build(config: Any, zoo: zoo_lib.Zoo, run: Run) -> Method:
     )
 
 
+def _check_recipe(recipe: Recipe) -> None:
+    """Refuses what PURER's inversion, one step of the pixels an update, leaves out."""
+    if recipe.source == "generator":
+        raise InputError(
+            "config.inversion.source=generator: PURER learns the pixels themselves; "
+            "choose normalized_pixels or pixels"
+        )
+    for key in (
+        "num_steps",
+        "decay",
+        "meta_gradient",
+        "keep",
+        "estimator",
+        "generator",
+    ):
+        value, only = getattr(recipe, key), getattr(PIXELS, key)
+        if value != only:
+            raise InputError(
+                f"config.inversion.{key}={value}: PURER moves its pixels by one step "
+                "of the optimizer in each update and differentiates the teachers; "
+                f"leave it at {only}"
+            )
+
+
 def _started(
-    config: Any, learner: MetaLearner, student: Network, zoo: zoo_lib.Zoo
+    config: Config, learner: MetaLearner, student: Network, zoo: zoo_lib.Zoo
 ) -> MetaLearner:
     """The learner with the configured initialisation."""
     if config.init == "random":
@@ -203,14 +226,13 @@ def _started(
 
 
 def _calibrated(
-    config: Any, student: Network, learner: MetaLearner
+    config: Config, student: Network, learner: MetaLearner
 ) -> dict[str, evaluation.Classify]:
     """The second predictor, where ``config.icfil`` asks for it."""
     options = config.icfil
     if not options.num_steps:
         return {}
-    recipe = base.recipe(options.inversion, "icfil.inversion")
-    inverter = inversion.build(recipe, student)
+    inverter = inversion.build(options.inversion, student)
     calibrate = icfil.calibrator(
         student,
         inverter,
@@ -219,7 +241,7 @@ def _calibrated(
         learning_rate=options.learning_rate,
         temperature=options.temperature,
         cross_entropy=options.cross_entropy,
-        seed=config.seed,
+        seed=config.common.seed,
     )
     learner = icfil.calibrated(learner, calibrate)
     name = f"{config.algorithm} ({config.learner.kind}), calibrated"

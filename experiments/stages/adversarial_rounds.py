@@ -7,7 +7,7 @@ the teacher it learned from, but with other probabilities (`objectives.agreement
 
 import dataclasses
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +58,10 @@ class Rival(NamedTuple):
         )
 
 
-def earlier(config: Any) -> str:
+def earlier(against: str) -> str:
     """The run whose images and answers are kept, or the empty string."""
-    folder = getattr(config.recover, "against", "")
     # Noted in files, which may be read from elsewhere.
-    return folder if "://" in folder or not folder else os.path.abspath(folder)
+    return against if "://" in against or not against else os.path.abspath(against)
 
 
 def seconds(folder: str) -> float:
@@ -89,13 +88,13 @@ def seconds_before(place: str) -> float:
     return made + reuse.seconds_recovering(place) + asking
 
 
-def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
-    """The model of ``config.recover.against``, or None if there is none.
+def rival(against: str, zoo: zoo_lib.Zoo) -> Rival | None:
+    """The model of an earlier run's folder, or None where no folder is named.
 
     Raises:
       InputError: no model is there, or it was not distilled from all teachers of `zoo`.
     """
-    folder = earlier(config)
+    folder = earlier(against)
     if not folder:
         return None
     path = f"{folder}/model.npz"
@@ -126,13 +125,13 @@ def rival(config: Any, zoo: zoo_lib.Zoo) -> Rival | None:
     )
 
 
-def kept(config: Any, zoo: zoo_lib.Zoo, asked: np.ndarray) -> reuse.Known | None:
+def kept(against: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> reuse.Known | None:
     """Images and answers of the earlier run and of those that it renewed, if any.
 
     Raises:
       InputError: there are none, they are of other teachers, or it has not finished.
     """
-    folder = earlier(config)
+    folder = earlier(against)
     if not folder:
         return None
     seconds(folder)

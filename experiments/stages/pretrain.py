@@ -12,8 +12,10 @@ from experiments import inputs
 from experiments.data import Split
 from experiments.harness import checkpointing, hosts, metrics, stopping
 from experiments.harness.optimizers import optimizer
+from experiments.harness.options import CheckpointOptions, Dtype
 from experiments.harness.run import Run
 from experiments.inputs import networks
+from experiments.inputs.options import DataOptions, TeacherRecipe
 from free_jax import keys
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
@@ -23,14 +25,22 @@ from free_jax.zoo import pretraining
 from free_jax.zoo.network import Network
 
 
-def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
+def train_zoo(
+    recipe: TeacherRecipe,
+    run: Run,
+    *,
+    data: DataOptions,
+    dtype: Dtype = "float32",
+    checkpoint: CheckpointOptions = CheckpointOptions(),
+) -> zoo_lib.Zoo:
     """Trains the zoo, or loads it if ``<workdir>/zoo`` is already there.
 
     Args:
-      config: gives ``data``, ``dtype`` and ``checkpoint``.
-      recipe: the section with the teachers: ``num_teachers, way, model, epochs,
-        batch_size, optimizer, train_fraction, flip``.
+      recipe: of the teachers.
       run: asked to stop after every epoch.
+      data: its train split is learned from.
+      dtype: what teachers compute in.
+      checkpoint: when their training is saved.
 
     Raises:
       Stopped: stop was requested; the finished epochs are kept.
@@ -39,9 +49,9 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
     target = run.path("zoo")
     if hosts.agreed((target / "zoo.json").exists()):
         return zoo_lib.load_zoo(target)
-    split = inputs.load_split(config, "train")
+    split = inputs.load_split(data, "train")
     start = time.monotonic()
-    network, trainer = _trainer(config, recipe, split)
+    network, trainer = _trainer(recipe, split, data, dtype)
     rng = run.rng("class draw")
     class_ids = np.stack(
         [
@@ -50,7 +60,7 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
         ]
     ).astype(np.int32)
     bank = run.place(banks.from_arrays(split.images, split.counts))
-    state = _trained(config, recipe, run, trainer, bank, class_ids)
+    state = _trained(recipe, run, trainer, bank, class_ids, data, checkpoint)
     _, _, evaluate = trainer
     # Not "everywhere": the weights are tasks, too large to be on every device.
     measured = jax.jit(run.map_tasks(evaluate))(bank, (class_ids, state.variables))
@@ -59,7 +69,7 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
         network,
         Teachers(variables, jnp.asarray(class_ids)),
         accuracy,
-        config.data.name,
+        data.name,
     )
     zoo = zoo_lib.Zoo((group,), split.class_names)
     hosts.first_only(lambda: zoo_lib.save_zoo(zoo, target))
@@ -72,17 +82,17 @@ def train_zoo(config: Any, recipe: Any, run: Run) -> zoo_lib.Zoo:
     return zoo
 
 
-def _trainer(config: Any, recipe: Any, split: Split) -> tuple[Network, tuple]:
+def _trainer(
+    recipe: TeacherRecipe, split: Split, data: DataOptions, dtype: Dtype
+) -> tuple[Network, tuple]:
     """The teachers' network, and `pretraining.teacher_trainer` of the recipe."""
     per_class = int(recipe.train_fraction * split.counts.min())
     if recipe.way > len(split.class_names):
         raise InputError(
             f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
-            f"classes of {config.data.name}"
+            f"classes of {data.name}"
         )
-    network = networks.classifier(
-        recipe.model, recipe.way, inputs.preset(config), config.dtype
-    )
+    network = networks.classifier(recipe.model, recipe.way, inputs.preset(data), dtype)
     if recipe.batch_size > per_class * recipe.way:
         raise InputError(
             f"pretrain.batch_size={recipe.batch_size} exceeds the "
@@ -105,12 +115,13 @@ def _trainer(config: Any, recipe: Any, split: Split) -> tuple[Network, tuple]:
 
 
 def _trained(
-    config: Any,
-    recipe: Any,
+    recipe: TeacherRecipe,
     run: Run,
     trainer: tuple,
     bank: ImageBank,
     class_ids: np.ndarray,
+    data: DataOptions,
+    checkpoint: CheckpointOptions,
 ) -> Any:
     """The teachers' states after all epochs, from the last checkpoint on."""
     init, epoch, _ = trainer
@@ -128,10 +139,10 @@ def _trained(
     run_epoch = jax.jit(one_epoch)
     checkpoints = checkpointing.Checkpoints(
         run.path("pretraining"),
-        config={"data": config.data, "seed": run.seed, "teachers": recipe},
+        config={"data": data, "seed": run.seed, "teachers": recipe},
         may_change=("data.cache_dir",),
-        save_every_steps=config.checkpoint.every_steps or None,
-        save_every_secs=config.checkpoint.every_secs or None,
+        save_every_steps=checkpoint.every_steps or None,
+        save_every_secs=checkpoint.every_secs or None,
     )
     restored = checkpoints.restore_latest(state)
     done = 0

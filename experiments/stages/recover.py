@@ -1,16 +1,14 @@
-"""Images and answers of a run: the library's pipeline, kept in its folder."""
+"""Images and answers of a run: the library's jobs, kept in its folder."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Literal, NamedTuple
 
 import numpy as np
 from etils import epath
 
-from experiments import inputs
-from experiments.harness import files, hosts, pictures, sections
+from experiments.harness import files, hosts, pictures
 from experiments.harness.run import Run
 from experiments.stages import adversarial_rounds, reuse
-from experiments.stages.options import RecoverOptions
 from free_jax import inversion, keys, panel
 from free_jax import jobs as jobs_lib
 from free_jax.errors import InputError
@@ -18,39 +16,24 @@ from free_jax.types import ImageBank, SyntheticImages
 from free_jax.zoo import Zoo
 
 
-def options(config: Any) -> panel.RecoverOptions:
-    """Section ``recover`` as the library's record."""
-    section = sections.read(RecoverOptions, config.recover, "config.recover")
-    return panel.RecoverOptions(
-        images_per_class=section.images_per_class,
-        dead_leaves=section.dead_leaves,
-        at_once=section.at_once,
-        image_size=inputs.preset(config).image_size,
-        inversion=section.inversion,
-        meta_training=panel.MetaTraining(
-            num_steps=section.meta_steps,
-            teachers_per_step=section.meta_teachers,
-            optimizer=section.meta_optimizer,
-        ),
-    )
-
-
-def panel_options(config: Any) -> panel.PanelOptions:
-    """Sections ``recover`` and ``panel`` as the library's record."""
-    return panel.PanelOptions(recover=options(config), **sections.plain(config.panel))
-
-
 def described(
-    config: Any, zoo: Zoo, choice: panel.PanelChoice, run: Run
+    zoo: Zoo,
+    choice: panel.PanelChoice,
+    run: Run,
+    options: panel.PanelOptions,
+    *,
+    reuse_of: str = "",
+    against: str = "",
 ) -> panel.DescribedZoo:
     """Recovers images, asks the chosen teachers about them, and judges the teachers.
 
     Args:
-      config: of the run; ``recover.reuse`` takes images and answers of an earlier run
-        instead, ``recover.against`` adds to them.
       zoo: teachers that images are recovered from.
       choice: whose teachers describe every image.
       run: keeps the parts.
+      options: which images, and whether teachers are judged.
+      reuse_of: run whose images and answers are taken instead; empty for none.
+      against: run to whose images and answers others are added; empty for none.
 
     Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
 
@@ -58,24 +41,28 @@ def described(
       Stopped: stop was requested; finished parts are kept.
       InputError: no teacher is left to believe.
     """
-    wanted, key = panel_options(config), run.key("recover")
+    key, wanted = run.key("recover"), options.recover
     rival = None
-    if config.recover.reuse:
-        known = reuse.reuse(config, config.recover.reuse, zoo, choice.asked)
-        nothing = wanted.recover._replace(images_per_class=0, dead_leaves=0)
-        wanted = wanted._replace(recover=nothing)
+    if reuse_of:
+        known = reuse.reuse(reuse_of, zoo, choice.asked, wanted)
+        wanted = wanted._replace(images_per_class=0, dead_leaves=0)
     else:
-        rival = adversarial_rounds.rival(config, zoo)
+        rival = adversarial_rounds.rival(against, zoo)
         if rival:  # Not the images of the earlier rounds again.
             key = keys.named(key, "round", rival.number)
-        check(wanted.recover, zoo, rival)
-        known = adversarial_rounds.kept(config, zoo, choice.asked)
-        earlier = adversarial_rounds.earlier(config)
-        reuse.sign(run.workdir, zoo, choice.asked, config, renewed=earlier)
+        check(wanted, zoo, rival)
+        known = adversarial_rounds.kept(against, zoo, choice.asked)
+        reuse.sign(
+            run.workdir,
+            zoo,
+            choice.asked,
+            reuse.recipe(wanted, run.seed),
+            renewed=adversarial_rounds.earlier(against),
+        )
     found = panel.describe_zoo(
         key,
         zoo,
-        wanted,
+        options._replace(recover=wanted),
         telling(run),
         known=known,
         choice=choice,
@@ -113,38 +100,49 @@ def _tell_doubts(found: panel.DescribedZoo, run: Run) -> None:
         )
 
 
-def pre_inverted(config: Any, zoo: Zoo, run: Run) -> ImageBank:
+def pre_inverted(
+    zoo: Zoo,
+    run: Run,
+    wanted: panel.RecoverOptions,
+    *,
+    reuse_of: str = "",
+    labels: Literal["owner", "panel"] = "owner",
+    way: int,
+    images_per_episode: int,
+) -> ImageBank:
     """A memory of the images recovered from every teacher, by absolute class.
 
-    The class is what its own teacher was asked for, or what all teachers together take
-    the image for (``config.labels``).
-
     Args:
-      config: of the run.
       zoo: teachers.
       run: keeps the parts.
+      wanted: which images.
+      reuse_of: run whose images and answers are taken instead; empty for none.
+      labels: an image's class is what its own teacher was asked for ("owner"), or what
+        all teachers together take it for ("panel").
+      way: classes of an episode.
+      images_per_episode: shots and queries of a class.
 
     Raises:
       Stopped: stop was requested; finished parts are kept.
       InputError: the panel's votes leave no episode, or no teacher is trusted.
     """
     everyone, answers = np.arange(zoo.num_teachers), None
-    if config.recover.reuse:
-        images, answers = reuse.reuse(config, config.recover.reuse, zoo, everyone)
+    if reuse_of:
+        images, answers = reuse.reuse(reuse_of, zoo, everyone, wanted)
     else:
-        wanted = options(config)
         check(wanted, zoo)
-        reuse.sign(run.workdir, zoo, everyone, config)
+        recipe = reuse.recipe(wanted, run.seed)
+        reuse.sign(run.workdir, zoo, everyone, recipe)
         images = panel.recover_zoo(
             run.key("recover"), zoo, wanted, telling(run), map_tasks=run.map_tasks
         )
-    if config.labels == "panel":
+    if labels == "panel":
         if answers is None:
             answers = panel.ask_zoo(
                 zoo, images.images, telling(run), map_tasks=run.map_tasks
             )
         voted = panel.voted_classes(zoo, images, answers)
-        _check_votes(config, zoo, images, voted)
+        _check_votes(zoo, images, voted, way, images_per_episode)
         images = images._replace(classes=voted.classes)
     bank = panel.bank_of_classes(images, np.arange(zoo.num_classes))
     # The memory is full: what was written last comes last.
@@ -152,15 +150,14 @@ def pre_inverted(config: Any, zoo: Zoo, run: Run) -> ImageBank:
 
 
 def _check_votes(
-    config: Any, zoo: Zoo, images: SyntheticImages, voted: panel.Voted
+    zoo: Zoo, images: SyntheticImages, voted: panel.Voted, way: int, needed: int
 ) -> None:
-    needed = config.replay.shots + config.replay.queries
     counts = np.bincount(voted.classes, minlength=zoo.num_classes)
     enough = int((counts >= needed).sum())
-    if enough < config.way:
+    if enough < way:
         raise InputError(
             f"config.labels=panel: {enough} classes are left with the {needed} "
-            f"images (shots + queries) of an episode, which takes {config.way}; "
+            f"images (shots + queries) of an episode, which takes {way}; "
             "recover more images, ask for fewer queries, or use labels=owner"
         )
     print(
@@ -187,6 +184,30 @@ def check(
             inversion.build(wanted.inversion, network, student)
         except ValueError as error:
             raise InputError(f"config.recover: {error}") from None
+
+
+class Spent(NamedTuple):
+    """Seconds that a run's images took.
+
+    Attributes:
+      before: with asking, and with the earlier run that it adds to.
+      making_images: of these; None where there are images and nobody knows.
+    """
+
+    before: float
+    making_images: float | None
+
+
+def spent(folder: str, images: int) -> Spent:
+    """What was spent on the images of a run before its first step.
+
+    Args:
+      folder: run directory that keeps them: of this run, or of the one it reuses.
+      images: how many were recovered.
+    """
+    making = sum(map(reuse.seconds_recovering, reuse.lineage(folder)))
+    known = making if making and images else None if images else 0.0
+    return Spent(adversarial_rounds.seconds_before(folder), known)
 
 
 def telling(run: Run) -> jobs_lib.Run:

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.harness import chunks, files, former_keys, hosts
+from experiments.harness import chunks, files, hosts, sections
 from experiments.harness.chunks import finished, read_chunk
 from experiments.harness.workdir import CONFIG_FILE
+from experiments.inputs import former_keys
 from free_jax import inversion, panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
@@ -22,16 +23,17 @@ META_TRAINING = "meta_generator"
 Known = tuple[SyntheticImages, Answers]
 
 
-def recipe(config: Any) -> dict[str, Any]:
+def recipe(wanted: panel.RecoverOptions, seed: int) -> dict[str, Any]:
     """How a run's images are made: ``source``, where its inversions ``init``, ..."""
-    return _recipe(files.flatten(config))
+    return _recipe(files.flatten({"recover": sections.plain(wanted), "seed": seed}))
 
 
 def _recipe(flat: dict[str, Any]) -> dict[str, Any]:
-    flat = former_keys.upgraded(flat)  # It may be an earlier run's.
+    flat = former_keys.NAMES.upgraded(flat)  # It may be an earlier run's.
     source, init = flat.get(_SOURCE), flat.get(_INIT)
     leaves = source == "pixels" and init == "dead_leaves"
-    keys = ("inversion.num_steps", "meta_steps", "images_per_class", "dead_leaves")
+    keys = ("inversion.num_steps", "images_per_class", "dead_leaves")
+    keys += ("meta_training.num_steps",)
     return {
         "source": source,
         "init": "dead_leaves" if leaves else "noise",  # Generators' latents too.
@@ -44,7 +46,7 @@ def sign(
     workdir: str,
     zoo: zoo_lib.Zoo,
     asked: np.ndarray,
-    config: Any,
+    recipe: dict[str, Any],
     *,
     renewed: str = "",
 ) -> None:
@@ -54,7 +56,7 @@ def sign(
       workdir: run directory.
       zoo: teachers that images are recovered from.
       asked: rows of the teachers that are asked.
-      config: of the run.
+      recipe: see `recipe`.
       renewed: the earlier run whose images and answers this one adds to.
 
     Raises:
@@ -75,7 +77,7 @@ def sign(
                 "since; use another --workdir"
             )
         file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(file, now | {"recipe": recipe(config)})
+        files.write_json(file, now | {"recipe": recipe})
 
     hosts.first_only(check)
 
@@ -103,15 +105,17 @@ def seconds_recovering(workdir: str) -> float:
     return noted + chunks.seconds_spent(workdir, META_TRAINING, "recovered")
 
 
-def reuse(config: Any, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Known:
+def reuse(
+    folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray, wanted: panel.RecoverOptions
+) -> Known:
     """Images and answers of an earlier run, as far as this run asks for them.
 
     Args:
-      config: of this run; ``recover.images_per_class``, ``recover.dead_leaves`` and
-        ``panel.teachers`` may be smaller than the earlier run's.
       folder: the earlier run's working directory.
       zoo: the teachers, which must be the earlier run's.
       asked: [T'] rows over all teachers: whose answers are wanted.
+      wanted: ``images_per_class`` and ``dead_leaves`` may be smaller than the earlier
+        run's.
 
     Raises:
       InputError: the folder holds no finished images and answers, fewer, or those of
@@ -119,16 +123,14 @@ def reuse(config: Any, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Know
     """
     images, answers = everything("reuse", folder, zoo, asked)
     keep = []
-    if config.recover.images_per_class:
+    if wanted.images_per_class:
         for owner, way in enumerate(np.diff(zoo.columns)):
-            most = config.recover.images_per_class * way
+            most = wanted.images_per_class * way
             # Labels run through the classes: the first ones hold each equally often.
             keep.append(np.flatnonzero(images.owners == owner)[:most])
-            _check_enough(
-                folder, "images_per_class", len(keep[-1]) // way, config.recover
-            )
-    keep.append(np.flatnonzero(images.owners < 0)[: config.recover.dead_leaves])
-    _check_enough(folder, "dead_leaves", len(keep[-1]), config.recover)
+            _check_enough(folder, "images_per_class", len(keep[-1]) // way, wanted)
+    keep.append(np.flatnonzero(images.owners < 0)[: wanted.dead_leaves])
+    _check_enough(folder, "dead_leaves", len(keep[-1]), wanted)
     index = np.concatenate(keep)
     found = SyntheticImages(*(x[index] for x in images))
     return found, answers._replace(logits=answers.logits[index])
@@ -198,7 +200,7 @@ def _made(folder: str) -> dict[str, Any]:
         flat = files.flatten(json.loads(config))
     except (OSError, ValueError):
         flat = {}
-    if {_SOURCE, _INIT} <= former_keys.upgraded(flat).keys():
+    if {_SOURCE, _INIT} <= former_keys.NAMES.upgraded(flat).keys():
         return _recipe(flat)
     print(
         f"{folder} does not say how its images were made (neither "
@@ -209,7 +211,9 @@ def _made(folder: str) -> dict[str, Any]:
     return {}
 
 
-def _check_enough(folder: str, key: str, found: int, wanted: Any) -> None:
+def _check_enough(
+    folder: str, key: str, found: int, wanted: panel.RecoverOptions
+) -> None:
     asked = getattr(wanted, key)
     if found < asked:
         raise InputError(

@@ -2,20 +2,37 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 from experiments import inputs
+from experiments.harness.options import CheckpointOptions, Dtype
 from experiments.harness.run import Run
 from experiments.inputs import endpoints
+from experiments.inputs.options import DataOptions, ZooOptions
 from experiments.stages import pretrain
 from free_jax.zoo import Zoo
 
 
 @contextlib.contextmanager
-def opened(config: Any, run: Run) -> Iterator[Zoo | None]:
-    """The teachers of ``config.zoo``, on their devices.
+def opened(
+    options: ZooOptions,
+    run: Run,
+    *,
+    data: DataOptions,
+    way: int,
+    dtype: Dtype = "float32",
+    checkpoint: CheckpointOptions = CheckpointOptions(),
+) -> Iterator[Zoo | None]:
+    """The teachers of a run, on their devices.
 
-    None where none is configured, because real images are learned from.
+    None where none is asked for, because real images are learned from.
+
+    Args:
+      options: which teachers.
+      run: keeps those that are trained here, and what endpoints answer.
+      data: whose classes they know.
+      way: classes of each.
+      dtype: what they compute in.
+      checkpoint: of their training.
 
     Raises:
       Stopped: stop was requested while they were trained.
@@ -23,14 +40,17 @@ def opened(config: Any, run: Run) -> Iterator[Zoo | None]:
     """
     with contextlib.ExitStack() as exits:
         zoo = None
-        if config.zoo.pretrain.num_teachers:
-            zoo = pretrain.train_zoo(config, config.zoo.pretrain, run)
-        elif config.zoo.path:
-            zoo = inputs.load_zoo(config)
-        elif config.zoo.apis:
-            remote = endpoints.opened(config.zoo.apis, run.workdir, config.data.name)
-            zoo = inputs.select(config, exits.enter_context(remote))
+        if options.pretrain.num_teachers:
+            zoo = pretrain.train_zoo(
+                options.pretrain, run, data=data, dtype=dtype, checkpoint=checkpoint
+            )
+        elif options.path:
+            zoo = inputs.load_zoo(options, data, way)
+        elif options.apis:
+            remote = endpoints.opened(options.apis, run.workdir, data.name)
+            zoo = inputs.select(exits.enter_context(remote), options, way)
         if zoo is not None:
-            zoo = inputs.computing_in(inputs.sabotaged(config, zoo), config.dtype)
+            zoo = inputs.sabotaged(zoo, options.sabotage, run.seed)
+            zoo = inputs.computing_in(zoo, dtype)
             zoo = inputs.place_zoo(zoo, run.place)
         yield zoo

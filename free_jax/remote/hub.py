@@ -53,7 +53,7 @@ class Hub:
 
     `ask` is what jitted programs call, see `remote.module.Endpoint`: it touches no JAX
     and never raises.  An endpoint that is given up, and queries beyond a budget, answer
-    NaN; `alive`, `spent` and `raise_if_broken` report it.
+    NaN; `alive`, `spent` and `raise_if_broken` tell it.
     """
 
     def __init__(
@@ -185,10 +185,6 @@ class Hub:
         """Why no endpoint can be asked any more; "" while one can."""
         return "" if self.alive().any() else "the budget of queries is spent"
 
-    def bill(self) -> dict[str, int]:
-        """What was spent so far, as an entry of a table of results."""
-        return {"queries": self.queries}
-
     def raise_if_broken(self) -> None:
         """Raises what `ask` must not raise.
 
@@ -206,7 +202,7 @@ class Hub:
                 "answer is lost"
             )
 
-    def report(self) -> dict[str, Any]:
+    def bill(self) -> dict[str, Any]:
         """Counts of images for each endpoint and in total, ready for JSON."""
         each = {}
         for endpoint, left in zip(self._endpoints, self.remaining(), strict=True):

@@ -64,7 +64,8 @@ def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess:
 
 def collected(workdir: pathlib.Path) -> dict:
     """Metrics and accuracies of a finished run; nothing that depends on the clock."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    metrics = workdir / "metrics.jsonl"  # Of a run without training there are none.
+    lines = metrics.read_text().splitlines() if metrics.exists() else []
     result = json.loads((workdir / "result.json").read_text())
     return {
         "metrics": [json.loads(line) for line in lines],

@@ -1,11 +1,12 @@
-"""Names that keys of a config had before, and what became of them: the one table.
+"""Names that keys of our configs had before, and what became of them: the one table.
 
-Command lines and the ``config.json`` of earlier runs are read through it.  It knows
-names only; what the keys do is said where their sections are declared.
+Command lines and the ``config.json`` of earlier runs are read through it, see
+`experiments.harness.former`.
 """
 
-from collections.abc import Mapping
 from typing import Any
+
+from experiments.harness import former
 
 # Former key or section -> its name today; the longest that fits is taken.
 KEYS = {
@@ -26,7 +27,10 @@ KEYS = {
     "recover.generator_rate": (
         "recover.inversion.generator.optimizer.kwargs.learning_rate"
     ),
-    "recover.meta_rate": "recover.meta_optimizer.kwargs.learning_rate",
+    "recover.meta_rate": ("recover.meta_training.optimizer.kwargs.learning_rate"),
+    "recover.meta_steps": "recover.meta_training.num_steps",
+    "recover.meta_teachers": "recover.meta_training.teachers_per_step",
+    "recover.meta_optimizer": "recover.meta_training.optimizer",
     "distill.groups": "distill.ghost_batches",
     "distill.calibrate_images": "distill.fit_images",
     # Of FREE and BiDf-MKD.
@@ -46,6 +50,7 @@ KEYS = {
     "black_box.antithetic": "inversion.estimator.antithetic",
     "black_box.at_once": "inversion.estimator.at_once",
     # Of PURER.
+    "zoo.disjoint": "recover.disjoint",
     "start": "init",
     "pixels": "inversion",
     "pixels.images_per_class": "recover.images_per_class",
@@ -77,19 +82,20 @@ BACKENDS: dict[str, dict[str, Any]] = {
     "pixels": {
         "recover.inversion.decay": "cosine",
         "recover.inversion.optimizer.kwargs.b1": 0.9,
-        "recover.meta_steps": 0,
+        "recover.meta_training.num_steps": 0,
     },
     "generator": {
         "recover.inversion.init": "noise",  # Only pixels start from anything else.
         "recover.inversion.decay": "none",
         "recover.inversion.optimizer.kwargs.b1": 0.5,
-        "recover.meta_steps": 0,
+        "recover.meta_training.num_steps": 0,
     },
     "five": {
         "recover.inversion.init": "noise",  # Only pixels start from anything else.
         "recover.inversion.decay": "none",
         "recover.inversion.optimizer.kwargs.b1": 0.5,
-        "recover.meta_steps": 60,
+        # With as many steps as the config says.
+        "recover.meta_training.num_steps": former.Unless(60),
     },
 }
 
@@ -106,6 +112,8 @@ UNUSED: dict[str, tuple[str, ...]] = {
     "bidf": ("distill.batch_size",),
     "purer": ("replay.max_updates",),
     "preinverted": ("replay.max_updates",),
+    "baselines": ("num_steps",),
+    "yardsticks": ("num_steps",),
 }
 
 # What keys of an objective were that a config did not name.
@@ -124,101 +132,14 @@ OBJECTIVE: dict[str, Any] = {
     "flip": True,
 }
 
+NAMES = former.Names(
+    keys=KEYS,
+    gone=GONE,
+    values=VALUES,
+    implied={"recover.backend": BACKENDS},
+    unused=UNUSED,
+    together={"objective.cross_entropy": OBJECTIVE},
+)
 
-def key_today(key: str) -> str:
-    """The name of a key today; a key that never changed is returned as it is.
-
-    >>> key_today("recover.objective.moments")
-    'recover.inversion.objective.moments'
-    """
-    for length in range(key.count("."), -1, -1):
-        prefix = ".".join(key.split(".")[: length + 1])
-        if prefix in KEYS:
-            return KEYS[prefix] + key[len(prefix) :]
-    return key
-
-
-def value_today(key: str, value: Any) -> Any:
-    """A value of a key of today, which may have had another name.
-
-    >>> value_today("algorithm", "yardsticks")
-    'baselines'
-    """
-    known = VALUES.get(key, {})
-    if isinstance(value, (list, tuple)):
-        return type(value)(value_today(key, item) for item in value)
-    return known.get(value, value) if isinstance(value, str) else value
-
-
-def override_today(key: str, value: str) -> dict[str, str]:
-    """What one override of a command line says today, as keys and texts.
-
-    >>> override_today("recover.start", "scenes")
-    {'recover.inversion.init': 'dead_leaves'}
-    """
-    if key in GONE:
-        return {}
-    today = key_today(key)
-    told: dict[str, str] = {}
-    if key == "recover.backend":
-        told = {name: str(item) for name, item in BACKENDS.get(value, {}).items()}
-    text = VALUES.get(today, {}).get(value, value)
-    for old, new in VALUES.get(today, {}).items():
-        # A tuple of names, as Python writes it.
-        text = text.replace(f"'{old}'", f"'{new}'").replace(f'"{old}"', f'"{new}"')
-    return {today: text} | told
-
-
-def upgraded(
-    flat: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """A flat config as a run of today would write it.
-
-    Args:
-      flat: dotted keys, perhaps with former names.
-      defaults: of today's config of the same method; keys that are new since get these,
-        where the config was written before they existed.
-
-    Returns:
-      A new dict; equal to `flat` where that was of today already.
-    """
-    if not is_former(flat):
-        return dict(flat)
-    unused = UNUSED.get(str(flat.get("algorithm")), ())
-    found: dict[str, Any] = {}
-    for key, value in flat.items():
-        if any(key == name or key.startswith(f"{name}.") for name in unused):
-            continue
-        if key not in GONE:
-            today = key_today(key)
-            found[today] = value_today(today, value)
-    backend = flat.get("recover.backend")
-    if backend in BACKENDS:
-        told = dict(BACKENDS[backend])
-        if backend == "five":  # With as many steps as the config says.
-            told["recover.meta_steps"] = flat.get("recover.meta_steps", 60)
-        found |= told
-    for section in [key for key in found if key.endswith("objective.cross_entropy")]:
-        prefix = section.removesuffix("cross_entropy")
-        found = {f"{prefix}{key}": value for key, value in OBJECTIVE.items()} | found
-    new = {
-        key: value
-        for key, value in (defaults or {}).items()
-        if not _is_said(key, found)
-    }
-    return new | found
-
-
-def _is_said(key: str, found: Mapping[str, Any]) -> bool:
-    """Whether a config says by other keys what a key of the defaults would add."""
-    call, keywords, _ = key.partition(".kwargs.")
-    named = bool(keywords) and f"{call}.name" in found
-    return named or any(name.startswith(f"{key}.") for name in found)
-
-
-def is_former(flat: Mapping[str, Any]) -> bool:
-    """Whether a flat config was written before the names of today."""
-    values = any(
-        str(flat.get(key)) in former for key, former in VALUES.items() if key in flat
-    )
-    return values or any(key in GONE or key_today(key) != key for key in flat)
+# What is drawn by keys of randomness even where nothing is trained.
+REDRAWN = ("zoo.sabotage", "panel.held_out_classes")
