@@ -25,11 +25,38 @@ def to_bytes(images: Float[Array, "..."]) -> UInt8[Array, "..."]:
     return jnp.floor(255.0 * jnp.clip(images, 0.0, 1.0)).astype(jnp.uint8)
 
 
+# Luminance of red, green and blue, ITU-R 601, as Pillow's mode "L".
+_LUMINANCE = (0.299, 0.587, 0.114)
+
+
 def fit_to(
     images: Float[Array, "n h w c"], image_shape: tuple[int, int, int]
-) -> Float[Array, "n i j c"]:
-    """Resizes to the (h, w) a network expects; the identity when they agree."""
+) -> Float[Array, "n i j k"]:
+    """Resizes and recolours to what a network expects; the identity when they agree.
+
+    Args:
+      images: in [0, 1], of one (grey) or three (RGB) channels.
+      image_shape: (h, w, c) wanted.  Colours become their luminance (ITU-R 601), grey
+        is repeated.
+
+    Raises:
+      ValueError: numbers of channels other than one and three that differ.
+
+    >>> red = jnp.zeros((1, 2, 2, 3)).at[..., 0].set(1.0)
+    >>> fit_to(red, (2, 2, 1))[0, 0, 0].tolist()
+    [0.29899999499320984]
+    """
+    channels = images.shape[3]
+    if channels != image_shape[2]:
+        if {channels, image_shape[2]} != {1, 3}:
+            raise ValueError(
+                f"images of {channels} channels for a network of {image_shape[2]}: "
+                "only grey and RGB are converted"
+            )
+        if channels == 1:
+            images = jnp.repeat(images, 3, axis=3)
+        else:
+            images = (images @ jnp.asarray(_LUMINANCE, images.dtype))[..., None]
     if images.shape[1:3] == tuple(image_shape[:2]):
         return images
-    shape = (images.shape[0], *image_shape[:2], images.shape[3])
-    return jax.image.resize(images, shape, "bilinear")
+    return jax.image.resize(images, (images.shape[0], *image_shape), "bilinear")
