@@ -6,14 +6,56 @@ where images change type or size.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
+
+from free_jax.errors import InputError
+
+# Floats may leave [0, 1] by so much, as rounding and resizing do.
+_SLACK = 1e-3
 
 
 def to_float(images: Array) -> Array:
-    """Maps uint8 images to float32 in [0, 1]; leaves floats as they are."""
-    if images.dtype == jnp.uint8:
+    """Maps integers, 0 to 255, to float32 in [0, 1]; leaves floats as they are."""
+    if jnp.issubdtype(images.dtype, jnp.integer):
         return images.astype(jnp.float32) / 255.0
     return images
+
+
+def checked(images: Array | np.ndarray, where: str) -> Array:
+    """`to_float` for images that come from outside.
+
+    Values can be looked at only where they are concrete: under `jax.jit` nothing is
+    refused.  Inversion does not ask, because its pixels may leave the range.
+
+    Args:
+      images: integers from 0 to 255 or floats in [0, 1].
+      where: who takes them, for the message.
+
+    Raises:
+      InputError: values are in another range.
+
+    >>> float(checked(np.asarray([0, 255]), "describe")[1])
+    1.0
+    """
+    if isinstance(images, jax.core.Tracer) or images.dtype == np.uint8:
+        return to_float(jnp.asarray(images))
+    # In NumPy: what is closed over by a traced function is concrete, but jnp's answers
+    # about it would not be.
+    values = np.asarray(images)
+    if not values.size:
+        return to_float(jnp.asarray(images))
+    whole = np.issubdtype(values.dtype, np.integer)
+    low, high = float(values.min()), float(values.max())
+    slack, largest = (0, 255) if whole else (_SLACK, 1)
+    # Written so that a value that is no number is refused too.
+    if not (low >= -slack and high <= largest + slack):
+        advice = "divide by 255" if low >= 0 and high > 1 else "undo the normalisation"
+        raise InputError(
+            f"{where}: images hold values from {low:g} to {high:g}, expected 8-bit "
+            f"integers or floats in [0, 1]; {advice}"
+        )
+    return to_float(jnp.asarray(images))
 
 
 def to_bytes(images: Float[Array, "..."]) -> UInt8[Array, "..."]:

@@ -7,9 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 from free_jax.errors import InputError
+from free_jax.images import to_float
 from free_jax.models import get_model
 from free_jax.models.normalization import Norm
 from free_jax.types import PyTree
@@ -88,20 +89,24 @@ class Network:
         # Not every network has statistics, or weights of its own.
         return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
-    def normalize(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Maps RGB or grey images in [0, 1] to what the network was trained on."""
+    def normalize(self, images: Num[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Maps RGB or grey images to what the network was trained on.
+
+        Integers are read as 0 to 255; floats are in [0, 1], which inversion may leave.
+        """
+        images = to_float(images)
         images = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
         return images[..., ::-1] if self.bgr else images
 
     def apply(
         self,
         variables: PyTree,
-        images: Float[Array, "n h w c"],
+        images: Num[Array, "n h w c"],
         *,
         norm: Norm = "running",
         features: bool = False,
     ) -> Float[Array, "n f"]:
-        """Logits [n, num_classes] (or features) of images [n, h, w, c] in [0, 1]."""
+        """Logits [n, num_classes], or features, of images; see `normalize`."""
         out: Any = self.module.apply(
             variables, self.normalize(images), norm=norm, features=features
         )
@@ -110,7 +115,7 @@ class Network:
     def apply_with_moments(
         self,
         variables: PyTree,
-        images: Float[Array, "n h w c"],
+        images: Num[Array, "n h w c"],
         *,
         norm: Norm = "running",
         features: bool = False,
