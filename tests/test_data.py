@@ -13,6 +13,7 @@ from PIL import Image
 
 from experiments import data
 from experiments.data import folder, procedural, shapes
+from experiments.inputs.conversion import class_names_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CIFAR_FS_TAR = ROOT.parent / "shared" / "data" / "cifar_fs.tar"
@@ -284,8 +285,53 @@ def test_errors_of_layout(root):
     (root / "train").mkdir()
     expect("train: no class folders", split="train", path=root)
     expect(f"{root} holds the splits: give that path", path=root.parent)
-    (root / "test/dog").mkdir()
-    expect("dog: class folder without images", path=root)
+    for image in (root / "test").glob("*/*"):
+        image.unlink()
+    expect("class folder without images", path=root)
+
+
+def test_strays_beside_classes_shift_no_class(root, tmp_path, capsys):
+    """Names (of class ids) and images are listed once, by the same rule."""
+    before = load(root)
+    (root / "train").symlink_to(root / "test")
+    for name in (".ipynb_checkpoints", "__MACOSX", ".cache", "aaa_empty", "zzz_text"):
+        (root / "test" / name).mkdir()
+    (root / "test/__MACOSX/0.png").write_bytes(b"")
+    (root / "test/zzz_text/notes.txt").write_text("no image")
+    (root / "test/readme.txt").write_text("no class")
+    again = load(root)
+    assert again.class_names == before.class_names
+    np.testing.assert_array_equal(again.images, before.images)
+    told = capsys.readouterr().err
+    assert "'.cache', '.ipynb_checkpoints', '__MACOSX' and 5 more" in told
+    assert class_names_of(root) == before.class_names
+    assert "passed over" in capsys.readouterr().err
+
+
+def test_names_alone_are_enough_for_class_ids(tmp_path):
+    for name in ("cat", "ant"):
+        (tmp_path / "train" / name).mkdir(parents=True)
+    assert class_names_of(tmp_path) == ("ant", "cat")
+
+
+@pytest.mark.parametrize("suffix", ["tif", "ppm", "gif"])
+def test_all_usual_formats_are_read(root, suffix):
+    """They were dropped without a word, so that a class's first images differed."""
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(root / f"test/cat/0.{suffix}")
+    split = load(root)
+    cat = split.class_names.index("cat")
+    assert split.counts[cat] == 4
+    reds = split.images[cat, :, 0, 0].tolist()
+    assert [255, 0, 0] in reds
+
+
+def test_a_dangling_link_and_a_name_in_no_encoding_are_refused(root, tmp_path):
+    link = root / "test/cat/zz.png"
+    link.symlink_to(tmp_path / "gone.png")
+    expect("zz.png: is a link to nothing", path=root)
+    link.unlink()
+    os.mkdir(os.fsencode(root / "test") + b"/caf\xe9")
+    expect("holds a name that is not valid UTF-8", path=root)
 
 
 def test_errors_of_images_name_the_file(root, tmp_path):

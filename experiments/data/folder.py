@@ -11,10 +11,10 @@ import numpy as np
 from PIL import Image
 
 from experiments.data.base import SPLITS, DataError, Split
+from experiments.data.listing import SUFFIXES, list_classes, say_strays
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
-_LAYOUT = "{train,val,test}/<class>/*.png (or jpg, jpeg, bmp, webp)"
+_LAYOUT = "{train,val,test}/<class>/*.png (or jpg, bmp, webp, tif, ppm, gif)"
 # Part of the cache key: raise it when `read_image` or the records change.
 _FORMAT = 1
 
@@ -126,34 +126,27 @@ def _scan(root: pathlib.Path, split: str) -> tuple[Files, str]:
     folder = root / split
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {_found(root)}")
-    files, stats = {}, hashlib.sha256()
-    for class_folder in _visible(folder):
-        if not class_folder.is_dir():
-            continue
-        images = []
-        for entry in _visible(class_folder):
-            if entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                stat = entry.stat()
-                stats.update(
-                    f"{class_folder.name}/{entry.name}:{stat.st_size}:"
-                    f"{stat.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
-                )
-                images.append(pathlib.Path(entry.path))
-        if not images:
-            raise DataError(
-                f"{class_folder.path}: class folder without images; add "
-                f"{'/'.join(s[1:] for s in SUFFIXES)} files or remove the folder"
-            )
-        files[class_folder.name] = images
-    if not files:
+    listing = list_classes(folder)
+    say_strays(folder, listing)
+    if not listing.files:
         raise DataError(
             f"{folder}: no class folders in it; expected {root.name}/{_LAYOUT}"
         )
-    return files, stats.hexdigest()
+    stats = hashlib.sha256()
+    for name, images in listing.files.items():
+        if not images:
+            raise DataError(
+                f"{folder / name}: class folder without images; add "
+                f"{', '.join(s[1:] for s in SUFFIXES)} files or remove the folder"
+            )
+        for image in images:
+            stat = image.stat()
+            line = f"{name}/{image.name}:{stat.st_size}:{stat.st_mtime_ns}\n"
+            stats.update(line.encode())
+    return listing.files, stats.hexdigest()
 
 
 def _visible(folder):
-    # Dot files are skipped: macOS leaves "._name.png" stubs beside the images.
     with os.scandir(folder) as entries:
         return sorted(
             (e for e in entries if not e.name.startswith(".")), key=lambda e: e.name

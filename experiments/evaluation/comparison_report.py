@@ -1,5 +1,6 @@
 """One table, one JSON file and plots of a comparison's cells."""
 
+import math
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -93,8 +94,9 @@ def _accuracy(cells: list[dict[str, Any]]) -> dict[str, Any]:
         return {"skipped": skipped[0]}
     found = {}
     for protocol in PROTOCOLS:
-        means = [cell[protocol]["mean"] for cell in cells]
-        widths = [cell[protocol]["ci95"] for cell in cells]
+        # Numbers that are not finite are text in files.
+        means = [float(cell[protocol]["mean"]) for cell in cells]
+        widths = [float(cell[protocol]["ci95"]) for cell in cells]
         found[protocol] = {
             "mean": float(np.mean(means)),
             "ci95": float(np.linalg.norm(widths) / len(widths)),
@@ -118,12 +120,18 @@ def _formatted(row: dict[str, Any]) -> dict[str, Any]:
             if "skipped" in cell:
                 shown[column] = f"- ({cell['skipped']})"
             else:
-                value = cell[protocol]
-                shown[column] = f"{value['mean']:.1f} +- {value['ci95']:.1f}"
+                shown[column] = _figure(cell[protocol])
     names = ("recovery s", "images", "meta-updates", "wall s")
     for name, cost in zip(names, COSTS, strict=True):
         shown[name] = "in training" if row[cost] is None else f"{row[cost]:.0f}"
     return shown
+
+
+def _figure(value: dict[str, Any]) -> str:
+    mean, ci95 = float(value["mean"]), float(value["ci95"])
+    if not math.isfinite(mean):
+        return "not finite"
+    return f"{mean:.1f}" + (f" +- {ci95:.1f}" if math.isfinite(ci95) else "")
 
 
 def _draw(

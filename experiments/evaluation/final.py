@@ -12,6 +12,7 @@ from experiments.harness import files, hosts, stopping, workdir
 from experiments.harness.method import Outcome
 from experiments.harness.run import Run
 from free_jax.baselines import BASELINES, NotApplicable, Scores, Setting, evaluate
+from free_jax.fewshot import evaluation
 from free_jax.fewshot.evaluation import Classify
 
 CELLS_FILE = "cells.json"
@@ -71,9 +72,15 @@ def shown(cell: Mapping[str, Any]) -> tuple[str, str]:
     """A cell as the table shows it: transductive and inductive."""
     if "skipped" in cell:
         return f"- ({cell['skipped']})", ""
-    both = (cell["transductive"], cell["inductive"])
-    first, second = (f"{value['mean']:.2f} +- {value['ci95']:.2f}" for value in both)
+    first, second = (_shown(cell[name]) for name in ("transductive", "inductive"))
     return first, second
+
+
+def _shown(value: Mapping[str, Any]) -> str:
+    # Numbers that are not finite are text in files.
+    mean, ci95 = float(value["mean"]), float(value["ci95"])
+    episodes = value.get("per_episode", ())
+    return evaluation.shown(mean, ci95, value.get("failed", 0), len(episodes))
 
 
 def _rows(
@@ -104,6 +111,7 @@ def _measured(row: Callable[[Setting], Scores], setting: Setting) -> dict[str, A
         protocol: {
             "mean": value.mean,
             "ci95": value.ci95,
+            **({"failed": value.failed} if value.failed else {}),
             "per_episode": value.per_episode.round(3).tolist(),
         }
         for protocol, value in scores.items()

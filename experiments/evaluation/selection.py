@@ -1,5 +1,6 @@
 """Scores during training, and which parameters they select."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -93,8 +94,7 @@ def judge(
         found: dict[str, float] = {}
         for shots, evaluate in by_shots.items():
             for name, value in evaluate(key, model, validation).items():
-                found[f"val_{shots}shot_{name}"] = value.mean
-                found[f"val_{shots}shot_{name}_ci95"] = value.ci95
+                found |= _figures(f"val_{shots}shot_{name}", value, interval=True)
         recovered = method.holdout
         if recovered is None and method.recovered is not None:
             recovered = method.recovered(state)
@@ -103,7 +103,19 @@ def judge(
             ready = int((recovered.counts >= sum(method.pseudo_task)).sum())
             if ready >= way:
                 for name, value in pseudo(key, model, recovered).items():
-                    found[f"pseudo_{name}"] = value.mean
+                    found |= _figures(f"pseudo_{name}", value)
         return found
 
     return Judge(scores, selects_by)
+
+
+def _figures(
+    name: str, value: evaluation.Accuracy, *, interval: bool = False
+) -> dict[str, float]:
+    """A score for the record; where episodes have none, how many instead."""
+    if value.failed:
+        return {f"{name}_failed": value.failed}
+    found = {name: value.mean}
+    if interval and math.isfinite(value.ci95):
+        found[f"{name}_ci95"] = value.ci95
+    return found

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from experiments.data.listing import list_classes, say_strays
 from free_jax.errors import InputError
 from free_jax.interop import convert_folder
 from free_jax.interop.torch_folder import teacher_files
@@ -28,7 +29,10 @@ def class_names_of(data_path: str | pathlib.Path) -> tuple[str, ...]:
         raise InputError(
             f"{train}: no such folder; data_path must hold train/<class>/<images>"
         )
-    names = tuple(sorted(p.name for p in train.iterdir() if p.is_dir()))
+    # The very listing that images are read by, so that ids mean the same classes.
+    listing = list_classes(train)
+    say_strays(train, listing)
+    names = tuple(listing.files)
     if not names:
         raise InputError(f"{train}: holds no class folders; expected <class>/<images>")
     return names

@@ -34,7 +34,7 @@ from free_jax import keys
 from free_jax.algorithm import Algorithm
 from free_jax.baselines import setting as setting_lib
 from free_jax.baselines.average import stacked
-from free_jax.baselines.setting import Scores, Setting
+from free_jax.baselines.setting import NotApplicable, Scores, Setting
 from free_jax.fewshot.descend import descend
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
@@ -63,8 +63,10 @@ def robust_params(
       num_steps: of the fit.
 
     Raises:
-      NotApplicable: a teacher is another network than `student`.
+      NotApplicable: a teacher is another network than `student`, or there is only one.
     """
+    if zoo.num_teachers < 2:
+        raise NotApplicable("one teacher, of which none can be held out")
     rows, unravel = flatten(stacked(student, zoo, "predicted by one network"))
     algorithm = robust_hypernetwork()
 
@@ -177,7 +179,7 @@ def robust_hypernetwork(
       embedding_dim: of a task's embedding.
       gamma: price of moving an embedding.
       robust_steps: K descent steps to the worst embedding; 0 leaves robustness out.
-      learning_rate: of all three levels.
+      learning_rate: of all three levels; lower where few teachers are fitted.
       held_out: share of the teachers that a step is judged on.
 
     Returns:
@@ -228,8 +230,19 @@ def robust_hypernetwork(
         gaps = jnp.square(moved @ weight + bias - targets).sum(1)
         return (rows * gaps).sum() / rows.sum()
 
-    def descend(free, grads):
-        return jax.tree.map(lambda x, g: x - learning_rate * g, free, grads)
+    def rate_of(rows: jax.Array, embeddings: jax.Array) -> jax.Array:
+        """The learning rate, or less where few teachers would make a step diverge.
+
+        Along the weights that a teacher's embedding picks, the loss bends by twice that
+        embedding's squared length over the number of teachers; steps of more than two
+        over that grow without bound.
+        """
+        bend = 2 * (jnp.square(embeddings).sum(1).max() + 1) / rows.sum()
+        return jnp.minimum(learning_rate, 1 / bend)
+
+    def descend(free, grads, rows):
+        rate = rate_of(rows, free[2])
+        return jax.tree.map(lambda x, g: x - rate * g, free, grads)
 
     def step(
         key: Key[Array, ""], state: FusionState, data: Float[Array, "t d"]
@@ -241,9 +254,10 @@ def robust_hypernetwork(
         targets = data / state.scale
         free = (state.weight, state.bias, state.embeddings)
         # First-order MAML: the gradient behind one step, applied before it.
-        adapted = descend(free, jax.grad(loss_fn)(free, 1 - judging, targets))
+        fitting = 1 - judging
+        adapted = descend(free, jax.grad(loss_fn)(free, fitting, targets), fitting)
         loss, grads = jax.value_and_grad(loss_fn)(adapted, judging, targets)
-        weight, bias, embeddings = descend(free, grads)
+        weight, bias, embeddings = descend(free, grads, judging)
         new = FusionState(state.step + 1, weight, bias, embeddings, state.scale)
         return new, FusionInfo(loss, jnp.isfinite(loss))
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from free_jax import images as images_lib
 from free_jax.images import to_bytes as to_bytes  # its former place
 from free_jax.options import AtLeast
 from free_jax.types import ImageBank, Recovered
@@ -82,7 +83,16 @@ def add_many(bank: ImageBank, recovered: Recovered) -> ImageBank:
 
 
 def from_arrays(images: np.ndarray, counts: np.ndarray) -> ImageBank:
-    """A fixed data set as a bank: images [C, M, h, w, c] uint8, counts [C]."""
+    """A fixed data set as a bank: images [C, M, h, w, c], counts [C].
+
+    Images are integers from 0 to 255 or floats in [0, 1]; descriptions [C, M, d] are
+    taken as they are.
+
+    Raises:
+      InputError: images in another range.
+    """
+    if np.ndim(images) == 5 and images.dtype != np.uint8:
+        images = images_lib.checked(images, "a bank of images")
     held = jnp.asarray(counts, jnp.int32)
     return ImageBank(jnp.asarray(images), held, jnp.zeros_like(held))
 

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from free_jax import objectives, parallel
+from free_jax import images, objectives, parallel
 from free_jax.fewshot import episodes, heads
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import Episode, ImageBank, PyTree
@@ -26,9 +27,10 @@ class Accuracy(NamedTuple):
     """Accuracy over episodes, in percent.
 
     Attributes:
-      mean: mean over episodes.
-      ci95: half width of its 95 % interval, 1.96 * std / sqrt(episodes).
-      per_episode: [E] float32.
+      mean: mean over episodes; nan where some have no figure.
+      ci95: half width of its 95 % interval, 1.96 * std / sqrt(episodes); nan for one
+        episode, which has none.
+      per_episode: [E] float32; nan where a classifier's scores were not finite.
     """
 
     mean: float
@@ -36,7 +38,23 @@ class Accuracy(NamedTuple):
     per_episode: np.ndarray
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} +- {self.ci95:.2f}"
+        return shown(self.mean, self.ci95, self.failed, self.per_episode.size)
+
+    @property
+    def failed(self) -> int:
+        """Episodes without a figure, because scores were not finite."""
+        return int(np.isnan(self.per_episode).sum())
+
+
+def shown(mean: float, ci95: float, failed: int = 0, episodes: int = 0) -> str:
+    """A figure and its interval, or why there is none.
+
+    >>> shown(50.0, 1.234), shown(50.0, float("nan")), shown(float("nan"), 0.0, 3, 60)
+    ('50.00 +- 1.23', '50.00', 'not finite in 3 of 60 episodes')
+    """
+    if failed:
+        return f"not finite in {failed} of {episodes} episodes"
+    return f"{mean:.2f}" + ("" if np.isnan(ci95) else f" +- {ci95:.2f}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +64,13 @@ class _Adapting:
     learner: MetaLearner
 
     def __call__(self, variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
-        predict, images = self.learner.predict, episode.query_images
+        predict, queries = self.learner.predict, episode.query_images
         adapted = self.learner.adapt(
             variables["params"], episode.support_images, episode.support_labels
         )
         return {
-            "transductive": predict(adapted, images),
-            "inductive": predict(adapted, images, norm="running"),
+            "transductive": predict(adapted, queries),
+            "inductive": predict(adapted, queries, norm="running"),
         }
 
 
@@ -128,7 +146,8 @@ def evaluator(
 
     Returns:
       ``(key, variables, bank) -> {protocol: Accuracy}``.  The same key gives every
-      method the same episodes.
+      method the same episodes.  It raises InputError for images in another range than
+      `images.checked` takes.
     """
 
     def one(shared: PyTree, key: jax.Array) -> dict[str, jax.Array]:
@@ -137,14 +156,22 @@ def evaluator(
             key, bank, way=way, shots=shots, queries=queries
         )
         logits = classify(variables, episode)
+        # No number is the largest: without this, scores that are not finite would look
+        # like chance.
         return {
-            name: objectives.accuracy(value, episode.query_labels)
+            name: jnp.where(
+                jnp.isfinite(value).all(),
+                objectives.accuracy(value, episode.query_labels),
+                jnp.nan,
+            )
             for name, value in logits.items()
         }
 
     run = jax.jit(map_tasks(one, everywhere=True))
 
     def evaluate(key: jax.Array, variables: PyTree, bank: ImageBank):
+        if bank.images.ndim == 5 and bank.images.dtype != jnp.uint8:
+            bank = bank._replace(images=images.checked(bank.images, "evaluation"))
         keys = jax.random.split(key, num_episodes)
         values = jax.device_get(run((variables, bank), keys))
         return {name: summarize(value) for name, value in values.items()}
@@ -155,5 +182,7 @@ def evaluator(
 def summarize(per_episode: np.ndarray) -> Accuracy:
     """Mean and interval, in percent, of per-episode accuracies in [0, 1]."""
     percent = 100.0 * np.asarray(per_episode, np.float64)
-    ci95 = 1.96 * percent.std() / np.sqrt(percent.size)
+    # One episode has no spread to tell an interval from.
+    spread = percent.std() if percent.size > 1 else np.nan
+    ci95 = 1.96 * spread / np.sqrt(percent.size)
     return Accuracy(float(percent.mean()), float(ci95), percent.astype(np.float32))

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from free_jax.fewshot import labels as labels_lib
 from free_jax.fewshot.descend import descend
 
 Head = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -21,8 +22,11 @@ MOST_WHITENED = 4096
 
 
 def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
-    """Rows scaled to length one."""
-    return x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-8)
+    """Rows scaled to length one; a row of zeros stays so, with a gradient of zero."""
+    squares = jnp.square(x).sum(-1, keepdims=True)
+    # The root's own slope at zero is infinite.
+    length = jnp.sqrt(jnp.where(squares > 0, squares, 1.0))
+    return jnp.where(squares > 0, x / (length + 1e-8), 0.0)
 
 
 def whitening(
@@ -45,7 +49,8 @@ def whitening(
     values, vectors = jnp.linalg.eigh(apart.T @ apart / apart.shape[0])
     # Rounding may leave eigenvalues just below zero.
     values = jnp.maximum(values, 0) + strength * values[-1]
-    return mean, vectors * jax.lax.rsqrt(values)
+    # Descriptions that are all the same vary in no direction: none is shrunk.
+    return mean, vectors * jax.lax.rsqrt(jnp.where(values > 0, values, 1.0))
 
 
 def whiten(
@@ -84,13 +89,18 @@ def centered(head: Head, center: Center) -> Head:
     return run
 
 
+def _members(labels: Int[Array, " n"], way: int) -> Float[Array, "n way"]:
+    """One row an image, 1 where its class is."""
+    return jax.nn.one_hot(labels_lib.checked(labels, way, "a few-shot head"), way)
+
+
 def nearest_centroid(way: int) -> Head:
     """Cosine to the class means of the support set."""
 
     def head(
         support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
     ) -> Float[Array, "q way"]:
-        members = jax.nn.one_hot(labels, way)
+        members = _members(labels, way)
         return unit(queries) @ unit(members.T @ support).T
 
     return head
@@ -112,7 +122,7 @@ def soft_kmeans(way: int, *, num_iterations: int = 5, sharpness: float = 10.0) -
     def head(
         support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
     ) -> Float[Array, "q way"]:
-        members = jax.nn.one_hot(labels, way)
+        members = _members(labels, way)
         start = members.T @ support
 
         def refine(means: jax.Array, _: None) -> tuple[jax.Array, None]:
@@ -143,7 +153,7 @@ def ridge(way: int, *, strength: float = 1.0) -> Head:
     def head(
         support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
     ) -> Float[Array, "q way"]:
-        targets = jax.nn.one_hot(labels, way) - 1.0 / way
+        targets = _members(labels, way) - 1.0 / way
         kernel = support @ support.T + strength * jnp.eye(support.shape[0])
         return (queries @ support.T) @ jnp.linalg.solve(kernel, targets)
 
@@ -171,7 +181,7 @@ def logistic(
     def head(
         support: Float[Array, "n d"], labels: Int[Array, " n"], queries: jax.Array
     ) -> Float[Array, "q way"]:
-        targets = jax.nn.one_hot(labels, way)
+        targets = _members(labels, way)
         x = scale * support
 
         def gradient(weights: jax.Array) -> jax.Array:

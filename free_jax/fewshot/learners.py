@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from free_jax import objectives
+from free_jax.fewshot import labels as labels_lib
 from free_jax.fewshot.descend import descend
 from free_jax.models.normalization import Norm
 from free_jax.types import Episode, PyTree
@@ -121,6 +122,8 @@ def maml(
         images: Float[Array, "n h w c"],
         labels: Int[Array, " n"],
     ) -> Adapted:
+        labels = labels_lib.checked(labels, student.num_classes, "adapt")
+
         def loss(fast: PyTree) -> jax.Array:
             return objectives.cross_entropy(batch_apply(student, fast, images), labels)
 
@@ -167,6 +170,7 @@ def protonet(student: Network) -> MetaLearner:
         images: Float[Array, "n h w c"],
         labels: Int[Array, " n"],
     ) -> Adapted:
+        labels = labels_lib.checked(labels, way, "adapt")
         variables = {"params": params}
         features = student.apply(variables, images, norm="batch", features=True)
         _, stats = student.apply_with_moments(variables, images, norm="batch")

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from free_jax.images import fit_to
+
 # Columns: brightness, blue against red, green against purple, with the spreads that
 # opponent colours have in photographs (brightness varies most).
 _OPPONENT = ((0.25, 0.05, 0.02), (0.25, 0.0, -0.04), (0.25, -0.05, 0.02))
@@ -22,12 +24,12 @@ _TEXTURE = 0.12
 
 def draw(
     key: Key[Array, ""], image_shape: tuple[int, int, int], *, max_leaves: int = 40
-) -> Float[Array, "h w 3"]:
+) -> Float[Array, "h w c"]:
     """Draws one image.
 
     Args:
       key: consumed once.
-      image_shape: (h, w, 3).
+      image_shape: (h, w, c); grey ones (c = 1) are drawn in colours and converted.
       max_leaves: ellipses and rectangles, of which 2 to `max_leaves` are drawn, large
         ones first; radii are uniform in the logarithm.
 
@@ -35,11 +37,13 @@ def draw(
       An image in [0, 1].
 
     Raises:
-      ValueError: images without three channels.
+      ValueError: images of other channels than one or three.
     """
     h, w, channels = image_shape
-    if channels != 3:
-        raise ValueError(f"image_shape={image_shape}: dead leaves have three channels")
+    if channels not in (1, 3):
+        raise ValueError(
+            f"image_shape={image_shape}: dead leaves have one or three channels"
+        )
     (
         key_ground,
         key_ground_texture,
@@ -91,7 +95,7 @@ def draw(
         _TEXTURE * jax.random.uniform(key_amount, (max_leaves,)),
     )
     canvas, _ = jax.lax.scan(put, canvas, leaves)
-    return jnp.clip(canvas, 0, 1)
+    return fit_to(jnp.clip(canvas, 0, 1)[None], image_shape)[0]
 
 
 def pink_noise(

@@ -177,7 +177,7 @@ def leaves_jobs(
     Args:
       key: of the whole recovery.
       count: images in all; 0 makes no job.
-      image_shape: (h, w, 3).
+      image_shape: (h, w, c), c one or three.
       chunk: images a job.
 
     Returns:

@@ -10,10 +10,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
 
+from free_jax import images as images_lib
 from free_jax import objectives, panel
 from free_jax.fewshot import heads
+from free_jax.fewshot import labels as labels_lib
 from free_jax.fewshot.descend import descend
 from free_jax.images import to_float
 from free_jax.panel import ragged
@@ -24,7 +26,7 @@ from free_jax.zoo.network import Network
 def describe(
     student: Network,
     variables: PyTree,
-    images: Float[Array, "n h w c"],
+    images: Num[Array, "n h w c"],
     *,
     mirror: bool = True,
 ) -> Float[Array, "n d"]:
@@ -33,12 +35,16 @@ def describe(
     Args:
       student: one trunk, a head for each of T teachers.
       variables: ``{"params", "batch_stats", "descriptions"}``, see `fit_statistics`.
-      images: in [0, 1].
+      images: integers from 0 to 255, or floats in [0, 1].
       mirror: take the mean of an image and its mirror image.
 
     Returns:
       d numbers an image.
+
+    Raises:
+      InputError: images in another range, where their values are known.
     """
+    images = images_lib.checked(images, "describe")
     how = variables["descriptions"]
     rows = _describe(student, variables, images, how, mirror)
     if "whitening" not in how:
@@ -80,7 +86,7 @@ class Adapted(NamedTuple):
 def adapt(
     student: Network,
     variables: PyTree,
-    images: Float[Array, "n h w c"],
+    images: Num[Array, "n h w c"],
     labels: Int[Array, " n"],
     *,
     way: int,
@@ -97,7 +103,7 @@ def adapt(
     Args:
       student: one trunk, a head for each of T teachers.
       variables: ``{"params", "batch_stats", "descriptions"}``.
-      images: support set, in [0, 1].
+      images: support set; integers from 0 to 255, or floats in [0, 1].
       labels: in [0, way), each at least once.
       way: classes of the episode.
       num_steps: of plain gradient descent; 0 leaves the nearest centroid.
@@ -106,7 +112,12 @@ def adapt(
 
     Returns:
       An `Adapted`, for `classify`.
+
+    Raises:
+      InputError: images or labels in another range, where their values are known.
     """
+    images = images_lib.checked(images, "adapt")
+    labels = labels_lib.checked(labels, way, "adapt")
     rows = heads.unit(describe(student, variables, images))
     start = heads.unit(jax.nn.one_hot(labels, way).T @ rows)
 
@@ -126,7 +137,7 @@ def adapt(
 
 
 def classify(
-    student: Network, adapted: Adapted, images: Float[Array, "n h w c"]
+    student: Network, adapted: Adapted, images: Num[Array, "n h w c"]
 ) -> Float[Array, "n way"]:
     """Scores of images by an adapted model, each image alone."""
     rows = describe(student, adapted.variables, images)

@@ -40,7 +40,7 @@ class RecoverOptions(NamedTuple):
         asked only and need no gradient.
       dead_leaves: synthetic images added to the recovered ones, not negative.
       at_once: teachers inverted in one job, at least 1.
-      image_size: height and width of all images; 0: those of the first teachers.
+      image_size: height and width of all images; 0: those that most teachers see.
       inversion: how images are recovered.
       meta_training: of the generator, where the inversion has one.
     """

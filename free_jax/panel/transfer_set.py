@@ -10,6 +10,7 @@ What takes minutes is a list of named jobs, given to ``run``: `free_jax.jobs.in_
 does them one after the other, a harness keeps their results.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -197,9 +198,7 @@ def recover_zoo(
     Raises:
       ValueError: there is nothing to make, or the recipe does not fit a network.
     """
-    h, w, channels = zoo.networks[0].image_shape
-    size = options.image_size
-    image_shape = (size or h, size or w, channels)
+    image_shape = common_shape(zoo, options.image_size)
     shared = None
     trains = options.inversion.source == "generator" and options.meta_training.num_steps
     if options.images_per_class and trains:
@@ -222,6 +221,25 @@ def recover_zoo(
     # What an earlier version kept does not say whether it is like real images.
     natural = options.inversion.init == "dead_leaves"
     return inversion.images_of(list(run("recovered", jobs)), natural=natural)
+
+
+def common_shape(zoo: zoo_lib.Zoo, image_size: int = 0) -> tuple[int, int, int]:
+    """(h, w, c) of images that all teachers of a zoo are asked about.
+
+    Args:
+      zoo: teachers, whose images may be of different shapes.
+      image_size: height and width wanted; 0: those of most teachers, of the larger ones
+        where as many see smaller ones.
+
+    Returns:
+      The shape; in colours where any teacher sees them.
+    """
+    counts: Counter[tuple[int, int]] = Counter()
+    for group in zoo.groups:
+        counts[group.network.image_shape[:2]] += group.num_teachers
+    h, w = max(counts, key=lambda size: (counts[size], size))
+    channels = max(network.image_shape[2] for network in zoo.networks)
+    return image_size or h, image_size or w, channels
 
 
 def _meta_trained(

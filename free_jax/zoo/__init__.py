@@ -1,5 +1,6 @@
 """Pools of pre-trained teachers, in memory and on disk."""
 
+from free_jax.zoo.assembly import Assembled, Teacher, assemble
 from free_jax.zoo.checkpoint import load_zoo, save_zoo
 from free_jax.zoo.disjoint import disjoint
 from free_jax.zoo.pool import (
@@ -14,8 +15,11 @@ from free_jax.zoo.pool import (
 )
 
 __all__ = [
+    "Assembled",
+    "Teacher",
     "Zoo",
     "ZooGroup",
+    "assemble",
     "disjoint",
     "first_of_each_group",
     "load_zoo",

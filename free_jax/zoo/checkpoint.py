@@ -69,6 +69,7 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
                 "accuracy": [
                     float(a) if math.isfinite(a) else None for a in group.accuracy
                 ],
+                "sources": list(group.sources),
             }
             for group in zoo.groups
         ],
@@ -143,6 +144,8 @@ def load_zoo(path: Any) -> Zoo:
         accuracies = [[math.nan if a is None else a for a in e["accuracy"]]
                       for e in entries]  # fmt: skip
         domains = [str(e["domain"]) for e in entries]
+        # Zoos written before do not say where their teachers came from.
+        sources = [tuple(map(str, e.get("sources", ()))) for e in entries]
         class_names = tuple(map(str, metadata["class_names"]))
         arrays = folder / metadata["arrays"]
     except InputError:
@@ -172,9 +175,9 @@ def load_zoo(path: Any) -> Zoo:
             f"({str(error).splitlines()[0][:200]}); convert the teachers again"
         ) from error
     groups = [
-        ZooGroup(arch, Teachers(**tree[str(i)]), np.asarray(accuracy), domain)
-        for i, (arch, accuracy, domain) in enumerate(
-            zip(networks, accuracies, domains, strict=True)
+        ZooGroup(arch, Teachers(**tree[str(i)]), np.asarray(accuracy), domain, origin)
+        for i, (arch, accuracy, domain, origin) in enumerate(
+            zip(networks, accuracies, domains, sources, strict=True)
         )
     ]
     return Zoo(tuple(groups), class_names)

@@ -7,9 +7,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Num
 
 from free_jax.errors import InputError
+from free_jax.images import to_float
 from free_jax.models import get_model
 from free_jax.models.normalization import Norm
 from free_jax.types import PyTree
@@ -35,6 +36,8 @@ class Network:
         registry's entry `name`.
       gives: what can be had besides logits, of `GIVES`.
       service: the hub that answers, handed to `family`; None: computed here.
+      bgr: the network reads channels as blue, green, red; images, `mean` and `std` are
+        RGB all the same.
     """
 
     name: str
@@ -46,6 +49,7 @@ class Network:
     family: Callable[..., nn.Module] | None = None
     gives: frozenset[str] = GIVES
     service: Any = None
+    bgr: bool = False
 
     @property
     def way(self) -> int:
@@ -85,19 +89,24 @@ class Network:
         # Not every network has statistics, or weights of its own.
         return {name: variables.get(name, {}) for name in ("params", "batch_stats")}
 
-    def normalize(self, images: Float[Array, "n h w c"]) -> Float[Array, "n h w c"]:
-        """Maps images in [0, 1] to what the network was trained on."""
-        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+    def normalize(self, images: Num[Array, "n h w c"]) -> Float[Array, "n h w c"]:
+        """Maps RGB or grey images to what the network was trained on.
+
+        Integers are read as 0 to 255; floats are in [0, 1], which inversion may leave.
+        """
+        images = to_float(images)
+        images = (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+        return images[..., ::-1] if self.bgr else images
 
     def apply(
         self,
         variables: PyTree,
-        images: Float[Array, "n h w c"],
+        images: Num[Array, "n h w c"],
         *,
         norm: Norm = "running",
         features: bool = False,
     ) -> Float[Array, "n f"]:
-        """Logits [n, num_classes] (or features) of images [n, h, w, c] in [0, 1]."""
+        """Logits [n, num_classes], or features, of images; see `normalize`."""
         out: Any = self.module.apply(
             variables, self.normalize(images), norm=norm, features=features
         )
@@ -106,7 +115,7 @@ class Network:
     def apply_with_moments(
         self,
         variables: PyTree,
-        images: Float[Array, "n h w c"],
+        images: Num[Array, "n h w c"],
         *,
         norm: Norm = "running",
         features: bool = False,
@@ -132,7 +141,8 @@ class Network:
     def as_dict(self) -> dict[str, Any]:
         """JSON-ready description; `make_network(**d)` rebuilds a registry's network."""
         fields = ("name", "num_classes", "image_shape", "mean", "std")
-        return {name: getattr(self, name) for name in fields} | dict(self.kwargs)
+        described = {name: getattr(self, name) for name in fields} | dict(self.kwargs)
+        return described | ({"bgr": True} if self.bgr else {})
 
 
 def make_network(
@@ -145,6 +155,7 @@ def make_network(
     family: Callable[..., nn.Module] | None = None,
     gives: Collection[str] | None = None,
     service: Any = None,
+    bgr: bool = False,
     **kwargs,
 ) -> Network:
     """Describes a network and its images.
@@ -160,6 +171,7 @@ def make_network(
       gives: what can be had besides logits, of `GIVES`; None: all of it, but for the
         moments of a family without batch norm.
       service: the hub that answers for remote networks.
+      bgr: whether the network reads blue, green, red; `mean` and `std` stay RGB.
       **kwargs: further fields of the module, e.g. ``width=64``.
 
     Returns:
@@ -182,6 +194,8 @@ def make_network(
             f"mean has {len(mean)} and std {len(std)} values but images have "
             f"{image_shape[2]} channels; give one value a channel"
         )
+    if bgr and image_shape[2] != 3:
+        raise ValueError(f"bgr: images have {image_shape[2]} channels, not three")
     if min(std) <= 0:
         raise ValueError(f"std={std} must be positive")
     # Files written before say "way".
@@ -202,6 +216,7 @@ def make_network(
         family,
         GIVES if gives is None else frozenset(gives),
         service,
+        bgr,
     )
     network.module  # noqa: B018 - an unknown name or field fails here, not under jit
     if family is not None and gives is None:

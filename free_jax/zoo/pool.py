@@ -30,6 +30,8 @@ class ZooGroup:
       teachers: leaves [T, ...]; ``class_ids`` [T, W] index `Zoo.class_names`.
       accuracy: [T] float32 held-out accuracy in [0, 1], nan where unknown.
       domain: the data they were trained on, e.g. "cifar_fs".
+      sources: where each came from, e.g. its path in the folder of models; empty where
+        unknown.
 
     Raises:
       InputError: arrays do not fit the network or each other, or are not finite.
@@ -39,6 +41,7 @@ class ZooGroup:
     teachers: Teachers
     accuracy: np.ndarray
     domain: str = ""
+    sources: tuple[str, ...] = ()
 
     def __post_init__(self):
         name, way = self.network.name, self.network.num_classes
@@ -60,6 +63,11 @@ class ZooGroup:
             raise InputError(
                 f"{name} group: {accuracy.shape} accuracies for {len(ids)} teachers; "
                 "give one a teacher, nan where unknown"
+            )
+        if self.sources and len(self.sources) != len(ids):
+            raise InputError(
+                f"{name} group: {len(self.sources)} sources for {len(ids)} teachers; "
+                "give one a teacher, or none"
             )
         _check_variables(self.network, self.teachers.variables, len(ids))
 
@@ -110,6 +118,12 @@ class Zoo:
     def num_teachers(self) -> int:
         """Teachers of all groups."""
         return sum(group.num_teachers for group in self.groups)
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where each teacher came from; "teacher 3" where that is unknown."""
+        known = [s for g in self.groups for s in g.sources or [""] * g.num_teachers]
+        return tuple(name or f"teacher {i}" for i, name in enumerate(known))
 
     @property
     def num_classes(self) -> int:
@@ -300,7 +314,11 @@ def pick(group: ZooGroup, rows: slice | np.ndarray) -> ZooGroup:
     teachers = jax.tree.map(
         lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), group.teachers
     )
-    return dataclasses.replace(group, teachers=teachers, accuracy=group.accuracy[rows])
+    chosen = np.arange(group.num_teachers)[rows]
+    sources = tuple(group.sources[i] for i in chosen) if group.sources else ()
+    return dataclasses.replace(
+        group, teachers=teachers, accuracy=group.accuracy[rows], sources=sources
+    )
 
 
 def merge(zoos: Sequence[Zoo]) -> Zoo:
@@ -335,5 +353,12 @@ def merge(zoos: Sequence[Zoo]) -> Zoo:
             lambda *leaves: jnp.asarray(np.concatenate(leaves)), *teachers
         )
         accuracy = np.concatenate([group.accuracy for group in same])
-        groups.append(dataclasses.replace(same[0], teachers=joined, accuracy=accuracy))
+        sources = sum((g.sources or ("",) * g.num_teachers for g in same), ())
+        joined_group = dataclasses.replace(
+            same[0],
+            teachers=joined,
+            accuracy=accuracy,
+            sources=sources if any(sources) else (),
+        )
+        groups.append(joined_group)
     return Zoo(tuple(groups), names)

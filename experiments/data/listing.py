@@ -1,0 +1,101 @@
+"""The classes of an image folder, listed once for whoever asks: names or images."""
+
+import os
+import pathlib
+import sys
+from typing import NamedTuple
+
+from experiments.data.base import DataError
+
+# The first frame is read of those with several.
+SUFFIXES = (
+    *(".png", ".jpg", ".jpeg", ".bmp", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".gif"),
+)
+# What systems and archives leave beside classes, other than dot entries.
+_LEFT_BEHIND = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "@eaDir"})
+
+
+class Listing(NamedTuple):
+    """What a folder of class folders holds.
+
+    Attributes:
+      files: sorted image files of each class; classes are sorted too, and the position
+        of a class is its id.  A folder of names alone has classes without files.
+      strays: entries that are neither, relative to the folder; they are passed over.
+    """
+
+    files: dict[str, tuple[pathlib.Path, ...]]
+    strays: tuple[str, ...]
+
+
+def list_classes(folder: pathlib.Path) -> Listing:
+    """Lists ``<folder>/<class>/<images>``.
+
+    Folders without images beside others that have some are no classes; where no folder
+    has images, all are.
+
+    Args:
+      folder: holds a folder for each class.
+
+    Raises:
+      DataError: an image is a link to nothing, or a name is not valid UTF-8.
+    """
+    files: dict[str, tuple[pathlib.Path, ...]] = {}
+    strays = []
+    for entry in _entries(folder):
+        if _is_left_behind(entry.name) or not entry.is_dir():
+            strays.append(entry.name)
+            continue
+        images = []
+        for item in _entries(entry.path):
+            path = pathlib.Path(item.path)
+            named = item.name.lower().endswith(SUFFIXES)
+            if named and not _is_left_behind(item.name) and path.is_symlink():
+                if not path.exists():
+                    raise DataError(
+                        f"{path}: is a link to nothing; restore its target or remove it"
+                    )
+            if named and not _is_left_behind(item.name) and item.is_file():
+                images.append(path)
+            else:
+                strays.append(f"{entry.name}/{item.name}")
+        files[entry.name] = tuple(images)
+    if any(files.values()):
+        strays += [name for name, images in files.items() if not images]
+        files = {name: images for name, images in files.items() if images}
+    # Of classes first: they are what ids would shift by.
+    return Listing(files, tuple(sorted(strays, key=lambda s: ("/" in s, s))))
+
+
+def say_strays(folder: pathlib.Path, listing: Listing) -> None:
+    """One line about what was passed over, but for macOS's stubs in every folder."""
+    told = [s for s in listing.strays if not s.rpartition("/")[2].startswith("._")]
+    told = [s for s in told if s.rpartition("/")[2] != ".DS_Store"]
+    if told:
+        more = f" and {len(told) - 3} more" if len(told) > 3 else ""
+        print(
+            f"{folder}: passed over {', '.join(map(repr, told[:3]))}{more}: no classes "
+            f"or no images ({', '.join(s[1:] for s in SUFFIXES)})",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _is_left_behind(name: str) -> bool:
+    # macOS leaves "._name.png" stubs beside images.
+    return name.startswith(".") or name in _LEFT_BEHIND
+
+
+def _entries(folder: str | pathlib.Path) -> list[os.DirEntry]:
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    for entry in entries:
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{folder}: holds a name that is not valid UTF-8 "
+                f"({os.fsencode(entry.name)!r}); rename it"
+            ) from error
+    return entries

@@ -1,0 +1,1 @@
+"""Folders of classifiers as model hubs have them."""
