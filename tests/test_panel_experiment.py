@@ -224,8 +224,8 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     train.main(config, str(tmp_path))
     pool, held_out, bank = told[0]
     zoo = load_zoo(zoo_path)
-    rng, options = run_in(tmp_path).rng("held-out classes"), recover.panel_options
-    choice = panel.choose(rng, zoo, options(config))
+    rng = run_in(tmp_path).rng("held-out classes")
+    choice = panel.choose(rng, zoo, checks.validate(config).panel)
     np.testing.assert_array_equal(choice.held_out, held_out)
     known = np.concatenate([t.class_ids for t in zoo.teachers])
     assert not np.isin(known[choice.asked], choice.held_out).any()
@@ -236,9 +236,9 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
     # Two images a class and teacher, and ten scenes: nothing of the teachers left out.
     assert data.images.shape[0] == 10 * len(choice.asked) + 10
     for number, class_id in enumerate(held_out):
-        wanted = pool.images[pool.classes == class_id]
-        assert bank.counts[number] == len(wanted)
-        np.testing.assert_array_equal(bank.images[number, : len(wanted)], wanted)
+        of_class = pool.images[pool.classes == class_id]
+        assert bank.counts[number] == len(of_class)
+        np.testing.assert_array_equal(bank.images[number, : len(of_class)], of_class)
 
 
 def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
@@ -264,8 +264,10 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     )
     monkeypatch.setattr(reuse, "reuse", lambda *_: (pool, answers))
     choice = panel.PanelChoice(asked, np.zeros(0, int))
-    config = parse(zoo_path, "--config.recover.reuse=earlier")
-    found = recover.described(config, zoo, choice, run_in(tmp_path)).described
+    options = panel.PanelOptions(recover=wanted(parse(zoo_path)))
+    found = recover.described(
+        zoo, choice, run_in(tmp_path), options, reuse_of="earlier"
+    ).described
     trust = json.loads((tmp_path / "teachers.json").read_text())
     # Numbers are those of the whole zoo, in the file and in what is said.
     assert trust["teachers"] == asked.tolist()

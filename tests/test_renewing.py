@@ -12,7 +12,7 @@ from experiments import run, train
 from experiments.harness import chunks, loop, stopping
 from experiments.inputs import command_line
 from experiments.methods import base, checks
-from experiments.stages import adversarial_rounds, recover, reuse
+from experiments.stages import adversarial_rounds, reuse
 from free_jax import (
     Teachers,
     Zoo,
@@ -156,7 +156,7 @@ def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
             arch, params, near["batch_stats"], heads, weights, 1
         )
         pool = panel.recover_zoo(
-            KEY, zoo, recover.options(config), adversaries=rival.adversaries()
+            KEY, zoo, wanted(config), adversaries=rival.adversaries()
         )
         images[weight] = pool.images
     moved = (images[0.0] != images[1.0]).any((1, 2, 3))
