@@ -133,13 +133,14 @@ def normal_form(traced: Traced, source: str) -> RawGraph:
             kwargs={k: _renamed(arg, renamed) for k, arg in node.kwargs.items()},
         )
         same = _same_as(node, known, source)
+        if known.of_images.intersection(_reads(node)):
+            known.of_images.add(node.out)
         if same is not None:
             renamed[node.out] = same
-            known.alias(node.out, same)
         else:
             nodes.append(_rewritten(node, known, source))
     output = renamed.get(graph.output, graph.output)
-    nodes = _needed(known.of_images + nodes, output)
+    nodes = _needed(known.counts + nodes, output)
     used = {name for node in nodes for name in _reads(node)}
     return graph._replace(
         nodes=tuple(nodes),
@@ -150,22 +151,18 @@ def normal_form(traced: Traced, source: str) -> RawGraph:
 
 
 class _Known:
-    """Shapes and types by name, and the nodes that count the images."""
+    """What is known of the values; and the nodes that count the images."""
 
     def __init__(self, traced: Traced, graph: RawGraph):
-        self.shapes = dict(traced.shapes)
-        self.dtypes = dict(traced.dtypes)
-        self.sizes = dict(traced.sizes)
+        self.shapes = traced.shapes
+        self.dtypes = traced.dtypes
+        self.sizes = traced.sizes
         self.input = graph.input
         self.images = self.shapes.get(graph.input, (None,))[0]
+        self.of_images = {graph.input}  # values that depend on the images
         self.norms: set[str] = set()  # batch norms; their first result is the only one
-        self.of_images: list[Node] = []
+        self.counts: list[Node] = []
         self._names: dict[int, str] = {}
-
-    def alias(self, name: str, same: str) -> None:
-        for table in (self.shapes, self.dtypes, self.sizes):
-            if name not in table and same in table:
-                table[name] = table[same]
 
     def count(self, times: int) -> Ref:
         """The number of images, `times` over, as a value of the graph."""
@@ -176,8 +173,15 @@ class _Known:
                 node = Node("aten.sym_size.int", args, {}, name)
             else:
                 node = Node("mul", (self.count(1), times), {}, name)
-            self.of_images.append(node)
+            self.counts.append(node)
         return Ref(self._names[times])
+
+    def repeats_for_images(self, node: Node) -> bool:
+        """Whether a constant is repeated for a number of images that is fixed."""
+        if node.op != "aten.expand.default" or not isinstance(self.images, int):
+            return False
+        after = self.shapes.get(node.out) or (None,)
+        return after[0] == self.images and node.args[0].name not in self.of_images
 
 
 def _renamed(arg: Any, renamed: dict[str, str]) -> Any:
@@ -267,10 +271,10 @@ def _same_as(node: Node, known: _Known, source: str) -> str | None:
     before, after = known.shapes.get(first.name), known.shapes.get(node.out)
     if before is None or before != after or None in before:
         return None
+    if node.op == "aten.expand.default":
+        return None if known.repeats_for_images(node) else first.name
     whole = node.op == "aten.slice.Tensor" and _argument(node, 4, "step", 1) == 1
-    if whole or node.op in _SHAPES or node.op == "aten.expand.default":
-        return first.name
-    return None
+    return first.name if whole or node.op in _SHAPES else None
 
 
 def _argument(node: Node, index: int, name: str, default: Any) -> Any:
@@ -297,6 +301,9 @@ def _rewritten(node: Node, known: _Known, source: str) -> Node:
         return _change_of_shape(node, before, after, known)
     if node.op in _PERMUTATIONS and before is not None:
         return _permutation(node, len(before))
+    if known.repeats_for_images(node):
+        sizes = [known.count(1), *node.args[1][1:]]
+        return node._replace(args=(node.args[0], sizes))
     if node.op == "aten.relu6.default":
         return node._replace(op="aten.hardtanh.default", args=(node.args[0], 0.0, 6.0))
     return node._replace(
@@ -370,6 +377,8 @@ def _change_of_shape(
 ) -> Node:
     """The same elements in another shape, with as few numbers as possible."""
     x = node.args[0]
+    # A weight of one leading row is no batch of one image.
+    images = known.images if x.name in known.of_images else None
     if len(after) < len(before):
         run = _run(before, after)
         if run is not None:
@@ -379,10 +388,12 @@ def _change_of_shape(
         run = _run(after, before)
         if run is not None:
             sizes = [_free(size) for size in after[run[0] : run[1]]]
+            if run[0] == 0 and after[0] == images:
+                sizes[0] = -1
             return Node("aten.unflatten.int", (x, run[0], sizes), {}, node.out)
     if sum(isinstance(size, Images) for size in after) == 1:
         sizes = [_free(size) for size in after]
-    elif after[0] == before[0] == known.images:
+    elif images is not None and after[0] == before[0] == images:
         sizes = [-1, *after[1:]]
     else:
         sizes = [known.count(s.times) if isinstance(s, Images) else s for s in after]
@@ -396,7 +407,7 @@ def _free(size: Size) -> Size:
 def _run(long: tuple[Size, ...], short: tuple[Size, ...]) -> tuple[int, int] | None:
     """Start and end of the neighbouring axes of `long` that are one axis of `short`.
 
-    The first axis, the images, comes last: of two readings the one that leaves it alone.
+    Of two readings, the one that leaves the first axis, the images, alone.
     """
     length = len(long) - len(short) + 1
     for start in [*range(1, len(short)), 0]:
