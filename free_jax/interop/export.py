@@ -55,8 +55,10 @@ def export_module(
         except Exception:
             # Networks that reshape by numbers take one image at a time.
             exported, fixed_batch = _export_one(wrapped, image_shape_chw, source), 1
-    traced = _traced(exported, source)
-    return normal_form(traced, source)._replace(fixed_batch=fixed_batch)
+    graph = normal_form(_traced(exported, source), source)
+    in_file = getattr(module, "keys_in_file", {})
+    keys = {name: in_file.get(key, key) for name, key in graph.keys.items()}
+    return graph._replace(keys=keys, fixed_batch=fixed_batch)
 
 
 def _export_one(wrapped: Any, image_shape_chw: tuple[int, int, int], source: str):

@@ -18,7 +18,7 @@ from free_jax.interop.normal_form import Images, Size, Traced, normal_form
 from free_jax.interop.raw_graph import Node, RawGraph, Ref, refs
 
 SCHEMA_MAJOR = 8
-# Generous for classifiers: a ViT-L of 24 blocks has 6 MB of graph and 1.2 GB of weights.
+# Generous: a ViT-L of 24 blocks has 6 MB of graph and 1.2 GB of weights.
 MAX_GRAPH_BYTES = 100_000_000
 MAX_WEIGHT_BYTES = 8_000_000_000
 MAX_MEMBERS = 100_000
@@ -210,8 +210,8 @@ def _array(archive: zipfile.ZipFile, root: str, entry: Any, source: str) -> np.n
 def _type(number: int, source: str) -> tuple[str, str]:
     if number not in _TYPES:
         raise InputError(
-            f"{source}: holds tensors of a type (ScalarType {number}) that is not read; "
-            "export the module in float32"
+            f"{source}: holds tensors of a type that is not read (ScalarType "
+            f"{number}); export the module in float32"
         )
     return _TYPES[number]
 
