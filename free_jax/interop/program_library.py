@@ -42,7 +42,7 @@ _DECIDES_NOTHING = re.compile(
     |is_encoder_decoder|is_decoder|cross_attention_.*|add_cross_attention
     |chunk_size_feed_forward|use_auxiliary_head|auxiliary_.*|use_mask_token
     |.*_token_id|attn_implementation|_attn_implementation|auto_map|num_stages
-    |num_layers)""",
+    |num_layers|image_size)""",
     re.VERBOSE,
 )
 # In some files of a network and not in others.
