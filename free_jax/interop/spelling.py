@@ -245,6 +245,8 @@ def _any_convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
 
 
 def _any_batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
+    if len(args) == 7:  # already plain
+        return "aten.batch_norm.default", args, kwargs
     x, w, b, mean, var, training, _, eps, *_ = args
     return "aten.batch_norm.default", (x, w, b, mean, var, bool(training), eps), kwargs
 
@@ -260,6 +262,8 @@ def _no_stats(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
 
 
 def _instance_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
+    if len(args) == 7:  # already plain
+        return "aten.instance_norm.default", args, kwargs
     x, w, b, mean, var, own, _, eps, *_ = args
     return "aten.instance_norm.default", (x, w, b, mean, var, own, eps), kwargs
 
