@@ -224,11 +224,9 @@ def slice_(data, starts, ends, axes=None, steps=None):
     paces = [1] * len(starts) if steps is None else integers(steps)
     cut = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, which, paces, strict=True):
-        if step < 0 and end < -data.shape[axis]:
-            end = None  # Before the first entry, which -1 would not say.
-        elif end >= _END:
-            end = None
-        cut[axis] = slice(start, end, step)
+        # Before the first entry, which -1 would not say; and far behind the last.
+        whole = (step < 0 and end < -data.shape[axis]) or end >= _END
+        cut[axis] = slice(start, None if whole else end, step)
     return data[tuple(cut)]
 
 

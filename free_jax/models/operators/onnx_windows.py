@@ -137,7 +137,8 @@ def max_pooling(
     if any(map(any, sides)):
         low = jnp.asarray(-jnp.inf, x.dtype)
         x = lax.pad(x, low, [(0, 0, 0)] * 2 + [(*side, 0) for side in sides])
-    return max_pool(count)(x, tuple(kernel_shape), strides, 0, dilations)
+    pool: Any = max_pool(count)
+    return pool(x, tuple(kernel_shape), strides, 0, dilations)
 
 
 def average_pooling(
