@@ -132,7 +132,7 @@ def reshape(data, shape, allowzero=0):
 
 def flatten(data, axis=1):
     """Two axes: what stands before `axis`, and the rest."""
-    lead = math.prod(data.shape[: axis % (data.ndim + 1) if axis < 0 else axis])
+    lead = math.prod(data.shape[: axis + data.ndim if axis < 0 else axis])
     return data.reshape(lead, -1)
 
 
@@ -226,7 +226,8 @@ def slice_(data, starts, ends, axes=None, steps=None):
     for start, end, axis, step in zip(starts, ends, which, paces, strict=True):
         # Before the first entry, which -1 would not say; and far behind the last.
         whole = (step < 0 and end < -data.shape[axis]) or end >= _END
-        cut[axis] = slice(start, None if whole else end, step)
+        stop: Any = None if whole else end
+        cut[axis] = slice(start, stop, step)
     return data[tuple(cut)]
 
 
