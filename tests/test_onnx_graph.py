@@ -200,18 +200,24 @@ def test_several_outputs(tmp_path):
 
     x = pictures()
     logits = reference(linear_model(), nchw(x))
-    for names in (("probabilities", "logits"), ("prob", "scores")):
+    for names in (("probabilities", "logits"), ("scores", "output"), ("one", "two")):
         got = read(tmp_path, two(*names))
         assert got.sources["output"].startswith(names[1])
         same(answer(got, x), logits)
     named = read(tmp_path, two("one", "two"), output="one")
     assert canonical(named.graph)[0].output == "probabilities"
+    with pytest.raises(InputError, match="has no output 'three'; it has one"):
+        read(tmp_path, two("one", "two"), output="three")
+    tail = [node("Identity", ["z"], ["one"]), node("Neg", ["z"], ["two"])]
+    alike = linear_model(tail=tail, outputs=(("one", ("n", 5)), ("two", ("n", 5))))
     with pytest.raises(
         InputError, match=r"which output is it: one .*two .*output_name"
     ):
-        read(tmp_path, two("one", "two"))
-    with pytest.raises(InputError, match="has no output 'c'; it has one"):
-        read(tmp_path, two("one", "two"), output="c")
+        read(tmp_path, alike)
+    embedding = linear_model(
+        tail=[node("Softmax", ["z"])], outputs=(("e", ("n", 4)), ("y", ("n", 5)))
+    )
+    assert read(tmp_path, embedding).sources["output"].startswith("y")
     features = linear_model(outputs=(("e", ("n", 4)), ("y", ("n", 5))))
     got = read(tmp_path, features, classes=5)
     assert got.sources["output"].startswith("y")

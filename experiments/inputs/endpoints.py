@@ -220,7 +220,12 @@ def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
     if "onnx" in entry:
         _require("onnxruntime")
         file = source.parent / pathlib.Path(entry["onnx"]).expanduser()
-        return remote.OnnxFile(spec, file, **options("max_batch", "in_flight"))
+        return remote.OnnxFile(
+            spec,
+            file,
+            guess_output="output" not in entry,
+            **options("output_name", "layout", "max_batch", "in_flight"),
+        )
     _require("aiohttp", "orjson")
     return remote.OpenInference(
         spec,

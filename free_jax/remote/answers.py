@@ -143,13 +143,20 @@ def _check_logits(values: np.ndarray) -> None:
     Raises:
       DeclarationError: it is one.
     """
-    slack = 3e-6 if len(values) == 1 else 1e-3
-    sums_to_one = np.abs(values.sum(-1) - 1).max() < slack
-    if sums_to_one and (values >= 0).all() and not np.isin(values, (0, 1)).all():
+    if sums_to_one(values):
         raise DeclarationError(
             "values that sum to one for every image; they are no logits: add output: "
             "probabilities"
         )
+
+
+def sums_to_one(values: np.ndarray) -> bool:
+    """Whether answers [images, way] are a distribution, which logits never are."""
+    slack = 3e-6 if len(values) == 1 else 1e-3
+    off = np.abs(np.asarray(values, np.float64).sum(-1) - 1).max(initial=0)
+    return bool(
+        off < slack and (values >= 0).all() and not np.isin(values, (0, 1)).all()
+    )
 
 
 def _of_probabilities(spec: EndpointSpec, values: np.ndarray) -> np.ndarray:
