@@ -5,6 +5,7 @@ import flax.linen as nn
 from free_jax.models.conv4 import Conv4
 from free_jax.models.cpu.convolution import conv2d, upsample_conv2d
 from free_jax.models.generator import Generator
+from free_jax.models.graph import Graph
 from free_jax.models.normalization import BatchNorm
 from free_jax.models.resnet import ResNet, resnet
 
@@ -12,6 +13,7 @@ __all__ = [
     "BatchNorm",
     "Conv4",
     "Generator",
+    "Graph",
     "ResNet",
     "conv2d",
     "get_model",
@@ -22,6 +24,7 @@ __all__ = [
 _CLASSIFIERS = {
     "conv4": Conv4,
     **{f"resnet{depth}": resnet(depth) for depth in (10, 18, 34, 50, 101)},
+    "graph": Graph,
 }
 
 
