@@ -44,6 +44,7 @@ class RawGraph(NamedTuple):
       weights: parameters, buffers and constants by the name of their value.
       keys: names of values to state_dict keys or names of initialisers, where there
         are such (parameters and persistent buffers).
+      fixed_batch: the only number of images that the graph takes; None: any.
     """
 
     input: str
@@ -51,6 +52,7 @@ class RawGraph(NamedTuple):
     output: str
     weights: dict[str, np.ndarray]
     keys: dict[str, str]
+    fixed_batch: int | None = None
 
 
 def refs(value: Any) -> Iterator[str]:
