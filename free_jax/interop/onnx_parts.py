@@ -170,7 +170,9 @@ def _inlined(model: Any, path: pathlib.Path) -> Any:
         return onnx.inliner.inline_local_functions(model)
     except Exception as error:
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(f"{path}: its functions cannot be written out ({why})") from None
+        raise InputError(
+            f"{path}: its functions cannot be written out ({why})"
+        ) from None
 
 
 def _check_operators(nodes: Iterable[Any], path: pathlib.Path) -> None:
@@ -207,7 +209,9 @@ def _slot(value: Any) -> Slot:
     if not tensor.HasField("shape"):
         return Slot(value.name, tensor.elem_type, None)
     sizes = tuple(
-        d.dim_value if d.WhichOneof("value") == "dim_value" and d.dim_value > 0 else None
+        d.dim_value
+        if d.WhichOneof("value") == "dim_value" and d.dim_value > 0
+        else None
         for d in tensor.shape.dim
     )
     return Slot(value.name, tensor.elem_type, sizes)
@@ -259,7 +263,9 @@ class _Files:
         if math.prod(sizes) > LARGEST:
             raise InputError(f"{where} has {math.prod(sizes)} numbers")
         if tensor.data_type in (0, 8, 14, 15):
-            raise InputError(f"{where} is of type {tensor.data_type}, which is no number")
+            raise InputError(
+                f"{where} is of type {tensor.data_type}, which is no number"
+            )
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             self._fetch(tensor, where)
         try:
@@ -283,14 +289,18 @@ class _Files:
             size = file.stat().st_size
             count = size - start if length in (None, "") else int(length)
         except ValueError:
-            raise InputError(f"{where}: its place in {file.name} is no number") from None
+            raise InputError(
+                f"{where}: its place in {file.name} is no number"
+            ) from None
         if start < 0 or count < 0 or start + count > size:
             raise InputError(
                 f"{where} lies at {start} to {start + count} of {file}, which has only "
                 f"{size} bytes"
             )
         if count > 8 * max(math.prod(tensor.dims), 1):
-            raise InputError(f"{where} has {list(tensor.dims)} numbers in {count} bytes")
+            raise InputError(
+                f"{where} has {list(tensor.dims)} numbers in {count} bytes"
+            )
         with file.open("rb") as content:
             content.seek(start)
             raw = content.read(count)
@@ -324,7 +334,9 @@ def external_file(
         if not real.is_file():
             raise InputError(f"{where} lies in {file}, which is missing")
     except OSError as error:
-        raise InputError(f"{where} lies in {location[:80]!r}: {error.strerror}") from None
+        raise InputError(
+            f"{where} lies in {location[:80]!r}: {error.strerror}"
+        ) from None
     return file
 
 

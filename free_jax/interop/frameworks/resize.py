@@ -115,9 +115,7 @@ def _fit_residuals(module: Any) -> None:
             setattr(part, flag, strides == 1 and same)
 
 
-def fit_head(
-    module: "torch.nn.Module", shapes: Shapes, source: str
-) -> dict[str, str]:
+def fit_head(module: "torch.nn.Module", shapes: Shapes, source: str) -> dict[str, str]:
     """Puts the head in place that the weights have.
 
     Returns:
@@ -226,9 +224,7 @@ def try_once(
     """
     import torch
 
-    channels = next(
-        (value.shape[1] for value in state.values() if value.ndim == 4), 3
-    )
+    channels = next((value.shape[1] for value in state.values() if value.ndim == 4), 3)
     side = image_size or 128
     try:
         with torch.no_grad():

@@ -200,7 +200,11 @@ def _vgg(models: Any, shapes: Shapes) -> Found | None:
         if (m := re.fullmatch(r"features\.(\d+)\.weight", key)) and len(shape) == 4
     }
     places = sorted(convolutions)
-    if not places or places[0] != 0 or any(s[2:] != (3, 3) for s in convolutions.values()):
+    if (
+        not places
+        or places[0] != 0
+        or any(s[2:] != (3, 3) for s in convolutions.values())
+    ):
         return None
     norm = f"features.{places[0] + 1}.running_mean" in shapes
     plan: list[int | str] = []
@@ -280,7 +284,9 @@ def _swin(models: Any, shapes: Shapes) -> Found | None:
     stages = []
     while f"features.{2 * len(stages) + 1}.0.attn.qkv.weight" in shapes:
         stages.append(2 * len(stages) + 1)
-    depths = [_count(shapes, rf"features\.{i}\.(\d+)\.attn\.qkv\.weight") for i in stages]
+    depths = [
+        _count(shapes, rf"features\.{i}\.(\d+)\.attn\.qkv\.weight") for i in stages
+    ]
     second = "features.1.0.attn.logit_scale" in shapes
     swin = models.swin_transformer
     if second:

@@ -97,13 +97,18 @@ def recognise(path: pathlib.Path) -> None:
         )
     elif kind == "unknown":
         raise unreadable(path.name, ValueError("neither a zip archive nor a pickle"))
-    whole = scan_file(path).whole
-    if whole and whole not in _allowed_names():
+    whole = whole_object(scan_file(path))
+    if whole:
         raise InputError(
             f"{path.name}: holds a whole pickled module ({whole[:80]}), which is code "
             "and never run; save its state_dict (torch.save(model.state_dict(), ..)), "
             "or name it in trust_code"
         )
+
+
+def whole_object(found: Scan) -> str:
+    """The class that a whole pickle is an object of; "" for plain containers."""
+    return "" if found.whole in _allowed_names() else found.whole
 
 
 def scan_file(path: pathlib.Path) -> Scan:

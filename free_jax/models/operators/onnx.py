@@ -192,9 +192,7 @@ def local_response(x, size, alpha=1e-4, beta=0.75, bias=1.0):
     """Divides by a power of the sum of squares over neighbouring channels."""
     sides = [(0, 0), ((size - 1) // 2, size // 2)] + [(0, 0)] * (x.ndim - 2)
     window = (1, size) + (1,) * (x.ndim - 2)
-    total = lax.reduce_window(
-        jnp.square(x), 0.0, lax.add, window, (1,) * x.ndim, sides
-    )
+    total = lax.reduce_window(jnp.square(x), 0.0, lax.add, window, (1,) * x.ndim, sides)
     return x / (bias + alpha / size * total) ** beta
 
 

@@ -68,9 +68,7 @@ def conv(
     w = jnp.asarray(w)
     count = w.ndim - 2
     strides, dilations = strides or [1] * count, dilations or [1] * count
-    sides = window_sides(
-        x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad
-    )
+    sides = window_sides(x.shape[2:], w.shape[2:], strides, dilations, pads, auto_pad)
     inner = tuple(range(2, x.ndim))
     out = channels_last(
         x.transpose(0, *inner, 1),
@@ -338,14 +336,12 @@ TABLE: dict[str, Any] = {
     "onnx.Conv": conv,
     "onnx.ConvTranspose": conv_transpose,
     "onnx.GlobalAveragePool": _global(lambda x, axes: jnp.mean(x, axes, keepdims=True)),
-    "onnx.GlobalLpPool": lambda x, p=2: jnp.sum(
-        jnp.abs(x) ** p, tuple(range(2, x.ndim)), keepdims=True
-    )
-    ** (1 / p),
+    "onnx.GlobalLpPool": lambda x, p=2: (
+        jnp.sum(jnp.abs(x) ** p, tuple(range(2, x.ndim)), keepdims=True) ** (1 / p)
+    ),
     "onnx.GlobalMaxPool": _global(lambda x, axes: jnp.max(x, axes, keepdims=True)),
     "onnx.LpPool": lp_pooling,
     "onnx.MaxPool": max_pooling,
     "onnx.Resize": resize,
     "onnx.Upsample": upsample,
 }
-
