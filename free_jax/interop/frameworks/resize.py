@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 
-def fit_to_weights(
-    module: "torch.nn.Module", shapes: Shapes, name: str, source: str
-) -> dict[str, str]:
+def fit_to_weights(module: "torch.nn.Module", shapes: Shapes) -> dict[str, str]:
     """Every parameter takes the shape of the weight of its name.
 
     Strides stay; paddings follow the kernels; a block whose input and output have
@@ -28,8 +26,6 @@ def fit_to_weights(
     Args:
       module: on the meta device.
       shapes: key -> shape.
-      name: of the network, for messages.
-      source: what error messages call the model.
 
     Returns:
       What had to be guessed.
@@ -48,7 +44,7 @@ def fit_to_weights(
                 is_weight = kind is part._parameters
                 kind[key] = torch.nn.Parameter(new) if is_weight else new
         if isinstance(part, torch.nn.Conv2d):
-            said |= _fit_convolution(module, path, part, first, source)
+            said |= _fit_convolution(module, path, part, first)
             first = False
         elif isinstance(part, torch.nn.LayerNorm) and part.weight is not None:
             part.normalized_shape = tuple(part.weight.shape)
@@ -56,9 +52,7 @@ def fit_to_weights(
     return said
 
 
-def _fit_convolution(
-    module: Any, path: str, part: Any, first: bool, source: str
-) -> dict[str, str]:
+def _fit_convolution(module: Any, path: str, part: Any, first: bool) -> dict[str, str]:
     """Groups wait for images; a new kernel keeps the size of its output."""
     out, _, *kernel = part.weight.shape
     before = part.kernel_size

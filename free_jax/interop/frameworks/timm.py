@@ -42,8 +42,8 @@ def timm_module(
     name = check_architecture(config.get("architecture"), source)
     if not timm.is_model(name):
         raise InputError(
-            f"{source}: timm {timm.__version__} has no model {name!r}; export the model "
-            "as ONNX or .pt2"
+            f"{source}: timm {timm.__version__} has no model {name!r}; export the "
+            "model as ONNX or .pt2"
         )
     args = arguments(config)
 

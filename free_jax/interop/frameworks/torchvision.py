@@ -27,20 +27,24 @@ Found = tuple[str, Callable[[], Any], dict[str, Any]]  # name, maker, what is to
 
 # Classifiers for training only.
 _AUXILIARY = re.compile(r"^(aux1|aux2|AuxLogits)\.")
-# Key that only this family has -> networks with the keys of which it is compared.
+# Key that only this kind has -> networks with the keys of which it is compared.
 _BY_NAME = {
-    "layers.1.0.layers.0.weight": "mnasnet",  # never equal: see _names
-    "stage2.0.branch1.0.weight": "shufflenet_v2",
-    "trunk_output.block1.block1-0.f.a.0.weight": "regnet",
-    "inception3a.branch1.conv.weight": "googlenet",
-    "Mixed_5b.branch1x1.conv.weight": "inception_v3",
-    "features.3.squeeze.weight": "squeezenet",
-    "features.1.0.block.0.0.weight": "efficientnet",
-    "features.1.block.0.0.weight": "mobilenet_v3",
-    "features.1.conv.0.0.weight": "mobilenet_v2",
-    "layers.8.0.layers.0.weight": "mnasnet",
-    "features.10.weight": "alexnet",
+    "stage2.0.branch1.0.weight": ("shufflenet_v2_x1_0",),
+    "inception3a.branch1.conv.weight": ("googlenet",),
+    "Mixed_5b.branch1x1.conv.weight": ("inception_v3",),
+    "features.3.squeeze.weight": ("squeezenet1_0", "squeezenet1_1"),
+    "features.1.0.block.0.0.weight": tuple(
+        [f"efficientnet_b{i}" for i in range(8)]
+        + [f"efficientnet_v2_{size}" for size in "sml"]
+    ),
+    "features.1.block.0.0.weight": ("mobilenet_v3_small", "mobilenet_v3_large"),
+    "features.1.conv.0.0.weight": ("mobilenet_v2",),
+    "layers.8.0.layers.0.weight": ("mnasnet1_0",),
+    "features.10.weight": ("alexnet",),
+    "blocks.0.layers.0.layers.MBconv.layers.conv_a.0.weight": ("maxvit_t",),
 }
+# Bodies of those networks: keys, by name.
+_bodies: dict[str, set[str]] = {}
 
 
 def torchvision_module(
@@ -82,8 +86,8 @@ def torchvision_module(
         module = loading.build(make, source, "its weights")
     said = {"family": name, **said}
     said |= fit_head(module, shapes, source)
-    said |= fit_to_weights(module, shapes, name, source)
-    module = module.to_empty(device="cpu")
+    said |= fit_to_weights(module, shapes)
+    module = module.to_empty(device="cpu").eval()
     loading.load(module, state, source, name)
     try_once(module, state, said.get("image_size"), source)
     return module, said
@@ -101,9 +105,11 @@ def _find(models: Any, shapes: Shapes) -> Found | None:
         return _swin(models, shapes)
     if "features.1.0.layer_scale" in shapes:
         return _convnext(models, shapes)
-    for key, kind in _BY_NAME.items():
+    if "trunk_output.block1.block1-0.f.b.0.weight" in shapes:
+        return _regnet(models, shapes)
+    for key, names in _BY_NAME.items():
         if key in shapes:
-            found = _by_name(models, shapes, kind)
+            found = _by_name(models, shapes, names)
             if found is not None:
                 return found
     return _vgg(models, shapes)
@@ -115,26 +121,35 @@ def _count(shapes: Shapes, pattern: str) -> int:
     return len(found)
 
 
-def _by_name(models: Any, shapes: Shapes, kind: str) -> Found | None:
-    """The network of torchvision of this kind with the same keys, the head aside."""
+def _by_name(models: Any, shapes: Shapes, names: tuple[str, ...]) -> Found | None:
+    """The network of torchvision with the same keys, the head aside.
+
+    Of several, the one of the same widths.
+    """
     import torch
 
     body = _body(shapes)
-    for name in models.list_models(module=models, include=f"{kind}*"):
+    found = []
+    for name in names:
         options: dict[str, Any] = {"weights": None}
-        if kind in ("googlenet", "inception_v3"):
+        if name in ("googlenet", "inception_v3"):
             options |= {"aux_logits": False, "init_weights": False}
 
         def make(name=name, options=options):
             return models.get_model(name, **options)
 
-        with torch.device("meta"):
-            module = loading.build(make, name, name)
-        if _body(module.state_dict()) == body:
-            kinds = {"mobilenet_v2", "alexnet", "googlenet", "inception_v3"}
-            alike = kind in ("mnasnet", "shufflenet_v2") and kind not in kinds
-            return (kind if alike else name), make, {}
-    return None
+        if name not in _bodies or _bodies[name] == body:
+            with torch.device("meta"):
+                state = loading.build(make, name, name).state_dict()
+            _bodies[name] = _body(state)
+            if _bodies[name] == body:
+                other = sum(tuple(state[key].shape) != shapes[key] for key in body)
+                found.append((other, name, make))
+    if not found:
+        return None
+    other, name, make = min(found, key=lambda entry: entry[0])
+    kind = re.sub(r"_?x?1_0$", "", name) if other else name
+    return kind, make, {"image_size": 224} if name == "maxvit_t" else {}
 
 
 def _body(keys: Any) -> set[str]:
@@ -165,6 +180,12 @@ def _resnet(models: Any, shapes: Shapes) -> Found | None:
     }
     kind = "bottleneck" if deep else "basic"
     name = named.get((deep, tuple(depths)), f"resnet {depths} of {kind} blocks")
+    wide = shapes["layer1.0.conv2.weight"][:2] if deep else ()
+    more = {(128, 128): "wide_{}_2", (128, 4): "{}_32x4d", (256, 8): "{}_32x8d"}
+    if wide in more:
+        name = more[wide].format(
+            name if wide[1] == 128 else name.replace("net", "next")
+        )
     return name, lambda: resnet.ResNet(block, depths), {}
 
 
@@ -315,3 +336,27 @@ def _swin(models: Any, shapes: Shapes) -> Found | None:
     named = {(96, 6): "_t", (96, 18): "_s", (128, 18): "_b"}
     size = named.get((width, depths[2] if len(depths) > 2 else 0), f" {depths}")
     return f"{kind}{size}", lambda: swin.SwinTransformer(**options), {}
+
+
+def _regnet(models: Any, shapes: Shapes) -> Found | None:
+    stages = _count(shapes, r"trunk_output\.block(\d+)\.")
+    first = [f"trunk_output.block{i + 1}.block{i + 1}-0.f" for i in range(stages)]
+    depths = [
+        _count(shapes, rf"trunk_output\.block{i + 1}\.block\d+-(\d+)\.")
+        for i in range(stages)
+    ]
+    widths = [shapes[f"{block}.c.0.weight"][0] for block in first]
+    inner = [shapes[f"{block}.a.0.weight"][0] for block in first]
+    squeezed = f"{first[0]}.se.fc1.weight" in shapes
+    params = models.regnet.BlockParams(
+        depths=depths,
+        widths=widths,
+        group_widths=[shapes[f"{block}.b.0.weight"][1] for block in first],
+        bottleneck_multipliers=[a / b for a, b in zip(inner, widths, strict=True)],
+        strides=[2] * stages,
+        se_ratio=0.25 if squeezed else None,
+    )
+    kind = "regnet_y" if squeezed else "regnet_x"
+    stem = shapes["stem.0.weight"][0]
+    name = f"{kind} {depths}"
+    return name, lambda: models.regnet.RegNet(params, stem_width=stem), {}

@@ -121,7 +121,7 @@ def _class(transformers: Any, name: str, config: Mapping[str, Any], source: str)
 def _check_depth(
     config: Mapping[str, Any], state: Mapping[str, np.ndarray], source: str
 ) -> None:
-    """No more layers than there are tensors: a network is made before it is compared."""
+    """No more layers than there are tensors: it is made before it is compared."""
     for key, value in config.items():
         if not re.search("layer|depth|block|stage", str(key)):
             continue
