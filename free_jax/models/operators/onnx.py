@@ -16,7 +16,12 @@ from jax import lax
 
 from free_jax.errors import InputError
 from free_jax.models.operators import activations, onnx_static, onnx_windows
-from free_jax.models.operators.normalization import group_norm, layer_norm, rms_norm
+from free_jax.models.operators.normalization import (
+    group_norm,
+    layer_norm,
+    normalize_channels,
+    rms_norm,
+)
 from free_jax.models.operators.onnx_static import array, either, integers, static
 from free_jax.models.operators.reductions import topk
 
@@ -188,6 +193,12 @@ def instance_normalization(x, scale, bias, epsilon=1e-5):
     return group_norm(x, x.shape[1], scale, bias, epsilon)
 
 
+def batch_normalization(x, scale, bias, mean, var, epsilon=1e-5):
+    """Affine map of each channel; `models.graph.Graph` runs those with statistics."""
+    stats = (jnp.asarray(array(value)) for value in (scale, bias, mean, var))
+    return normalize_channels(x, *stats, epsilon)
+
+
 def local_response(x, size, alpha=1e-4, beta=0.75, bias=1.0):
     """Divides by a power of the sum of squares over neighbouring channels."""
     sides = [(0, 0), ((size - 1) // 2, size // 2)] + [(0, 0)] * (x.ndim - 2)
@@ -349,6 +360,7 @@ TABLE: dict[str, Any] = {
     "onnx.ArgMax": _where_largest(jnp.argmax),
     "onnx.ArgMin": _where_largest(jnp.argmin),
     "onnx.Attention": attention,
+    "onnx.BatchNormalization": batch_normalization,
     "onnx.Clip": clip,
     "onnx.CumSum": cumsum,
     "onnx.DequantizeLinear": dequantize,

@@ -1,0 +1,444 @@
+"""A classifier in an .onnx file as a raw graph, and what the file says about images."""
+
+import math
+import pathlib
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from free_jax.errors import InputError
+from free_jax.interop import onnx_forms
+from free_jax.interop.onnx_batch import freed
+from free_jax.interop.onnx_images import describe_input, with_nchw_input
+from free_jax.interop.onnx_names import class_names
+from free_jax.interop.onnx_parts import OnnxNode, OnnxParts, Slot, read_parts
+from free_jax.interop.raw_graph import Node, RawGraph, Ref
+from free_jax.models.operators import OPERATORS, onnx, onnx_static, unknown
+
+_FLOATS = (1, 10, 11, 16)
+# Tables up to this long are written as lists into the program.
+_SHORT = 64
+# Nodes on constants are computed here if their results cannot be much larger.
+_FOLDABLE = (
+    frozenset(onnx_static.TABLE)
+    | {f"onnx.{name}" for name in onnx._EITHER}
+    | {f"onnx.{name}" for name in ("Clip", "DequantizeLinear", "Div", "Gemm", "MatMul")}
+    | {f"onnx.{name}" for name in ("Max", "Min", "Mod", "Pow", "Sum", "CumSum")}
+    | {name for name in onnx.TABLE if name.startswith("onnx.Reduce")}
+)
+
+
+class OnnxModel(NamedTuple):
+    """A classifier, read.
+
+    Attributes:
+      graph: takes NCHW whatever the file's layout.
+      image_shape: (h, w, c); 0 where any size is taken.
+      layout: of the file's input.
+      range: 1 if it wants pixels (normalised, from) in [0, 1], 255 if in [0, 255].
+      fixed_batch: 1 if it takes one image at a time and may be run in no other way.
+      class_names: by output, if the file says them.
+      sources: what each of these was read from.
+    """
+
+    graph: RawGraph
+    image_shape: tuple[int, int, int]
+    layout: Literal["NCHW", "NHWC"]
+    range: Literal[1, 255]
+    fixed_batch: int | None
+    class_names: tuple[str, ...] | None
+    sources: dict[str, str]
+
+
+def read_onnx(
+    path: str | pathlib.Path,
+    *,
+    inside: str | pathlib.Path,
+    output: str | None = None,
+    classes: int | None = None,
+) -> OnnxModel:
+    """Reads a classifier from an .onnx file; nothing of it is run.
+
+    Args:
+      path: the file.
+      inside: the folder that weights beside it may lie in.
+      output: the name of the output to take, where there are several.
+      classes: number of classes, if it is known; tells outputs apart.
+
+    Raises:
+      InputError: it is no classifier that can be read; says what and where.
+    """
+    path = pathlib.Path(path)
+    parts = read_parts(path, pathlib.Path(inside))
+    image = _image_input(parts, path)
+    names, key = class_names(parts.metadata)
+    wanted = classes or (len(names) if names else None)
+    chosen, why = choose_output(parts, path, output, wanted)
+    graph = _translate(parts, image, chosen, path)
+    seen = describe_input(image, graph, path)
+    graph = with_nchw_input(graph, seen.layout)
+    graph, fixed = _any_batch(graph, image, seen.image_shape, path)
+    found = _width(graph, seen.image_shape, fixed, path)
+    if names and found and len(names) != found:
+        key, names = f"{key} holds {len(names)} names for {found} outputs", None
+    said = {
+        "input": f"{image.name} {_sizes(image.shape)}",
+        "layout": seen.layout_source,
+        "range": seen.range_source,
+        "output": f"{chosen.name} ({why})",
+        "class_names": f"metadata: {key}" if key else "",
+        "opset": str(parts.opset),
+        "precision": "float16, read as float32" if parts.half else "float32",
+    }
+    return OnnxModel(
+        graph,
+        seen.image_shape,
+        seen.layout,
+        seen.range,
+        fixed,
+        names,
+        {name: text for name, text in said.items() if text},
+    )
+
+
+def _sizes(shape: tuple[int | None, ...] | None) -> str:
+    return "of any shape" if shape is None else "x".join(str(s or "n") for s in shape)
+
+
+def _image_input(parts: OnnxParts, path: pathlib.Path) -> Slot:
+    if len(parts.inputs) != 1:
+        names = ", ".join(f"{i.name[:40]} {_sizes(i.shape)}" for i in parts.inputs[:6])
+        raise InputError(
+            f"{path}: takes {len(parts.inputs)} inputs ({names}); only one batch of "
+            "images can be given"
+        )
+    (image,) = parts.inputs
+    if image.kind not in (*_FLOATS, 2):
+        raise InputError(
+            f"{path}: input {image.name!r} is of ONNX type {image.kind}; images are "
+            "floats or uint8"
+        )
+    if image.shape is None or len(image.shape) != 4:
+        raise InputError(
+            f"{path}: input {image.name!r} is {_sizes(image.shape)}; a batch of images "
+            "has four axes"
+        )
+    return image
+
+
+def choose_output(
+    parts: OnnxParts, path: pathlib.Path, named: str | None, classes: int | None
+) -> tuple[Slot, str]:
+    """The output that is logits or probabilities, and why it was taken.
+
+    By the name that is asked for, else logits before probabilities by their names,
+    else by width.
+
+    Raises:
+      InputError: none of them fits, or several do; names them.
+    """
+    listed = ", ".join(f"{o.name[:40]} {_sizes(o.shape)}" for o in parts.outputs[:6])
+    if named is not None:
+        for slot in parts.outputs:
+            if slot.name == named:
+                return _classifying(slot, path), "by its name"
+        raise InputError(f"{path}: has no output {named!r}; it has {listed}")
+    fits = [slot for slot in parts.outputs if _may_classify(slot, classes)]
+    if len(parts.outputs) == 1 or not fits:
+        return _classifying(parts.outputs[0], path), "the only one"
+    for word in ("logit", "score", "prob", "softmax", "class", "pred", "output"):
+        mine = [slot for slot in fits if word in slot.name.lower()]
+        if len(mine) == 1:
+            return mine[0], f"by its name, of {listed}"
+    if classes:
+        mine = [slot for slot in fits if slot.shape and slot.shape[1] == classes]
+        if len(mine) == 1:
+            return mine[0], f"by its width, of {listed}"
+    if len(fits) == 1:
+        return fits[0], f"the only one of two axes, of {listed}"
+    raise InputError(f"{path}: which output is it: {listed}? Name it by output_name")
+
+
+def _may_classify(slot: Slot, classes: int | None) -> bool:
+    try:
+        _classifying(slot, pathlib.Path())
+    except InputError:
+        return False
+    width = slot.shape[1] if slot.shape and len(slot.shape) > 1 else None
+    return not (classes and width and width != classes)
+
+
+def _classifying(slot: Slot, path: pathlib.Path) -> Slot:
+    """The output, if it may be [n, classes]."""
+    if slot.kind not in _FLOATS:
+        raise InputError(
+            f"{path}: output {slot.name[:60]!r} is of ONNX type {slot.kind}, not of "
+            "floats; a label alone is no teacher with gradients"
+        )
+    shape = slot.shape
+    flat = shape is None or len(shape) == 2
+    flat = flat or (len(shape) == 4 and all(s in (1, None) for s in shape[2:]))
+    if not flat or (shape is not None and shape[1] == 1):
+        raise InputError(
+            f"{path}: output {slot.name[:60]!r} is {_sizes(shape)}; a classifier gives "
+            "[n, classes] (a detector or a segmenter is none)"
+        )
+    return slot
+
+
+def _translate(
+    parts: OnnxParts, image: Slot, chosen: Slot, path: pathlib.Path
+) -> RawGraph:
+    reading = _Reading(parts, image)
+    for number, node in enumerate(parts.nodes):
+        try:
+            reading.add(node)
+        except InputError as error:
+            raise InputError(
+                f"{path}: node {number} ({node.op[:40]}): {error}"
+            ) from None
+    if missing := unknown({node.op for node in reading.nodes} - {"getitem"}):
+        short = ", ".join(name.removeprefix("onnx.") for name in missing[:8])
+        raise InputError(f"{path}: operators that free_jax does not know: {short}")
+    value = reading.values.get(chosen.name)
+    if not isinstance(value, Ref) or value.name not in reading.of_images:
+        raise InputError(f"{path}: output {chosen.name[:60]!r} depends on no image")
+    return RawGraph(
+        image.name, tuple(reading.nodes), value.name, reading.weights, reading.keys
+    )
+
+
+class _Reading:
+    """Nodes in the newest form; what depends on no image is computed at once."""
+
+    def __init__(self, parts: OnnxParts, image: Slot):
+        self.opset = parts.opset
+        self.nodes: list[Node] = []
+        self.values: dict[str, Any] = {image.name: Ref(image.name)}
+        self.values |= parts.arrays
+        # Values that come from stored weights: leaves, not parts of the program.
+        self.stored = set(parts.arrays)
+        self.weights: dict[str, np.ndarray] = {}
+        self.keys: dict[str, str] = {}
+        self.of_images = {image.name}
+        # Whole grey levels, which are fed as floats.
+        self.levels = {image.name} if image.kind == 2 else set()
+
+    def add(self, node: OnnxNode) -> None:
+        """One node of the file.
+
+        Raises:
+          InputError: it reads what is not there, or cannot be computed.
+        """
+        if node.op == "Constant":
+            self.values[node.outputs[0]] = onnx_forms.constant(node.attributes)
+            return
+        inputs = [self._value(name) for name in node.inputs]
+        outputs = [name for name in node.outputs if name]
+        if not outputs or any(name in self.values for name in outputs):
+            raise InputError("makes no value, or one that is there already")
+        args, kwargs = onnx_forms.newest(
+            node.op, inputs, node.attributes, self.opset, len(node.outputs)
+        )
+        while args and args[-1] is None:
+            args.pop()
+        passes = node.op in onnx_forms.IDENTITIES or self._is_cast_of_levels(node)
+        if passes and args:
+            self.values[node.outputs[0]] = args[0]
+            if node.inputs[0] in self.stored:
+                self.stored.add(node.outputs[0])
+            return
+        op = f"onnx.{node.op}"
+        if not any(isinstance(arg, Ref) for arg in args) and op in _FOLDABLE:
+            self._fold(op, args, kwargs, node)
+            return
+        self._keep(op, args, kwargs, node)
+
+    def _value(self, name: str) -> Any:
+        if not name:
+            return None
+        if name not in self.values:
+            raise InputError(f"reads {name[:60]!r}, which no node before it makes")
+        return self.values[name]
+
+    def _is_cast_of_levels(self, node: OnnxNode) -> bool:
+        """A cast of grey levels, which are floats already; marks what stays whole."""
+        value = self.values.get(node.inputs[0]) if node.inputs else None
+        if not isinstance(value, Ref) or value.name not in self.levels:
+            return False
+        if node.op in ("Cast", "CastLike"):
+            return True
+        moves = ("Concat", "Flatten", "Gather", "Pad", "Reshape", "Resize", "Slice")
+        if node.op in (*moves, "Split", "Squeeze", "Transpose", "Unsqueeze"):
+            self.levels.update(node.outputs)
+        return False
+
+    def _fold(self, op: str, args: list, kwargs: dict, node: OnnxNode) -> None:
+        sizes = [np.size(arg) for arg in args if arg is not None]
+        if math.prod(max(size, 1) for size in sizes) > onnx_static.LARGEST**1.2:
+            raise InputError("computes giant constants")
+        try:
+            with np.errstate(all="ignore"):
+                made = OPERATORS[op](*args, **kwargs)
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(_first_line(error)) from None
+        made = made if isinstance(made, list | tuple) else [made]
+        for name, value in zip(node.outputs, made, strict=False):
+            if not name:
+                continue
+            value = np.asarray(value)
+            if value.size > onnx_static.LARGEST:
+                raise InputError("computes giant constants")
+            if value.dtype.kind == "f":
+                value = value.astype(np.float32)
+            self.values[name] = value
+            if node.op != "Shape" and any(i in self.stored for i in node.inputs):
+                self.stored.add(name)
+
+    def _keep(self, op: str, args: list, kwargs: dict, node: OnnxNode) -> None:
+        fixed = onnx_forms.STATIC_INPUTS.get(node.op, frozenset())
+        names = [*node.inputs, *[""] * len(args)]
+        written = [
+            self._argument(names[i], arg, i in fixed) for i, arg in enumerate(args)
+        ]
+        if node.op == "Resize":  # Its inputs moved where the opset is old.
+            written = [
+                self._argument("", arg, i > 0) if i else written[0]
+                for i, arg in enumerate(args)
+            ]
+        kwargs = {k: _plain(v) for k, v in kwargs.items()}
+        outputs = list(node.outputs)
+        if any(isinstance(a, Ref) and a.name in self.of_images for a in args):
+            self.of_images.update(name for name in outputs if name)
+        several = op in ("onnx.Split", "onnx.TopK")
+        if not several:
+            self.nodes.append(Node(op, tuple(written), kwargs, outputs[0]))
+            self.values[outputs[0]] = Ref(outputs[0])
+            return
+        whole = f"{outputs[0]}, all"
+        self.nodes.append(Node(op, tuple(written), kwargs, whole))
+        for i, name in enumerate(outputs):
+            if name:
+                self.nodes.append(Node("getitem", (Ref(whole), i), {}, name))
+                self.values[name] = Ref(name)
+
+    def _argument(self, name: str, value: Any, fixed: bool) -> Any:
+        """A value as an argument: numbers and short tables themselves, else a name."""
+        if value is None or isinstance(value, Ref):
+            return value
+        whole = value.dtype.kind in "iub"
+        if value.ndim == 0 or fixed or (whole and value.ndim == 1):
+            if value.size <= _SHORT:
+                return value.tolist()
+        name = name or f"constant {len(self.weights)}"
+        self.weights[name] = value
+        if name in self.stored:
+            self.keys[name] = name
+        return Ref(name)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines()
+    return lines[0][:160] if lines else type(error).__name__
+
+
+def _any_batch(
+    graph: RawGraph, image: Slot, image_shape: tuple[int, int, int], path: pathlib.Path
+) -> tuple[RawGraph, int | None]:
+    """The graph for any number of images, where its own number is fixed."""
+    assert image.shape is not None
+    batch = image.shape[0]
+    if batch is None:
+        return graph, None
+    if batch != 1:
+        raise InputError(
+            f"{path}: takes exactly {batch} images at a time; export it with a free "
+            "batch, or for one image"
+        )
+    if 0 in image_shape:
+        return graph, 1
+    shapes = value_shapes(graph, 1, image_shape, path)
+    free = freed(graph, shapes)
+    return (graph, 1) if free is None else (free, None)
+
+
+def _width(
+    graph: RawGraph,
+    image_shape: tuple[int, int, int],
+    fixed: int | None,
+    path: pathlib.Path,
+) -> int | None:
+    """How many outputs there are, where the size of images is known."""
+    if 0 in image_shape:
+        return None
+    batch = fixed or 2
+    shape = value_shapes(graph, batch, image_shape, path)[graph.output]
+    classes = math.prod(shape[1:])
+    if shape[0] != batch or classes < 2 or max(shape[1:]) != classes:
+        raise InputError(
+            f"{path}: gives {list(shape)} for {batch} images; a classifier gives "
+            "[n, classes]"
+        )
+    return classes
+
+
+def value_shapes(
+    graph: RawGraph, batch: int, image_shape: tuple[int, int, int], path: pathlib.Path
+) -> dict[str, tuple[int, ...]]:
+    """The shape of every value for a batch of images; nothing is computed.
+
+    Raises:
+      InputError: an operator does not fit what it is given, or makes a giant value.
+    """
+    h, w, c = image_shape
+    shapes: dict[str, tuple[int, ...]] = {}
+
+    def run(x):
+        values: dict[str, Any] = {**graph.weights, graph.input: x}
+        for node in graph.nodes:
+            try:
+                args = [_filled(arg, values) for arg in node.args]
+                made = OPERATORS[node.op](*args, **node.kwargs)
+            except InputError as error:
+                raise InputError(f"{path}: {node.op}: {error}") from None
+            except Exception as error:
+                raise InputError(
+                    f"{path}: {node.op} does not fit {_shape_text(node, values)} "
+                    f"({_first_line(error)})"
+                ) from None
+            values[node.out] = made
+            if not isinstance(made, list | tuple):
+                shapes[node.out] = np.shape(made)
+                if math.prod(shapes[node.out]) > onnx_static.LARGEST:
+                    raise InputError(
+                        f"{path}: {node.op} makes a value of shape {shapes[node.out]}"
+                    )
+        return jnp.asarray(values[graph.output])
+
+    with np.errstate(all="ignore"):
+        jax.eval_shape(run, jax.ShapeDtypeStruct((batch, c, h, w), jnp.float32))
+    shapes[graph.input] = (batch, c, h, w)
+    return shapes
+
+
+def _filled(arg: Any, values: dict[str, Any]) -> Any:
+    if isinstance(arg, Ref):
+        return values[arg.name]
+    return arg
+
+
+def _shape_text(node: Node, values: dict[str, Any]) -> str:
+    shapes = [
+        str(list(np.shape(values[arg.name])))
+        for arg in node.args
+        if isinstance(arg, Ref) and not isinstance(values[arg.name], list | tuple)
+    ]
+    return " and ".join(shapes) or "its arguments"
