@@ -48,6 +48,9 @@ def read_reference(path: Any) -> Reference:
     except Exception as error:  # zipfile and zlib have errors of their own.
         raise InputError(f"{path}: is damaged ({type(error).__name__})") from error
     images, logits, first = reference
+    if first is not None and first.ndim == 4 and len(first) == 1:
+        first = first[0]
+        reference = reference._replace(input_of_first=first)
     fits = (
         images.ndim == 4
         and images.dtype == np.uint8

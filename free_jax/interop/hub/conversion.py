@@ -38,15 +38,23 @@ def by_description(
 
 
 def _by_description(kind, config, state, make, source, options, image_shape_chw):
-    from free_jax.interop import program_library, programs
+    from free_jax.interop import programs
+
+    try:
+        from free_jax.interop import program_library
+    except ImportError:
+        program_library = None
 
     shapes = {key: np.shape(value) for key, value in state.items()}
-    known = program_library.find(kind, config, shapes, options.cache_dir)
+    known = program_library and program_library.find(
+        kind, config, shapes, options.cache_dir
+    )
     module = make() if known is None or options.check else None
     if known is not None:
         return converted(known, programs.fill(known, state, source), module)
     program, variables = by_module(module, image_shape_chw, source)
-    program_library.keep(kind, config, shapes, program, options.cache_dir)
+    if program_library:
+        program_library.keep(kind, config, shapes, program, options.cache_dir)
     return converted(program, variables, module)
 
 

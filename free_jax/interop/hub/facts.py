@@ -117,7 +117,7 @@ def _fill(found: dict[str, Fact], channels: int, guessed_size: int | None) -> No
     found.setdefault("range", Fact(1, DEFAULT))
 
 
-def _per_channel(fact: Fact, channels: int, largest: float) -> tuple[float, ...]:
+def _per_channel(fact: Fact, channels: int, largest: int) -> tuple[float, ...]:
     """One number a channel, for pixels in [0, 1]."""
     numbers = fact.value
     if len(numbers) == 1:

@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from free_jax.errors import InputError
 from free_jax.interop.hub.card import Card
 from free_jax.interop.hub.check import (
     LARGEST_NETWORK_DIFFERENCE,
@@ -26,17 +28,19 @@ def measured(card: Card, setting: Setting) -> Card:
 
     Compared with the framework where it made the module, else with what
     ``reference.npz`` beside the model says.
-
-    Raises:
-      InputError: ``reference.npz`` is damaged.
     """
     if card.network is None or card.preprocessing is None:
         return card
-    reference = _reference(setting)
+    try:
+        reference = _reference(setting)
+    except InputError as error:
+        reference = None
+        card = _remarked(card, f"not compared: {error}")
+    variables = jax.tree.map(jnp.asarray, card.variables)
     if card.framework is not None:
-        differs = _from_framework(card, reference)
+        differs = _from_framework(card, variables, reference)
     elif reference is not None:
-        differs = network_difference(card.network, card.variables, reference)
+        differs = network_difference(card.network, variables, reference)
     else:
         differs = None
     card = card._replace(network_difference=differs)
@@ -51,7 +55,7 @@ def measured(card: Card, setting: Setting) -> Card:
     if reference is None:
         return card
     images = reference_difference(
-        card.network, card.variables, card.preprocessing, reference
+        card.network, variables, card.preprocessing, reference
     )
     card = card._replace(reference_difference=images)
     if not images <= LARGEST_REFERENCE_DIFFERENCE:
@@ -59,19 +63,24 @@ def measured(card: Card, setting: Setting) -> Card:
             f"logits from raw images differ by {images:.2g} from reference.npz: its "
             "preprocessing is another one; correct teachers.yaml"
         )
-        card = card._replace(message="; ".join(filter(None, (card.message, warning))))
+        card = _remarked(card, warning)
     return card
 
 
+def _remarked(card: Card, remark: str) -> Card:
+    return card._replace(message="; ".join(filter(None, (card.message, remark))))
+
+
 def _reference(setting: Setting) -> Reference | None:
-    """``reference.npz`` beside a model, where it is the only one of its folder."""
-    file = setting.candidate.folder / "reference.npz"
-    if not file.exists():
+    """``reference.npz`` beside a model that is the only one of its folder."""
+    candidate = setting.candidate
+    file = candidate.folder / "reference.npz"
+    if not file.exists() or candidate.path == candidate.files[0]:
         return None
     return read_reference(open_within(file, setting.root))
 
 
-def _from_framework(card: Card, reference: Reference | None) -> float:
+def _from_framework(card: Card, variables: Any, reference: Reference | None) -> float:
     """Difference from the module that the network was made from."""
     import torch
 
@@ -88,7 +97,7 @@ def _from_framework(card: Card, reference: Reference | None) -> float:
     with torch.no_grad():
         theirs = _logits(card.framework(torch.tensor(images)))
     ours: Any = card.network.module.apply(
-        card.variables, jnp.asarray(images.transpose(0, 2, 3, 1)), norm="running"
+        variables, jnp.asarray(images.transpose(0, 2, 3, 1)), norm="running"
     )
     return relative_difference(np.asarray(ours), theirs)
 

@@ -99,7 +99,7 @@ def walk(root: pathlib.Path) -> Walk:
     else:
         raise InputError(f"{root}: no such folder of models; correct the path")
     found = sorted(one.found, key=lambda c: natural(c.path))
-    counted = [f"{number} {what} passed over" for what, number in one.passed.items()]
+    counted = [f"{number} {what} passed over" for what, number in one.passed.items() if number]
     return Walk(tuple(found), (*one.notes, *counted))
 
 
@@ -357,7 +357,7 @@ def _stated_model(lower: dict[str, str]) -> str | None:
         for name in lower
         if _is_weights(name)
         and not _NO_MODELS.fullmatch(name)
-        and not re.search(r"-\d+-of-\d+", name)
+        and not re.search(r"-\d+-of-\d+|^adapter_model", name)
     ]
     return lower[single[0]] if len(single) == 1 else None
 

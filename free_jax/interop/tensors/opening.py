@@ -17,7 +17,6 @@ _KINDS = (
     (b"\x1f\x8b", "gzip"),
     (b"Rar!", "archive"),
     (b"7z\xbc\xaf", "archive"),
-    (b"<", "web page"),
 )
 _INSTEAD = {
     "hdf5": "is an HDF5 file (Keras, TensorFlow): export it to ONNX (tf2onnx)",
@@ -96,6 +95,8 @@ def sniff(path: pathlib.Path) -> str:
     for magic, kind in _KINDS:
         if head.startswith(magic):
             return kind
+    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        return "web page"
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return "pickle"
     if len(head) > 8 and head[8:9] == b"{":

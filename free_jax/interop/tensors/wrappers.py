@@ -91,13 +91,14 @@ def unwrap(content: Any, name: str, size: int, weights: Weights = None) -> Check
 def _find(content: Any, name: str, weights: Weights, depth: int) -> tuple[Any, str]:
     """The table of tensors, and the path of keys that leads to it."""
     if is_state(content) and not any(is_state(v) for v in content.values()):
+        if weights == "ema" and depth == 0:
+            raise _no_average(name)
         return content, ""
     if isinstance(content, list | tuple) and depth < 4:
         # fastai: [state of the model, state of the optimizer].
-        content = {str(i): item for i, item in enumerate(content[:8])}
-        content = {k: v for k, v in content.items() if is_state(v)}
-        if len(content) == 1:
-            return next(iter(content.items()))[::-1]
+        states = {str(i): v for i, v in enumerate(content[:8]) if is_state(v)}
+        if len(states) == 1:
+            return next(iter(states.items()))[::-1]
     if not isinstance(content, Mapping) or depth >= 4:
         kind = type(content).__name__
         raise InputError(
@@ -107,7 +108,8 @@ def _find(content: Any, name: str, weights: Weights, depth: int) -> tuple[Any, s
     ema = [key for key in _EMA if isinstance(content.get(key), Mapping)]
     model = [key for key in _MODEL if isinstance(content.get(key), Mapping)]
     if weights == "ema" and not ema:
-        raise InputError(f"{name}: has no averaged weights, but weights: ema is asked")
+        if depth == 0:
+            raise _no_average(name)
     first, second = (model, ema) if weights == "model" else (ema, model)
     for key in [*first, *second]:
         if not content[key]:
@@ -130,6 +132,13 @@ def _find(content: Any, name: str, weights: Weights, depth: int) -> tuple[Any, s
     raise InputError(
         f"{name}: not a teacher, {str(other[0])[:80] if other else ''!r} is no tensor; "
         "expected a state_dict, or one under state_dict, model, teacher or net"
+    )
+
+
+def _no_average(name: str) -> InputError:
+    return InputError(
+        f"{name}: has no averaged weights, but weights: ema is asked; correct "
+        "teachers.yaml"
     )
 
 
