@@ -55,7 +55,7 @@ def without_softmax(graph: RawGraph) -> tuple[RawGraph, str]:
     output, given = graph.output, "logits"
     name = output
     while (node := made.get(name)) is not None:
-        if node.op in _PROBABILITIES:
+        if node.op in _PROBABILITIES and _over_classes(node):
             if given == "logits":
                 given = _PROBABILITIES[node.op]
             output = name = node.args[0].name
@@ -66,6 +66,11 @@ def without_softmax(graph: RawGraph) -> tuple[RawGraph, str]:
         else:
             break
     return graph._replace(output=output), given
+
+
+def _over_classes(node: Node) -> bool:
+    dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("axis", -1)
+    return dim in (1, -1)
 
 
 def linear_head(graph: RawGraph) -> Head | None:

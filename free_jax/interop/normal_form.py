@@ -1,16 +1,13 @@
-"""One spelling for the graphs of ``torch.export``, whoever wrote them.
+"""The graphs of ``torch.export`` without what depends on how they were saved.
 
-A saved graph may be functional or write in place, may call ``flatten`` or the ``view``
-that it is made of, may drop out nothing.  Here equal computations become equal nodes,
-so that a network read from a ``.pt2`` file has the program of the module itself, and
-operators need one spelling only:
+`spelling` has one name for every operation; here the shapes that ``torch.export`` knows
+are used too, so that equal computations have equal nodes, whether a graph was saved as
+traced or decomposed, for any number of images or for one:
 
-- nothing is written in place, nothing that returns its argument is left
-  (``clone``, ``dropout`` outside training, ``contiguous``, a cast to the same type);
-- batch norm is ``aten.batch_norm.default``, in inference;
 - a change of shape is ``flatten.using_ints`` where it merges neighbouring axes,
-  ``unflatten.int`` where it splits one, ``view.default`` with -1 for the number of
-  images otherwise; these do not depend on the image size where the network does not;
+  ``unflatten.int`` where it splits one, ``reshape.default`` with -1 for the number of
+  images otherwise; so it does not depend on the image size where the network does not;
+- a cast, a slice or a change of shape that changes nothing is left out;
 - a number that is k times the number of images is read from the input's shape.
 
 No torch and no JAX.
@@ -24,6 +21,7 @@ import numpy as np
 
 from free_jax.errors import InputError
 from free_jax.interop.raw_graph import Node, RawGraph, Ref, refs
+from free_jax.interop.spelling import plain
 
 
 class Images(NamedTuple):
@@ -51,63 +49,22 @@ class Traced(NamedTuple):
     sizes: dict[str, Size]
 
 
-# Return their first argument unchanged, outside training.
-_SAME = {
-    f"aten.{name}"
-    for name in (
-        "clone.default",
-        "alias.default",
-        "contiguous.default",
-        "detach.default",
-        "detach_.default",
-        "lift_fresh.default",
-        "lift_fresh_copy.default",
-        "view_copy.default",
-    )
-}
-_DROPOUT = {
-    f"aten.{name}.default"
-    for name in (
-        *("dropout", "dropout_", "feature_dropout", "feature_dropout_"),
-        *("alpha_dropout", "alpha_dropout_", "feature_alpha_dropout"),
-    )
-}
-_CASTS = {
-    "aten.to.dtype",
-    "aten.to.device",
-    "aten.to.dtype_layout",
-    "aten.to.other",
-    "aten.type_as.default",
-    "aten._to_copy.default",
-}
 # A change of shape that keeps the order of elements.
 _SHAPES = {
-    "aten.view.default",
-    "aten._unsafe_view.default",
-    "aten.reshape.default",
-    "aten.reshape_as.default",
-    "aten.view_as.default",
-    "aten.flatten.using_ints",
-    "aten.unflatten.int",
+    f"aten.{name}"
+    for name in (
+        *("reshape.default", "view_as.default", "flatten.using_ints"),
+        "unflatten.int",
+    )
 }
-# Share memory with their first argument: a write into one is a write into the other.
-_VIEWS = (
-    _SHAPES
-    | _SAME
-    | _DROPOUT
-    | _CASTS
-    | {"getitem"}
-    | {
-        f"aten.{name}"
-        for name in (
-            *("select.int", "slice.Tensor", "narrow.default", "expand.default"),
-            *("expand_as.default", "permute.default", "transpose.int", "t.default"),
-            *("unsqueeze.default", "squeeze.default", "squeeze.dim", "squeeze.dims"),
-            *("chunk.default", "split.Tensor", "split_with_sizes.default"),
-            *("unbind.int", "movedim.int", "swapaxes.default", "as_strided.default"),
-        )
-    }
-)
+_CASTS = {"aten.to.dtype", "aten.to.other", "aten.type_as.default"}
+_PERMUTATIONS = {
+    f"aten.{name}"
+    for name in (
+        *("permute.default", "transpose.int", "t.default"),
+        *("numpy_T.default", "mT.default", "movedim.int"),
+    )
+}
 _FLOATS = {f"torch.{name}" for name in ("float16", "bfloat16", "float32", "float64")}
 
 
@@ -123,7 +80,11 @@ def normal_form(traced: Traced, source: str) -> RawGraph:
     Raises:
       InputError: traced in training mode, or it writes into a part of a tensor.
     """
-    graph = _functional(traced.graph, source)
+    _check_inference(traced.graph, source)
+    try:
+        graph = plain(traced.graph)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     known = _Known(traced, graph)
     nodes: list[Node] = []
     renamed: dict[str, str] = {}
@@ -132,13 +93,13 @@ def normal_form(traced: Traced, source: str) -> RawGraph:
             args=tuple(_renamed(arg, renamed) for arg in node.args),
             kwargs={k: _renamed(arg, renamed) for k, arg in node.kwargs.items()},
         )
-        same = _same_as(node, known, source)
+        same = _same_as(node, known)
         if known.of_images.intersection(_reads(node)):
             known.of_images.add(node.out)
         if same is not None:
             renamed[node.out] = same
         else:
-            nodes.append(_rewritten(node, known, source))
+            nodes.append(_rewritten(node, known))
     output = renamed.get(graph.output, graph.output)
     nodes = _needed(known.counts + nodes, output)
     used = {name for node in nodes for name in _reads(node)}
@@ -148,6 +109,32 @@ def normal_form(traced: Traced, source: str) -> RawGraph:
         weights={k: _float32(v) for k, v in graph.weights.items() if k in used},
         keys={k: v for k, v in graph.keys.items() if k in used},
     )
+
+
+# Operator -> place of "training" among its arguments, and of the statistics.
+_MODES = {
+    "aten.batch_norm.default": (5, 3),
+    "aten.native_batch_norm.default": (5, 3),
+    "aten.cudnn_batch_norm.default": (5, 3),
+    "aten._native_batch_norm_legit.default": (5, 3),
+    "aten._native_batch_norm_legit_functional.default": (5, 3),
+    "aten.dropout.default": (2, None),
+    "aten.dropout_.default": (2, None),
+    "aten.feature_dropout.default": (2, None),
+}
+
+
+def _check_inference(graph: RawGraph, source: str) -> None:
+    for node in graph.nodes:
+        place, statistics = _MODES.get(node.op, (0, None))
+        if place == 0 or not _argument(node, place, "train", False):
+            continue
+        # Without running statistics a norm is the same in both modes.
+        if statistics is None or node.args[statistics] is not None:
+            raise InputError(
+                f"{source}: exported in training mode ({node.op}); call .eval() on the "
+                "module and export it again"
+            )
 
 
 class _Known:
@@ -160,7 +147,6 @@ class _Known:
         self.input = graph.input
         self.images = self.shapes.get(graph.input, (None,))[0]
         self.of_images = {graph.input}  # values that depend on the images
-        self.norms: set[str] = set()  # batch norms; their first result is the only one
         self.counts: list[Node] = []
         self._names: dict[int, str] = {}
 
@@ -213,57 +199,11 @@ def _float32(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float32) if floating else array
 
 
-def _functional(graph: RawGraph, source: str) -> RawGraph:
-    """Writes in place become values of their own."""
-    if not any(_in_place(node.op) for node in graph.nodes):
-        return graph
-    last_use = {}
-    for i, node in enumerate(graph.nodes):
-        last_use.update({name: i for name in _reads(node)})
-    last_use[graph.output] = len(graph.nodes)
-    memory: dict[str, str] = {}  # value -> the value whose memory it shares
-    renamed: dict[str, str] = {}
-    nodes = []
-    for i, node in enumerate(graph.nodes):
-        first = node.args[0] if node.args else None
-        args = tuple(_renamed(arg, renamed) for arg in node.args)
-        kwargs = {k: _renamed(arg, renamed) for k, arg in node.kwargs.items()}
-        if _in_place(node.op) and isinstance(first, Ref):
-            home = memory.get(first.name, first.name)
-            for name in {home, *(k for k, v in memory.items() if v == home)}:
-                if name != first.name and last_use.get(name, -1) > i:
-                    raise InputError(
-                        f"{source}: writes into a part of a tensor ({node.op}); save "
-                        "exported.run_decompositions({}) instead of exported"
-                    )
-            renamed[first.name] = node.out
-            name, overload = node.op.rsplit(".", 1)
-            node = node._replace(op=f"{name.rstrip('_')}.{overload}")
-        elif isinstance(first, Ref) and node.op in _VIEWS:
-            memory[node.out] = memory.get(first.name, first.name)
-        nodes.append(node._replace(args=args, kwargs=kwargs))
-    output = graph.output
-    while output in renamed:
-        output = renamed[output]
-    return graph._replace(nodes=tuple(nodes), output=output)
-
-
-def _in_place(op: str) -> bool:
-    parts = op.split(".")
-    return parts[0] == "aten" and len(parts) > 1 and parts[1].endswith("_")
-
-
-def _same_as(node: Node, known: _Known, source: str) -> str | None:
+def _same_as(node: Node, known: _Known) -> str | None:
     """The value that this node returns unchanged; None: it computes something."""
     first = node.args[0] if node.args else None
     if not isinstance(first, Ref):
         return None
-    if node.op in _SAME or (node.op == "getitem" and first.name in known.norms):
-        return first.name
-    if node.op in _DROPOUT:
-        if _argument(node, 2, "train", False):
-            raise _in_training(source)
-        return first.name
     if node.op in _CASTS:
         types = known.dtypes.get(first.name), known.dtypes.get(node.out)
         unchanged = types[0] == types[1] or set(types) <= _FLOATS
@@ -283,16 +223,7 @@ def _argument(node: Node, index: int, name: str, default: Any) -> Any:
     return node.kwargs.get(name, default)
 
 
-def _in_training(source: str) -> InputError:
-    return InputError(
-        f"{source}: exported in training mode; call .eval() on the module and export "
-        "it again"
-    )
-
-
-def _rewritten(node: Node, known: _Known, source: str) -> Node:
-    if node.op in _NORMS:
-        return _batch_norm(node, known, source)
+def _rewritten(node: Node, known: _Known) -> Node:
     before = after = None
     if node.args and isinstance(node.args[0], Ref):
         before = known.shapes.get(node.args[0].name)
@@ -304,8 +235,6 @@ def _rewritten(node: Node, known: _Known, source: str) -> Node:
     if known.repeats_for_images(node):
         sizes = [known.count(1), *node.args[1][1:]]
         return node._replace(args=(node.args[0], sizes))
-    if node.op == "aten.relu6.default":
-        return node._replace(op="aten.hardtanh.default", args=(node.args[0], 0.0, 6.0))
     return node._replace(
         args=tuple(_counted(arg, known) for arg in node.args),
         kwargs={
@@ -326,34 +255,6 @@ def _counted(arg: Any, known: _Known) -> Any:
     if isinstance(arg, str) and arg in _FLOATS:
         return "torch.float32"
     return arg
-
-
-# Operator -> places of x, weight, bias, mean, variance; training; eps.
-_NORMS = {
-    "aten.batch_norm.default": (5, 7),
-    "aten.native_batch_norm.default": (5, 7),
-    "aten.cudnn_batch_norm.default": (5, 7),
-    "aten._native_batch_norm_legit.default": (5, 7),
-    "aten._native_batch_norm_legit_no_training.default": (None, 6),
-}
-
-
-def _batch_norm(node: Node, known: _Known, source: str) -> Node:
-    training, eps = _NORMS[node.op]
-    if training is not None and node.args[training] and node.args[3] is not None:
-        raise _in_training(source)
-    known.norms.add(node.out)
-    args = (*node.args[:5], node.args[3] is None, 0.0, node.args[eps], False)
-    return Node("aten.batch_norm.default", args, {}, node.out)
-
-
-_PERMUTATIONS = {
-    f"aten.{name}"
-    for name in (
-        *("permute.default", "transpose.int", "swapaxes.default", "t.default"),
-        *("numpy_T.default", "mT.default", "movedim.int"),
-    )
-}
 
 
 def _permutation(node: Node, rank: int) -> Node:
@@ -397,7 +298,7 @@ def _change_of_shape(
         sizes = [-1, *after[1:]]
     else:
         sizes = [known.count(s.times) if isinstance(s, Images) else s for s in after]
-    return Node("aten.view.default", (x, sizes), {}, node.out)
+    return Node("aten.reshape.default", (x, sizes), {}, node.out)
 
 
 def _free(size: Size) -> Size:

@@ -68,10 +68,9 @@ _SYNONYMS = {
     "aten._safe_softmax.default": "aten.softmax.int",
     "aten._softmax.default": "aten.softmax.int",
     "aten._unsafe_view.default": "aten.reshape.default",
+    "aten.clip.default": "aten.clamp.default",
     "aten.fill.Tensor": "aten.fill.Scalar",
     "aten.masked_fill.Tensor": "aten.masked_fill.Scalar",
-    "aten.reshape_as.default": "aten.view_as.default",
-    "aten.silu_backward.default": "aten.silu_backward.default",
     "aten.special_expit.default": "aten.sigmoid.default",
     "aten.special_log_softmax.int": "aten.log_softmax.int",
     "aten.special_softmax.int": "aten.softmax.int",
@@ -246,6 +245,8 @@ def _any_convolution(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
 
 
 def _any_batch_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
+    if len(args) == 7:  # already plain
+        return "aten.batch_norm.default", args, kwargs
     x, w, b, mean, var, training, _, eps, *_ = args
     return "aten.batch_norm.default", (x, w, b, mean, var, bool(training), eps), kwargs
 
@@ -261,6 +262,8 @@ def _no_stats(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
 
 
 def _instance_norm(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Written:
+    if len(args) == 7:  # already plain
+        return "aten.instance_norm.default", args, kwargs
     x, w, b, mean, var, own, _, eps, *_ = args
     return "aten.instance_norm.default", (x, w, b, mean, var, own, eps), kwargs
 

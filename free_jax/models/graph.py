@@ -160,7 +160,7 @@ def _interpret(
     x = images.astype(dtype or images.dtype).transpose(0, 3, 1, 2)
     values = {**program.constants, "x": x}
     for name in program.shapes:
-        values[name] = weights[name].astype(dtype) if dtype else weights[name]
+        values[name] = jnp.asarray(weights[name], dtype)
     seen = {}
     stop = program.features if features else program.output
     for i, (op, args, kwargs) in enumerate(program.nodes):

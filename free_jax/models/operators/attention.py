@@ -88,5 +88,6 @@ TABLE: dict[str, Any] = {
     "aten.mm.default": lambda self, mat2: _product(self, mat2),
     "aten.mv.default": lambda self, vec: _product(self, vec),
     "aten.outer.default": lambda self, vec2: jnp.outer(self, vec2),
+    "aten.vdot.default": lambda self, other: _product(self, other),
     "aten.scaled_dot_product_attention.default": scaled_dot_product_attention,
 }

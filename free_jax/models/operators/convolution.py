@@ -22,11 +22,11 @@ def convolution(
     input: jax.Array,
     weight: jax.Array,
     bias: jax.Array | None,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    dilation: int | Sequence[int],
     transposed: bool,
-    output_padding: Sequence[int],
+    output_padding: int | Sequence[int],
     groups: int,
 ) -> jax.Array:
     """Cross-correlation over one to three axes, or its transpose.
@@ -35,7 +35,9 @@ def convolution(
       input: [n, c, *sizes].
       weight: [o, c / groups, *taps]; transposed: [c, o / groups, *taps].
       bias: [o] or None.
-      stride, padding, dilation: one an axis, or one for all.
+      stride: one an axis, or one for all.
+      padding: zeros on both sides of each axis, likewise.
+      dilation: distance of taps, likewise.
       transposed: whether this is the gradient of a convolution.
       output_padding: rows added at the end of a transposed one.
       groups: of channels that do not see each other.

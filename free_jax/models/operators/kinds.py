@@ -35,7 +35,7 @@ def jax_dtype(name: str) -> Any:
     return jax.dtypes.canonicalize_dtype(_KINDS[name])
 
 
-def spread(value: int | Sequence[int], count: int) -> tuple[int, ...]:
+def spread(value: Any, count: int) -> tuple[Any, ...]:
     """One value an axis, where a single one may stand for all."""
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     return values * count if len(values) == 1 else values

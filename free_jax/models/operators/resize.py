@@ -35,7 +35,8 @@ def resize_matrix(
     """Weights [out, size] of the input pixels in each output pixel.
 
     Args:
-      size, out: pixels before and after.
+      size: pixels before.
+      out: pixels after.
       mode: "linear" or "cubic".
       align: whether the centres of the outermost pixels stay; else the borders do.
       scale: the factor that was asked for, which need not be out / size.

@@ -86,7 +86,7 @@ def narrow(self, dim, start, length):
 def split(self, split_size, dim=0):
     """Parts of equal size; the last may be smaller."""
     size = self.shape[dim]
-    return jnp.split(self, range(split_size, size, split_size), dim)
+    return jnp.split(self, list(range(split_size, size, split_size)), dim)
 
 
 def split_with_sizes(self, split_sizes, dim=0):
