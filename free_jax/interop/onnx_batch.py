@@ -169,9 +169,9 @@ def _softmax(node: Node, mine, shapes) -> tuple[Node, Place]:
 
 def _reduce(node: Node, mine, shapes) -> tuple[Node, Place]:
     place, rank = _only_first(mine), len(shapes[0])
-    axes = node.args[1] if len(node.args) > 1 else None
-    _must(bool(axes), 0)
-    axes = [axis % rank for axis in axes]
+    if len(node.args) < 2 or not node.args[1]:
+        raise _Unknown  # Over all axes, that of images too.
+    axes = [axis % rank for axis in node.args[1]]
     _must(place not in axes, 0)
     if node.kwargs.get("keepdims", 1):
         return node, place

@@ -46,16 +46,15 @@ def describe_input(image: Slot, graph: RawGraph, path: pathlib.Path) -> InputIma
     seen = _channels_of_first_convolution(graph)
     plausible = (1, 3)
     if (first in plausible) != (last in plausible):
-        layout, why = ("NCHW" if first in plausible else "NHWC"), "the input's shape"
+        why = "the input's shape"
+        layout: Literal["NCHW", "NHWC"] = "NCHW" if first in plausible else "NHWC"
     elif seen is not None:
         layout, why = seen[0], "the first convolution"
     elif first is None or first in plausible:
         layout, why = "NCHW", "guessed: nothing says where channels stand"
     else:
         sizes = "x".join(str(size or "n") for size in image.shape)
-        raise InputError(
-            f"{path}: takes {sizes}, which are no images of 1 or 3 channels"
-        )
+        raise InputError(f"{path}: takes {sizes}, which are no images")
     if layout == "NCHW":
         c, h, w = image.shape[1:]
     else:
@@ -85,7 +84,9 @@ def _consumers(graph: RawGraph, name: str) -> list[Node]:
     ]
 
 
-def _channels_of_first_convolution(graph: RawGraph) -> tuple[str, int] | None:
+def _channels_of_first_convolution(
+    graph: RawGraph,
+) -> tuple[Literal["NCHW", "NHWC"], int] | None:
     """The layout and channels that the first convolution behind the input implies."""
     name, turned = graph.input, False
     for _ in range(32):
@@ -135,7 +136,7 @@ def _range(graph: RawGraph) -> tuple[Literal[1, 255], str]:
                 if large:
                     return (
                         255,
-                        f"guessed from the graph's first step, {kind} {high:.4g}",
+                        f"guessed from its first step, {kind} {high:.4g}",
                     )
             break
         if node.op not in _MOVES:

@@ -170,9 +170,7 @@ def _inlined(model: Any, path: pathlib.Path) -> Any:
         return onnx.inliner.inline_local_functions(model)
     except Exception as error:
         why = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        raise InputError(
-            f"{path}: its functions cannot be written out ({why})"
-        ) from None
+        raise InputError(f"{path}: functions that cannot be read ({why})") from None
 
 
 def _check_operators(nodes: Iterable[Any], path: pathlib.Path) -> None:
@@ -241,7 +239,7 @@ def _attribute(attribute: Any, files: "_Files") -> Any:
     if kind == 8:
         return [value.decode("utf-8", "replace") for value in attribute.strings]
     raise InputError(
-        f"{files.path}: attribute {attribute.name[:60]!r} of a kind that is not supported"
+        f"{files.path}: attribute {attribute.name[:60]!r} of an unknown kind"
     )
 
 
@@ -263,9 +261,7 @@ class _Files:
         if math.prod(sizes) > LARGEST:
             raise InputError(f"{where} has {math.prod(sizes)} numbers")
         if tensor.data_type in (0, 8, 14, 15):
-            raise InputError(
-                f"{where} is of type {tensor.data_type}, which is no number"
-            )
+            raise InputError(f"{where} is of ONNX type {tensor.data_type}")
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             self._fetch(tensor, where)
         try:
@@ -289,18 +285,14 @@ class _Files:
             size = file.stat().st_size
             count = size - start if length in (None, "") else int(length)
         except ValueError:
-            raise InputError(
-                f"{where}: its place in {file.name} is no number"
-            ) from None
+            raise InputError(f"{where}: at no known place in {file.name}") from None
         if start < 0 or count < 0 or start + count > size:
             raise InputError(
                 f"{where} lies at {start} to {start + count} of {file}, which has only "
                 f"{size} bytes"
             )
         if count > 8 * max(math.prod(tensor.dims), 1):
-            raise InputError(
-                f"{where} has {list(tensor.dims)} numbers in {count} bytes"
-            )
+            raise InputError(f"{where} of {list(tensor.dims)} has {count} bytes")
         with file.open("rb") as content:
             content.seek(start)
             raw = content.read(count)

@@ -195,8 +195,10 @@ def instance_normalization(x, scale, bias, epsilon=1e-5):
 
 def batch_normalization(x, scale, bias, mean, var, epsilon=1e-5):
     """Affine map of each channel; `models.graph.Graph` runs those with statistics."""
-    stats = (jnp.asarray(array(value)) for value in (scale, bias, mean, var))
-    return normalize_channels(x, *stats, epsilon)
+    scale, bias, mean, var = (
+        jnp.asarray(array(value)) for value in (scale, bias, mean, var)
+    )
+    return normalize_channels(x, scale, bias, mean, var, epsilon)
 
 
 def local_response(x, size, alpha=1e-4, beta=0.75, bias=1.0):
@@ -286,9 +288,7 @@ _PLAIN = {
     "IsNaN": jnp.isnan,
     "Mish": jax.nn.mish,
     "Relu": jax.nn.relu,
-    "Selu": lambda x, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875: (
-        activations.elu(x, alpha, gamma)
-    ),
+    "Selu": lambda x, alpha=1.6732632, gamma=1.050701: activations.elu(x, alpha, gamma),
     "Sigmoid": jax.nn.sigmoid,
     "Sinh": jnp.sinh,
     "Softplus": jax.nn.softplus,
@@ -306,7 +306,7 @@ _PLAIN = {
 }
 
 # Operators on sizes as well as on images: NumPy's function and JAX's.
-_EITHER = {
+EITHER = {
     "Abs": (np.abs, jnp.abs),
     "Add": (np.add, jnp.add),
     "And": (np.logical_and, jnp.logical_and),
@@ -355,7 +355,7 @@ TABLE: dict[str, Any] = {
     **onnx_static.TABLE,
     **onnx_windows.TABLE,
     **{f"onnx.{name}": function for name, function in _PLAIN.items()},
-    **{f"onnx.{name}": either(*pair) for name, pair in _EITHER.items()},
+    **{f"onnx.{name}": either(*pair) for name, pair in EITHER.items()},
     **{f"onnx.{name}": function for name, function in _REDUCTIONS.items()},
     "onnx.ArgMax": _where_largest(jnp.argmax),
     "onnx.ArgMin": _where_largest(jnp.argmin),

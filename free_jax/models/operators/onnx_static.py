@@ -132,7 +132,7 @@ def reshape(data, shape, allowzero=0):
 
 def flatten(data, axis=1):
     """Two axes: what stands before `axis`, and the rest."""
-    lead = math.prod(data.shape[: axis % (data.ndim + 1) if axis < 0 else axis])
+    lead = math.prod(data.shape[: axis + data.ndim if axis < 0 else axis])
     return data.reshape(lead, -1)
 
 
@@ -224,11 +224,10 @@ def slice_(data, starts, ends, axes=None, steps=None):
     paces = [1] * len(starts) if steps is None else integers(steps)
     cut = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, which, paces, strict=True):
-        if step < 0 and end < -data.shape[axis]:
-            end = None  # Before the first entry, which -1 would not say.
-        elif end >= _END:
-            end = None
-        cut[axis] = slice(start, end, step)
+        # Before the first entry, which -1 would not say; and far behind the last.
+        whole = (step < 0 and end < -data.shape[axis]) or end >= _END
+        stop: Any = None if whole else end
+        cut[axis] = slice(start, stop, step)
     return data[tuple(cut)]
 
 

@@ -101,6 +101,7 @@ def conv_transpose(
     count = w.ndim - 2
     strides, dilations = strides or [1] * count, dilations or [1] * count
     more = output_padding or [0] * count
+    b = None if b is None else jnp.asarray(array(b))
     full = convolution(x, w, b, strides, [0], dilations, True, more, group)
     cut = [slice(None), slice(None)]
     for i, size in enumerate(full.shape[2:]):
@@ -137,7 +138,8 @@ def max_pooling(
     if any(map(any, sides)):
         low = jnp.asarray(-jnp.inf, x.dtype)
         x = lax.pad(x, low, [(0, 0, 0)] * 2 + [(*side, 0) for side in sides])
-    return max_pool(count)(x, tuple(kernel_shape), strides, 0, dilations)
+    pool: Any = max_pool(count)
+    return pool(x, tuple(kernel_shape), strides, 0, dilations)
 
 
 def average_pooling(
@@ -231,7 +233,7 @@ def resize_weights(
     near = np.floor(place).astype(int)[:, None] + np.arange(1 - reach, reach + 1)
     weights = _kernel((near - place[:, None]) * narrow, mode, a)
     outside = (near < 0) | (near >= size)
-    if exclude_outside or antialias:
+    if exclude_outside:
         weights = np.where(outside, 0, weights)
     weights = weights / weights.sum(1, keepdims=True)
     matrix = np.zeros((out, size))
