@@ -1,7 +1,6 @@
 """Operators against PyTorch: values and gradients of images, one small module each."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 

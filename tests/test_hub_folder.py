@@ -130,7 +130,10 @@ def test_names_of_all_kinds_and_those_that_say_nothing(tmp_path):
     assert text("0 cat\n1 dog\n") == ["cat", "dog"]
     assert text("dog 1\ncat 0\n") == ["cat", "dog"]
     assert text("\ufeffcat\r\ndog\r\n\r\n") == ["cat", "dog"]
-    assert text("Speed limit 30\nSpeed limit 50") == ["Speed limit 30", "Speed limit 50"]
+    assert text("Speed limit 30\nSpeed limit 50") == [
+        "Speed limit 30",
+        "Speed limit 50",
+    ]
     assert labels.meaningful(["LABEL_0", "LABEL_1"]) is None
     assert labels.meaningful(["0", "class_1", "3"]) is None
     assert labels.meaningful(["cat", "LABEL_1"]) == ("cat", None)
@@ -191,7 +194,8 @@ def test_pixels_to_255_and_bgr_by_the_table(tmp_path):
     assert card.network.bgr and card.network.std == (1 / 255,) * 3
     table(
         tmp_path,
-        "defaults: {size: 32, channels: BGR, range: 255, mean: [104, 117, 123], std: 64}",
+        "defaults: {size: 32, channels: BGR, range: 255, mean: [104, 117, 123],"
+        " std: 64}",
     )
     card = only(tmp_path)
     np.testing.assert_allclose(card.network.mean, np.array([123, 117, 104]) / 255)
@@ -281,8 +285,11 @@ def test_preprocessors_of_hugging_face():
     warped = facts(image_processor_type="ConvNextImageProcessor",
                    size={"shortest_edge": 384})  # fmt: skip
     assert warped["resize_to"] == (384, 384) and not warped["crop"]
-    cropped = facts(image_processor_type="MobileNetV2ImageProcessor",
-                    size={"shortest_edge": 72}, crop_size={"height": 64, "width": 64})  # fmt: skip
+    cropped = facts(
+        image_processor_type="MobileNetV2ImageProcessor",
+        size={"shortest_edge": 72},
+        crop_size={"height": 64, "width": 64},
+    )
     assert cropped["size"] == (64, 64) and cropped["resize_to"] == 72
     seen = Preprocessing((64, 64), 71, True, "down")
     assert seen.crop_offset == 3 and seen._replace(crop_rounds="even").crop_offset == 4
@@ -300,8 +307,15 @@ def test_preprocessors_of_hugging_face():
 
 
 def test_config_of_timm():
-    config = {"pretrained_cfg": {"input_size": [3, 48, 48], "crop_pct": 0.95,
-              "interpolation": "bicubic", "mean": [0.1] * 3, "std": [0.2] * 3}}  # fmt: skip
+    config = {
+        "pretrained_cfg": {
+            "input_size": [3, 48, 48],
+            "crop_pct": 0.95,
+            "interpolation": "bicubic",
+            "mean": [0.1] * 3,
+            "std": [0.2] * 3,
+        }
+    }
     found = {k: f.value for k, f in config_facts(config, "config.json").items()}
     assert found["resize_to"] == 50 and found["size"] == (48, 48)
     assert found["crop_rounds"] == "even" and found["resample"] == "bicubic"

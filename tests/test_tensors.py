@@ -63,9 +63,7 @@ def test_files_of_old_torch_and_plain_values_beside(tmp_path):
         "counts": collections.Counter("aab"),
         "best": np.float32(0.5),
     }
-    path = saved(
-        tmp_path / "a.pth", content, _use_new_zipfile_serialization=False
-    )
+    path = saved(tmp_path / "a.pth", content, _use_new_zipfile_serialization=False)
     extra = read_tensors(path).extra
     assert extra["args"] == {"lr": 0.1, "out": "x"} and extra["best"] == 0.5
     assert extra["when"] == "runs/1" and extra["counts"] == {"a": 2, "b": 1}

@@ -1,8 +1,6 @@
 """Options of the commands that read folders of models."""
 
 import argparse
-import os
-import pathlib
 from collections.abc import Callable
 
 from free_jax.interop.hub import HubOptions
@@ -15,7 +13,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add(
         "--trust_code",
         default="",
-        help="models whose code may run: PATH or PATH@SHA256, separated by commas",
+        help="models whose code may run: PATH or PATH@SHA256, with commas between",
     )
     add("--check", action="store_true", help="compare with the original framework")
     add("--limit", type=int, help="read only the first models")
@@ -32,16 +30,7 @@ def hub_options(
         guess=args.guess,
         trust_code=trusted,
         check=args.check,
-        cache_dir=_cache(args.cache_dir),
+        cache_dir=args.cache_dir,
         limit=args.limit,
         progress=progress,
     )
-
-
-def _cache(stated: str | None) -> pathlib.Path | None:
-    """The folder of programs: stated, or that of the user's caches."""
-    if stated is not None:
-        return pathlib.Path(stated).expanduser() if stated else None
-    base = os.environ.get("FREE_JAX_CACHE") or os.environ.get("XDG_CACHE_HOME")
-    folder = pathlib.Path(base).expanduser() if base else pathlib.Path.home() / ".cache"
-    return folder / "free_jax" / "programs"

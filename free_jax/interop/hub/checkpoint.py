@@ -1,6 +1,6 @@
 """A weight file by itself: bare or wrapped, of a network that its keys tell."""
 
-import pathlib
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -160,12 +160,10 @@ def _timm(setting: Setting, checkpoint: Checkpoint, args: dict[str, Any]) -> Rea
 
 def _torchvision(setting: Setting, checkpoint: Checkpoint) -> Reading:
     """A network of torchvision, recognised by its keys and shapes."""
-    from free_jax.interop.frameworks import torchvision_module
-
     name, state = setting.name, checkpoint.state
     stated = setting.row.values.get("family")
     hint = extras.network_name(checkpoint.extra)
-    module, said = torchvision_module(state, name, stated)
+    module, said = _recognised(setting, state, stated)
     facts = dict(extras.extra_facts(checkpoint.extra, name))
     if said.get("image_size") and "size" not in facts:
         side = int(said["image_size"])
@@ -190,16 +188,39 @@ def _torchvision(setting: Setting, checkpoint: Checkpoint) -> Reading:
     def make():
         return module
 
-    config = {k: v for k, v in said.items() if k != "image_size"}
     return Reading(
         "lightning" if lightning else "torchvision",
         f"{words} (torchvision)",
-        convert=by_description(
-            "torchvision", config, state, make, name, setting.options
-        ),
+        convert=by_description("torchvision", {}, state, make, name, setting.options),
         guessed_size=32 if small or _fits_small(said, state) else None,
         **common,
     )
+
+
+def _recognised(setting: Setting, state: Any, stated: Any) -> tuple[Any, dict]:
+    """The module and what was recognised; without torchvision, of programs at hand.
+
+    Raises:
+      InputError: an unknown network, or torchvision is needed.
+    """
+    from free_jax.interop import program_library
+    from free_jax.interop.frameworks import torchvision_module
+
+    try:
+        return torchvision_module(state, setting.name, stated)
+    except InputError as error:
+        if "pip install" not in str(error):
+            raise
+        shapes = {key: np.shape(value) for key, value in state.items()}
+        where = setting.options.cache_dir
+        where = os.devnull if where == "" else where
+        if program_library.find("torchvision", {}, shapes, cache_dir=where) is None:
+            raise
+    said = {"family": stated or "a network at hand"}
+    first = state.get("conv1.weight")
+    if first is not None and first.shape[-1] == 3:
+        said["stem"] = "3x3, no pooling (guessed from a 3x3 kernel)"
+    return None, said
 
 
 def _fits_small(said: Mapping[str, Any], state: Mapping[str, np.ndarray]) -> bool:

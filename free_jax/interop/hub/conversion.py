@@ -5,6 +5,7 @@ the module, and its graph becomes a program.
 """
 
 import functools
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ import numpy as np
 
 from free_jax.interop.hub.options import HubOptions
 from free_jax.interop.hub.reading import Converted
+
+# Kinds whose programs ship or are kept: those that a config and shapes decide.
+_IN_LIBRARY = ("huggingface", "timm", "torchvision")
 
 
 def by_description(
@@ -38,23 +42,24 @@ def by_description(
 
 
 def _by_description(kind, config, state, make, source, options, image_shape_chw):
-    from free_jax.interop import programs
+    from free_jax.interop import program_library, programs
 
-    try:
-        from free_jax.interop import program_library
-    except ImportError:
-        program_library = None
-
-    shapes = {key: np.shape(value) for key, value in state.items()}
-    known = program_library and program_library.find(
-        kind, config, shapes, options.cache_dir
+    if kind not in _IN_LIBRARY:
+        module = make()
+        return converted(*by_module(module, image_shape_chw, source), module)
+    nowhere = options.cache_dir == ""
+    described: Any = dict(
+        image_size=tuple(image_shape_chw[1:]),
+        cache_dir=os.devnull if nowhere else options.cache_dir,
     )
+    shapes = {key: np.shape(value) for key, value in state.items()}
+    known = program_library.find(kind, config, shapes, **described)
     module = make() if known is None or options.check else None
     if known is not None:
         return converted(known, programs.fill(known, state, source), module)
     program, variables = by_module(module, image_shape_chw, source)
-    if program_library:
-        program_library.keep(kind, config, shapes, program, options.cache_dir)
+    if not nowhere:
+        program_library.keep(kind, config, shapes, program, **described)
     return converted(program, variables, module)
 
 

@@ -9,7 +9,7 @@ from free_jax.errors import InputError
 from free_jax.interop.hub import checkpoint, graphs, labels
 from free_jax.interop.hub.card import Card
 from free_jax.interop.hub.consent import read_consent
-from free_jax.interop.hub.facts import Fact, settle
+from free_jax.interop.hub.facts import GUESSED, Fact, settle
 from free_jax.interop.hub.huggingface import read_huggingface
 from free_jax.interop.hub.measure import measured
 from free_jax.interop.hub.options import HubOptions
@@ -152,8 +152,8 @@ def read_one(setting: Setting) -> Card:
     except Exception as error:  # A stranger's file must not end the reading of others.
         reason = " ".join(str(error).split())[:160]
         return blank._replace(
-            message=f"cannot be read ({type(error).__name__}: {reason}); it is damaged, "
-            "or of a kind that is not foreseen - leave it out"
+            message=f"cannot be read ({type(error).__name__}: {reason}); it is "
+            "damaged, or of a kind that is not foreseen - leave it out"
         )
 
 
@@ -181,12 +181,10 @@ def _card(setting: Setting, reading: Reading, blank: Card) -> Card:
     """The card of a model that was read."""
     options, row = setting.options, setting.row
     facts = row_facts(row, reading.facts)
-    network_guesses = [k for k, v in reading.sources.items() if v == "guessed"]
-    if network_guesses and not options.guess:
+    if reading.sources.get("heads") == GUESSED and not options.guess:
         raise InputError(
-            f"the weights do not tell its {' and '.join(network_guesses)} "
-            f"({reading.recognised}); write its family into teachers.yaml, or allow "
-            "guesses (guess)"
+            f"the weights do not tell its heads ({reading.recognised}); write its "
+            "family into teachers.yaml, or allow guesses (guess)"
         )
     preprocessing, sources = settle(
         facts,
@@ -329,7 +327,7 @@ def read_zoo(path: Any, options: HubOptions = HubOptions()) -> Zoo:
 
 
 def fingerprint(path: Any, options: HubOptions) -> str:
-    """SHA-256 of what a reading depends on: names, sizes and times of files, options."""
+    """SHA-256 of what a reading depends on: files' names, sizes and times, options."""
     path = pathlib.Path(path).expanduser()
     found = walk(path)
     root = path.parent if path.is_file() else path

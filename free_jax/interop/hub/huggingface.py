@@ -113,8 +113,8 @@ def _check_outputs(config: Mapping[str, Any], state: Mapping[str, np.ndarray]) -
     if isinstance(names, Mapping) and names and bias is not None and bias.ndim == 1:
         if len(names) != len(bias):
             raise InputError(
-                f"config.json:id2label names {len(names)} classes, but the weights have "
-                f"{len(bias)} outputs; config.json is not of this model"
+                f"config.json:id2label names {len(names)} classes, but the weights "
+                f"have {len(bias)} outputs; config.json is not of this model"
             )
 
 

@@ -164,8 +164,8 @@ def names_of_file(path: Any, inside: Any) -> Fact | None:
             raise InputError(f"{path.name}: is no valid JSON; correct it") from error
         if names is None:
             raise InputError(
-                f'{path.name}: must be a list of names or {{"0": name, ..}}; correct or '
-                "remove it"
+                f'{path.name}: must be a list of names or {{"0": name, ..}}; correct '
+                "or remove it"
             )
     else:
         names = names_in_text(text)

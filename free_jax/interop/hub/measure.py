@@ -1,4 +1,4 @@
-"""Two figures for a card: how far the network, and its images, are from the original."""
+"""Two figures for a card: how far its network and its images are from the original."""
 
 from typing import Any
 
@@ -12,6 +12,7 @@ from free_jax.interop.hub.check import (
     LARGEST_NETWORK_DIFFERENCE,
     LARGEST_REFERENCE_DIFFERENCE,
     Reference,
+    answers,
     network_difference,
     read_reference,
     reference_difference,
@@ -36,6 +37,7 @@ def measured(card: Card, setting: Setting) -> Card:
     except InputError as error:
         reference = None
         card = _remarked(card, f"not compared: {error}")
+    # As arrays of the device: each is used twice.
     variables = jax.tree.map(jnp.asarray, card.variables)
     if card.framework is not None:
         differs = _from_framework(card, variables, reference)
@@ -96,10 +98,8 @@ def _from_framework(card: Card, variables: Any, reference: Reference | None) -> 
     images = images.astype(np.float32)
     with torch.no_grad():
         theirs = _logits(card.framework(torch.tensor(images)))
-    ours: Any = card.network.module.apply(
-        variables, jnp.asarray(images.transpose(0, 2, 3, 1)), norm="running"
-    )
-    return relative_difference(np.asarray(ours), theirs)
+    ours = answers(card.network, variables, images.transpose(0, 2, 3, 1))
+    return relative_difference(ours, theirs)
 
 
 def _logits(answer: Any) -> np.ndarray:

@@ -9,10 +9,10 @@ _STEERING = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def legible(text: Any, longest: int = _LONGEST) -> str:
-    """Text in one line, with steering characters written out and an end.
+    r"""Text in one line, with steering characters written out and an end.
 
     >>> legible("cat" + chr(27) + "[31m" + chr(10) + "dog")
-    'cat\\\\x1b[31m\\\\ndog'
+    'cat\\x1b[31m\\ndog'
     """
     shown = "".join(map(_letter, str(text)[: longest + 1]))
     return shown if len(shown) <= longest else shown[: longest - 1] + "\u2026"

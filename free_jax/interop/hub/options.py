@@ -14,7 +14,8 @@ class HubOptions(NamedTuple):
       trust_code: models, by their paths, whose code may run, as "PATH" or
         "PATH@SHA256"; see `consent`.
       check: whether to compare with the original framework and ``reference.npz``.
-      cache_dir: where programs are kept between runs; None: nowhere.
+      cache_dir: where programs are kept between runs; None: in the user's cache, "":
+        nowhere.
       limit: reads only the first models.
       progress: called as ``progress(done, total)``.
     """

@@ -83,8 +83,8 @@ def module_of_code(
             exec(compile(content, file.name, "exec"), module.__dict__)
     except (Exception, SystemExit) as error:
         raise InputError(
-            f"{file.name}: fails when run ({type(error).__name__}: {str(error)[:100]}); "
-            "everything it needs must be in this file or installed"
+            f"{file.name}: fails when run ({type(error).__name__}: "
+            f"{str(error)[:100]}); all that it needs must be in this file or installed"
         ) from error
     finally:
         if before is not None:
@@ -108,7 +108,7 @@ def _relative(setting: Setting, file: pathlib.Path) -> str:
 
 
 def _call(call: str, source: str) -> tuple[str, dict[str, Any]]:
-    """ "Class(width=20)" -> its name and arguments; values are literals."""
+    """The name and the arguments of Class(width=20); values are literals."""
     if not call:
         return "", {}
     try:
@@ -197,7 +197,7 @@ def whole_module(setting: Setting, file: pathlib.Path) -> tuple[Any, dict[str, s
         loaded = modules[0] if modules else loaded
     if not isinstance(loaded, torch.nn.Module):
         raise InputError(f"{file.name}: holds a {type(loaded).__name__}, no module")
-    return loaded.float().eval(), {file.name: digest}
+    return loaded.float().eval(), {setting.candidate.files[0]: digest}
 
 
 def remote_module(

@@ -21,7 +21,7 @@ _OTHERS = (
         "backbone.conv1.",
         "has a backbone beside a head of its own: its code is needed; "
         "name it as code in teachers.yaml",
-    ),  # fmt: skip
+    ),
     ("word_embeddings.", "is a text model, no image classifier; leave it out"),
     ("embed_tokens.", "is a text model, no image classifier; leave it out"),
     ("wte.weight", "is a text model, no image classifier; leave it out"),

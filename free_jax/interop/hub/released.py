@@ -15,8 +15,11 @@ from free_jax.interop.hub.labels import names_beside, names_in_extra
 from free_jax.interop.hub.reading import Converted, Reading, Setting
 from free_jax.interop.sidecars import file_number, log_entry, read_log, read_sidecar
 from free_jax.interop.tensors import Checkpoint
+from free_jax.interop.tensors.opening import open_within
 from free_jax.interop.torch_weights import detect, from_state_dict
 from free_jax.zoo.network import make_network
+
+_LARGEST_SIDECAR = 16 << 20
 
 
 def is_released(state: Any) -> bool:
@@ -91,6 +94,9 @@ def _completed(
 ) -> tuple[tuple[int, ...] | None, float, str]:
     """Class ids and accuracy by the files beside the model, and the ids' source."""
     folder, name = setting.candidate.folder, setting.name
+    for beside in ("class_ids.json", "log.tsv"):
+        if (folder / beside).exists():
+            open_within(folder / beside, setting.root, _LARGEST_SIDECAR)
     said = ""
     sidecar = read_sidecar(folder)
     if ids is None and name in sidecar:

@@ -1,4 +1,4 @@
-"""What was found in a folder of models: a table, a JSON file, and a table to correct."""
+"""What was found in a folder of models: shown, as JSON, and as a table to correct."""
 
 import json
 import math
@@ -87,7 +87,7 @@ def as_text(
     notes: Sequence[str] = (),
     merged: Mapping[str, Sequence[tuple[str, str]]] | None = None,
 ) -> str:
-    """The cards as a table, then what was left out and why, what is guessed, and merges.
+    """The cards as a table, then what was left out and why, guesses and merges.
 
     Args:
       cards: of `read_folder`.
@@ -169,8 +169,9 @@ def _where(card: Card) -> str:
     fields = ("size", "mean", "class_names")
     found = [card.sources[name] for name in fields if name in card.sources]
     # "guessed" before the rest: it is what a reader has to see.
-    found = sorted(dict.fromkeys(found), key=lambda source: source != GUESSED)
-    return ", ".join(legible(source, 48) for source in found)
+    files = dict.fromkeys(source.partition(":")[0] for source in found)
+    shown = sorted(files, key=lambda source: source != GUESSED)
+    return ", ".join(legible(source, 40) for source in shown)
 
 
 def _figures(card: Card) -> tuple[str, str]:
@@ -223,6 +224,11 @@ def _entry(card: Card) -> list[str]:
         "range": seen.range,
     }
     lines = ["", f"# {legible(card.recognised)} ({card.kind})", f"{key}:"]
+    if card.kind in ("torchvision", "lightning") and card.recognised:
+        assumed = any(n in card.guessed for n in ("stem", "head", "heads"))
+        mark = "  # guessed" if assumed else ""
+        family = card.recognised.split(",")[0].split(" ")[0]
+        lines.append(f"  family: {text(family)}{mark}")
     for name, value in settings.items():
         mark = "  # guessed" if card.sources.get(name) == GUESSED else ""
         lines.append(f"  {name}: {text(value)}{mark}")

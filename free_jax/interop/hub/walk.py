@@ -99,7 +99,9 @@ def walk(root: pathlib.Path) -> Walk:
     else:
         raise InputError(f"{root}: no such folder of models; correct the path")
     found = sorted(one.found, key=lambda c: natural(c.path))
-    counted = [f"{number} {what} passed over" for what, number in one.passed.items() if number]
+    counted = [
+        f"{number} {what} passed over" for what, number in one.passed.items() if number
+    ]
     return Walk(tuple(found), (*one.notes, *counted))
 
 
@@ -228,15 +230,12 @@ class _Walk:
             return self._candidate(folder, weights, "refused", message=str(error))
         if not isinstance(config, dict):
             return None
-        layout = (
-            "huggingface"
-            if isinstance(
-                config.get("model_type") or config.get("architectures"), str | list
-            )  # fmt: skip
-            else "timm"
-            if isinstance(config.get("architecture"), str)
-            else None
-        )
+        named = config.get("model_type") or config.get("architectures")
+        layout = None
+        if isinstance(named, str | list):
+            layout = "huggingface"
+        elif isinstance(config.get("architecture"), str):
+            layout = "timm"
         if layout is None:
             return None
         if weights is None:

@@ -1,5 +1,7 @@
 """What a weight file holds."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,4 +22,4 @@ class Checkpoint(NamedTuple):
     state: dict[str, np.ndarray]
     wrapper: str = ""
     prefix: str = ""
-    extra: dict[str, Any] = {}
+    extra: Mapping[str, Any] = MappingProxyType({})

@@ -50,6 +50,6 @@ def check_shards(
     lacking = [k for keys in expected.values() for k in keys if k not in found]
     if lacking:
         raise InputError(
-            f"{index}: {lacking[0][:80]!r} and {len(lacking) - 1} other keys are not in "
-            "the files it names; the shards belong to another model"
+            f"{index}: {lacking[0][:80]!r} and {len(lacking) - 1} other keys are not "
+            "in the files it names; the shards belong to another model"
         )
