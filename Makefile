@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo serve-demo test test-all lint types clean
+.PHONY: demo serve-demo test test-all test-convert lint types clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python experiments/run.py --config=experiments/configs/demo.py
@@ -29,6 +29,13 @@ test: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(PYTEST) -m "slow or not slow"
 
+# Models of torchvision, timm and Hugging Face, converted by their own packages: an
+# environment of 5 GB beside the usual one.
+CONVERT ?= .venv-convert
+
+test-convert: $(CONVERT)/.installed
+	HF_HUB_OFFLINE=1 $(CONVERT)/bin/python -m pytest -m convert --durations=10
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,7 +45,7 @@ types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(CONVERT) build *.egg-info
 
 $(VENV)/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'free_jax needs Python 3.11 or newer; set PYTHON=...')"
@@ -52,4 +59,12 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,tensorboard,fusion]"
+	touch $@
+
+# torchvision of the same build: by default from the index for processors alone.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+$(CONVERT)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(CONVERT)
+	$(CONVERT)/bin/python -m pip install --quiet --extra-index-url $(TORCH_INDEX) -e ".[convert,dev]"
 	touch $@

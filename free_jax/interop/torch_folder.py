@@ -6,12 +6,9 @@ to list of class ids, for files that carry none) and ``log.tsv`` (columns ``id``
 file's name).
 """
 
-import csv
-import io
-import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from free_jax.errors import InputError
+from free_jax.interop.sidecars import file_number, log_entry, read_log, read_sidecar
 from free_jax.interop.torch_files import parse_class_ids, read_checkpoint
 from free_jax.interop.torch_weights import detect, from_state_dict
 from free_jax.types import Teachers
@@ -26,11 +24,6 @@ from free_jax.zoo import Zoo, ZooGroup
 from free_jax.zoo.network import Network, make_network
 
 _SUFFIXES = (".pth", ".pt", ".safetensors")
-
-
-def _number(name: str) -> int:
-    digits = re.findall(r"\d+", name.rsplit(".", 1)[0])
-    return int(digits[-1]) if digits else -1
 
 
 def teacher_files(path: Any) -> list[Any]:
@@ -69,54 +62,6 @@ def teacher_files(path: Any) -> list[Any]:
         return [(int(p), "") if p.isdigit() else (-1, p) for p in parts]
 
     return sorted(files, key=natural)
-
-
-def _read_log(folder: Any) -> dict[int, dict[str, str]]:
-    path = folder / "log.tsv"
-    if not path.exists():
-        return {}
-    rows = csv.DictReader(io.StringIO(path.read_text()), delimiter="\t")
-    try:
-        return {int(row["id"]): row for row in rows}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(
-            f"{path}: needs a column id of whole numbers; correct or remove the file"
-        ) from error
-
-
-def _log_entry(row: Mapping[str, str], ids: list[int] | None, source: str):
-    """Class ids and accuracy of one file by its line of log.tsv."""
-    try:
-        logged = row.get("class_ids")
-        logged = [int(i) for i in logged.split(",")] if logged else None
-        accuracy = row.get("held_out_accuracy")
-        accuracy = float(accuracy) if accuracy else None
-    except ValueError as error:
-        raise InputError(
-            f"log.tsv beside {source}: line {dict(row)} cannot be read; correct or "
-            "remove log.tsv"
-        ) from error
-    if ids is not None and logged is not None and ids != logged:
-        raise InputError(
-            f"{source}: classes {ids}, but log.tsv has {logged}; the log belongs to "
-            "other files - remove it"
-        )
-    return (logged if ids is None else ids), accuracy
-
-
-def _read_sidecar(folder: Any) -> dict[str, Any]:
-    path = folder / "class_ids.json"
-    if not path.exists():
-        return {}
-    try:
-        content = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: is no valid JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise InputError(
-            f'{path}: must map file names to lists, {{"model_0.pth": [3]}}'
-        )
-    return content
 
 
 def _check_ids(ids: list[int] | None, way: int, num_classes: int, source: str) -> None:
@@ -198,16 +143,16 @@ def convert_folder(
     if not files:
         raise InputError(f"limit={limit} leaves no teachers; give at least 1")
     folder = files[0].parent
-    log, sidecar = _read_log(folder), _read_sidecar(folder)
+    log, sidecar = read_log(folder), read_sidecar(folder)
     pooled: dict[Network, list[tuple]] = {}
     for done, file in enumerate(files):
         source = str(file)
         state, ids, accuracy = read_checkpoint(file)
         if ids is None and file.name in sidecar:
             ids = parse_class_ids(sidecar[file.name], f"{folder}/class_ids.json")
-        row = log.get(_number(file.name))
+        row = log.get(file_number(file.name))
         if row is not None:
-            ids, logged = _log_entry(row, ids, source)
+            ids, logged = log_entry(row, ids, source)
             accuracy = logged if accuracy is None else accuracy
         arch = _architecture(state, source, mean, std, image_size)
         first = next(iter(pooled), arch)

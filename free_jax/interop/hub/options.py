@@ -1,0 +1,29 @@
+"""How a folder of models is read."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class HubOptions(NamedTuple):
+    """Settings of `read_folder`.
+
+    Attributes:
+      table: a file that says what files do not; None: ``teachers.yaml`` (or ``.json``)
+        of the folder, where there is one.
+      guess: whether what neither files nor table say is guessed.
+      trust_code: models, by their paths, whose code may run, as "PATH" or
+        "PATH@SHA256"; see `consent`.
+      check: whether to compare with the original framework and ``reference.npz``.
+      cache_dir: where programs are kept between runs; None: in the user's cache, "":
+        nowhere.
+      limit: reads only the first models.
+      progress: called as ``progress(done, total)``.
+    """
+
+    table: Any = None
+    guess: bool = False
+    trust_code: tuple[str, ...] = ()
+    check: bool = False
+    cache_dir: Any = None
+    limit: int | None = None
+    progress: Callable[[int, int], None] | None = None
