@@ -19,17 +19,19 @@ from free_jax.errors import InputError
 from free_jax.fewshot import evaluation, heads
 from free_jax.fewshot.episodes import balanced_labels, sample_episode
 from free_jax.fewshot.learners import maml, protonet
+from free_jax.interop.hub import HubOptions, load_zoo
 from free_jax.inversion import Adversary, Objective, meta_generator, pixel_inverter
 from free_jax.model_io import load_model, save_model
 from free_jax.panel import model as distilled
 from free_jax.parallel import make_mesh, map_tasks
 from free_jax.types import Episode, ImageBank, Recovered, Teachers
-from free_jax.zoo import Zoo, ZooGroup, load_zoo, save_zoo, take
+from free_jax.zoo import Zoo, ZooGroup, save_zoo, take
 from free_jax.zoo.network import Network, make_network
 
 __all__ = [
     "Adversary",
     "Episode",
+    "HubOptions",
     "ImageBank",
     "InputError",
     "Network",

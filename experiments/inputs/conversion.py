@@ -10,7 +10,9 @@ from typing import Any
 
 from experiments.data.listing import list_classes, say_strays
 from free_jax.errors import InputError
-from free_jax.interop import convert_folder
+from free_jax.interop import convert_folder, detect, hub, read_checkpoint
+from free_jax.interop.hub import HubOptions, report
+from free_jax.interop.hub.table import NAMES as TABLES
 from free_jax.interop.torch_folder import teacher_files
 from free_jax.zoo import Zoo, load_zoo, save_zoo
 
@@ -106,6 +108,44 @@ def cached_zoo(
     if not (target / "zoo.json").exists():
         zoo = convert_folder(folder, progress=progress, **settings)
         save_zoo(zoo, target)
+    return load_zoo(target)
+
+
+def is_released(source: str | pathlib.Path) -> bool:
+    """Whether a folder holds teachers in the research codes' own layouts, no table."""
+    folder = pathlib.Path(source).expanduser()
+    if any((folder / name).is_file() for name in TABLES):
+        return False
+    try:
+        first = teacher_files(folder)[0]
+        detect(read_checkpoint(first)[0], str(first))
+    except InputError:
+        return False
+    return True
+
+
+def cached_models(
+    source: str | pathlib.Path, cache_dir: str | os.PathLike, options: HubOptions
+) -> Zoo:
+    """The zoo of a folder of models, converted the first time.
+
+    Args:
+      source: the folder.
+      cache_dir: where conversions are kept, one folder for each state of the source.
+      options: how models are read.
+
+    Raises:
+      InputError: no model can be used, and why.
+    """
+    from etils import epath
+
+    folder = pathlib.Path(source).expanduser()
+    state = hub.fingerprint(folder, options)[:12]
+    target = epath.Path(cache_dir).expanduser() / f"{folder.name}-{state}"
+    if not (target / "zoo.json").exists():
+        found = hub.survey(folder, options)
+        print(report.as_text(found.cards, found.notes), file=sys.stderr, flush=True)
+        save_zoo(hub.zoo_of(found).zoo, target)
     return load_zoo(target)
 
 

@@ -60,8 +60,12 @@ class ZooOptions(NamedTuple):
     """The teachers.
 
     Attributes:
-      path: a folder of .pth or .safetensors teachers, or a converted zoo; several,
-        separated by commas, make a heterogeneous zoo.
+      path: a folder of models, or a converted zoo; several, separated by commas, make a
+        heterogeneous zoo.
+      table: a file that says of models what their own files do not; empty is
+        ``teachers.yaml`` beside them.
+      guess: whether what neither says is guessed.
+      trust_code: models, by their paths, whose code may run.
       apis: in place of a path: a list of endpoints, see `experiments.inputs.endpoints`.
       num_teachers: the first ones of each group; 0 is all.
       sabotage: share of teachers broken on purpose, to see what it costs.
@@ -69,6 +73,9 @@ class ZooOptions(NamedTuple):
     """
 
     path: str = ""
+    table: str = ""
+    guess: bool = False
+    trust_code: tuple[str, ...] = ()
     apis: str = ""
     num_teachers: Annotated[int, AtLeast(0)] = 0
     sabotage: float = 0.0

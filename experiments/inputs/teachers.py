@@ -12,11 +12,12 @@ from experiments.inputs.images import preset
 from experiments.inputs.options import DataOptions, ZooOptions
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.interop.hub import HubOptions
 from free_jax.zoo.network import make_network
 
 HOW_TO_GIVE_TEACHERS = (
-    "give a folder of .pth or .safetensors teachers, a converted zoo, or the zoo "
-    "folder that a pretrain run wrote; or a list of endpoints by config.zoo.apis"
+    "give a folder of models (see experiments/inspect_zoo.py), a converted zoo, or the "
+    "zoo folder that a pretrain run wrote; or a list of endpoints by config.zoo.apis"
 )
 
 
@@ -58,7 +59,7 @@ def load_zoo(options: ZooOptions, data: DataOptions, way: int) -> zoo_lib.Zoo:
     Raises:
       InputError: they cannot be read, or are not as asked for.
     """
-    zoos = [_load_one_zoo(path, data) for path in options.path.split(",")]
+    zoos = [_load_one_zoo(path, options, data) for path in options.path.split(",")]
     return select(zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos), options, way)
 
 
@@ -75,19 +76,24 @@ def select(zoo: zoo_lib.Zoo, options: ZooOptions, way: int) -> zoo_lib.Zoo:
     return zoo
 
 
-def _load_one_zoo(path: str, data: DataOptions) -> zoo_lib.Zoo:
+def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.Zoo:
     if (epath.Path(path).expanduser() / "zoo.json").exists():
         zoo = zoo_lib.load_zoo(epath.Path(path).expanduser())
         _check_domain(zoo, path, data)
         return zoo
-    chosen = preset(data)
-    if not data.path:
-        raise InputError(
-            "config.data.path is empty; class ids of PyTorch teachers index the sorted "
-            "names of its train folder, so it is needed to convert them"
-        )
     home = data.cache_dir or os.environ.get("FREE_JAX_CACHE", "~/.cache/free_jax")
     zoos = epath.Path(home).expanduser() / "zoos"
+    # Teachers of the research codes say class ids, which index the data's classes; its
+    # normalisation is theirs.  Everything else says so itself, or in its table.
+    if not data.path or options.table or not conversion.is_released(path):
+        how = HubOptions(
+            table=options.table or None,
+            guess=options.guess,
+            trust_code=options.trust_code,
+            progress=conversion.show_progress,
+        )
+        return hosts.in_turn(lambda: conversion.cached_models(path, zoos, how))
+    chosen = preset(data)
     return hosts.in_turn(
         lambda: conversion.cached_zoo(
             path,

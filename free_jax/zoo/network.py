@@ -142,7 +142,11 @@ class Network:
         """JSON-ready description; `make_network(**d)` rebuilds a registry's network."""
         fields = ("name", "num_classes", "image_shape", "mean", "std")
         described = {name: getattr(self, name) for name in fields} | dict(self.kwargs)
-        return described | ({"bgr": True} if self.bgr else {})
+        if self.bgr:
+            described["bgr"] = True
+        if self.gives != GIVES:
+            described["gives"] = sorted(self.gives)
+        return described
 
 
 def make_network(

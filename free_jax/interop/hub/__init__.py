@@ -10,6 +10,7 @@ from free_jax.interop.hub.folder import (
     survey,
     zoo_of,
 )
+from free_jax.interop.hub.loading import load_zoo
 from free_jax.interop.hub.options import HubOptions
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "HubOptions",
     "Survey",
     "fingerprint",
+    "load_zoo",
     "output_names",
     "read_folder",
     "read_zoo",

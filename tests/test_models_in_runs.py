@@ -1,0 +1,64 @@
+"""A folder of models where a zoo is wanted: in one's own code, and in a run."""
+
+import hub_files
+import numpy as np
+import pytest
+
+import free_jax as fj
+from experiments import inputs
+from experiments.inputs.options import DataOptions, ZooOptions
+from free_jax.errors import InputError
+
+
+@pytest.fixture
+def models(tmp_path):
+    folder = tmp_path / "models"
+    for i in range(2):
+        path = folder / f"teacher{i}" / "weights.safetensors"
+        path.parent.mkdir(parents=True)
+        state = hub_files.conv4_state(seed=i)
+        path.write_bytes(hub_files.safetensors_bytes(state))
+    return folder
+
+
+def test_load_zoo_takes_models_and_converted_zoos(models, tmp_path):
+    with pytest.raises(InputError, match="none of 2 models can be used"):
+        fj.load_zoo(models)
+    guessed = fj.load_zoo(models, fj.HubOptions(guess=True))
+    (models / "teachers.yaml").write_text(hub_files.TABLE)
+    zoo = fj.load_zoo(models)
+    assert zoo.num_teachers == guessed.num_teachers == 2
+    assert zoo.sources == ("teacher0", "teacher1")
+    fj.save_zoo(zoo, tmp_path / "zoo")
+    again = fj.load_zoo(tmp_path / "zoo")
+    assert again.networks == zoo.networks and again.class_names == zoo.class_names
+    with pytest.raises(InputError, match=r"no zoo\.json"):
+        fj.load_zoo(tmp_path / "nowhere")
+
+
+def test_a_run_reads_models_once_and_without_data(
+    models, tmp_path, capsys, monkeypatch
+):
+    data = DataOptions(cache_dir=str(tmp_path / "cache"))
+    options = ZooOptions(path=str(models))
+    with pytest.raises(InputError, match="none of 2 models can be used"):
+        inputs.load_zoo(options, data, 5)
+    table = tmp_path / "table.yaml"
+    table.write_text(hub_files.TABLE)
+    options = options._replace(table=str(table))
+    zoo = inputs.load_zoo(options, data, 5)
+    assert "2 of 2 models are used" in capsys.readouterr().err
+    again = inputs.load_zoo(options, data, 5)
+    assert not capsys.readouterr().err, "converted once"
+    np.testing.assert_array_equal(again.class_ids, zoo.class_ids)
+    # What may be guessed is another reading.
+    guessed = inputs.load_zoo(ZooOptions(path=str(models), guess=True), data, 5)
+    assert guessed.networks != zoo.networks
+
+
+def test_a_network_saves_what_it_gives(tmp_path):
+    network = fj.make_network(
+        "conv4", num_classes=3, image_shape=(16, 16, 3), gives={"gradients"}
+    )
+    again = fj.make_network(**network.as_dict())
+    assert again == network
