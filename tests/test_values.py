@@ -5,9 +5,11 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from toy import ARCH as NETWORK
 
+from free_jax import panel
 from free_jax.baselines.hypernetwork import robust_hypernetwork
 from free_jax.errors import InputError
 from free_jax.fewshot import banks, evaluation, heads, labels
@@ -15,6 +17,7 @@ from free_jax.fewshot.learners import maml, protonet
 from free_jax.images import checked
 from free_jax.panel import model as distilled
 from free_jax.types import ImageBank
+from free_jax.zoo import pretraining
 
 WAY = NETWORK.num_classes
 
@@ -191,3 +194,62 @@ def test_the_robust_fit_of_few_teachers_does_not_diverge(key, teachers):
     params, losses = fit(rows)
     assert np.isfinite(losses).all() and losses[-1] < 1e-2
     np.testing.assert_allclose(params, rows.mean(0), atol=0.1)
+
+
+def test_one_small_class_limits_only_the_teachers_that_know_it(key):
+    """The smallest of ALL classes decided: one of 6 images left 4 of 40 to all."""
+    rng = np.random.default_rng(0)
+    counts = np.asarray([40] * 6 + [6])
+    images = rng.integers(0, 256, (7, 40, *NETWORK.image_shape), dtype=np.uint8)
+    images[6, 6:] = 0
+    bank = banks.from_arrays(images, counts)
+    init, epoch, evaluate = pretraining.teacher_trainer(
+        NETWORK,
+        optax.sgd(0.1),
+        images_per_class=32,
+        batch_size=24,
+        train_fraction=0.8,
+    )
+    plain = pretraining.teacher_trainer(
+        NETWORK, optax.sgd(0.1), images_per_class=32, batch_size=24
+    )
+    large, small = jnp.arange(3), jnp.asarray([5, 6, 1])
+    state = init(key)
+    # A teacher of large classes trains as before.
+    ours, _ = jax.jit(epoch)(bank, (key, large, state))
+    theirs, _ = jax.jit(plain[1])(bank, (key, large, state))
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    # The other sees 4 images of each class, none of the zeros behind its smallest.
+    again = bank._replace(images=bank.images.at[:, 4:].set(255))
+    for a, b in zip(
+        jax.tree.leaves(jax.jit(epoch)(bank, (key, small, state))),
+        jax.tree.leaves(jax.jit(epoch)(again, (key, small, state))),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    # Its accuracy is that of all other images it has.
+    logits = [NETWORK.apply(state.variables, bank.images[c]) for c in small]
+    right = [
+        np.asarray(row[4 : counts[c]]).argmax(-1) == i
+        for i, (c, row) in enumerate(zip(small.tolist(), logits, strict=True))
+    ]
+    wanted = np.concatenate(right).mean()
+    found = evaluate(bank, (small, state.variables))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_rows_that_a_class_does_not_hold_are_not_described():
+    """Of 4,400 images with one class of 4,000, most of the bank is padding."""
+    seen = []
+
+    def describe(images):
+        seen.append(int((images[:, 0, 0, 0] > 0).sum()))
+        return images.reshape(len(images), -1)[:, :2].astype(jnp.float32)
+
+    images = np.full((3, 10, 2, 2, 3), 9, np.uint8)
+    counts = np.asarray([10, 1, 2])
+    bank = panel.describe_bank(describe, banks.from_arrays(images, counts), chunk=4)
+    assert sum(seen) == 13 and len(seen) == 4
+    held = np.arange(10) < counts[:, None]
+    np.testing.assert_array_equal(bank.images[..., 0], 9 * held)

@@ -51,7 +51,11 @@ def train_zoo(
         return zoo_lib.load_zoo(target)
     split = inputs.load_split(data, "train")
     start = time.monotonic()
-    network, trainer = _trainer(recipe, split, data, dtype)
+    if recipe.way > len(split.class_names):
+        raise InputError(
+            f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
+            f"classes of {data.name}"
+        )
     rng = run.rng("class draw")
     class_ids = np.stack(
         [
@@ -59,6 +63,7 @@ def train_zoo(
             for _ in range(recipe.num_teachers)
         ]
     ).astype(np.int32)
+    network, trainer = _trainer(recipe, split, class_ids, data, dtype)
     bank = run.place(banks.from_arrays(split.images, split.counts))
     state = _trained(recipe, run, trainer, bank, class_ids, data, checkpoint)
     _, _, evaluate = trainer
@@ -83,14 +88,33 @@ def train_zoo(
 
 
 def _trainer(
-    recipe: TeacherRecipe, split: Split, data: DataOptions, dtype: Dtype
+    recipe: TeacherRecipe,
+    split: Split,
+    class_ids: np.ndarray,
+    data: DataOptions,
+    dtype: Dtype,
 ) -> tuple[Network, tuple]:
-    """The teachers' network, and `pretraining.teacher_trainer` of the recipe."""
-    per_class = int(recipe.train_fraction * split.counts.min())
-    if recipe.way > len(split.class_names):
+    """The teachers' network, and `pretraining.teacher_trainer` of the recipe.
+
+    A teacher learns from as many images of each of ITS classes as the smallest of them
+    allows; one small class of the data limits those that know it, not all.
+    """
+    smallest = split.counts[class_ids].min(1)
+    shares = [int(recipe.train_fraction * count) for count in smallest]
+    if min(shares) < 1:
+        worst = class_ids[int(np.argmin(shares))]
+        name = split.class_names[int(worst[np.argmin(split.counts[worst])])]
         raise InputError(
-            f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
-            f"classes of {data.name}"
+            f"class {name!r} of {data.name} has {int(smallest.min())} training images, "
+            f"of which train_fraction={recipe.train_fraction} leaves none; add images "
+            "or remove the class"
+        )
+    per_class, unequal = max(shares), len(set(shares)) > 1
+    if unequal:
+        print(
+            f"classes of unequal size: teachers learn from {min(shares)} to "
+            f"{per_class} images a class",
+            flush=True,
         )
     network = networks.classifier(recipe.model, recipe.way, inputs.preset(data), dtype)
     if recipe.batch_size > per_class * recipe.way:
@@ -111,6 +135,7 @@ def _trainer(
         images_per_class=per_class,
         batch_size=recipe.batch_size,
         flip=recipe.flip,
+        train_fraction=recipe.train_fraction if unequal else None,
     )
 
 

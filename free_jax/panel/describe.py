@@ -9,6 +9,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from free_jax import images as images_lib
@@ -106,6 +107,8 @@ def describe_bank(
 ) -> ImageBank:
     """The same bank with descriptions [C, M, d] in place of images.
 
+    Only images that a class holds are described; rows beyond its count are zeros.
+
     Args:
       describe: ``images [n, h, w, c] uint8 -> [n, d]``, compiled by the caller, as
         ``functools.partial(jax.jit(describer(...)), teachers)``: banks described by
@@ -115,6 +118,10 @@ def describe_bank(
     """
     classes, most = bank.images.shape[:2]
     flat = bank.images.reshape(classes * most, *bank.images.shape[2:])
+    held = np.arange(most) < np.asarray(bank.counts)[:, None]
+    rows = np.flatnonzero(held)
+    if rows.size < flat.shape[0]:
+        flat = flat[rows]
     parts = []
     for start in range(0, flat.shape[0], chunk):
         images = flat[start : start + chunk]
@@ -122,5 +129,8 @@ def describe_bank(
         # The last chunk is padded: one shape, one compilation.
         images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
         parts.append(describe(images)[: chunk - missing])
-    described = jnp.concatenate(parts).reshape(classes, most, -1)
-    return bank._replace(images=described)
+    described = jnp.concatenate(parts)
+    if rows.size < classes * most:
+        empty = jnp.zeros((classes * most, described.shape[1]), described.dtype)
+        described = empty.at[rows].set(described)
+    return bank._replace(images=described.reshape(classes, most, -1))

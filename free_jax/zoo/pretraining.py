@@ -36,11 +36,14 @@ class Parts(NamedTuple):
     Attributes:
       arch: the network.
       optimizer: clip and schedule included.
-      images_per_class: training images of each class (the first ones of the bank).
+      images_per_class: training images of each class (the first ones of the bank); the
+        most that a teacher has, where there is a `train_fraction`.
       batch_size: the remainder of an epoch that does not fill a batch is left out.
       flip: mirror each image half of the time.
       momentum: of the running batch-norm statistics (PyTorch's 0.1 is 0.9 here; the
         running variance is the biased one, PyTorch's is unbiased).
+      train_fraction: a teacher has this share of the smallest of ITS classes; None: all
+        have `images_per_class`.
     """
 
     arch: Network
@@ -49,11 +52,22 @@ class Parts(NamedTuple):
     batch_size: int
     flip: bool
     momentum: float
+    train_fraction: float | None = None
 
     @property
     def num_images(self) -> int:
         """Training images of one teacher."""
         return self.arch.num_classes * self.images_per_class
+
+    def per_class(
+        self, bank: ImageBank, class_ids: Int[Array, " way"]
+    ) -> Int[Array, ""]:
+        """Training images of each class of one teacher."""
+        if self.train_fraction is None:
+            return jnp.int32(self.images_per_class)
+        # A share that is whole, such as 0.8 of 600, must not be rounded down.
+        share = self.train_fraction * bank.counts[class_ids].min() + 1e-3
+        return jnp.clip(share.astype(jnp.int32), 1, self.images_per_class)
 
 
 def init(parts: Parts, key: Key[Array, ""]) -> TeacherState:
@@ -76,12 +90,23 @@ def epoch(
     bank: ImageBank,
     task: tuple[jax.Array, Int[Array, " way"], TeacherState],
 ) -> tuple[TeacherState, EpochInfo]:
-    """Passes over one teacher's training images once; task is (key, ids, state)."""
+    """Passes over one teacher's training images once; task is (key, ids, state).
+
+    All teachers make the same number of steps, so that they can be mapped: those with
+    fewer images pass over theirs several times.
+    """
     key, class_ids, state = task
     num_batches = parts.num_images // parts.batch_size
     used, shape = num_batches * parts.batch_size, (num_batches, parts.batch_size)
     key_order, key_flip = jax.random.split(key)
-    order = jax.random.permutation(key_order, parts.num_images)[:used]
+    order = jax.random.permutation(key_order, parts.num_images)
+    if parts.train_fraction is not None:
+        per_class = parts.per_class(bank, class_ids)
+        mine = order % parts.images_per_class < per_class
+        first = order[jnp.argsort(~mine, stable=True)]
+        count = per_class * parts.arch.num_classes
+        order = first[jnp.arange(parts.num_images) % count]
+    order = order[:used]
     flips = jax.random.bernoulli(key_flip, shape=shape)
     update = supervised_step(
         functools.partial(loss_fn, parts), parts.optimizer, parts.momentum
@@ -117,9 +142,11 @@ def evaluate(
         logits = parts.arch.apply(variables, to_float(images))
         return (logits.argmax(-1) == label).astype(jnp.float32)
 
-    held_out = images[:, parts.images_per_class :]
-    rows = jnp.arange(parts.images_per_class, images.shape[1])
-    valid = rows < counts[:, None]
+    # Rows that some teacher may hold out; those of this one are told by `valid`.
+    first = parts.images_per_class if parts.train_fraction is None else 0
+    held_out = images[:, first:]
+    rows = jnp.arange(first, images.shape[1])
+    valid = (rows < counts[:, None]) & (rows >= parts.per_class(bank, class_ids))
     # One class after the other bounds the memory of wide zoos.
     labels = jnp.arange(parts.arch.num_classes)
     right = jax.lax.map(lambda x: one(*x), (held_out, labels))
@@ -134,6 +161,7 @@ def teacher_trainer(
     batch_size: int = 128,
     flip: bool = True,
     momentum: float = 0.9,
+    train_fraction: float | None = None,
 ) -> tuple[Callable, Callable, Callable]:
     """Supervised training of one teacher on its own classes.
 
@@ -148,7 +176,10 @@ def teacher_trainer(
     Raises:
       ValueError: the batch is larger than the training set.
     """
-    parts = Parts(arch, optimizer, images_per_class, batch_size, flip, momentum)
+    parts = Parts(
+        *(arch, optimizer, images_per_class, batch_size, flip, momentum),
+        train_fraction=train_fraction,
+    )
     if batch_size > parts.num_images:
         raise ValueError(
             f"batch_size={batch_size} exceeds the {parts.num_images} training images "
