@@ -13,11 +13,12 @@ from PIL import Image
 
 from experiments import inputs, run, train
 from experiments.data import preset, procedural
-from experiments.harness import chunks, loop, stopping
+from experiments.harness import chunks, loop, sections, stopping
 from experiments.harness.run import Run
 from experiments.inputs import command_line, corrupt
 from experiments.methods import base, checks
 from experiments.stages import recover, reuse
+from experiments.stages.options import Recovery
 from free_jax import (
     Teachers,
     Zoo,
@@ -90,8 +91,8 @@ def parse(zoo_path, *extra):
 
 def wanted(config):
     """The images that a config asks for."""
-    found = checks.validate(config)
-    return base.images_wanted(found.recover, found.common)
+    section = sections.read(Recovery, config.recover, "config.recover")
+    return base.images_wanted(section, config)
 
 
 def recipe(config):
@@ -99,15 +100,14 @@ def recipe(config):
 
 
 def pre_inverted(config, zoo, run):
-    found = checks.validate(config)
     return recover.pre_inverted(
         zoo,
         run,
         wanted(config),
-        reuse_of=found.recover.reuse,
-        labels=found.labels,
-        way=found.common.way,
-        images_per_episode=found.replay.shots + found.replay.queries,
+        reuse_of=config.recover.reuse,
+        labels=config.labels,
+        way=config.way,
+        images_per_episode=config.replay.shots + config.replay.queries,
     )
 
 
