@@ -387,6 +387,16 @@ def test_the_default_may_be_another_than_the_highest_version(server, tmp_path):
         assert ask.counts["queries"] == 20
         server.answer["model_version"] = "c"  # It changes while the run asks.
         assert np.isnan(ask(pictures(4, seed=1))).all()
+        spent = ask.counts["queries"]
+    server.answer["model_version"] = "b"
+    with Asker(server, ledger=remote_lib.Ledger(tmp_path / "l")) as ask:
+        assert_answered(ask, pictures(20))
+        assert ask.counts["queries"] == spent  # Not even the first one again.
+        assert_answered(ask, pictures(5, seed=2))
+    server.answer["model_version"] = "c"
+    with Asker(server, ledger=remote_lib.Ledger(tmp_path / "l")) as ask:
+        assert_answered(ask, pictures(21)[20:])
+        assert json.loads(ask.client.identity)[2] == "c"
 
 
 def test_one_image_is_tried_before_the_rest_is_paid(server):
@@ -509,6 +519,28 @@ def test_labels_may_be_names(server, say, binary):
     with Asker(server, "label") as ask:
         got = ask(pictures(9))
         assert got.argmax(1).tolist() == logits_of(pictures(9)).argmax(1).tolist()
+
+
+def test_names_that_are_numbers_are_names():
+    told = spec("label")._replace(class_names=("4", "3", "2", "1", "0"))
+    output = {"data": ["4", "0"], "shape": [2], "datatype": "BYTES"}
+    ((_, values),) = tensors.received([output], b"")
+    assert remote_lib.to_logits(told, values, 2).argmax(1).tolist() == [0, 4]
+
+
+def test_base64_and_rows_of_null():
+    output = {"data": ["ZG9n"], "datatype": "BYTES"}
+    output["parameters"] = {"content_type": "base64"}
+    ((_, values),) = tensors.received([output], b"")
+    assert values.tolist() == ["dog"]
+    output = {"data": [[1.0, "NaN"], None], "shape": [2, 2], "datatype": "FP32"}
+    ((_, values),) = tensors.received([output], b"")
+    np.testing.assert_array_equal(values, [[1, np.nan], [np.nan, np.nan]])
+
+
+def test_one_label_that_is_no_class_is_no_answer():
+    told = remote_lib.to_logits(spec("label"), np.asarray(["dog", "unknown"]), 2)
+    assert told[0].argmax() == 1 and np.isnan(told[1]).all()
 
 
 def test_a_label_that_is_no_class_is_named(server):
@@ -841,6 +873,55 @@ def test_any_refusal(status, body, location):
     assert str(found).isprintable() and len(str(found)) < 800
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("endpoints: [{name: \xe4, x: 's3cret}]".encode("latin-1"), "no YAML"),
+        (b"defaults: {headers: {x: 's3cret}}\n", "no YAML .line 2, column 1"),
+        (b"defaults: {headers: s3cret}\nendpoints: [{model: m}]", "headers must be of"),
+        (b"endpoints: [{model: 2020-99-99}]", "a value that cannot be read"),
+        (b"endpoints: [m, n]", "endpoint 0 is no mapping of keys"),
+        (b"endpoints: [{model: m}]\nbudget: -1", "budget=-1 must not be negative"),
+        (b"endpoints: [{model: 'm\n\n n'}]", "must be one line"),
+        (b"endpoints: [{model: m}]\nendpoints", "no YAML"),
+        (
+            b"endpoints: [{onnx: a.onnx, output_name: y, class_names: [a, b], "
+            b"image_size: 32}]",
+            "output_name is for servers",
+        ),
+        (
+            b"endpoints: [{model: m, url: 'http://:80', class_names: [a, b], "
+            b"image_size: 32}]",
+            "url names no host",
+        ),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_one_line(tmp_path, content, message):
+    file = tmp_path / "apis.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        with endpoints.opened(str(file), str(tmp_path), "d"):
+            pass
+    assert "s3cret" not in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_of_editors_are_harmless(tmp_path, encoding):
+    file = tmp_path / "apis.yaml"
+    file.write_text("endpoints: [{model: m\u00e4}]", encoding=encoding)
+    assert endpoints._read(file)["endpoints"] == [{"model": "m\u00e4"}]
+
+
+@fuzzed
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_as_a_list_of_endpoints(content, tmp_path_factory):
+    file = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        endpoints._read(file)
+    assert str(caught.value).isprintable()
+
+
 @fuzzed
 @given(
     content=json_like
@@ -873,5 +954,5 @@ def test_any_list_of_endpoints(content, tmp_path_factory):
             read = endpoints._entry(file, number, found["defaults"], entry)
             endpoints._normalization(read)
             endpoints._client(file, read)
-    except InputError:
-        pass
+    except InputError as error:
+        assert str(error).isprintable()

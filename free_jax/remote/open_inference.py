@@ -90,8 +90,20 @@ class OpenInference:
     @property
     def identity(self) -> str:
         """Name, model, version and output."""
+        return self._identity(self._version)
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """Versions by identity, of those that may answer; empty once one has."""
+        return {self._identity(version): version for version in self._others}
+
+    def assume(self, version: str) -> None:
+        """Takes one of `identities` for the one that answers, until it does."""
+        self._version = self._served = version
+
+    def _identity(self, version: str) -> str:
         spec = self.spec
-        parts = [spec.name, self._model, self._version, spec.output, spec.digits]
+        parts = [spec.name, self._model, version, spec.output, spec.digits]
         return json.dumps(parts + [self._mark] if self._mark else parts)
 
     async def open(self) -> None:
