@@ -11,6 +11,11 @@ CPU seconds, which other programs disturb less, stand beside wall-clock seconds.
 is spread over one host device a core where a case has several tasks.  PyTorch is given
 its episodes ready made; ours draws them.  First calls (compilation) are not counted but
 shown.  Whole epochs, 600 episodes and 20 teachers are these pieces times their number.
+
+Cases ``graph_..`` are usual networks of torchvision and timm, read as graphs, against
+the modules themselves; they need ``free_jax[convert]``.  One thread each::
+
+    taskset -c 0 python benchmarks/against_torch.py --cases=graphs --compile=off
 """
 
 import argparse
@@ -39,6 +44,7 @@ import torch  # noqa: E402
 
 import free_jax as fj  # noqa: E402
 from benchmarks import cases as work  # noqa: E402
+from benchmarks import graph_cases  # noqa: E402
 
 
 def spread() -> Callable:
@@ -63,6 +69,7 @@ def build(quick: bool) -> dict[str, Callable[[], work.Case]]:
         "evaluate_5": lambda: work.evaluate(5, map_tasks=mapped, episodes=20 // less),
         "train": lambda: work.train(map_tasks=mapped, teachers=2, batches=6 // less),
         "free_step": lambda: work.free_step(map_tasks=mapped),
+        **graph_cases.build(quick),
     }
 
 
@@ -102,6 +109,7 @@ def measure(case: work.Case, repeats: int, compiled: bool) -> dict:
         "unit": case.unit,
         "units": case.units,
         "first_call_s": first,
+        "before_s": dict(case.before),
         "seconds": rounds,
         "ratios": ratios,
     }
@@ -119,7 +127,8 @@ def line(name: str, row: dict) -> str:
         f"(CPU seconds {statistics.median(r['cpu']):.2f})"
         for other, r in row["ratios"].items()
     )
-    first = ", ".join(f"{k} {v:.0f} s" for k, v in row["first_call_s"].items())
+    first = ", ".join(f"{k} {v:.1f} s" for k, v in row["first_call_s"].items())
+    first += "".join(f"; {v:.1f} s {k}" for k, v in row["before_s"].items())
     return (
         f"{name:19s} ms a {row['unit']}: {milliseconds}\n"
         f"{'':19s} {ratios}\n{'':19s} first call: {first}"
@@ -176,7 +185,10 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--out", default="runs/against_torch", help="without suffix")
     options = parser.parse_args(argv)
     known = build(options.quick)
-    chosen = [name for name in options.cases.split(",") if name] or list(known)
+    graphs = [name for name in known if name.startswith("graph_")]
+    groups = {"": list(known), "graphs": graphs}
+    names = options.cases.split(",")
+    chosen = groups.get(options.cases) or [name for name in names if name]
     unknown = sorted(set(chosen) - set(known))
     if unknown or options.repeats < 1:
         parser.error(

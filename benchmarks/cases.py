@@ -5,7 +5,7 @@ start from the same weights; `tests/test_benchmarks.py` shows that they then com
 same losses.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -47,6 +47,7 @@ class Case(NamedTuple):
       compiled: the same under `torch.compile`, or None where that cannot be.
       units: how many inner steps, episodes, batches or steps one call holds.
       unit: their name.
+      before: seconds that went into making it, by name.
     """
 
     ours: Callable[[], Any]
@@ -54,6 +55,7 @@ class Case(NamedTuple):
     compiled: Callable[[], Any] | None
     units: int
     unit: str
+    before: Mapping[str, float] = {}
 
 
 def classifier(name: str, **kwargs) -> Network:

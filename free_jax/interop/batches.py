@@ -62,6 +62,6 @@ def _check_shapes(
     )
     if outputs.shape != (number, program.num_classes):
         raise InputError(
-            f"gives outputs of shape {list(outputs.shape)} for {number} images, not one "
+            f"gives {list(outputs.shape)} for {number} images, not one "
             f"row of {program.num_classes} for each"
         )

@@ -103,13 +103,18 @@ def _first_logits(module: "torch.nn.Module", source: str) -> "torch.nn.Module":
             for value in tensors:
                 if value.ndim == 2:
                     return value
-            shapes = ", ".join(str(list(value.shape)) for value in tensors) or "none"
+            shapes = ", ".join(_shown(value.shape) for value in tensors) or "none"
             raise InputError(
                 f"{source}: no classifier, its results are of shape {shapes}; one of "
                 "shape [images, classes] is needed"
             )
 
     return FirstLogits().eval()
+
+
+def _shown(shape: Any) -> str:
+    sizes = [str(size) if isinstance(size, int) else "images" for size in shape]
+    return f"[{', '.join(sizes)}]"
 
 
 @contextlib.contextmanager

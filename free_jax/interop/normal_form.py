@@ -323,6 +323,6 @@ def _run(long: tuple[Size, ...], short: tuple[Size, ...]) -> tuple[int, int] | N
 
 
 def _product(sizes: tuple[Size, ...]) -> Size:
-    times = math.prod(s.times if isinstance(s, Images) else s for s in sizes)
+    times = math.prod(s.times if isinstance(s, Images) else s or 0 for s in sizes)
     counts = sum(isinstance(size, Images) for size in sizes)
     return None if counts > 1 else Images(times) if counts else times

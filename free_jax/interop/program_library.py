@@ -61,6 +61,7 @@ class Entry(NamedTuple):
       optional: those of them that a file may leave out: they are the default.
       image_size: (h, w) where the program is for these only; None: any.
       program: without weights.
+      spare: keys of weights that it does not use: tied ones, and parts without effect.
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Entry(NamedTuple):
     optional: tuple[str, ...]
     image_size: tuple[int, int] | None
     program: Program
+    spare: tuple[str, ...] = ()
 
 
 def find(
@@ -93,7 +95,7 @@ def find(
             entry.kind == kind
             and _same_config(entry, wanted)
             and entry.image_size in (None, image_size)
-            and _same_weights(entry.program, shapes)
+            and _same_weights(entry, shapes)
         ):
             return entry.program
     return None
@@ -118,10 +120,12 @@ def keep(
       image_size: (h, w) that it was made for.
       cache_dir: None takes the user's.
     """
-    if not _same_weights(program, shapes):
-        return
+    used = set(program.leaves.values())
+    spare = tuple(k for k in shapes if k not in used and not _SPARE.search(k))
     wanted = deciding(kind, config)
-    entry = Entry(kind, wanted, (), image_size, program)
+    entry = Entry(kind, wanted, (), image_size, program, spare)
+    if not _same_weights(entry, shapes):
+        return
     folder = _folder(cache_dir)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,14 +168,15 @@ def deciding(kind: str, config: Mapping[str, Any]) -> dict[str, Any]:
 def encode(entry: Entry) -> str:
     """An entry as JSON, its list of keys compressed."""
     program = entry.program
-    leaves = json.dumps(program.leaves, separators=(",", ":")).encode()
+    keys = [program.leaves, entry.spare]
+    packed = json.dumps(keys, separators=(",", ":")).encode()
     plain = {
         "kind": entry.kind,
         "config": entry.config,
         "optional": sorted(entry.optional),
         "image_size": entry.image_size,
         "text": program.text,
-        "leaves": base64.b85encode(zlib.compress(leaves, 9)).decode(),
+        "keys": base64.b85encode(zlib.compress(packed, 9)).decode(),
         "num_classes": program.num_classes,
         "gives": sorted(program.gives),
         "output": program.output,
@@ -187,11 +192,12 @@ def decode(text: str) -> Entry:
       ValueError, KeyError, TypeError, zlib.error: it is something else.
     """
     plain = json.loads(text)
-    packed = zlib.decompressobj()
-    leaves = packed.decompress(base64.b85decode(plain["leaves"]), _MAX_ENTRY_BYTES)
+    packed = base64.b85decode(plain["keys"])
+    keys = zlib.decompressobj().decompress(packed, _MAX_ENTRY_BYTES)
+    leaves, spare = json.loads(keys)
     program = Program(
         text=str(plain["text"]),
-        leaves={str(k): str(v) for k, v in json.loads(leaves).items()},
+        leaves={str(k): str(v) for k, v in leaves.items()},
         num_classes=int(plain["num_classes"]),
         gives=frozenset(plain["gives"]),
         output=str(plain["output"]),
@@ -204,6 +210,7 @@ def decode(text: str) -> Entry:
         optional=tuple(plain["optional"]),
         image_size=None if size is None else (int(size[0]), int(size[1])),
         program=program,
+        spare=tuple(map(str, spare)),
     )
 
 
@@ -250,10 +257,10 @@ def _same_config(entry: Entry, wanted: Mapping[str, Any]) -> bool:
     return missing <= set(entry.optional)
 
 
-def _same_weights(program: Program, shapes: Shapes) -> bool:
+def _same_weights(entry: Entry, shapes: Shapes) -> bool:
     """Whether these are the program's weights, and nothing else."""
     try:
-        expected = _shapes_in_file(program)
+        expected = _shapes_in_file(entry.program)
     except InputError:
         return False
     if "" in expected:
@@ -264,7 +271,8 @@ def _same_weights(program: Program, shapes: Shapes) -> bool:
             return False
         if any(a not in (-1, b) for a, b in zip(shape, found, strict=True)):
             return False
-    return all(key in expected or _SPARE.search(key) for key in shapes)
+    known = {*expected, *entry.spare}
+    return all(key in known or _SPARE.search(key) for key in shapes)
 
 
 def _shapes_in_file(program: Program) -> dict[str, tuple[int, ...]]:

@@ -297,15 +297,16 @@ def _output(graph: Any, signature: Any, shapes: Any, source: str) -> str:
     for name in names:
         if len(shapes[name]) == 2:
             return name
-    found = ", ".join(str([_shown(n) for n in shapes[name]]) for name in names)
+    found = ", ".join(_shown(shapes[name]) for name in names)
     raise InputError(
         f"{source}: no classifier, its results are of shape {found or 'none'}; one of "
         "shape [images, classes] is needed"
     )
 
 
-def _shown(size: Size) -> Any:
-    return size if isinstance(size, int) else "images"
+def _shown(shape: tuple[Size, ...]) -> str:
+    sizes = [str(size) if isinstance(size, int) else "images" for size in shape]
+    return f"[{', '.join(sizes)}]"
 
 
 def _nodes(node: Any, source: str) -> list[Node]:

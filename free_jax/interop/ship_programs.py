@@ -11,7 +11,6 @@ import json
 import pathlib
 import sys
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from free_jax.interop.batches import program_of
 from free_jax.interop.export import export_module
 from free_jax.interop.frameworks import (
     huggingface_module,
+    loading,
     timm_module,
     torchvision_module,
 )
@@ -58,8 +58,8 @@ TORCHVISION = (
     *("efficientnet_b0", "convnext_tiny", "vit_b_16", "shufflenet_v2_x1_0"),
     "squeezenet1_1",
 )
-# A program of these is tried at the second size too: equal, it is for any size.
-SIZES = (224, 192)
+# Tried at the second size too, which halves to odd numbers: equal programs are for any.
+SIZES = (224, 150)
 
 
 def main(names: list[str]) -> None:
@@ -90,14 +90,14 @@ def _entry(kind: str, model: str) -> Entry:
             if not programs:
                 raise
     any_size = len({program.text for program in programs}) == 1 < len(programs)
-    size = None if any_size else SIZES[:1] * 2
+    size = None if any_size else (SIZES[0], SIZES[0])
     return Entry(kind, deciding(kind, config), optional, size, programs[0])
 
 
 def _huggingface(model: str) -> tuple[dict[str, Any], tuple[str, ...], Any]:
     import safetensors.numpy
-    import transformers
 
+    transformers = loading.package("transformers", model)
     name, fields = HUGGINGFACE[model]
     cls = getattr(transformers, f"{name}ForImageClassification")
     made = cls(cls.config_class(**fields))
@@ -116,23 +116,21 @@ def _huggingface(model: str) -> tuple[dict[str, Any], tuple[str, ...], Any]:
 
 
 def _timm(model: str) -> tuple[dict[str, Any], tuple[str, ...], Any]:
-    import timm
-
+    timm = loading.package("timm", model)
     config = {"architecture": model, "global_pool": TIMM[model]}
     state = _state(timm.create_model(model, pretrained=False))
     return config, ("global_pool",), timm_module(config, state, model)
 
 
 def _torchvision(model: str) -> tuple[dict[str, Any], tuple[str, ...], Any]:
-    from torchvision import models
-
+    models = loading.package("torchvision.models", model)
     state = _state(models.get_model(model.removesuffix("-3x3"), weights=None))
     if model.endswith("-3x3"):
         state["conv1.weight"] = np.zeros((64, 3, 3, 3), np.float32)
     return {}, (), torchvision_module(state, model)[0]
 
 
-def _state(module: Any) -> Mapping[str, np.ndarray] | Any:
+def _state(module: Any) -> dict[str, np.ndarray]:
     return {key: value.numpy() for key, value in module.state_dict().items()}
 
 
