@@ -17,15 +17,23 @@
         onnx: vehicles.onnx   # a file in place of url and model
         class_names: [bus, car, ship, train, truck]
 
-Further keys: ``domain`` (name of the data), ``version`` of the model, ``layout`` (nhwc
-or nchw, where the server does not say), ``max_batch`` and ``in_flight`` (images a
-request, requests at once), ``timeout`` (seconds a request).
+Further keys: ``domain`` (name of the data), ``version`` of the model, ``output_name``
+(which of several outputs is the answer, where neither widths nor names tell),
+``layout`` (nhwc or nchw, where the server does not say), ``max_batch`` and
+``in_flight`` (images a request, requests at once), ``timeout`` (seconds a request),
+``headers`` (sent with every request; ``${NAME}`` stands for an environment variable):
+
+        headers: {Host: animals.models.local, x-api-key: "${ANIMALS_KEY}"}
+
+HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured.  A server that says that it is not
+ready yet is waited for, 60 seconds or ``patience: {seconds: ...}`` of the file.
 """
 
 import contextlib
 import difflib
 import importlib.util
 import pathlib
+import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,10 +51,12 @@ KEYS: dict[str, tuple[type, ...]] = {
     "url": (str,),
     "onnx": (str,),
     "output": (str,),
+    "output_name": (str,),
     "digits": (int,),
     "mean": (list,),
     "std": (list,),
     "token_variable": (str,),
+    "headers": (dict,),
     "budget": (int,),
     "domain": (str,),
     "version": (str, int),
@@ -55,6 +65,7 @@ KEYS: dict[str, tuple[type, ...]] = {
     "in_flight": (int,),
     "timeout": (int, float),
 }
+SECRET = ("headers",)  # Keys whose values are never shown.
 PATIENCE = {key: (int, float) for key in remote.Patience._fields}
 
 
@@ -74,7 +85,7 @@ def opened(file: str, workdir: str, domain: str) -> Iterator[zoo_lib.Zoo]:
     source = pathlib.Path(file).expanduser()
     content = _read(source)
     entries = [
-        _entry(source, number, {**content["defaults"], **entry})
+        _entry(source, number, content["defaults"], entry)
         for number, entry in enumerate(content["endpoints"])
     ]
     clients = [_client(source, entry) for entry in entries]
@@ -124,11 +135,20 @@ def _read(source: pathlib.Path) -> dict[str, Any]:
     return full
 
 
-def _entry(source: pathlib.Path, number: int, entry: dict[str, Any]) -> dict[str, Any]:
+def _entry(
+    source: pathlib.Path, number: int, defaults: dict[str, Any], own: Any
+) -> dict[str, Any]:
     where = f"{source}: endpoint {number}"
-    entry.setdefault(
-        "name", entry.get("model") or pathlib.Path(entry.get("onnx", "")).stem
-    )
+    if not isinstance(own, dict):
+        raise InputError(f"{where} is no mapping of keys such as model: NAME")
+    entry = {**defaults, **own}
+    common, more = defaults.get("headers"), own.get("headers")
+    if isinstance(common, dict) and isinstance(more, dict):
+        entry["headers"] = {**common, **more}
+    if "name" not in entry:
+        onnx = entry.get("onnx")
+        file = pathlib.Path(onnx).stem if isinstance(onnx, str) else ""
+        entry["name"] = entry.get("model") or file
     where += f" ({entry['name']})"
     _check_keys(where, entry, KEYS)
     for key in ("class_names", "image_size"):
@@ -140,6 +160,8 @@ def _entry(source: pathlib.Path, number: int, entry: dict[str, Any]) -> dict[str
         raise InputError(f"{where}: give url and model, or onnx")
     elif not entry["url"].startswith(("http://", "https://")):
         raise InputError(f"{where}: url={entry['url']!r} must start with http(s)://")
+    elif not _has_host(entry["url"]):
+        raise InputError(f"{where}: url names no host, or no port that is one")
     names = [str(name) for name in entry["class_names"]]
     if len(set(names)) < max(len(names), 2):
         raise InputError(f"{where}: class_names {names} must be two or more, distinct")
@@ -147,6 +169,14 @@ def _entry(source: pathlib.Path, number: int, entry: dict[str, Any]) -> dict[str
         if entry.get(key, 1) <= 0:
             raise InputError(f"{where}: {key}={entry[key]} must be positive")
     return {**entry, "class_names": names}
+
+
+def _has_host(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _check_keys(where: str, given: dict, known: dict[str, tuple[type, ...]]) -> None:
@@ -159,7 +189,8 @@ def _check_keys(where: str, given: dict, known: dict[str, tuple[type, ...]]) -> 
             raise InputError(f"{where}: unknown key {key!r}; {hint}")
         if not isinstance(value, known[key]) or isinstance(value, bool):
             kind = known[key][0].__name__
-            raise InputError(f"{where}: {key}={value!r} must be of type {kind}")
+            shown = key if key in SECRET else f"{key}={value!r}"
+            raise InputError(f"{where}: {shown} must be of type {kind}")
 
 
 def _normalization(entry: dict[str, Any]) -> remote.Normalization:
@@ -180,6 +211,7 @@ def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
         (size, size, 3),
         entry.get("output", "logits"),
         entry.get("digits", 0),
+        tuple(entry["class_names"]),
     )
 
     def options(*keys: str) -> dict[str, Any]:
@@ -188,7 +220,12 @@ def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
     if "onnx" in entry:
         _require("onnxruntime")
         file = source.parent / pathlib.Path(entry["onnx"]).expanduser()
-        return remote.OnnxFile(spec, file, **options("max_batch", "in_flight"))
+        return remote.OnnxFile(
+            spec,
+            file,
+            guess_output="output" not in entry,
+            **options("output_name", "layout", "max_batch", "in_flight"),
+        )
     _require("aiohttp", "orjson")
     return remote.OpenInference(
         spec,
@@ -196,7 +233,10 @@ def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
         entry["model"],
         version=str(entry.get("version", "")),
         timeout=float(entry.get("timeout", 30)),
-        **options("layout", "token_variable", "max_batch", "in_flight"),
+        **options(
+            *("layout", "output_name", "token_variable", "headers"),
+            *("max_batch", "in_flight"),
+        ),
     )
 
 

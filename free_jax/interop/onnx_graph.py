@@ -138,7 +138,7 @@ def choose_output(
     fits = [slot for slot in parts.outputs if _may_classify(slot, classes)]
     if len(parts.outputs) == 1 or not fits:
         return _classifying(parts.outputs[0], path), "the only one"
-    for word in ("logit", "score", "prob", "softmax", "class", "pred", "output"):
+    for word in ("logit", "prob", "softmax"):
         mine = [slot for slot in fits if word in slot.name.lower()]
         if len(mine) == 1:
             return mine[0], f"by its name, of {listed}"
@@ -146,9 +146,34 @@ def choose_output(
         mine = [slot for slot in fits if slot.shape and slot.shape[1] == classes]
         if len(mine) == 1:
             return mine[0], f"by its width, of {listed}"
+    entering = [_enters_softmax(parts, slot.name) for slot in fits]
+    if sum(name is not None for name in entering) == 1:
+        (softmax,) = (s for s, name in zip(fits, entering, strict=True) if name)
+        for slot in fits:  # Its logits, if they are given too.
+            if _source(parts, slot.name) in entering:
+                return slot, f"what enters a softmax, of {listed}"
+        return softmax, f"the one with a softmax, of {listed}"
     if len(fits) == 1:
         return fits[0], f"the only one of two axes, of {listed}"
     raise InputError(f"{path}: which output is it: {listed}? Name it by output_name")
+
+
+def _source(parts: OnnxParts, name: str) -> str:
+    """The value that a name passes on."""
+    for node in reversed(parts.nodes):
+        if node.op == "Identity" and name in node.outputs and node.inputs:
+            name = node.inputs[0]
+    return name
+
+
+def _enters_softmax(parts: OnnxParts, name: str) -> str | None:
+    """What a value is the softmax of, if it is one."""
+    name = _source(parts, name)
+    for node in parts.nodes:
+        softmax = node.op in ("Softmax", "LogSoftmax")
+        if softmax and name in node.outputs and node.inputs:
+            return _source(parts, node.inputs[0])
+    return None
 
 
 def _may_classify(slot: Slot, classes: int | None) -> bool:

@@ -6,7 +6,7 @@ anything is allocated, and weights beside the file are only read from its own fo
 
 import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -122,7 +122,29 @@ def read_proto(path: pathlib.Path) -> Any:
         raise InputError(f"{path}: no ONNX model, or a damaged one") from None
     if not model.HasField("graph") or not model.graph.output:
         raise InputError(f"{path}: no ONNX model (it has no graph)")
+    # Where text is not UTF-8, the library gives bytes.
+    if any(isinstance(text, bytes) for text in _texts(model)):
+        raise InputError(f"{path}: damaged (names that are no text)")
     return model
+
+
+def _texts(model: Any) -> Iterator[Any]:
+    """Every name in the file that is used."""
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
+    yield from (entry.domain for entry in model.opset_import)
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+    graph = model.graph
+    yield from (value.name for value in (*graph.input, *graph.output))
+    for tensor in graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    bodies = [graph.node, *(function.node for function in model.functions)]
+    for node in (node for body in bodies for node in body):
+        yield from (node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
 
 
 def _opset(model: Any, path: pathlib.Path) -> int:

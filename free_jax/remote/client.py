@@ -14,13 +14,23 @@ class EndpointError(Exception):
       billed: the endpoint may have worked on it, so that it counts against the budget.
       retry: trying again may help.
       after: seconds to wait before the next try, as the endpoint wants, or None.
+      loads: the endpoint is there but not ready yet.
+      too_large: fewer images a request may help.
     """
 
     def __init__(
-        self, why: str, *, billed: bool, retry: bool = True, after: float | None = None
+        self,
+        why: str,
+        *,
+        billed: bool,
+        retry: bool = True,
+        after: float | None = None,
+        loads: bool = False,
+        too_large: bool = False,
     ):
         super().__init__(why)
         self.billed, self.retry, self.after = billed, retry, after
+        self.loads, self.too_large = loads, too_large
 
 
 Trouble = EndpointError  # The former name.
@@ -30,9 +40,12 @@ Trouble = EndpointError  # The former name.
 class Client(Protocol):
     """One classifier that answers queries.
 
+    One that only takes requests of a fixed number of images has that number as
+    ``exact_batch``, and fills them up itself; what fills them up is counted.
+
     Attributes:
       spec: what it declares about itself.
-      max_batch: images a request.
+      max_batch: images a request; may fall once it is open or was asked.
       in_flight: requests at once.
     """
 
@@ -42,7 +55,10 @@ class Client(Protocol):
 
     @property
     def identity(self) -> str:
-        """Identifies the model that answers; known once it is open."""
+        """Identifies the model that answers; known once it is open.
+
+        Its first answer may correct it.
+        """
         ...
 
     async def open(self) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from free_jax.errors import InputError
-from free_jax.remote.answers import to_logits
+from free_jax.remote.answers import DeclarationError, to_logits
 from free_jax.remote.client import Client, EndpointError
 from free_jax.remote.ledger import ANSWERED, FAILED, REFUSED, Ledger, image_keys
 
@@ -25,7 +25,8 @@ class Patience(NamedTuple):
       first_delay: seconds, doubled each time; the wait is a random share of it.
       longest_delay: seconds.
       bad_answers: how many answers of the wrong form give an endpoint up.
-      opening: like `seconds`, before an endpoint's first answer.
+      opening: like `seconds`, before an endpoint's first answer; one that says that it
+        is not ready yet is waited for as long as `seconds`.
     """
 
     seconds: float = 60.0
@@ -33,6 +34,10 @@ class Patience(NamedTuple):
     longest_delay: float = 10.0
     bad_answers: int = 3
     opening: float = 5.0
+
+
+# Images without any value that is finite, after which an endpoint is given up.
+_HOLLOW = 8
 
 
 class _Endpoint:
@@ -46,6 +51,23 @@ class _Endpoint:
         self.warned = False  # That its budget is spent.
         self.pause_until = 0.0
         self.known = 0  # Images answered by the ledger, without a query.
+        self.first = asyncio.Lock()
+        self.proven = False  # It has answered.
+        self.finite = False  # It has answered with values that are finite.
+        self.silent = 0  # Images that it answered with others.
+        self.hollow = 0  # Answers with no others, in a row.
+        self.refused = 0  # Single images that it did not accept, in a row.
+        self.limit = client.max_batch  # Images that it takes in one request.
+
+    @property
+    def exact(self) -> int:
+        """Images that every request has to hold; 0: any number."""
+        return getattr(self.client, "exact_batch", 0)
+
+    @property
+    def size(self) -> int:
+        """Images a request."""
+        return self.exact or max(1, min(self.limit, self.client.max_batch))
 
 
 class Hub:
@@ -156,7 +178,12 @@ class Hub:
             else left
             for endpoint in self._endpoints
         ]
-        return [float(max(min(left, mine), 0)) for mine in own]
+        both = [max(min(left, mine), 0) for mine in own]
+        # What does not fill a request cannot be sent.
+        return [
+            float(n - n % e.exact if e.exact and np.isfinite(n) else n)
+            for n, e in zip(both, self._endpoints, strict=True)
+        ]
 
     def all_answered(self, _: Any = None) -> bool:
         """Whether every query since the last call found an answer.
@@ -218,6 +245,7 @@ class Hub:
                 "failed_but_billed": counts[FAILED] + counts["open"],
                 "refused_not_billed": counts[REFUSED],
                 "answered_by_ledger": endpoint.known,
+                "not_finite": endpoint.silent,
                 "budget": endpoint.budget,
                 "state": f"given up: {endpoint.lost}" if endpoint.lost else state,
             }
@@ -260,16 +288,25 @@ class Hub:
                 raise error
 
     async def _open(self, endpoint: _Endpoint) -> None:
-        start, delay = time.monotonic(), self._patience.first_delay
+        start, delay, said = time.monotonic(), self._patience.first_delay, False
         while not endpoint.open:
             try:
                 async with self._slots:
                     await endpoint.client.open()
                 endpoint.open = True
             except EndpointError as error:
-                waited = time.monotonic() - start
-                if not error.retry or waited > self._patience.opening:
-                    self._give_up(endpoint, str(error))
+                waited, patience = time.monotonic() - start, self._patience.opening
+                if error.loads:
+                    patience = max(patience, self._patience.seconds)
+                    if not said and waited + (error.after or 0.0) <= patience:
+                        said = True
+                        _say(
+                            f"endpoint {endpoint.name}: {error}; waiting for it, up to "
+                            f"{patience:g} s"
+                        )
+                if not error.retry or waited > patience:
+                    why = f"{error}" + f", for {waited:.0f} s" * error.loads
+                    self._give_up(endpoint, why)
                     return
                 wait = error.after or delay * random.random()
                 await asyncio.sleep(min(wait, self._patience.longest_delay))
@@ -302,22 +339,22 @@ class Hub:
     ) -> None:
         """Fills in the answers of one endpoint for images [..., n, h, w, c]."""
         flat = images.reshape(-1, *images.shape[-3:])
-        if not endpoint.open and not endpoint.lost:
-            await self._open(endpoint)
-        if endpoint.lost:
-            return
-        keys = image_keys(endpoint.client.identity, flat)
-        known = self._ledger.look_up(list(dict.fromkeys(keys)))
-        endpoint.known += sum(key in known for key in keys)
-        first: dict[bytes, int] = {}
-        for i, key in enumerate(keys):
-            if key not in known:
-                first.setdefault(key, i)
-        rows = np.fromiter(first.values(), int, len(first))
-        size = endpoint.client.max_batch
+        async with endpoint.first:
+            if not endpoint.open and not endpoint.lost:
+                await self._open(endpoint)
+            if endpoint.lost:
+                return
+            keys, known, rows = self._unknown(endpoint, flat)
+            endpoint.known += sum(key in known for key in keys)
+            if not endpoint.proven and len(rows):
+                # As little as can be is paid before it is clear that answers come as
+                # declared.  They may also tell which version it is that answers.
+                await self._batch(endpoint, flat, rows[: endpoint.exact or 1])
+                keys, known, rows = self._unknown(endpoint, flat)
+        size = endpoint.size
         parts = await asyncio.gather(
             *(
-                self._batch(endpoint, flat, rows[start : start + size], keys)
+                self._batch(endpoint, flat, rows[start : start + size])
                 for start in range(0, len(rows), size)
             )
         )
@@ -327,42 +364,73 @@ class Hub:
         answers = np.stack([known.get(key, nothing) for key in keys])
         out[index == number] = answers.reshape(*images.shape[:-3], -1)
 
+    def _unknown(
+        self, endpoint: _Endpoint, images: np.ndarray
+    ) -> tuple[list[bytes], dict[bytes, np.ndarray], np.ndarray]:
+        """Keys of images, the answers that are known, and the rows to ask about."""
+        keys = image_keys(endpoint.client.identity, images)
+        known = self._ledger.look_up(list(dict.fromkeys(keys)))
+        first: dict[bytes, int] = {}
+        for i, key in enumerate(keys):
+            if key not in known:
+                first.setdefault(key, i)
+        return keys, known, np.fromiter(first.values(), int, len(first))
+
     async def _batch(
-        self,
-        endpoint: _Endpoint,
-        images: np.ndarray,
-        rows: np.ndarray,
-        keys: list[bytes],
+        self, endpoint: _Endpoint, images: np.ndarray, rows: np.ndarray
     ) -> dict[bytes, np.ndarray]:
-        """One request, repeated until it is answered or the endpoint is given up."""
+        """One request, repeated until it is answered or the endpoint is given up.
+
+        One that is too large becomes two.
+        """
         start, delay, bad = None, self._patience.first_delay, 0
         while not endpoint.lost:
             wait = endpoint.pause_until - time.monotonic()
             if wait > 0:
                 await asyncio.sleep(wait)
+            if len(rows) > endpoint.size:
+                return await self._halves(endpoint, images, rows)
             async with self._slots, endpoint.slots:
                 # Checked here, where nothing else runs before it is counted as sent.
                 rows = rows[: self._grant(endpoint, len(rows))]
                 if endpoint.lost or not len(rows):
                     return {}
-                ticket = self._ledger.send(endpoint.name, len(rows))
-                outcome, after, retry = FAILED, None, True
+                ticket = self._ledger.send(endpoint.name, endpoint.exact or len(rows))
+                outcome, after, retry, too_large = FAILED, None, True, False
                 try:
                     answer = await endpoint.client.ask(images[rows])
                     logits = to_logits(endpoint.client.spec, answer, len(rows))
                 except EndpointError as error:
                     outcome = FAILED if error.billed else REFUSED
                     why, after, retry = str(error), error.after, error.retry
+                    too_large = error.too_large
+                except DeclarationError as error:
+                    why, retry = f"sends {error}", False
                 except ValueError as error:
                     bad += 1
                     why, retry = f"sends {error}", bad < self._patience.bad_answers
                 else:
-                    found = {keys[row]: logits[i] for i, row in enumerate(rows)}
+                    keys = image_keys(endpoint.client.identity, images[rows])
+                    found = dict(zip(keys, logits, strict=True))
                     self._ledger.settle(
                         ticket, ANSWERED, ((k, v.tobytes()) for k, v in found.items())
                     )
+                    self._take_note(endpoint, logits)
                     return found
                 self._ledger.settle(ticket, outcome)
+            if too_large and len(rows) > 1 and not endpoint.exact:
+                found = await self._halves(endpoint, images, rows)
+                if len(found) == len(rows):  # So it was the number, not an image.
+                    endpoint.limit = min(endpoint.limit, -(-len(rows) // 2))
+                return found
+            if too_large and endpoint.proven and not retry:
+                endpoint.refused += 1
+                if endpoint.refused < self._patience.bad_answers:
+                    _warn(
+                        f"endpoint {endpoint.name}: no answer about {len(rows)} of the "
+                        f"images, {why}"
+                    )
+                    return {}
             now = time.monotonic()
             start = now if start is None else start
             waited = now - start + (after or 0.0)
@@ -377,11 +445,37 @@ class Hub:
             delay = min(2 * delay, self._patience.longest_delay)
         return {}
 
+    async def _halves(
+        self, endpoint: _Endpoint, images: np.ndarray, rows: np.ndarray
+    ) -> dict[bytes, np.ndarray]:
+        # One after the other, so that the second learns from the first.
+        half = -(-len(rows) // 2)
+        found = await self._batch(endpoint, images, rows[:half])
+        return found | await self._batch(endpoint, images, rows[half:])
+
+    def _take_note(self, endpoint: _Endpoint, logits: np.ndarray) -> None:
+        """Learns from an answer; one without any finite value is not worth another."""
+        endpoint.proven, endpoint.refused = True, 0
+        silent = int(np.isnan(logits).any(-1).sum())
+        if silent and not endpoint.silent:
+            _warn(
+                f"endpoint {endpoint.name}: values that are not finite about {silent} "
+                f"of {len(logits)} images, which have no answer"
+            )
+        endpoint.silent += silent
+        endpoint.finite |= silent < len(logits)
+        endpoint.hollow = 0 if endpoint.finite else endpoint.hollow + 1
+        enough = endpoint.hollow >= self._patience.bad_answers
+        if enough and endpoint.silent >= _HOLLOW:
+            self._give_up(endpoint, "sends no values that are finite")
+
     def _grant(self, endpoint: _Endpoint, wanted: int) -> int:
-        left = [wanted]
+        # A request of fixed size is sent whole or not at all.
+        needed = max(wanted, endpoint.exact)
+        left = [needed]
         if endpoint.budget:
             left.append(endpoint.budget - self._ledger.billed(endpoint.name))
-            if left[-1] < wanted and not endpoint.warned:
+            if left[-1] < needed and not endpoint.warned:
                 endpoint.warned = True
                 _warn(
                     f"endpoint {endpoint.name}: its budget of {endpoint.budget} is "
@@ -389,7 +483,10 @@ class Hub:
                 )
         if self._total:
             left.append(self._total - self.queries)
-        return max(min(left), 0)
+        granted = max(min(left), 0)
+        if endpoint.exact:
+            return wanted if granted == needed else 0
+        return granted
 
     def _give_up(self, endpoint: _Endpoint, why: str) -> None:
         if not endpoint.lost:
@@ -398,4 +495,8 @@ class Hub:
 
 
 def _warn(message: str) -> None:
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    _say(f"warning: {message}")
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
