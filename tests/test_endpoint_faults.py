@@ -75,7 +75,7 @@ class Asker:
 
     @property
     def counts(self):
-        return self.hub.report()["endpoints"]["e"]
+        return self.hub.bill()["endpoints"]["e"]
 
 
 def pictures(count=10, seed=0):
@@ -681,7 +681,7 @@ def test_own_headers_are_sent_and_never_shown(server, tmp_path, monkeypatch, cap
         hub.ask(0, np.zeros((2, 16, 16, 3), np.float32))
         with pytest.raises(InputError, match=r"not \*\*\* nor"):
             hub.raise_if_broken()
-        shown = json.dumps(hub.report())
+        shown = json.dumps(hub.bill())
     for headers in server.headers:
         assert headers["Host"] == "m.models.local" and headers["X-Common"] == "7"
         assert headers["x-api-key"] == "s3cret-key"
