@@ -153,9 +153,10 @@ def test_memory_that_ends_at_large_batches(server):
         assert ask.counts["failed_but_billed"] > 0
 
 
-def test_an_image_that_is_refused_alone_has_no_answer(server, capsys):
+@pytest.mark.parametrize("which", [0, 13])
+def test_an_image_that_is_refused_alone_has_no_answer(server, capsys, which):
     images = pictures(20)
-    bad = images[13].ravel()[:WAY]
+    bad = images[which].ravel()[:WAY]
 
     def refuse(got, _):
         if np.isclose(got.reshape(len(got), -1)[:, :WAY], bad).all(1).any():
@@ -164,15 +165,31 @@ def test_an_image_that_is_refused_alone_has_no_answer(server, capsys):
     server.refuse = refuse
     with Asker(server) as ask:
         answers = ask(images)
-        assert np.isnan(answers[13]).all() and ask.hub.alive().all()
-        rest = np.arange(20) != 13
+        assert np.isnan(answers[which]).all() and ask.hub.alive().all()
+        rest = np.arange(20) != which
         np.testing.assert_allclose(answers[rest], logits_of(images)[rest], rtol=1e-5)
         assert ask.counts["queries"] == 19
         # The images were to blame, not their number.
         server.sizes.clear()
         ask(pictures(16, seed=3))
         assert server.sizes == [8, 8]
-    assert "cannot decode an image" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot decode an image" in said and said.count("\n") == 1
+
+
+def test_a_server_that_begins_to_refuse_everything_is_left_out(server, capsys):
+    seen = []
+
+    def refuse(*_):
+        seen.append(1)
+        return error(400, "quota used up") if len(seen) > 2 else None
+
+    server.refuse = refuse
+    with Asker(server) as ask:
+        answers = ask(pictures(200))
+        assert np.isfinite(answers).all(-1).sum() == ask.counts["queries"] == 9
+        assert not ask.hub.alive().any() and len(seen) < 100
+    assert "quota used up; left out from now on" in capsys.readouterr().err
 
 
 SAYINGS = {
@@ -194,7 +211,8 @@ def test_the_servers_own_words_are_shown_in_one_line(server, body):
         assert np.isnan(ask(pictures(9))).all()
         with pytest.raises(InputError) as caught:
             ask.hub.raise_if_broken()
-        assert ask.counts["queries"] == 0 and len(server.requests) == 1
+        assert ask.counts["queries"] == 0
+        assert len(server.requests) == QUICK.bad_answers
     said = str(caught.value)
     assert SAYINGS[body] in said and said.isprintable() and len(said) < 450
 
@@ -775,6 +793,31 @@ def test_proxies_of_the_environment(server, monkeypatch):
     with pytest.raises(InputError, match="HTTP_PROXY must start with http://"):
         with Asker(server):
             pass
+
+
+def test_what_proxies_and_gateways_say(server, monkeypatch):
+    for name in ("https_proxy", "no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", server.url)  # It opens no tunnel.
+    with pytest.raises(InputError, match=r"proxy of its env.* refuses it .status"):
+        with Asker(server, url="https://nowhere.invalid"):
+            pass
+    server.metadata = {"error": "no\nsuch model"}
+    with pytest.raises(InputError, match="metadata are an error: no such model"):
+        with Asker(server):
+            pass
+    server.reset()
+    server.answer, server.outputs = {"error": "it broke"}, lambda *_: []
+    with Asker(server) as ask:
+        ask(pictures(9))
+        with pytest.raises(InputError, match="an answer without outputs: it broke"):
+            ask.hub.raise_if_broken()
+    monkeypatch.setenv("SOME_TOKEN", "token")
+    url = server.url.replace("//", "//me:s3cret@")
+    with pytest.raises(InputError, match="holds a user beside a token") as caught:
+        with Asker(server, url=url, token_variable="SOME_TOKEN"):
+            pass
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_token_beside_an_entry_of_netrc(server, monkeypatch, tmp_path):
