@@ -7,6 +7,7 @@ where images change type or size.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, UInt8
 
 from free_jax.errors import InputError
@@ -38,7 +39,7 @@ def checked(images: Array | np.ndarray, where: str) -> Array:
     >>> float(checked(np.asarray([0, 255]), "describe")[1])
     1.0
     """
-    if isinstance(images, jax.core.Tracer) or images.dtype == np.uint8:
+    if isinstance(images, Tracer) or images.dtype == np.uint8:
         return to_float(jnp.asarray(images))
     # In NumPy: what is closed over by a traced function is concrete, but jnp's answers
     # about it would not be.

@@ -33,7 +33,11 @@ def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Call
     if task == 1:
         # By name: what `jit` makes of named arrays is named, so that a step would be
         # compiled a second time for the state that the first one leaves.
-        place = functools.partial(jax.device_put, device=jax.local_devices()[0])
+        first = jax.local_devices()[0]
+
+        def place(tree: Any) -> Any:
+            return jax.device_put(tree, first)
+
         return place, functools.partial(parallel.map_tasks, local=local)
     try:
         mesh = parallel.make_mesh({"task": task})

@@ -92,7 +92,7 @@ def from_arrays(images: np.ndarray, counts: np.ndarray) -> ImageBank:
       InputError: images in another range.
     """
     if np.ndim(images) == 5 and images.dtype != np.uint8:
-        images = images_lib.checked(images, "a bank of images")
+        images = np.asarray(images_lib.checked(images, "a bank of images"))
     held = jnp.asarray(counts, jnp.int32)
     return ImageBank(jnp.asarray(images), held, jnp.zeros_like(held))
 

@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array
 
 from free_jax.errors import InputError
@@ -49,7 +49,7 @@ def checked(labels: Array | np.ndarray, way: int, where: str) -> Array:
     """
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f"{where}: labels are {labels.dtype}, expected integers")
-    if isinstance(labels, jax.core.Tracer) or not labels.size:
+    if isinstance(labels, Tracer) or not labels.size:
         return jnp.asarray(labels)
     # In NumPy: what is closed over by a traced function is concrete, but jnp's answers
     # about it would not be.

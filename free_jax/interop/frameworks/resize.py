@@ -35,7 +35,8 @@ def fit_to_weights(module: "torch.nn.Module", shapes: Shapes) -> dict[str, str]:
     said: dict[str, str] = {}
     first = True
     for path, part in module.named_modules():
-        for kind in (part._parameters, part._buffers):
+        kinds: Any = (part._parameters, part._buffers)
+        for kind in kinds:
             for key, value in kind.items():
                 shape = shapes.get(f"{path}.{key}" if path else key)
                 if value is None or shape is None or shape == tuple(value.shape):
@@ -187,7 +188,8 @@ def _head(inner: Shapes, path: str, source: str):
         sequence[i] = torch.nn.ReLU() if activation else torch.nn.Identity()
         if activation:
             said["head"] = f"{len(layers)} layers with ReLU between them (guessed)"
-    return torch.nn.Sequential(*sequence), said
+    filled: list[Any] = sequence
+    return torch.nn.Sequential(*filled), said
 
 
 def _fit_pool(module: Any, shapes: Shapes) -> None:

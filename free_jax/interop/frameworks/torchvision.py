@@ -171,7 +171,7 @@ def _resnet(models: Any, shapes: Shapes) -> Found | None:
         return None
     resnet = models.resnet
     block = resnet.Bottleneck if deep else resnet.BasicBlock
-    named = {
+    named: dict[Any, str] = {
         (False, (2, 2, 2, 2)): "resnet18",
         (False, (3, 4, 6, 3)): "resnet34",
         (True, (3, 4, 6, 3)): "resnet50",
@@ -181,7 +181,11 @@ def _resnet(models: Any, shapes: Shapes) -> Found | None:
     kind = "bottleneck" if deep else "basic"
     name = named.get((deep, tuple(depths)), f"resnet {depths} of {kind} blocks")
     wide = shapes["layer1.0.conv2.weight"][:2] if deep else ()
-    more = {(128, 128): "wide_{}_2", (128, 4): "{}_32x4d", (256, 8): "{}_32x8d"}
+    more: dict[Any, str] = {
+        (128, 128): "wide_{}_2",
+        (128, 4): "{}_32x4d",
+        (256, 8): "{}_32x8d",
+    }
     if wide in more:
         name = more[wide].format(
             name if wide[1] == 128 else name.replace("net", "next")
@@ -209,7 +213,7 @@ def _densenet(models: Any, shapes: Shapes) -> Found | None:
         "num_init_features": shapes[f"{first}.norm1.weight"][0],
         "bn_size": shapes[f"{first}.conv1.weight"][0] // growth,
     }
-    name = named.get(tuple(config), f"densenet {config}")
+    name = dict[Any, str](named).get(tuple(config), f"densenet {config}")
     return name, lambda: models.densenet.DenseNet(**options), {}
 
 
@@ -241,7 +245,8 @@ def _vgg(models: Any, shapes: Shapes) -> Found | None:
     if _body(f"features.{key}" for key in layers.state_dict()) != _body(shapes):
         return None
     pools = [sum(p != "M" for p in plan), plan.count("M")]
-    named = {(8, 5): 11, (10, 5): 13, (13, 5): 16, (16, 5): 19}.get(tuple(pools))
+    depths: dict[Any, int] = {(8, 5): 11, (10, 5): 13, (13, 5): 16, (16, 5): 19}
+    named = depths.get(tuple(pools))
     size = f"{named}" if named else f" of {pools[0]} convolutions"
     name = f"vgg{size}" + ("_bn" if norm and named else "")
 
@@ -264,7 +269,7 @@ def _convnext(models: Any, shapes: Shapes) -> Found | None:
             widths, [*widths[1:], None], depths, strict=True
         )
     ]
-    named = {
+    named: dict[Any, str] = {
         (96, (3, 3, 9, 3)): "convnext_tiny",
         (96, (3, 3, 27, 3)): "convnext_small",
         (128, (3, 3, 27, 3)): "convnext_base",

@@ -240,7 +240,7 @@ def _own_code(setting: Setting, checkpoint: Checkpoint) -> Reading:
         raise InputError(f"{setting.name}: there is no code beside it")
     state = checkpoint.state
     full = {checkpoint.prefix + key: value for key, value in state.items()}
-    states = [state, full] if checkpoint.prefix else [state]
+    states: list[Any] = [state, full] if checkpoint.prefix else [state]
     module, words, digests = own_code.module_of_code(setting, *beside, states)
     facts = extras.extra_facts(checkpoint.extra, setting.name)
     common = _common(setting, checkpoint, facts)

@@ -63,6 +63,11 @@ def convolution(
     return out.transpose(0, count + 1, *range(1, count + 1))
 
 
+def _side(side: Sequence[int]) -> tuple[int, int]:
+    before, after = side
+    return before, after
+
+
 def channels_last(
     x: jax.Array,
     kernel: jax.Array,
@@ -76,14 +81,14 @@ def channels_last(
     square = count == 2 and stride[0] == stride[1]
     if groups == 1 and square and set(dilation) == {1}:
         return plain_conv2d(
-            x, kernel, stride=stride[0], padding=(tuple(sides[0]), tuple(sides[1]))
+            x, kernel, stride=stride[0], padding=(_side(sides[0]), _side(sides[1]))
         )
     letters = _LETTERS[count]
     return lax.conv_general_dilated(
         x,
         kernel,
         tuple(stride),
-        [tuple(side) for side in sides],
+        [_side(side) for side in sides],
         rhs_dilation=tuple(dilation),
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=groups,

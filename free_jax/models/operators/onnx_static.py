@@ -231,7 +231,7 @@ def slice_(data, starts, ends, axes=None, steps=None):
     return data[tuple(cut)]
 
 
-def split(data, split=None, axis=0, num_outputs=None):
+def split(data, split=None, axis=0, num_outputs=1):
     """Parts of an axis, of given or equal sizes."""
     size = data.shape[axis]
     if split is None:
