@@ -35,8 +35,8 @@ def fit_to_weights(module: "torch.nn.Module", shapes: Shapes) -> dict[str, str]:
     said: dict[str, str] = {}
     first = True
     for path, part in module.named_modules():
-        kinds: Any = (part._parameters, part._buffers)
-        for kind in kinds:
+        tables: list[dict[str, Any]] = [part._parameters, part._buffers]
+        for kind in tables:
             for key, value in kind.items():
                 shape = shapes.get(f"{path}.{key}" if path else key)
                 if value is None or shape is None or shape == tuple(value.shape):
@@ -177,7 +177,7 @@ def _head(inner: Shapes, path: str, source: str):
         layers[int(place)] = layer
     if not layers or max(layers) > 100:
         raise InputError(f"{source}: {path} holds no linear layer; its code is needed")
-    sequence = [layers.get(i) for i in range(max(layers) + 1)]
+    sequence: list[Any] = [layers.get(i) for i in range(max(layers) + 1)]
     said = {}
     for i, layer in enumerate(sequence):
         if layer is not None:
@@ -188,8 +188,7 @@ def _head(inner: Shapes, path: str, source: str):
         sequence[i] = torch.nn.ReLU() if activation else torch.nn.Identity()
         if activation:
             said["head"] = f"{len(layers)} layers with ReLU between them (guessed)"
-    filled: list[Any] = sequence
-    return torch.nn.Sequential(*filled), said
+    return torch.nn.Sequential(*sequence), said
 
 
 def _fit_pool(module: Any, shapes: Shapes) -> None:

@@ -201,7 +201,7 @@ def _densenet(models: Any, shapes: Shapes) -> Found | None:
         _count(shapes, rf"features\.denseblock{i + 1}\.denselayer(\d+)\.conv1\.weight")
         for i in range(blocks)
     ]
-    named = {
+    named: dict[Any, str] = {
         (6, 12, 24, 16): "densenet121",
         (6, 12, 36, 24): "densenet161",
         (6, 12, 32, 32): "densenet169",
@@ -213,7 +213,7 @@ def _densenet(models: Any, shapes: Shapes) -> Found | None:
         "num_init_features": shapes[f"{first}.norm1.weight"][0],
         "bn_size": shapes[f"{first}.conv1.weight"][0] // growth,
     }
-    name = dict[Any, str](named).get(tuple(config), f"densenet {config}")
+    name = named.get(tuple(config), f"densenet {config}")
     return name, lambda: models.densenet.DenseNet(**options), {}
 
 
@@ -245,8 +245,8 @@ def _vgg(models: Any, shapes: Shapes) -> Found | None:
     if _body(f"features.{key}" for key in layers.state_dict()) != _body(shapes):
         return None
     pools = [sum(p != "M" for p in plan), plan.count("M")]
-    depths: dict[Any, int] = {(8, 5): 11, (10, 5): 13, (13, 5): 16, (16, 5): 19}
-    named = depths.get(tuple(pools))
+    sizes: dict[Any, int] = {(8, 5): 11, (10, 5): 13, (13, 5): 16, (16, 5): 19}
+    named = sizes.get(tuple(pools))
     size = f"{named}" if named else f" of {pools[0]} convolutions"
     name = f"vgg{size}" + ("_bn" if norm and named else "")
 
@@ -296,7 +296,11 @@ def _vit(models: Any, shapes: Shapes) -> Found | None:
         "mlp_dim": shapes["encoder.layers.encoder_layer_0.mlp.0.weight"][0],
     }
     said: dict[str, Any] = {"image_size": side * patch}
-    published = {(768, 12): "vit_b", (1024, 24): "vit_l", (1280, 32): "vit_h"}
+    published: dict[Any, str] = {
+        (768, 12): "vit_b",
+        (1024, 24): "vit_l",
+        (1280, 32): "vit_h",
+    }
     name = published.get((width, layers))
     if name is None:
         said["heads"] = f"{width // 64} (guessed as 64 numbers a head)"
@@ -338,7 +342,7 @@ def _swin(models: Any, shapes: Shapes) -> Found | None:
         **extra,
     }
     kind = "swin_v2" if second else "swin"
-    named = {(96, 6): "_t", (96, 18): "_s", (128, 18): "_b"}
+    named: dict[Any, str] = {(96, 6): "_t", (96, 18): "_s", (128, 18): "_b"}
     size = named.get((width, depths[2] if len(depths) > 2 else 0), f" {depths}")
     return f"{kind}{size}", lambda: swin.SwinTransformer(**options), {}
 

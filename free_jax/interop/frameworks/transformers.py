@@ -5,6 +5,7 @@ Classes of the installed ``transformers`` only: code that a repository brings al
 """
 
 import functools
+import math
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,12 +14,13 @@ import numpy as np
 
 from free_jax.errors import InputError
 from free_jax.interop.frameworks import loading
-from free_jax.interop.frameworks.timm import check_architecture
+from free_jax.interop.frameworks.timm import arguments, check_architecture
 
 if TYPE_CHECKING:
     import torch
 
 SAID_BY = "config.json"
+_LARGEST = 1_000_000  # width, image side, number of anything
 _CLASSIFIER = re.compile(r"[A-Za-z0-9]+ForImageClassification[A-Za-z]*")
 # Beside the classifier in files of models that it was trained from.
 _UNUSED = r"(^|\.)(pooler|mask_token|decoder|lm_head)(\.|$)"
@@ -52,6 +54,7 @@ def huggingface_module(
     if name == "TimmWrapperForImageClassification":
         loading.package("timm", source)
         check_architecture(config.get("architecture"), source)
+        settings["model_args"] = arguments({"model_args": config.get("model_args")})
 
     def make():
         return cls(cls.config_class.from_dict(settings))
@@ -61,6 +64,7 @@ def huggingface_module(
     if expected is not None and not set(state) >= {
         key for key in expected if "num_batches" not in key
     }:
+        _check_size(expected, state, source)
         renamed = _renamed(cls, settings, state, source)
         state = {**state, **{new: state[old] for new, old in renamed.items()}}
         state = {k: v for k, v in state.items() if k not in renamed.values()}
@@ -123,15 +127,32 @@ def _check_depth(
 ) -> None:
     """No more layers than there are tensors: it is made before it is compared."""
     for key, value in config.items():
-        if not re.search("layer|depth|block|stage", str(key)):
-            continue
         numbers = value if isinstance(value, list) else [value]
         numbers = [n for n in numbers if isinstance(n, int)]
+        if any(number > _LARGEST for number in numbers):
+            raise InputError(
+                f"{source}: {SAID_BY} says {key} {value}, which is no size"
+            )
+        if not re.search("layer|depth|block|stage", str(key)):
+            continue
         if sum(numbers) > max(64, 4 * len(state)):
             raise InputError(
                 f"{source}: {SAID_BY} asks for {key} {value}, but there are only "
                 f"{len(state)} tensors in the weights"
             )
+
+
+def _check_size(
+    expected: loading.Shapes, state: Mapping[str, np.ndarray], source: str
+) -> None:
+    """No network much larger than its weights: it is made with memory next."""
+    wanted = sum(math.prod(shape) for shape in expected.values())
+    given = sum(value.size for value in state.values())
+    if wanted > 2 * given + 1_000_000:
+        raise InputError(
+            f"{source}: {SAID_BY} describes a network of {wanted} numbers, the weights "
+            f"hold {given}; one of the two is not of this model"
+        )
 
 
 def _renamed(
