@@ -121,11 +121,12 @@ def as_number(value: Any) -> float:
         value = value[0]
     if isinstance(value, str):
         try:
-            value = float(value.strip().removesuffix("%"))
+            return float(value.strip().removesuffix("%"))
         except ValueError:
             return math.nan
-    good = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if good else math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return math.nan
+    return float(value)
 
 
 def class_ids(extra: Mapping[str, Any], name: str) -> tuple[int, ...] | None:

@@ -243,7 +243,7 @@ def _names(
     """Names of the outputs: of the table, then of the files."""
     stated = setting.row.values.get("class_names")
     source = setting.row.source
-    facts = list(reading.labels)
+    facts: list[Fact | None] = list(reading.labels)
     if stated is not None:
         if isinstance(stated, str):
             fact = labels.names_of_file(setting.root / stated, setting.root)

@@ -30,7 +30,8 @@ def measured(card: Card, setting: Setting) -> Card:
     Compared with the framework where it made the module, else with what
     ``reference.npz`` beside the model says.
     """
-    if card.network is None or card.preprocessing is None:
+    network, preprocessing = card.network, card.preprocessing
+    if network is None or preprocessing is None:
         return card
     try:
         reference = _reference(setting)
@@ -42,7 +43,7 @@ def measured(card: Card, setting: Setting) -> Card:
     if card.framework is not None:
         differs = _from_framework(card, variables, reference)
     elif reference is not None:
-        differs = network_difference(card.network, variables, reference)
+        differs = network_difference(network, variables, reference)
     else:
         differs = None
     card = card._replace(network_difference=differs)
@@ -56,9 +57,7 @@ def measured(card: Card, setting: Setting) -> Card:
         )
     if reference is None:
         return card
-    images = reference_difference(
-        card.network, variables, card.preprocessing, reference
-    )
+    images = reference_difference(network, variables, preprocessing, reference)
     card = card._replace(reference_difference=images)
     if not images <= LARGEST_REFERENCE_DIFFERENCE:
         warning = (
