@@ -81,13 +81,19 @@ def read_weights(setting: Setting) -> Reading:
         beside = own_code.code_beside(setting)
         if beside is not None and trusted:
             return _own_code(setting, checkpoint)
-        if beside is not None and "unknown network" in str(error):
-            raise InputError(
-                f"{setting.name}: weights of a network that is not known; if you trust "
-                f"{beside[0].name} beside it, name {setting.candidate.path} in "
-                "trust_code"
-            ) from error
-        raise
+        if beside is None:
+            raise
+        if "unknown network" not in str(error) and "pip install" not in str(error):
+            raise
+        known = (
+            "that is not known"
+            if "unknown" in str(error)
+            else ('that only "free_jax[convert]" might know')
+        )
+        raise InputError(
+            f"{setting.name}: weights of a network {known}; if you trust "
+            f"{beside[0].name} beside it, name {setting.candidate.path} in trust_code"
+        ) from error
 
 
 def _is_timm(args: Any) -> bool:

@@ -121,7 +121,7 @@ def as_number(value: Any) -> float:
         value = value[0]
     if isinstance(value, str):
         try:
-            value = float(value.strip().removesuffix("%"))
+            return float(value.strip().removesuffix("%"))
         except ValueError:
             return math.nan
     if isinstance(value, bool) or not isinstance(value, int | float):

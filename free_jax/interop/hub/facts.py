@@ -173,8 +173,8 @@ def size(value: Any, source: str) -> tuple[int, int]:
                 f"{source}: {value!r:.80} must be a side or [height, width]"
             )
         return side(value[0], source), side(value[1], source)
-    one = side(value, source)
-    return one, one
+    both = side(value, source)
+    return both, both
 
 
 def resample(value: Any, source: str) -> str:

@@ -98,8 +98,8 @@ def _find(content: Any, name: str, weights: Weights, depth: int) -> tuple[Any, s
         # fastai: [state of the model, state of the optimizer].
         states = {str(i): v for i, v in enumerate(content[:8]) if is_state(v)}
         if len(states) == 1:
-            place, state = next(iter(states.items()))
-            return state, place
+            where, state = next(iter(states.items()))
+            return state, where
     if not isinstance(content, Mapping) or depth >= 4:
         kind = type(content).__name__
         raise InputError(
