@@ -9,7 +9,7 @@ import pathlib
 import re
 import sys
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,7 +52,7 @@ def module_of_code(
     setting: Setting,
     file: pathlib.Path,
     call: str,
-    states: list[Mapping[str, np.ndarray]],
+    states: Sequence[Mapping[str, np.ndarray]],
 ) -> tuple[Any, str, dict[str, str]]:
     """A module of trusted code with its weights.
 

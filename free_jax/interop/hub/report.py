@@ -110,10 +110,16 @@ def as_text(
     for card in trusted:
         for file, digest in card.consent.items():
             lines += [f"Code run with consent: {legible(file)} (SHA-256 {digest})"]
+    by_id = 0
     for name, members in (merged or {}).items():
+        if all(said == name and "#" in said for _, said in members):
+            by_id += 1  # Ids that files of one folder share: nobody merged them.
+            continue
         said = ", ".join(f"{legible(s)}: {legible(n)}" for s, n in members[:6])
         more = f" and {len(members) - 6} more" if len(members) > 6 else ""
         lines += [f"One class: {legible(name)} ({said}{more})"]
+    if by_id:
+        lines += [f"{by_id} classes are known by ids that files of one folder share"]
     lines += [legible(note, 300) for note in notes]
     used = sum(card.used for card in cards)
     lines += [f"{used} of {len(cards)} models are used"]
