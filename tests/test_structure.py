@@ -20,6 +20,13 @@ STILL_KEPT = {
     "free_jax.interop.layout.classifier_layout",
     "free_jax.zoo.pool.abstract_variables",
 }
+# Tables of numbers and parsed texts: pure functions of a few plain values, no programs.
+KEPT_TABLES = {
+    "free_jax.interop.program_library._shipped",
+    "free_jax.models.operators.onnx_windows.resize_weights",
+    "free_jax.models.operators.resize.resize_matrix",
+    "free_jax.models.program_text.read",
+}
 
 
 def modules(package):
@@ -178,8 +185,8 @@ def test_the_library_keeps_no_programs_of_its_own():
         for name, file in modules("free_jax").items()
         for kept in cached_globals(file)
     }
-    assert found <= STILL_KEPT
-    assert STILL_KEPT <= found, "these are gone by now: take them out"
+    assert found <= STILL_KEPT | KEPT_TABLES
+    assert STILL_KEPT | KEPT_TABLES <= found, "these are gone by now: take them out"
 
 
 def test_what_counts_as_kept(tmp_path):
