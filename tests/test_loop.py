@@ -5,10 +5,12 @@ import json
 import os
 
 import harness_toy as toy
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness import checkpointing, metrics, stopping
+from experiments.harness import checkpointing, devices, metrics, stopping
 from experiments.harness.method import Judge, Meters
 from free_jax.errors import InputError
 from free_jax.jobs import Job
@@ -69,6 +71,17 @@ def test_a_finished_run_makes_no_step_again(tmp_path):
     made = made._replace(algorithm=made.algorithm._replace(step=forbidden))
     again = toy.train(tmp_path, made=made)
     assert toy.history(tmp_path, again) == toy.history(tmp_path, before)
+
+
+def test_one_device_compiles_a_step_once_wherever_its_data_comes_from():
+    """Arrays of a checkpoint name their device, those that `jit` makes do not."""
+    place, _ = devices.placement(1)
+    step = jax.jit(lambda x, data: x + data)
+    data = place(jax.device_put(np.ones(3), jax.devices()[0]))
+    x = place(jax.jit(jnp.zeros, static_argnums=0)(3))
+    for _ in range(2):
+        x = step(x, data)
+    assert step._cache_size() == 1
 
 
 def test_steps_draw_from_named_keys_of_the_seed(tmp_path):

@@ -31,7 +31,10 @@ def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Call
             "run; set --config.mesh.task=-1 for all devices"
         )
     if task == 1:
-        return jax.device_put, functools.partial(parallel.map_tasks, local=local)
+        # By name: what `jit` makes of named arrays is named, so that a step would be
+        # compiled a second time for the state that the first one leaves.
+        place = functools.partial(jax.device_put, device=jax.local_devices()[0])
+        return place, functools.partial(parallel.map_tasks, local=local)
     try:
         mesh = parallel.make_mesh({"task": task})
     except ValueError as error:
