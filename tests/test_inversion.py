@@ -219,7 +219,8 @@ def test_inversion_recovers_what_teachers_know_and_a_no_op_does_not():
     labels = balanced_labels(toy.WAY, 6)
     params = generator_params()
 
-    @jax.jit
+    # Many steps of a small program: what optimisation takes, it gives back manyfold.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def run(rate):  # One program for both: at rate zero the generator stays put.
         generator = meta_generator(
             toy.GENERATOR,
