@@ -4,21 +4,21 @@ import os
 import pathlib
 import tempfile
 
+from golden import make
+
 # Read when the backend starts, so this has to come before the first array.
-# Compiling takes most of the tests' time: the last stage does without optimisation, and
-# fusions are written by the older emitter, which takes a third of the time.
-os.environ.setdefault("XLA_FLAGS_OUTSIDE", os.environ.get("XLA_FLAGS", ""))
-os.environ["XLA_FLAGS"] = (
-    os.environ["XLA_FLAGS_OUTSIDE"]
-    + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + " --xla_cpu_use_fusion_emitters=false --xla_cpu_max_isa=AVX"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        make.XLA_FLAGS,
+    ]
 )
 
 import filelock
 import hypothesis
 import jax
 import pytest
-from golden import make
 
 SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
 
@@ -70,8 +70,8 @@ def smoke_run(tmp_path_factory):
 
     `name` is one of ``golden.make.RUNS``, or "teachers", whose ``zoo`` is the one that
     all of them use.  Made by the command line the first time that a test asks, as a
-    reader would (one device, XLA's own settings), and shared by the tests of all
-    workers: a test that writes makes a copy of the folder.
+    reader would (on one device), and shared by the tests of all workers: a test that
+    writes makes a copy of the folder.
     """
     folder = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
@@ -80,9 +80,6 @@ def smoke_run(tmp_path_factory):
     folder.mkdir(exist_ok=True)
     kept = os.environ.get("FREE_JAX_TEST_CACHE")
     environment = {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": os.environ["XLA_FLAGS_OUTSIDE"],
         "FREE_JAX_CACHE": str(pathlib.Path(kept or folder) / "compiled"),
         # With a limit, processes that share the folder lock it.
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
