@@ -171,6 +171,8 @@ def test_finished_run_is_not_trained_again(finished, monkeypatch):
 def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
     config = "experiments/configs/pretrain_cifar_fs_conv4.py:smoke"
     argv = ["run.py", f"--config={config}", "--config.pretrain.model.kwargs.width=4"]
+    argv += ["--config.pretrain.num_teachers=2"]  # Three steps an epoch, as by default.
+    argv += ["--config.pretrain.train_fraction=0.2", "--config.pretrain.batch_size=40"]
     straight = command_line.parse(argv).config
     pretrain_zoo.main(straight, str(tmp_path / "a"))
     stop = stopping.StopRequest

@@ -33,12 +33,8 @@ def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Call
     if task == 1:
         # By name: what `jit` makes of named arrays is named, so that a step would be
         # compiled a second time for the state that the first one leaves.
-        first = jax.local_devices()[0]
-
-        def place(tree: Any) -> Any:
-            return jax.device_put(tree, first)
-
-        return place, functools.partial(parallel.map_tasks, local=local)
+        here = functools.partial(jax.device_put, device=jax.local_devices()[0])
+        return here, functools.partial(parallel.map_tasks, local=local)
     try:
         mesh = parallel.make_mesh({"task": task})
     except ValueError as error:
