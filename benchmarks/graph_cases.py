@@ -72,13 +72,19 @@ def build(quick: bool) -> dict[str, Callable[[], Case]]:
     return found
 
 
-def case(make: Callable, side: int, images: int, what: str) -> Case:
+@functools.lru_cache(1)
+def converted(make: Callable, side: int) -> tuple:
+    """The module, its program and variables, and the seconds that it took."""
     torch.manual_seed(0)
     module = make(side).eval()
     start = time.perf_counter()
     graph = export_module(module, (3, side, side), source=make.__name__)
     program, variables = program_of(graph, (side, side, 3), source=make.__name__)
-    converted = time.perf_counter() - start
+    return module, program, variables, time.perf_counter() - start
+
+
+def case(make: Callable, side: int, images: int, what: str) -> Case:
+    module, program, variables, seconds = converted(make, side)
     network = Graph(program.num_classes, program.text)
     variables = jax.tree.map(jnp.asarray, variables)
     pixels = np.random.default_rng(0).normal(size=(images, side, side, 3))
@@ -109,5 +115,5 @@ def case(make: Callable, side: int, images: int, what: str) -> Case:
         None,
         1,
         f"batch of {images}",
-        {"to convert": converted},
+        {"to convert": seconds},
     )
