@@ -160,7 +160,8 @@ def fill(program: Program, state: Mapping[str, np.ndarray], source: str) -> PyTr
         head.setdefault("bias", np.zeros(classes, np.float32))
         if head["bias"].shape != (classes,):
             raise InputError(
-                f"{source}: the head has {classes} outputs but {head['bias'].size} biases"
+                f"{source}: the head has {classes} outputs but a bias of "
+                f"{head['bias'].size}"
             )
     return variables
 

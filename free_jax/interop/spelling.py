@@ -187,7 +187,7 @@ _FIRST_OF_THREE = frozenset(
 
 
 def _out_of_place(op: str) -> tuple[str, bool]:
-    """ "aten.relu_.default" as "aten.relu.default", and whether it was in place."""
+    """The operator without its "_", and whether it had one: it was in place."""
     parts = op.split(".")
     if len(parts) == 3 and parts[0] == "aten" and parts[1].endswith("_"):
         if not parts[1].endswith("__"):

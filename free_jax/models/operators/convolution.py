@@ -10,11 +10,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from free_jax.models.cpu.convolution import conv2d as plain_conv2d
 from free_jax.models.operators.kinds import spread
 
+# More taps of a depthwise convolution than these are no sum of slices.
+_MANY_TAPS = 169
 _LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
@@ -78,6 +81,9 @@ def channels_last(
         return plain_conv2d(
             x, kernel, stride=stride[0], padding=(tuple(sides[0]), tuple(sides[1]))
         )
+    depthwise = groups == x.shape[-1] > 1 and math.prod(kernel.shape[:-2]) <= _MANY_TAPS
+    if depthwise and jax.default_backend() == "cpu":
+        return _depthwise(x, kernel, stride, sides, dilation)
     letters = _LETTERS[count]
     return lax.conv_general_dilated(
         x,
@@ -88,6 +94,33 @@ def channels_last(
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=groups,
     )
+
+
+def _depthwise(x, kernel, stride, sides, dilation):
+    """[n, *sizes, c] by [*taps, 1, c * times], as a sum over taps.
+
+    On CPU the backend's grouped convolution takes 5 to 90 times as long, its gradient
+    for the images included.
+    """
+    *taps, _, outputs = kernel.shape
+    if outputs != x.shape[-1]:
+        x = jnp.repeat(x, outputs // x.shape[-1], axis=-1)
+    x = lax.pad(
+        x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*s, 0) for s in sides), (0, 0, 0)]
+    )
+    counts = [
+        (size - d * (k - 1) - 1) // step + 1
+        for size, d, k, step in zip(x.shape[1:-1], dilation, taps, stride, strict=True)
+    ]
+    out = jnp.zeros((), x.dtype)
+    for tap in np.ndindex(*taps):
+        starts = [t * d for t, d in zip(tap, dilation, strict=True)]
+        seen = tuple(
+            slice(start, start + (n - 1) * step + 1, step)
+            for start, n, step in zip(starts, counts, stride, strict=True)
+        )
+        out = out + x[(slice(None), *seen)] * kernel[tap][0]
+    return out
 
 
 def _transposed(x, weight, stride, padding, dilation, output_padding, groups):
