@@ -4,6 +4,7 @@ import functools
 import pathlib
 import re
 
+import hub_files
 import jax
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import toy
 import free_jax as fj
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-PANEL, DISTILLED, FIVE = re.findall(
+PANEL, DISTILLED, FIVE, MODELS = re.findall(
     r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
 )
 # The same panel, smaller.
@@ -102,3 +103,13 @@ def test_example_of_a_distilled_model(tmp_path, monkeypatch):
     # The support images themselves: each is closest to itself.
     for name in ("scores", "scores_of_adapted"):
         np.testing.assert_array_equal(found[name].argmax(-1), np.arange(5))
+
+
+def test_example_of_a_folder_of_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    models = tmp_path / "MODELS"
+    models.mkdir()
+    state = hub_files.conv4_state()
+    (models / "one.safetensors").write_bytes(hub_files.safetensors_bytes(state))
+    (models / "teachers.yaml").write_text(hub_files.TABLE)
+    assert run(MODELS, fj=fj)["zoo"].num_teachers == 1
