@@ -66,11 +66,6 @@ def convolution(
     return out.transpose(0, count + 1, *range(1, count + 1))
 
 
-def _side(side: Sequence[int]) -> tuple[int, int]:
-    before, after = side
-    return before, after
-
-
 def channels_last(
     x: jax.Array,
     kernel: jax.Array,
@@ -83,9 +78,7 @@ def channels_last(
     count = x.ndim - 2
     square = count == 2 and stride[0] == stride[1]
     if groups == 1 and square and set(dilation) == {1}:
-        return plain_conv2d(
-            x, kernel, stride=stride[0], padding=(_side(sides[0]), _side(sides[1]))
-        )
+        return plain_conv2d(x, kernel, stride=stride[0], padding=(sides[0], sides[1]))
     depthwise = groups == x.shape[-1] > 1 and math.prod(kernel.shape[:-2]) <= _MANY_TAPS
     if depthwise and jax.default_backend() == "cpu":
         return _depthwise(x, kernel, stride, sides, dilation)
@@ -94,7 +87,7 @@ def channels_last(
         x,
         kernel,
         tuple(stride),
-        [_side(side) for side in sides],
+        sides,
         rhs_dilation=tuple(dilation),
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=groups,
