@@ -92,7 +92,7 @@ def _of_models(args: argparse.Namespace) -> tuple[Zoo, str]:
     """A zoo of whatever models the folder holds, and what was found."""
     found = hub.survey(args.source, hub_options(args, show_progress))
     if args.json:
-        pathlib.Path(args.json).write_text(report.as_json(found.cards))
+        pathlib.Path(args.json).expanduser().write_text(report.as_json(found.cards))
     if not any(card.used for card in found.cards):
         # The reasons are the answer, one a model.
         print(report.as_text(found.cards, found.notes), file=sys.stderr)

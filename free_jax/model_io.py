@@ -43,7 +43,7 @@ def _variables(tree: PyTree) -> PyTree:
 def _file(path: Any) -> Any:
     from etils import epath
 
-    return epath.Path(path)
+    return epath.Path(path).expanduser()
 
 
 def load_model(path: Any) -> tuple[Network, PyTree, dict[str, Any]]:

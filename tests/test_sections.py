@@ -421,3 +421,17 @@ def _records_of(value):
     for key, item in value._asdict().items() if hasattr(value, "_asdict") else ():
         yield key, item
         yield from _records_of(item)
+
+
+def test_the_home_folder_is_found_at_the_door(monkeypatch, tmp_path):
+    """Half of a run went to ./~ and half to the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    name = "experiments/configs/panel_cifar_fs.py"
+    paths = "zoo.path=~/a,~/b", "zoo.table=~/t.yaml", "recover.reuse=~/r"
+    overrides = [f"--config.{path}" for path in paths]
+    found = command_line.parse(["run", f"--config={name}", "--workdir=~/x", *overrides])
+    assert found.workdir == f"{tmp_path}/x"
+    config = checks.validate(found.config)
+    assert config.common.zoo.path == f"{tmp_path}/a,{tmp_path}/b"
+    assert config.common.zoo.table == f"{tmp_path}/t.yaml"
+    assert config.recover.reuse == f"{tmp_path}/r"

@@ -58,12 +58,14 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
     if variant:
         # A smoke run must not land in the directory of the full one.
         stem += "_" + re.sub(r"[^A-Za-z0-9.=-]+", "_", variant)
-    workdir = values.workdir or f"runs/{stem}/seed{config.get('seed', 0)}"
+    # Here, at the door: half of a run would go to a folder named "~" otherwise.
+    workdir = os.path.expanduser(values.workdir or "")
+    workdir = workdir or f"runs/{stem}/seed{config.get('seed', 0)}"
     return Command(
         values.config,
         workdir,
         values.distributed,
-        values.compilation_cache,
+        os.path.expanduser(values.compilation_cache or ""),
         values.coordinator,
         values.num_processes,
         values.process_id,

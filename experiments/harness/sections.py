@@ -11,6 +11,7 @@ of records that are shared: the keys of a `Flat` record stand where it stands, a
 
 import difflib
 import inspect
+import os
 import re
 import types
 import typing
@@ -343,8 +344,18 @@ def _scalar(kind: Any, value: Any, name: str) -> Any:
     if kind not in _KINDS:
         raise TypeError(f"{name}: {kind} is no type of a config's values")
     if isinstance(value, kind) and (whole or kind is not int):
-        return value
+        return _at_home(value) if isinstance(value, str) else value
     raise InputError(f"{name}={value!r}: must be {_KINDS[kind]}")
+
+
+def _at_home(value: str) -> str:
+    """Paths, one or several with commas between, with ~ replaced by the home folder.
+
+    Here, at the door, so that no reader of a path has to, and none of a pair forgets.
+    """
+    if "~" not in value:
+        return value
+    return ",".join(os.path.expanduser(part) for part in value.split(","))
 
 
 def _rows(

@@ -35,7 +35,7 @@ def read_checkpoint(
     """
     from etils import epath
 
-    path = epath.Path(path)
+    path = epath.Path(path).expanduser()
     if not path.exists() or path.is_dir():
         raise InputError(f"{path}: no such file")
     data = path.read_bytes()

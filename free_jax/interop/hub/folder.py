@@ -340,7 +340,7 @@ def fingerprint(path: Any, options: HubOptions) -> str:
     }
     files |= {root / name for name in NAMES}
     if options.table is not None:
-        files.add(pathlib.Path(options.table))
+        files.add(pathlib.Path(options.table).expanduser())
     total = hashlib.sha256()
     for file in sorted(files):
         if file.is_file():

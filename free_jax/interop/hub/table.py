@@ -80,7 +80,7 @@ def read_table(path: Any, inside: Any = None) -> Table:
     Raises:
       InputError: it cannot be read, or has unknown keys.
     """
-    path = pathlib.Path(path)
+    path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise InputError(f"{path}: no such table; correct zoo.table")
     found = open_within(path, path.parent if inside is None else inside, _LARGEST)
