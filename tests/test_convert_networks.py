@@ -72,7 +72,12 @@ NETWORKS = {
     "torchvision efficientnet_b0": (vision("efficientnet_b0"), 64, True, True),
     "torchvision squeezenet1_1": (vision("squeezenet1_1"), 64, False, False),
     "torchvision shufflenet_v2_x0_5": (vision("shufflenet_v2_x0_5"), 64, True, True),
-    "torchvision googlenet": (vision("googlenet", init_weights=False), 64, True, True),
+    "torchvision googlenet": (
+        vision("googlenet", init_weights=False, aux_logits=False),
+        64,
+        True,
+        True,
+    ),
     "torchvision alexnet": (vision("alexnet"), 64, False, True),
     "torchvision mnasnet0_5": (vision("mnasnet0_5"), 64, True, True),
     "torchvision regnet_y_400mf": (vision("regnet_y_400mf"), 64, True, True),
@@ -95,7 +100,7 @@ NETWORKS = {
         True,
     ),
     "timm mixer_s32": (
-        pytorch_image("mixer_s32_224", img_size=64, patch_size=16, num_blocks=3),
+        pytorch_image("mixer_s32_224", img_size=64, num_blocks=3),
         64,
         False,
         True,
