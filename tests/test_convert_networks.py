@@ -72,7 +72,12 @@ NETWORKS = {
     "torchvision efficientnet_b0": (vision("efficientnet_b0"), 64, True, True),
     "torchvision squeezenet1_1": (vision("squeezenet1_1"), 64, False, False),
     "torchvision shufflenet_v2_x0_5": (vision("shufflenet_v2_x0_5"), 64, True, True),
-    "torchvision googlenet": (vision("googlenet", init_weights=False), 64, True, True),
+    "torchvision googlenet": (
+        vision("googlenet", init_weights=False, aux_logits=False),
+        64,
+        True,
+        True,
+    ),
     "torchvision alexnet": (vision("alexnet"), 64, False, True),
     "torchvision mnasnet0_5": (vision("mnasnet0_5"), 64, True, True),
     "torchvision regnet_y_400mf": (vision("regnet_y_400mf"), 64, True, True),
@@ -95,7 +100,7 @@ NETWORKS = {
         True,
     ),
     "timm mixer_s32": (
-        pytorch_image("mixer_s32_224", img_size=64, patch_size=16, num_blocks=3),
+        pytorch_image("mixer_s32_224", img_size=64, num_blocks=3),
         64,
         False,
         True,
@@ -174,49 +179,44 @@ def _apart(found, expected) -> np.ndarray:
     return np.abs(np.asarray(found) - expected).max(axes) / np.abs(expected).max(axes)
 
 
+def _answers(model, x):
+    """Logits, and the gradient of their weighted sum for the images, NHWC."""
+    x = x.clone().requires_grad_()
+    logits = model(x)
+    (gradient,) = torch.autograd.grad((logits * torch.linspace(-1, 1, 10)).sum(), x)
+    return logits.detach().numpy(), nhwc(gradient)
+
+
 @pytest.mark.parametrize("name", list(NETWORKS))
 def test_network_is_its_original(name):
+    """As near to double precision as the original is in single precision.
+
+    Some networks amplify rounding a thousandfold: one ReLU that flips is enough.
+    """
     make, size, has_norms, has_head = NETWORKS[name]
-    model = calibrated(make, size)
-    # In double precision: some networks amplify rounding a thousandfold.
-    model, x = model.double(), images(4, 3, size).double()
-    graph = raw_graph(model, x)
-    program, variables = canonical(graph)
+    model, x = calibrated(make, size), images(4, 3, size)
+    program, variables = canonical(raw_graph(model, x))
     assert ("moments" in program.gives) == has_norms
     assert ("features" in program.gives) == has_head
     assert program.num_classes == 10 and program.output == "logits"
-    norms = [
-        m for m in model.modules() if isinstance(m, nn.modules.batchnorm._NormBase)
-    ]
+    kind = nn.modules.batchnorm._NormBase
+    norms = [m for m in model.modules() if isinstance(m, kind)]
     assert len(variables["batch_stats"]) == len(norms)
-    x.requires_grad_()
-    logits = model(x)
-    weights = torch.linspace(-1, 1, 10)
-    (gradient,) = torch.autograd.grad((logits * weights).sum(), x)
     net = as_network(program, size)
-    names = {key: value for value, key in graph.keys.items()}
-    with jax.enable_x64(True):
-        exact = jax.tree_util.tree_map_with_path(
-            lambda path, _: graph.weights[
-                names[program.leaves["/".join(entry.key for entry in path)]]
-            ],
-            variables,
-        )
-        if has_head:
-            head = exact["params"]["head"]
-            head["kernel"] = head["kernel"].T
-        find = jax.jit(
-            jax.grad(
-                lambda x: (
-                    (net.apply(exact, x) * weights.numpy()).sum(),
-                    net.apply(exact, x),
-                ),
-                has_aux=True,
-            )
-        )
-        found_gradient, found = find(jax.numpy.asarray(nhwc(x)))
-    assert _apart(found, logits.detach().numpy()).max() < 1e-5
-    assert np.median(_apart(found_gradient, nhwc(gradient))) < 1e-5
+
+    def found(x):
+        logits = net.apply(variables, x)
+        return (logits * jax.numpy.linspace(-1, 1, 10)).sum(), logits
+
+    gradient, logits = jax.jit(jax.grad(found, has_aux=True))(
+        jax.numpy.asarray(nhwc(x))
+    )
+    theirs = _answers(model, x)
+    exact = _answers(model.double(), x.double())
+    for ours, other, right in zip((logits, gradient), theirs, exact, strict=True):
+        apart, usual = np.median(_apart(ours, right)), np.median(_apart(other, right))
+        assert apart < 1e-5 + 5 * usual, (apart, usual)
+        assert apart < 0.05
 
 
 def test_resnets_of_two_libraries_are_one_group():

@@ -41,16 +41,15 @@ def _windows(x, kernel_size, stride, padding, dilation, ceil_mode, count):
     return taps, strides, sides, dilations
 
 
-def _reduce(x, start, function, taps, strides, sides, dilations=None):
+def _sum(x, taps, strides, sides):
     lead = (1,) * (x.ndim - len(taps))
     return lax.reduce_window(
         x,
-        start,
-        function,
+        0.0,
+        lax.add,
         lead + tuple(taps),
         lead + tuple(strides),
         [(0, 0)] * len(lead) + list(sides),
-        window_dilation=lead + tuple(dilations or (1,) * len(taps)),
     )
 
 
@@ -65,30 +64,29 @@ def max_pool(count: int):
         if halves and self.ndim == 4 and not any(map(any, sides)):
             x = max_pool_2x2(self.transpose(0, 2, 3, 1))
             return x.transpose(0, 3, 1, 2)
-        if set(dilations) != {1}:
-            return _dilated_max(self, taps, strides, sides, dilations)
-        return _reduce(self, -jnp.inf, lax.max, taps, strides, sides)
+        low = jnp.asarray(-jnp.inf, self.dtype)
+        lead = self.ndim - count
+        x = lax.pad(self, low, [(0, 0, 0)] * lead + [(*side, 0) for side in sides])
+        for axis in range(count):
+            x = _sliding_max(x, lead + axis, taps[axis], strides[axis], dilations[axis])
+        return x
 
     return pool
 
 
-def _dilated_max(x, taps, strides, sides, dilations):
-    """As a maximum of shifted slices: dilated windows have no gradient in XLA."""
-    lead = x.ndim - len(taps)
-    low = jnp.asarray(-jnp.inf, x.dtype)
-    x = lax.pad(x, low, [(0, 0, 0)] * lead + [(*side, 0) for side in sides])
-    counts = [
-        (x.shape[lead + i] - dilations[i] * (taps[i] - 1) - 1) // strides[i] + 1
-        for i in range(len(taps))
-    ]
-    shifted = []
-    for tap in np.ndindex(*taps):
-        starts = [t * d for t, d in zip(tap, dilations, strict=True)]
-        cut = tuple(
-            slice(start, start + (n - 1) * stride + 1, stride)
-            for start, n, stride in zip(starts, counts, strides, strict=True)
+def _sliding_max(x, axis: int, taps: int, stride: int, dilation: int):
+    """Largest of a window along one axis, as a maximum of slices.
+
+    One axis after the other takes a quarter of the time of a window over all of them
+    on CPU, gradient included, and windows may be dilated.
+    """
+    windows = (x.shape[axis] - dilation * (taps - 1) - 1) // stride + 1
+    shifted = [
+        lax.slice_in_dim(
+            x, start, start + (windows - 1) * stride + 1, stride=stride, axis=axis
         )
-        shifted.append(x[(..., *cut)])
+        for start in range(0, taps * dilation, dilation)
+    ]
     return functools.reduce(jnp.maximum, shifted)
 
 
@@ -107,7 +105,7 @@ def avg_pool(count: int):
         taps, strides, sides, _ = _windows(
             self, kernel_size, stride, padding, 1, ceil_mode, count
         )
-        total = _reduce(self, 0.0, lax.add, taps, strides, sides)
+        total = _sum(self, taps, strides, sides)
         if divisor_override:
             return total / divisor_override
         paddings = spread(padding, count)
