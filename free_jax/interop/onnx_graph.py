@@ -216,17 +216,17 @@ def _translate(
             raise InputError(
                 f"{path}: node {number} ({node.op[:40]}): {error}"
             ) from None
-    if missing := unknown({node.op for node in reading.nodes} - {"getitem"}):
-        short = ", ".join(name.removeprefix("onnx.") for name in missing[:8])
-        raise InputError(f"{path}: operators that free_jax does not know: {short}")
     value = reading.values.get(chosen.name)
     if not isinstance(value, Ref) or value.name not in reading.of_images:
         raise InputError(f"{path}: output {chosen.name[:60]!r} depends on no image")
-    return needed(
-        RawGraph(
-            image.name, tuple(reading.nodes), value.name, reading.weights, reading.keys
-        )
+    nodes = tuple(reading.nodes)
+    graph = needed(
+        RawGraph(image.name, nodes, value.name, reading.weights, reading.keys)
     )
+    if missing := unknown({node.op for node in graph.nodes}):
+        short = ", ".join(name.removeprefix("onnx.") for name in missing[:8])
+        raise InputError(f"{path}: operators that free_jax does not know: {short}")
+    return graph
 
 
 def _fixed_batch(image: Slot, path: pathlib.Path) -> int | None:
