@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from free_jax.errors import InputError
-from free_jax.interop.onnx_batch import freed
+from free_jax.interop.endings import needed
 from free_jax.interop.onnx_images import describe_input, with_nchw_input
 from free_jax.interop.onnx_names import class_names
 from free_jax.interop.onnx_nodes import Reading, first_line
@@ -28,7 +28,7 @@ class OnnxModel(NamedTuple):
       image_shape: (h, w, c); 0 where any size is taken.
       layout: of the file's input.
       range: 1 if it wants pixels (normalised, from) in [0, 1], 255 if in [0, 255].
-      fixed_batch: 1 if it takes one image at a time and may be run in no other way.
+      fixed_batch: 1 if it takes one image at a time.
       class_names: by output, if the file says them.
       sources: what each of these was read from.
     """
@@ -69,7 +69,7 @@ def read_onnx(
     graph = _translate(parts, image, chosen, path)
     seen = describe_input(image, graph, path)
     graph = with_nchw_input(graph, seen.layout)
-    graph, fixed = _any_batch(graph, image, seen.image_shape, path)
+    fixed = _fixed_batch(image, path)
     found = _width(graph, seen.image_shape, fixed, path)
     if names and found and len(names) != found:
         key, names = f"{key} holds {len(names)} names for {found} outputs", None
@@ -216,35 +216,28 @@ def _translate(
             raise InputError(
                 f"{path}: node {number} ({node.op[:40]}): {error}"
             ) from None
-    if missing := unknown({node.op for node in reading.nodes} - {"getitem"}):
-        short = ", ".join(name.removeprefix("onnx.") for name in missing[:8])
-        raise InputError(f"{path}: operators that free_jax does not know: {short}")
     value = reading.values.get(chosen.name)
     if not isinstance(value, Ref) or value.name not in reading.of_images:
         raise InputError(f"{path}: output {chosen.name[:60]!r} depends on no image")
-    return RawGraph(
-        image.name, tuple(reading.nodes), value.name, reading.weights, reading.keys
+    nodes = tuple(reading.nodes)
+    graph = needed(
+        RawGraph(image.name, nodes, value.name, reading.weights, reading.keys)
     )
+    if missing := unknown({node.op for node in graph.nodes}):
+        short = ", ".join(name.removeprefix("onnx.") for name in missing[:8])
+        raise InputError(f"{path}: operators that free_jax does not know: {short}")
+    return graph
 
 
-def _any_batch(
-    graph: RawGraph, image: Slot, image_shape: tuple[int, int, int], path: pathlib.Path
-) -> tuple[RawGraph, int | None]:
-    """The graph for any number of images, where its own number is fixed."""
-    assert image.shape is not None
-    batch = image.shape[0]
-    if batch is None:
-        return graph, None
-    if batch != 1:
+def _fixed_batch(image: Slot, path: pathlib.Path) -> int | None:
+    """1 where the graph may only be given one image at a time."""
+    batch = image.shape[0] if image.shape else None
+    if batch not in (None, 1):
         raise InputError(
             f"{path}: takes exactly {batch} images at a time; export it with a free "
             "batch, or for one image"
         )
-    if 0 in image_shape:
-        return graph, 1
-    shapes = value_shapes(graph, 1, image_shape, path)
-    free = freed(graph, shapes)
-    return (graph, 1) if free is None else (free, None)
+    return batch
 
 
 def _width(

@@ -40,7 +40,8 @@ def _resolve(lowering: Lowering, kernel_shape: tuple[int, ...], stride: int):
     if lowering == "auto":
         if jax.default_backend() != "cpu":
             return "direct"
-        if o < kh * kw:
+        # Shifted sums of what is projected at every pixel: wasted between strides.
+        if o < kh * kw and stride == 1:
             return "project"
         lowering = "mixed"
     # The image gradient of a strided convolution is not a plain convolution.
@@ -71,6 +72,8 @@ def conv2d(
       [n, i, j, o], equal for all lowerings up to rounding.
     """
     kh, kw, c, o = kernel.shape
+    if lowering == "auto" and kh == kw == stride > 1 and not any(map(any, padding)):
+        return _blocks(images, kernel)
     lowering = _resolve(lowering, kernel.shape, stride)
     if lowering == "direct":
         return _direct(images, kernel, stride, padding)
@@ -88,6 +91,16 @@ def conv2d(
     patches = _patches(images, kh, kw, stride, padding)
     out = patches.reshape(-1, kh * kw * c) @ kernel.reshape(kh * kw * c, o)
     return out.reshape(*patches.shape[:3], o)
+
+
+def _blocks(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    """One product where each pixel is in one window, as where patches are embedded."""
+    k, _, c, o = kernel.shape
+    n, h, w, _ = images.shape
+    rows, cols = h // k, w // k
+    x = images[:, : rows * k, : cols * k].reshape(n, rows, k, cols, k, c)
+    x = x.swapaxes(2, 3).reshape(n, rows, cols, k * k * c)
+    return x @ kernel.reshape(k * k * c, o)
 
 
 def _direct(

@@ -148,17 +148,6 @@ def concat(*values, axis):
     return jnp.concatenate([jnp.asarray(array(value)) for value in values], axis)
 
 
-def stretched_concat(*values, axis, batch):
-    """Joins along an axis; what is no image's is repeated along the axis `batch`."""
-    count = max(np.shape(value)[batch] for value in values)
-    wide = []
-    for value in values:
-        wanted = list(np.shape(value))
-        wanted[batch] = count
-        wide.append(jnp.broadcast_to(jnp.asarray(array(value)), sized(wanted)))
-    return jnp.concatenate(wide, axis)
-
-
 def unsqueeze(data, axes):
     """Adds axes of size one."""
     return (np if static(data) else jnp).expand_dims(array(data), tuple(integers(axes)))
@@ -356,7 +345,6 @@ TABLE: dict[str, Any] = {
     "onnx.SpaceToDepth": space_to_depth,
     "onnx.Split": split,
     "onnx.Squeeze": squeeze,
-    "onnx.StretchedConcat": stretched_concat,
     "onnx.Tile": tile,
     "onnx.Transpose": transpose,
     "onnx.Trilu": trilu,
