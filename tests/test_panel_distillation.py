@@ -224,8 +224,8 @@ def test_scenes_are_varied_images_and_repeat_with_the_key():
     near = jnp.abs(images[:, :, 1:] - images[:, :, :-1]).mean()
     far = jnp.abs(images[:, :, 16:] - images[:, :, :-16]).mean()
     assert near < 0.6 * far
-    with pytest.raises(ValueError, match="three channels"):
-        dead_leaves.draw(keys[0], (8, 8, 1))
+    with pytest.raises(ValueError, match="one or three channels"):
+        dead_leaves.draw(keys[0], (8, 8, 2))
 
 
 def test_meaningless_options_are_refused():
