@@ -25,8 +25,8 @@ Further keys: ``domain`` (name of the data), ``version`` of the model, ``output_
 
         headers: {Host: animals.models.local, x-api-key: "${ANIMALS_KEY}"}
 
-Weights that lie beside an ``onnx`` file are read too.  Where its ``output`` is left out,
-a softmax at the end is found, and said: its answers are then taken as probabilities.
+Weights beside an ``onnx`` file are read too.  Where its ``output`` is left out, a
+softmax at its end is found and said, and its answers are taken as probabilities.
 
 HTTP_PROXY, HTTPS_PROXY and NO_PROXY are honoured.  A server that says that it is not
 ready yet is waited for, 60 seconds or ``patience: {seconds: ...}`` of the file.
