@@ -66,6 +66,8 @@ CONVOLUTIONS = {
     "grouped, dilated, strided": nn.Conv2d(3, 6, 3, groups=3, dilation=2, stride=2),
     "strides differ": nn.Conv2d(3, 4, (3, 2), stride=(2, 1), padding=(1, 0)),
     "wide stride": nn.Conv2d(3, 4, 1, stride=2, bias=False),
+    "patches": nn.Conv2d(3, 5, (3, 2), (3, 2)),
+    "many taps": nn.Conv2d(3, 2, 9, 4, 2),
     "same": nn.Conv2d(3, 4, (4, 3), padding="same"),
     "padded by reflection": nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"),
     "padded in circles": nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"),

@@ -18,6 +18,7 @@ from free_jax.models.operators.kinds import spread
 
 # More taps of a depthwise convolution than these are no sum of slices.
 _MANY_TAPS = 169
+_MANY_STRIDED_TAPS = 64
 _LETTERS = {1: "W", 2: "HW", 3: "DHW"}
 
 
@@ -76,12 +77,16 @@ def channels_last(
 ) -> jax.Array:
     """Cross-correlates [n, *sizes, c] with [*taps, c / groups, o]."""
     count = x.ndim - 2
+    taps = kernel.shape[:-2]
+    dense = groups == 1 and set(dilation) == {1}
+    if dense and tuple(stride) == taps and not any(map(any, sides)):
+        return _patches(x, kernel)
     square = count == 2 and stride[0] == stride[1]
-    if groups == 1 and square and set(dilation) == {1}:
-        return plain_conv2d(
-            x, kernel, stride=stride[0], padding=(tuple(sides[0]), tuple(sides[1]))
-        )
-    depthwise = groups == x.shape[-1] > 1 and math.prod(kernel.shape[:-2]) <= _MANY_TAPS
+    # Strided convolutions are a sum over taps there: too many to compile.
+    few = set(stride) == {1} or math.prod(taps) <= _MANY_STRIDED_TAPS
+    if dense and square and few:
+        return plain_conv2d(x, kernel, stride=stride[0], padding=(sides[0], sides[1]))
+    depthwise = groups == x.shape[-1] > 1 and math.prod(taps) <= _MANY_TAPS
     if depthwise and jax.default_backend() == "cpu":
         return _depthwise(x, kernel, stride, sides, dilation)
     letters = _LETTERS[count]
@@ -89,11 +94,23 @@ def channels_last(
         x,
         kernel,
         tuple(stride),
-        [tuple(side) for side in sides],
+        sides,
         rhs_dilation=tuple(dilation),
         dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
         feature_group_count=groups,
     )
+
+
+def _patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Windows that touch but do not overlap: a matrix product of patches."""
+    *taps, c, o = kernel.shape
+    counts = [size // k for size, k in zip(x.shape[1:-1], taps, strict=True)]
+    cut = tuple(slice(n * k) for n, k in zip(counts, taps, strict=True))
+    apart = [part for pair in zip(counts, taps, strict=True) for part in pair]
+    x = x[(slice(None), *cut)].reshape(x.shape[0], *apart, c)
+    order = (*range(1, 2 * len(taps), 2), *range(2, 2 * len(taps) + 1, 2))
+    x = x.transpose(0, *order, 2 * len(taps) + 1)
+    return x.reshape(x.shape[0], *counts, -1) @ kernel.reshape(-1, o)
 
 
 def _depthwise(x, kernel, stride, sides, dilation):

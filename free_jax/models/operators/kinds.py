@@ -45,7 +45,7 @@ def axes(dim: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:
     """Axes counted from the front; None and none at all mean all of them."""
     if dim is None or (isinstance(dim, list | tuple) and not dim):
         return tuple(range(ndim))
-    dims = dim if isinstance(dim, list | tuple) else (dim,)
+    dims = (dim,) if isinstance(dim, int) else dim
     return tuple(d % ndim for d in dims) if ndim else ()
 
 
