@@ -153,9 +153,10 @@ def test_memory_that_ends_at_large_batches(server):
         assert ask.counts["failed_but_billed"] > 0
 
 
-def test_an_image_that_is_refused_alone_has_no_answer(server, capsys):
+@pytest.mark.parametrize("which", [0, 13])
+def test_an_image_that_is_refused_alone_has_no_answer(server, capsys, which):
     images = pictures(20)
-    bad = images[13].ravel()[:WAY]
+    bad = images[which].ravel()[:WAY]
 
     def refuse(got, _):
         if np.isclose(got.reshape(len(got), -1)[:, :WAY], bad).all(1).any():
@@ -164,15 +165,31 @@ def test_an_image_that_is_refused_alone_has_no_answer(server, capsys):
     server.refuse = refuse
     with Asker(server) as ask:
         answers = ask(images)
-        assert np.isnan(answers[13]).all() and ask.hub.alive().all()
-        rest = np.arange(20) != 13
+        assert np.isnan(answers[which]).all() and ask.hub.alive().all()
+        rest = np.arange(20) != which
         np.testing.assert_allclose(answers[rest], logits_of(images)[rest], rtol=1e-5)
         assert ask.counts["queries"] == 19
         # The images were to blame, not their number.
         server.sizes.clear()
         ask(pictures(16, seed=3))
         assert server.sizes == [8, 8]
-    assert "cannot decode an image" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "cannot decode an image" in said and said.count("\n") == 1
+
+
+def test_a_server_that_begins_to_refuse_everything_is_left_out(server, capsys):
+    seen = []
+
+    def refuse(*_):
+        seen.append(1)
+        return error(400, "quota used up") if len(seen) > 2 else None
+
+    server.refuse = refuse
+    with Asker(server) as ask:
+        answers = ask(pictures(200))
+        assert np.isfinite(answers).all(-1).sum() == ask.counts["queries"] == 9
+        assert not ask.hub.alive().any() and len(seen) < 100
+    assert "quota used up; left out from now on" in capsys.readouterr().err
 
 
 SAYINGS = {
@@ -194,7 +211,8 @@ def test_the_servers_own_words_are_shown_in_one_line(server, body):
         assert np.isnan(ask(pictures(9))).all()
         with pytest.raises(InputError) as caught:
             ask.hub.raise_if_broken()
-        assert ask.counts["queries"] == 0 and len(server.requests) == 1
+        assert ask.counts["queries"] == 0
+        assert len(server.requests) == QUICK.bad_answers
     said = str(caught.value)
     assert SAYINGS[body] in said and said.isprintable() and len(said) < 450
 
@@ -387,6 +405,16 @@ def test_the_default_may_be_another_than_the_highest_version(server, tmp_path):
         assert ask.counts["queries"] == 20
         server.answer["model_version"] = "c"  # It changes while the run asks.
         assert np.isnan(ask(pictures(4, seed=1))).all()
+        spent = ask.counts["queries"]
+    server.answer["model_version"] = "b"
+    with Asker(server, ledger=remote_lib.Ledger(tmp_path / "l")) as ask:
+        assert_answered(ask, pictures(20))
+        assert ask.counts["queries"] == spent  # Not even the first one again.
+        assert_answered(ask, pictures(5, seed=2))
+    server.answer["model_version"] = "c"
+    with Asker(server, ledger=remote_lib.Ledger(tmp_path / "l")) as ask:
+        assert_answered(ask, pictures(21)[20:])
+        assert json.loads(ask.client.identity)[2] == "c"
 
 
 def test_one_image_is_tried_before_the_rest_is_paid(server):
@@ -509,6 +537,28 @@ def test_labels_may_be_names(server, say, binary):
     with Asker(server, "label") as ask:
         got = ask(pictures(9))
         assert got.argmax(1).tolist() == logits_of(pictures(9)).argmax(1).tolist()
+
+
+def test_names_that_are_numbers_are_names():
+    told = spec("label")._replace(class_names=("4", "3", "2", "1", "0"))
+    output = {"data": ["4", "0"], "shape": [2], "datatype": "BYTES"}
+    ((_, values),) = tensors.received([output], b"")
+    assert remote_lib.to_logits(told, values, 2).argmax(1).tolist() == [0, 4]
+
+
+def test_base64_and_rows_of_null():
+    output = {"data": ["ZG9n"], "datatype": "BYTES"}
+    output["parameters"] = {"content_type": "base64"}
+    ((_, values),) = tensors.received([output], b"")
+    assert values.tolist() == ["dog"]
+    output = {"data": [[1.0, "NaN"], None], "shape": [2, 2], "datatype": "FP32"}
+    ((_, values),) = tensors.received([output], b"")
+    np.testing.assert_array_equal(values, [[1, np.nan], [np.nan, np.nan]])
+
+
+def test_one_label_that_is_no_class_is_no_answer():
+    told = remote_lib.to_logits(spec("label"), np.asarray(["dog", "unknown"]), 2)
+    assert told[0].argmax() == 1 and np.isnan(told[1]).all()
 
 
 def test_a_label_that_is_no_class_is_named(server):
@@ -745,6 +795,31 @@ def test_proxies_of_the_environment(server, monkeypatch):
             pass
 
 
+def test_what_proxies_and_gateways_say(server, monkeypatch):
+    for name in ("https_proxy", "no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", server.url)  # It opens no tunnel.
+    with pytest.raises(InputError, match=r"proxy of its env.* refuses it .status"):
+        with Asker(server, url="https://nowhere.invalid"):
+            pass
+    server.metadata = {"error": "no\nsuch model"}
+    with pytest.raises(InputError, match="metadata are an error: no such model"):
+        with Asker(server):
+            pass
+    server.reset()
+    server.answer, server.outputs = {"error": "it broke"}, lambda *_: []
+    with Asker(server) as ask:
+        ask(pictures(9))
+        with pytest.raises(InputError, match="an answer without outputs: it broke"):
+            ask.hub.raise_if_broken()
+    monkeypatch.setenv("SOME_TOKEN", "token")
+    url = server.url.replace("//", "//me:s3cret@")
+    with pytest.raises(InputError, match="holds a user beside a token") as caught:
+        with Asker(server, url=url, token_variable="SOME_TOKEN"):
+            pass
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_token_beside_an_entry_of_netrc(server, monkeypatch, tmp_path):
     (tmp_path / "netrc").write_text("machine 127.0.0.1 login me password word\n")
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
@@ -841,6 +916,55 @@ def test_any_refusal(status, body, location):
     assert str(found).isprintable() and len(str(found)) < 800
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("endpoints: [{name: \xe4, x: 's3cret}]".encode("latin-1"), "no YAML"),
+        (b"defaults: {headers: {x: 's3cret}}\n", "no YAML .line 2, column 1"),
+        (b"defaults: {headers: s3cret}\nendpoints: [{model: m}]", "headers must be of"),
+        (b"endpoints: [{model: 2020-99-99}]", "a value that cannot be read"),
+        (b"endpoints: [m, n]", "endpoint 0 is no mapping of keys"),
+        (b"endpoints: [{model: m}]\nbudget: -1", "budget=-1 must not be negative"),
+        (b"endpoints: [{model: 'm\n\n n'}]", "must be one line"),
+        (b"endpoints: [{model: m}]\nendpoints", "no YAML"),
+        (
+            b"endpoints: [{onnx: a.onnx, output_name: y, class_names: [a, b], "
+            b"image_size: 32}]",
+            "output_name is for servers",
+        ),
+        (
+            b"endpoints: [{model: m, url: 'http://:80', class_names: [a, b], "
+            b"image_size: 32}]",
+            "url names no host",
+        ),
+    ],
+)
+def test_a_list_that_cannot_be_read_is_one_line(tmp_path, content, message):
+    file = tmp_path / "apis.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=message) as caught:
+        with endpoints.opened(str(file), str(tmp_path), "d"):
+            pass
+    assert "s3cret" not in str(caught.value) and str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_marks_of_editors_are_harmless(tmp_path, encoding):
+    file = tmp_path / "apis.yaml"
+    file.write_text("endpoints: [{model: m\u00e4}]", encoding=encoding)
+    assert endpoints._read(file)["endpoints"] == [{"model": "m\u00e4"}]
+
+
+@fuzzed
+@given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+def test_any_bytes_as_a_list_of_endpoints(content, tmp_path_factory):
+    file = tmp_path_factory.getbasetemp() / "bytes.yaml"
+    file.write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        endpoints._read(file)
+    assert str(caught.value).isprintable()
+
+
 @fuzzed
 @given(
     content=json_like
@@ -873,5 +997,5 @@ def test_any_list_of_endpoints(content, tmp_path_factory):
             read = endpoints._entry(file, number, found["defaults"], entry)
             endpoints._normalization(read)
             endpoints._client(file, read)
-    except InputError:
-        pass
+    except InputError as error:
+        assert str(error).isprintable()

@@ -389,6 +389,15 @@ def test_most_answers_are_kept():
     assert panel.most_answers(Answers(logits, columns)) == 1
 
 
+def test_a_teacher_without_an_answer_about_one_image_loses_that_image_only():
+    logits = np.zeros((100, 4))
+    logits[3, :2] = np.nan
+    logits[50:, 3] = np.nan
+    columns = np.asarray([0, 2, 3, 4])
+    used = panel.answered_images(Answers(logits, columns))
+    assert used.tolist() == [i for i in range(100) if i != 3]
+
+
 def test_answers_without_trust_are_no_panel():
     images = SyntheticImages(
         np.zeros((2, *toy.SHAPE), np.uint8), *np.full((2, 2), -1), np.full(2, True)

@@ -123,19 +123,32 @@ def _read(source: pathlib.Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(source.read_text())
+        # YAML itself knows the byte order marks of editors.
+        content = yaml.safe_load(source.read_bytes())
     except OSError as error:
         raise InputError(f"config.zoo.apis={source}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"config.zoo.apis={source}: no YAML ({line})") from None
+    except (yaml.YAMLError, ValueError, ArithmeticError, RecursionError) as error:
+        why = _what_is_wrong(error)
+        raise InputError(f"config.zoo.apis={source}: no YAML ({why})") from None
     sections = {"budget": int, "defaults": dict, "endpoints": list, "patience": dict}
     if not isinstance(content, dict) or not content.get("endpoints"):
         raise InputError(f"config.zoo.apis={source}: has no list of endpoints")
     _check_keys(f"{source}", content, {key: (kind,) for key, kind in sections.items()})
     full = {key: content.get(key, kind()) for key, kind in sections.items()}
     _check_keys(f"{source}: patience", full["patience"], PATIENCE)
+    for key, value in {"budget": full["budget"], **full["patience"]}.items():
+        if not value >= 0:
+            raise InputError(f"{source}: {key}={value} must not be negative")
     return full
+
+
+def _what_is_wrong(error: Exception) -> str:
+    """Where and what, without the line itself, which may hold a secret."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", "")
+    if mark is None:
+        reason = getattr(error, "reason", "") or "a value that cannot be read"
+        return f"{reason}; save it as UTF-8" if hasattr(error, "encoding") else reason
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
 
 
 def _entry(
@@ -152,13 +165,19 @@ def _entry(
         onnx = entry.get("onnx")
         file = pathlib.Path(onnx).stem if isinstance(onnx, str) else ""
         entry["name"] = entry.get("model") or file
-    where += f" ({entry['name']})"
+    if isinstance(entry["name"], str) and not entry["name"].isprintable():
+        raise InputError(
+            f"{where}: its name {entry['name']!r} must be one line of text"
+        )
+    where += f" ({str(entry['name'])[:80]})"
     _check_keys(where, entry, KEYS)
     for key in ("class_names", "image_size"):
         if key not in entry:
             raise InputError(f"{where}: {key} is missing")
     if "onnx" in entry:
         entry.pop("url", None)  # It may stand among the defaults.
+        if "output_name" in own:
+            raise InputError(f"{where}: output_name is for servers, not for onnx")
     elif not entry.get("url") or not entry.get("model"):
         raise InputError(f"{where}: give url and model, or onnx")
     elif not entry["url"].startswith(("http://", "https://")):
@@ -169,8 +188,10 @@ def _entry(
     if len(set(names)) < max(len(names), 2):
         raise InputError(f"{where}: class_names {names} must be two or more, distinct")
     for key in ("max_batch", "in_flight", "timeout"):
-        if entry.get(key, 1) <= 0:
+        if not entry.get(key, 1) > 0:
             raise InputError(f"{where}: {key}={entry[key]} must be positive")
+    if entry.get("budget", 0) < 0:
+        raise InputError(f"{where}: budget={entry['budget']} must not be negative")
     return {**entry, "class_names": names}
 
 

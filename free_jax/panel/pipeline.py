@@ -187,9 +187,9 @@ def describe_zoo(
         answers = ask_zoo(panel, recovered.images, run, map_tasks=map_tasks)
         made, asked = len(recovered.images), len(answers.logits)
         if panel.service is not None:
-            used = most_answers(answers)
-            recovered = SyntheticImages(*(x[:used] for x in recovered))
-            answers = answers._replace(logits=answers.logits[:used])
+            used = answered_images(answers)
+            recovered = SyntheticImages(*(x[used] for x in recovered))
+            answers = answers._replace(logits=answers.logits[used])
         parts.append((recovered, answers))
     images, answers = joined(parts)
     held_out = None
@@ -414,11 +414,36 @@ def ask_jobs(
     ]
 
 
-def most_answers(answers: Answers) -> int:
-    """How many images to use so that most answers are.
+def answered_images(answers: Answers) -> Int[np.ndarray, " k"]:
+    """Which images to use so that most answers are.
 
     Teachers whose budget ended, or that were given up, answered the first images only;
-    a teacher counts if it answered all images that are used.
+    others answered all but one or two.  A teacher counts if it answered all images that
+    are used.
+
+    Args:
+      answers: NaN where there is none.
+
+    >>> logits = np.asarray([[0, np.nan, 0], [0, 0, 0], [0, 0, np.nan], [0, 0, 0]])
+    >>> answered_images(Answers(logits, np.asarray([0, 1, 2, 3])))
+    array([1, 3])
+    """
+    silent = np.logical_or.reduceat(
+        np.isnan(answers.logits), answers.columns[:-1], axis=1
+    )
+    # With one more teacher at a time, the most talkative first.
+    order = np.argsort(silent.sum(0), kind="stable")
+    lost = np.logical_or.accumulate(silent[:, order], axis=1)
+    teachers = np.arange(1, len(order) + 1)
+    worth = (~lost).sum(0) * teachers
+    most = len(order) - 1 - worth[::-1].argmax()  # Of equal ones, more teachers.
+    return np.flatnonzero(~lost[:, most])
+
+
+def most_answers(answers: Answers) -> int:
+    """How many of the first images to use so that most answers are.
+
+    Like `answered_images`, but without leaving any out in between.
 
     Args:
       answers: NaN where there is none.

@@ -71,8 +71,8 @@ def to_logits(spec: EndpointSpec, answer: np.ndarray, images: int) -> np.ndarray
       images: how many were sent.
 
     Returns:
-      [images, way] float32; an image whose values are not finite, all zero, or a label
-      below zero, has no answer: its row is NaN.
+      [images, way] float32; an image whose values are not finite or all zero, whose
+      label is below zero or, unlike others, no class, has no answer: its row is NaN.
 
     Raises:
       ValueError: the answer is not what was declared; says how, without the name.
@@ -100,8 +100,15 @@ def to_logits(spec: EndpointSpec, answer: np.ndarray, images: int) -> np.ndarray
 def _of_labels(spec: EndpointSpec, answer: np.ndarray, images: int) -> np.ndarray:
     way, answer = spec.num_classes, np.asarray(answer)
     if answer.dtype.kind == "U":
-        numbers = [_number(spec.class_names, text) for text in answer.ravel().tolist()]
-        answer = np.asarray(numbers, np.float64)
+        texts = answer.ravel().tolist()
+        numbers = [_number(spec.class_names, text) for text in texts]
+        unknown = [x for x, n in zip(texts, numbers, strict=True) if n is None]
+        if unknown and len(unknown) == len(texts):
+            raise ValueError(
+                f"the label {unknown[0][:40]!r}, which is none of the class names "
+                f"{', '.join(spec.class_names)[:200]}; correct class_names"
+            )
+        answer = np.asarray([np.nan if n is None else n for n in numbers], np.float64)
     labels = _shaped(answer, (images,), f"one label for each of {images} images")
     silent = ~np.isfinite(labels) | (labels < 0)
     said = labels[~silent]
@@ -114,8 +121,8 @@ def _of_labels(spec: EndpointSpec, answer: np.ndarray, images: int) -> np.ndarra
     return logits.astype(np.float32)
 
 
-def _number(names: Sequence[str], text: str) -> float | int:
-    """The number of a class that is named; NaN where the text is empty."""
+def _number(names: Sequence[str], text: str) -> float | int | None:
+    """The number of a class that is named; NaN for no text; None for another one."""
     text = text.strip(" \t\r\n\0")
     if text in names:
         return names.index(text)
@@ -131,10 +138,7 @@ def _number(names: Sequence[str], text: str) -> float | int:
     digits = parts[1] if len(parts) > 1 else text
     if digits.isascii() and digits.isdecimal() and len(digits) < 10:
         return int(digits)
-    raise ValueError(
-        f"the label {text[:40]!r}, which is none of the class names "
-        f"{', '.join(names)[:200]}; correct class_names"
-    )
+    return None
 
 
 def _check_logits(values: np.ndarray) -> None:

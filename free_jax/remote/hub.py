@@ -36,7 +36,8 @@ class Patience(NamedTuple):
     opening: float = 5.0
 
 
-# Images without any value that is finite, after which an endpoint is given up.
+# Images without a finite value, or refused one by one in a row, after which an endpoint
+# that may answer others is given up.
 _HOLLOW = 8
 
 
@@ -57,6 +58,8 @@ class _Endpoint:
         self.silent = 0  # Images that it answered with others.
         self.hollow = 0  # Answers with no others, in a row.
         self.refused = 0  # Single images that it did not accept, in a row.
+        self.held = ""  # What to say about them, unless it accepts none.
+        self.rejected: set[bytes] = set()  # They.
         self.limit = client.max_batch  # Images that it takes in one request.
 
     @property
@@ -344,12 +347,22 @@ class Hub:
                 await self._open(endpoint)
             if endpoint.lost:
                 return
+            self._recall(endpoint, flat)
             keys, known, rows = self._unknown(endpoint, flat)
             endpoint.known += sum(key in known for key in keys)
-            if not endpoint.proven and len(rows):
+            tries = 0
+            while not (endpoint.proven or endpoint.lost) and tries < len(rows):
                 # As little as can be is paid before it is clear that answers come as
-                # declared.  They may also tell which version it is that answers.
-                await self._batch(endpoint, flat, rows[: endpoint.exact or 1])
+                # declared.  They may also tell which version it is that answers.  The
+                # next one is only tried where the first was refused, which is free.
+                one = rows[tries : tries + (endpoint.exact or 1)]
+                await self._batch(endpoint, flat, one)
+                tries += len(one)
+                if not self.remaining()[number]:
+                    break
+            if endpoint.held and not endpoint.proven:
+                self._give_up(endpoint, endpoint.held)
+            if tries:
                 keys, known, rows = self._unknown(endpoint, flat)
         size = endpoint.size
         parts = await asyncio.gather(
@@ -364,6 +377,18 @@ class Hub:
         answers = np.stack([known.get(key, nothing) for key in keys])
         out[index == number] = answers.reshape(*images.shape[:-3], -1)
 
+    def _recall(self, endpoint: _Endpoint, images: np.ndarray) -> None:
+        """Where one of several versions may answer, expects the one that has before."""
+        candidates = getattr(endpoint.client, "identities", {})
+        if endpoint.client.identity in candidates:
+            own = self._ledger.look_up(image_keys(endpoint.client.identity, images))
+            for identity, version in candidates.items():
+                if own:
+                    return
+                if self._ledger.look_up(image_keys(identity, images)):
+                    endpoint.client.assume(version)  # type: ignore[attr-defined]
+                    return
+
     def _unknown(
         self, endpoint: _Endpoint, images: np.ndarray
     ) -> tuple[list[bytes], dict[bytes, np.ndarray], np.ndarray]:
@@ -372,7 +397,7 @@ class Hub:
         known = self._ledger.look_up(list(dict.fromkeys(keys)))
         first: dict[bytes, int] = {}
         for i, key in enumerate(keys):
-            if key not in known:
+            if key not in known and key not in endpoint.rejected:
                 first.setdefault(key, i)
         return keys, known, np.fromiter(first.values(), int, len(first))
 
@@ -423,13 +448,15 @@ class Hub:
                 if len(found) == len(rows):  # So it was the number, not an image.
                     endpoint.limit = min(endpoint.limit, -(-len(rows) // 2))
                 return found
-            if too_large and endpoint.proven and not retry:
+            if too_large and not retry:  # It may be this image that it refuses.
                 endpoint.refused += 1
-                if endpoint.refused < self._patience.bad_answers:
-                    _warn(
-                        f"endpoint {endpoint.name}: no answer about {len(rows)} of the "
-                        f"images, {why}"
-                    )
+                most = self._patience.bad_answers
+                if endpoint.refused < (max(most, _HOLLOW) if endpoint.proven else most):
+                    identity = endpoint.client.identity
+                    endpoint.rejected |= set(image_keys(identity, images[rows]))
+                    endpoint.held = why
+                    if endpoint.proven:
+                        self._tell_held(endpoint)
                     return {}
             now = time.monotonic()
             start = now if start is None else start
@@ -456,6 +483,7 @@ class Hub:
     def _take_note(self, endpoint: _Endpoint, logits: np.ndarray) -> None:
         """Learns from an answer; one without any finite value is not worth another."""
         endpoint.proven, endpoint.refused = True, 0
+        self._tell_held(endpoint)
         silent = int(np.isnan(logits).any(-1).sum())
         if silent and not endpoint.silent:
             _warn(
@@ -468,6 +496,15 @@ class Hub:
         enough = endpoint.hollow >= self._patience.bad_answers
         if enough and endpoint.silent >= _HOLLOW:
             self._give_up(endpoint, "sends no values that are finite")
+
+    def _tell_held(self, endpoint: _Endpoint) -> None:
+        if endpoint.held:
+            count = len(endpoint.rejected)
+            _warn(
+                f"endpoint {endpoint.name}: no answer about {count} of the images, "
+                f"{endpoint.held}"
+            )
+        endpoint.held = ""
 
     def _grant(self, endpoint: _Endpoint, wanted: int) -> int:
         # A request of fixed size is sent whole or not at all.

@@ -1,5 +1,6 @@
 """A classifier behind the Open Inference Protocol v2 (KServe, Triton, MLServer)."""
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -90,8 +91,20 @@ class OpenInference:
     @property
     def identity(self) -> str:
         """Name, model, version and output."""
+        return self._identity(self._version)
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """Versions by identity, of those that may answer; empty once one has."""
+        return {self._identity(version): version for version in self._others}
+
+    def assume(self, version: str) -> None:
+        """Takes one of `identities` for the one that answers, until it does."""
+        self._version = self._served = version
+
+    def _identity(self, version: str) -> str:
         spec = self.spec
-        parts = [spec.name, self._model, self._version, spec.output, spec.digits]
+        parts = [spec.name, self._model, version, spec.output, spec.digits]
         return json.dumps(parts + [self._mark] if self._mark else parts)
 
     async def open(self) -> None:
@@ -111,9 +124,16 @@ class OpenInference:
             if isinstance(error, InputError):
                 raise
             raise InputError(f"endpoint {self.spec.name}: sends {error}") from None
+        if found.get("error"):
+            raise EndpointError(
+                f"its metadata are an error: {one_line(words(found), self._secrets)}",
+                billed=False,
+                retry=False,
+            )
         # Some gateways pass on the models' paths only.
-        server = await self._told(f"{self._base}/v2")
-        config = await self._told(f"{self._path}/config")
+        server, config = await asyncio.gather(
+            self._told(f"{self._base}/v2"), self._told(f"{self._path}/config")
+        )
         self._learn(found, server, config)
 
     async def close(self) -> None:
@@ -149,6 +169,11 @@ class OpenInference:
 
         where = f"endpoint {self.spec.name}"
         headers = request_headers(where, self._own_headers, self._token_variable)
+        has_user = "@" in self._base.partition("://")[2].partition("/")[0]
+        if has_user and any(key.lower() == "authorization" for key in headers):
+            raise InputError(
+                f"{where}: its url holds a user beside a token; leave one out"
+            )
         told = {value for key, value in headers.items() if key.lower() != "host"}
         told |= {value.partition(" ")[2] for value in told}
         self._secrets = tuple(sorted((x for x in told if len(x) > 3), key=len))[::-1]
@@ -345,11 +370,11 @@ class OpenInference:
                 billed=False,
             ) from None
         except aiohttp.ClientHttpProxyError as error:
-            found = failure(error.status, url, {}, b"")
+            said = one_line(f"{error.status} {error.message}", self._secrets)
             raise EndpointError(
-                f"the proxy does not let it through ({found})",
+                f"the proxy of its environment variable refuses it (status {said})",
                 billed=False,
-                retry=found.retry,
+                retry=error.status >= 500,
             ) from None
         except aiohttp.ClientConnectorError as error:
             why = getattr(error, "os_error", error)

@@ -63,14 +63,16 @@ def received(outputs: Any, rest: bytes) -> list[tuple[str, np.ndarray]]:
         for tensor in outputs:
             parameters = tensor.get("parameters") or {}
             size = parameters.get("binary_data_size")
+            datatype = str(tensor.get("datatype") or "").upper()
             if size is None:
-                values = _listed(tensor["data"], parameters)
+                base64 = parameters.get("content_type") == "base64"
+                values = _listed(tensor["data"], datatype == "BYTES", base64)
             else:
                 raw = rest[start : start + size]
                 if len(raw) != size:
                     raise ValueError
                 start += size
-                values = _unpacked(raw, str(tensor["datatype"]).upper())
+                values = _unpacked(raw, datatype)
             shape = tensor.get("shape")
             if isinstance(shape, Sequence) and not isinstance(shape, str):
                 values = values.reshape([int(length) for length in shape])
@@ -85,19 +87,22 @@ def received(outputs: Any, rest: bytes) -> list[tuple[str, np.ndarray]]:
     return found
 
 
-def _listed(data: Any, parameters: dict[str, Any]) -> np.ndarray:
+def _listed(data: Any, is_text: bool, is_base64: bool) -> np.ndarray:
     if not isinstance(data, list):
         data = [data]
-    try:
-        return np.array(data, np.float64)  # Servers write NaN as null.
-    except (TypeError, ValueError):
-        flat = np.array(data, object).ravel().tolist()
-        if not all(text is None or isinstance(text, str) for text in flat):
-            raise
-    texts = ["" if text is None else text for text in flat]
-    if parameters.get("content_type") == "base64":
-        texts = [_from_base64(text) for text in texts]
-    return np.array(texts, str)
+    lengths = {len(row) for row in data if isinstance(row, list)}
+    if None in data and len(lengths) == 1:  # An image whose whole row is null.
+        data = [[None] * min(lengths) if row is None else row for row in data]
+    if not is_text:
+        try:
+            return np.array(data, np.float64)  # Servers write NaN as null, or "NaN".
+        except (TypeError, ValueError):
+            pass  # Some tell no datatype.
+    texts = np.array(data, object).ravel().tolist()
+    if not all(text is None or isinstance(text, str) for text in texts):
+        raise ValueError
+    texts = ["" if text is None else text for text in texts]
+    return np.array([_from_base64(x) for x in texts] if is_base64 else texts, str)
 
 
 def _from_base64(text: str) -> str:
