@@ -170,6 +170,14 @@ def test_names_of_classes(tmp_path, key, text):
     assert key.lower() in got.sources["class_names"]
 
 
+@pytest.mark.parametrize(
+    ("text", "size"), [("[12, 8]", (12, 8)), ("16", (16, 16)), ("large", (0, 0))]
+)
+def test_sizes_that_the_input_leaves_free(tmp_path, text, size):
+    made = linear_model(image=("n", 3, "h", "w"), metadata={"imgsz": text})
+    assert read(tmp_path, made).image_shape == (*size, 3)
+
+
 def test_names_that_do_not_fit_are_said(tmp_path):
     got = read(tmp_path, linear_model(metadata={"names": "ant,bee"}))
     assert got.class_names is None

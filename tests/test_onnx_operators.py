@@ -9,6 +9,7 @@ pytest.importorskip("onnxruntime")
 onnx_models = pytest.importorskip("onnx_models")
 
 from free_jax.models.operators import onnx as operators  # noqa: E402
+from free_jax.models.operators import onnx_layers  # noqa: E402
 
 RNG = np.random.default_rng(0)
 MAP, ODD = (2, 4, 6, 6), (2, 3, 7, 5)
@@ -249,7 +250,8 @@ CASES = list(cases())
 ELSEWHERE = {
     *("Attention", "DequantizeLinear", "RMSNormalization", "Swish", "Gemm"),
     *("And", "Or", "Xor", "Not", "ConstantOfShape", "EyeLike", "NonZero", "OneHot"),
-    *("Range", "Shape", "Size"),
+    *("Range", "Shape", "Size", "ConcatFromSequence", "SequenceAt"),
+    *("SequenceConstruct", "SplitToSequence"),
 }
 
 
@@ -298,21 +300,42 @@ def test_operators_that_the_runtime_lacks_agree_with_the_reference():
         got = operators.TABLE[f"onnx.{op}"](jnp.asarray(x), *extra, **attributes)
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5, err_msg=op)
     heads = {"q_num_heads": 3, "kv_num_heads": 3}
-    by_heads = operators.attention(
+    by_heads = onnx_layers.attention(
         *(jnp.asarray(t.transpose(0, 2, 1, 3).reshape(2, -1, 24)) for t in (x, k, v)),
         **heads,
     )
-    apart = operators.attention(jnp.asarray(x), k, v)
+    apart = onnx_layers.attention(jnp.asarray(x), k, v)
     np.testing.assert_allclose(
         by_heads, np.asarray(apart).transpose(0, 2, 1, 3).reshape(2, 4, 24), rtol=1e-5
     )
-    causal = operators.attention(
+    causal = onnx_layers.attention(
         jnp.asarray(joined), joined, joined, is_causal=1, **heads
     )
-    first = operators.attention(
+    first = onnx_layers.attention(
         jnp.asarray(joined[:, :1]), *[joined[:, :1]] * 2, **heads
     )
     np.testing.assert_allclose(causal[:, :1], first, rtol=1e-5)
+
+
+def test_sequences(tmp_path):
+    """As PyTorch writes ``chunk`` and ``stack``."""
+    nodes = [
+        onnx_models.node("SplitToSequence", ["x", "half"], ["s"], axis=1),
+        onnx_models.node("SequenceAt", ["s", "one"], ["a"]),
+        onnx_models.node("SequenceAt", ["s", "zero"], ["b"]),
+        onnx_models.node("SequenceConstruct", ["a", "b"], ["t"]),
+        onnx_models.node("ConcatFromSequence", ["t"], ["j"], axis=1, new_axis=1),
+        onnx_models.node("Flatten", ["j"], ["y"]),
+    ]
+    weights = {"half": ints(2)[0], "one": ints(1)[0], "zero": ints(0)[0]}
+    made = onnx_models.model(nodes, weights, image=MAP, outputs=(("y", ("n", 144)),))
+    x = floats(*MAP)
+    got = onnx_models.evaluate(onnx_models.saved(tmp_path, made), x)
+    np.testing.assert_array_equal(got, onnx_models.reference(made, x))
+    rows = operators.split_to_sequence(jnp.asarray(x), axis=2, keepdims=0)
+    assert len(rows) == 6 and rows[0].shape == (2, 4, 6)
+    uneven = operators.split_to_sequence(jnp.asarray(x), [1, 3], 1)
+    assert [part.shape[1] for part in uneven] == [1, 3]
 
 
 def test_sizes_stay_numbers():

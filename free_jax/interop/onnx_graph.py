@@ -67,7 +67,7 @@ def read_onnx(
     wanted = classes or (len(names) if names else None)
     chosen, why = choose_output(parts, path, output, wanted)
     graph = _translate(parts, image, chosen, path)
-    seen = describe_input(image, graph, path)
+    seen = describe_input(image, graph, parts.metadata, path)
     graph = with_nchw_input(graph, seen.layout)
     fixed = _fixed_batch(image, path)
     found = _width(graph, seen.image_shape, fixed, path)
@@ -287,7 +287,7 @@ def value_shapes(
             values[node.out] = made
             if not isinstance(made, list | tuple):
                 shapes[node.out] = np.shape(made)
-                if math.prod(shapes[node.out]) > onnx_static.LARGEST:
+                if math.prod(shapes[node.out]) > onnx_static.LARGEST_MADE:
                     raise InputError(
                         f"{path}: {node.op} makes a value of shape {shapes[node.out]}"
                     )

@@ -1,6 +1,8 @@
 """What an ONNX graph wants of its images: order of axes, sizes and range."""
 
 import pathlib
+import re
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,8 +37,10 @@ class InputImages(NamedTuple):
     range_source: str
 
 
-def describe_input(image: Slot, graph: RawGraph, path: pathlib.Path) -> InputImages:
-    """Reads it from the input's shape and from the first nodes.
+def describe_input(
+    image: Slot, graph: RawGraph, metadata: Mapping[str, str], path: pathlib.Path
+) -> InputImages:
+    """Reads it from the input's shape, the first nodes, and what the file says.
 
     Raises:
       InputError: nothing tells rows from channels.
@@ -61,8 +65,21 @@ def describe_input(image: Slot, graph: RawGraph, path: pathlib.Path) -> InputIma
         h, w, c = image.shape[1:]
     if c is None and seen is not None and seen[0] == layout:
         c = seen[1]
+    if h is None or w is None:
+        h, w = _said_size(metadata, h, w)
     value_range, said = (255, "uint8 input") if image.kind == 2 else _range(graph)
     return InputImages(layout, (h or 0, w or 0, c or 3), value_range, why, said)
+
+
+def _said_size(
+    metadata: Mapping[str, str], h: int | None, w: int | None
+) -> tuple[int | None, int | None]:
+    """``imgsz``, as ultralytics writes it, for sizes that the input leaves free."""
+    digits = re.findall(r"\d{1,5}", metadata.get("imgsz", ""))
+    sizes = [int(size) for size in digits]
+    if len(sizes) not in (1, 2) or 0 in sizes:
+        return h, w
+    return h or sizes[0], w or sizes[-1]
 
 
 def with_nchw_input(graph: RawGraph, layout: str) -> RawGraph:

@@ -93,8 +93,7 @@ class Reading:
         return False
 
     def _fold(self, op: str, args: list, kwargs: dict, node: OnnxNode) -> None:
-        sizes = [np.size(arg) for arg in args if arg is not None]
-        if math.prod(max(size, 1) for size in sizes) > onnx_static.LARGEST**1.2:
+        if _size_of_result(op, args) > onnx_static.LARGEST:
             raise InputError("computes giant constants")
         try:
             with np.errstate(all="ignore"):
@@ -108,8 +107,6 @@ class Reading:
             if not name:
                 continue
             value = np.asarray(value)
-            if value.size > onnx_static.LARGEST:
-                raise InputError("computes giant constants")
             if value.dtype.kind == "f":
                 value = value.astype(np.float32)
             self.values[name] = value
@@ -156,6 +153,19 @@ class Reading:
         if name in self.stored:
             self.keys[name] = name
         return Ref(name)
+
+
+def _size_of_result(op: str, args: list[Any]) -> int:
+    """How many numbers are made, at most, by what does not look at that itself."""
+    shapes = [np.shape(arg) for arg in args if arg is not None]
+    sizes = [math.prod(shape) for shape in shapes]
+    if op in ("onnx.MatMul", "onnx.Gemm", "onnx.Gather", "onnx.GatherND"):
+        first = shapes[0] if shapes else ()
+        return math.prod(sizes[:2]) // max(min(first, default=1), 1)
+    try:
+        return math.prod(np.broadcast_shapes(*shapes))
+    except ValueError:  # Shapes that are not to be broadcast: the largest, or a sum.
+        return sum(sizes)
 
 
 def _plain(value: Any) -> Any:

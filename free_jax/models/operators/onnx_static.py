@@ -16,8 +16,9 @@ import numpy as np
 
 from free_jax.errors import InputError
 
-# Numbers in one value: far beyond any classifier, far below what breaks a machine.
-LARGEST = 2**28
+# Numbers in one weight, and in one computed value: beyond what classifiers have, below
+# what breaks a machine.
+LARGEST, LARGEST_MADE = 2**28, 2**26
 _END = 2**31 - 1  # "to the end" is at least this
 
 _KINDS = {
@@ -68,7 +69,7 @@ def sized(shape: Sequence[int]) -> tuple[int, ...]:
       InputError: negative sizes, or more numbers than any classifier needs.
     """
     shape = tuple(int(size) for size in shape)
-    if min(shape, default=0) < 0 or math.prod(shape) > LARGEST:
+    if min(shape, default=0) < 0 or math.prod(shape) > LARGEST_MADE:
         raise InputError(f"the graph computes a value of shape {list(shape)}")
     return shape
 
@@ -117,7 +118,8 @@ def cast_like(data, target, saturate=1, round_mode="up"):
 
 def constant_of_shape(shape, value=0.0):
     """One number in a shape."""
-    return np.full(sized(integers(shape)), value)
+    kind = np.float32 if isinstance(value, float) else None
+    return np.full(sized(integers(shape)), value, kind)
 
 
 def reshape(data, shape, allowzero=0):
@@ -215,8 +217,7 @@ def slice_(data, starts, ends, axes=None, steps=None):
     for start, end, axis, step in zip(starts, ends, which, paces, strict=True):
         # Before the first entry, which -1 would not say; and far behind the last.
         whole = (step < 0 and end < -data.shape[axis]) or end >= _END
-        stop: Any = None if whole else end
-        cut[axis] = slice(start, stop, step)
+        cut[axis] = slice(start, None if whole else end, step)
     return data[tuple(cut)]
 
 
@@ -291,6 +292,7 @@ def one_hot(indices, depth, values, axis=-1):
     """Rows of one value with another at one place."""
     (classes,) = integers(depth)
     off, on = values[0], values[1]
+    sized([*np.shape(indices), classes])
     hot = jax.nn.one_hot(jnp.asarray(indices) % classes, classes, axis=axis)
     return off + hot * (on - off)
 
