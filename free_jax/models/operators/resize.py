@@ -3,7 +3,6 @@
 Linear and cubic resizing are separable: one small constant matrix an axis.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -28,7 +27,6 @@ def _step(size: int, out: int, align: bool, scale: float | None) -> float:
     return 1 / scale if scale else size / out
 
 
-@functools.lru_cache(64)
 def resize_matrix(
     size: int, out: int, mode: str, align: bool, scale: float | None, antialias: bool
 ) -> np.ndarray:
