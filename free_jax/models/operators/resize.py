@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from free_jax.models.operators.kinds import spread
+from free_jax.models.operators.kinds import bounded, spread
 
 
 def _cubic(t: float, a: float) -> float:
@@ -40,6 +40,7 @@ def resize_matrix(
       scale: the factor that was asked for, which need not be out / size.
       antialias: widen the kernel when shrinking, as Pillow does.
     """
+    bounded(out * size)
     matrix = np.zeros((out, size))
     step = _step(size, out, align, scale)
     for i in range(out):
