@@ -292,6 +292,15 @@ def test_images_that_do_not_fit_are_said():
         canonical(RawGraph("x", nodes, "out", {}, {}), image_shape=(16, 16, 3))
 
 
+def test_constants_beyond_measure_are_refused():
+    nodes = (
+        Node("aten.full.default", ([1 << 20, 1 << 20], 1.0), {}, "a"),
+        Node("aten.add.Tensor", (Ref("x"), Ref("a")), {}, "out"),
+    )
+    with pytest.raises(InputError, match="a constant of 1099511627776 numbers"):
+        canonical(RawGraph("x", nodes, "out", {}, {}), image_shape=(16, 16, 3))
+
+
 def _text(change) -> str:
     plain = json.loads(zlib.decompress(base64.b85decode(canonical(a_graph())[0].text)))
     change(plain)

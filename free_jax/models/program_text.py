@@ -6,7 +6,6 @@ name is looked up, every value must be made before it is used.
 """
 
 import base64
-import functools
 import json
 import math
 import re
@@ -90,7 +89,6 @@ def write(program: Instructions) -> str:
     return base64.b85encode(zlib.compress(text, 9)).decode()
 
 
-@functools.lru_cache(64)
 def read(text: str) -> Instructions:
     """The program of a text.
 

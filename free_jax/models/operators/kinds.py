@@ -35,6 +35,16 @@ def jax_dtype(name: str) -> Any:
     return jax.dtypes.canonicalize_dtype(_KINDS[name])
 
 
+def bounded(count: int | float) -> None:
+    """Refuses a constant that no classifier has; texts of programs are not trusted.
+
+    Raises:
+      InputError: it has more than 2**27 numbers.
+    """
+    if not abs(count) <= 1 << 27:
+        raise InputError(f"the graph makes a constant of {count} numbers")
+
+
 def spread(value: Any, count: int) -> tuple[Any, ...]:
     """One value an axis, where a single one may stand for all."""
     values = tuple(value) if isinstance(value, list | tuple) else (value,)

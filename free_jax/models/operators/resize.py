@@ -3,7 +3,6 @@
 Linear and cubic resizing are separable: one small constant matrix an axis.
 """
 
-import functools
 import math
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from free_jax.models.operators.kinds import spread
+from free_jax.models.operators.kinds import bounded, spread
 
 
 def _cubic(t: float, a: float) -> float:
@@ -28,7 +27,6 @@ def _step(size: int, out: int, align: bool, scale: float | None) -> float:
     return 1 / scale if scale else size / out
 
 
-@functools.lru_cache(64)
 def resize_matrix(
     size: int, out: int, mode: str, align: bool, scale: float | None, antialias: bool
 ) -> np.ndarray:
@@ -42,6 +40,7 @@ def resize_matrix(
       scale: the factor that was asked for, which need not be out / size.
       antialias: widen the kernel when shrinking, as Pillow does.
     """
+    bounded(out * size)
     matrix = np.zeros((out, size))
     step = _step(size, out, align, scale)
     for i in range(out):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from free_jax.models.operators.kinds import axes, jax_dtype
+from free_jax.models.operators.kinds import axes, bounded, jax_dtype
 
 # "To the end", as graphs spell it, is the largest integer of 64 bits.
 _END = 2**40
@@ -208,6 +208,7 @@ def channel_shuffle(self, groups):
 def arange(start, end=None, step=1, dtype=None):
     """Numbers in steps, known when the network is compiled."""
     first, last = (0, start) if end is None else (start, end)
+    bounded((last - first) / step)
     numbers = np.arange(first, last, step)
     if dtype is None:
         dtype = "torch.int64" if numbers.dtype.kind == "i" else "torch.float32"
@@ -216,6 +217,7 @@ def arange(start, end=None, step=1, dtype=None):
 
 def linspace(start, end, steps, dtype=None):
     """Numbers at equal distances."""
+    bounded(steps)
     return np.linspace(start, end, steps).astype(jax_dtype(dtype or "torch.float32"))
 
 
@@ -225,6 +227,7 @@ def full(size, fill_value, dtype=None):
         kinds = {bool: "torch.bool", int: "torch.int64"}
         dtype = kinds.get(type(fill_value), "torch.float32")
     shape = tuple(int(s) for s in size)
+    bounded(math.prod(shape))
     if isinstance(fill_value, jax.Array):
         return jnp.full(shape, fill_value, jax_dtype(dtype))
     return np.full(shape, fill_value, jax_dtype(dtype))
@@ -257,6 +260,7 @@ def scalar_tensor(s, dtype=None):
 
 def eye(n, m=None, dtype=None):
     """Ones on the diagonal."""
+    bounded(n * (n if m is None else m))
     return np.eye(n, m, dtype=jax_dtype(dtype or "torch.float32"))
 
 
