@@ -928,11 +928,6 @@ def test_any_refusal(status, body, location):
         (b"endpoints: [{model: 'm\n\n n'}]", "must be one line"),
         (b"endpoints: [{model: m}]\nendpoints", "no YAML"),
         (
-            b"endpoints: [{onnx: a.onnx, output_name: y, class_names: [a, b], "
-            b"image_size: 32}]",
-            "output_name is for servers",
-        ),
-        (
             b"endpoints: [{model: m, url: 'http://:80', class_names: [a, b], "
             b"image_size: 32}]",
             "url names no host",
