@@ -24,8 +24,6 @@ STILL_KEPT = {
 KEPT_TABLES = {
     "free_jax.interop.program_library._shipped",
     "free_jax.models.operators.onnx_windows.resize_weights",
-    "free_jax.models.operators.resize.resize_matrix",
-    "free_jax.models.program_text.read",
 }
 
 

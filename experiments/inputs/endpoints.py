@@ -175,7 +175,8 @@ def _entry(
         if key not in entry:
             raise InputError(f"{where}: {key} is missing")
     if "onnx" in entry:
-        entry.pop("url", None)  # It may stand among the defaults.
+        for key in {"url", "output_name"} - own.keys():
+            entry.pop(key, None)  # Among the defaults they mean servers.
     elif not entry.get("url") or not entry.get("model"):
         raise InputError(f"{where}: give url and model, or onnx")
     elif not entry["url"].startswith(("http://", "https://")):
