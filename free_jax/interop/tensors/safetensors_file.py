@@ -109,5 +109,7 @@ def read_safetensors(
             raw = np.fromfile(file, np.uint8, math.prod(shape) * kind.itemsize)
             array = raw.view(kind).reshape(shape)
             floats = dtype.startswith(("F", "BF"))
-            state[key] = array.astype(np.float32) if floats else array
+            # Beyond float32 is infinite, which is refused when weights are used.
+            with np.errstate(over="ignore"):
+                state[key] = array.astype(np.float32) if floats else array
     return state, metadata

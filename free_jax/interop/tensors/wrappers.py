@@ -154,7 +154,9 @@ def _arrays(state: Mapping, name: str, size: int) -> dict[str, np.ndarray]:
         elif isinstance(value, np.ndarray | np.generic | int | float):
             array = np.asarray(value)
             floats = array.dtype.kind == "f"
-            arrays[key] = array.astype(np.float32) if floats else array
+            # Beyond float32 is infinite, which is refused when weights are used.
+            with np.errstate(over="ignore"):
+                arrays[key] = array.astype(np.float32) if floats else array
         else:
             raise InputError(
                 f"{name}: not a teacher, {key[:80]!r} is no tensor; save its state_dict"
