@@ -21,20 +21,11 @@ from free_jax.interop.tensors.opening import open_within
 
 _LARGEST = 4 << 20
 NAMES = ("teachers.yaml", "teachers.yml", "teachers.json")
-KEYS = (
-    "family",
-    "code",
-    "class_names",
-    "size",
-    "resize_to",
-    "crop",
-    "resample",
-    "mean",
-    "std",
-    "channels",
-    "range",
-    "weights",
+_PREPROCESSING = (
+    *("size", "resize_to", "crop", "resample"),
+    *("mean", "std", "channels", "range"),
 )
+KEYS = ("family", "code", "class_names", *_PREPROCESSING, "weights")
 _CHOICES = {
     "channels": ("RGB", "BGR", "L"),
     "range": (1, 255),
@@ -230,17 +221,7 @@ def row_facts(row: Row, said: Facts) -> dict[str, Fact]:
         other = {"mean": "std", "std": "mean"}[name]
         if name in values and other not in {*values, *facts}:
             values[other] = (0.0,) if other == "mean" else (1.0,)
-    plain = {
-        "size",
-        "resize_to",
-        "crop",
-        "resample",
-        "mean",
-        "std",
-        "channels",
-        "range",
-    }
-    for name in plain & set(values):
+    for name in set(_PREPROCESSING) & set(values):
         value = values[name]
         if name == "resize_to" and value is False:
             value = None
