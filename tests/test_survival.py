@@ -314,6 +314,9 @@ def test_remote_paths_are_left_to_epath(monkeypatch, tmp_path):
     written = {}
 
     class Bucket(pathlib.PurePosixPath):
+        def expanduser(self):
+            return self
+
         def write_bytes(self, data):
             written[str(self)] = data
 
