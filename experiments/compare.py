@@ -83,7 +83,8 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
                 return {"stopped_at": stopped.step}
             zoo_path = str(pathlib.Path(workdir) / "zoo")
         else:
-            inputs.load_zoo(zoo, settings.data, settings.way)
+            loaded = inputs.load_zoo(zoo, settings.data)
+            inputs.check_way(loaded, zoo, settings.way)
         cells = [
             Cell(name, seed, pathlib.Path(workdir) / "cells" / name / f"seed{seed}")
             for seed in settings.seeds

@@ -1,5 +1,6 @@
 """A meta-training run from top to bottom; this is its table of contents."""
 
+import os
 from typing import Any
 
 import jax
@@ -37,7 +38,7 @@ MAY_CHANGE = (
 
 
 def main(config: Any, workdir: str) -> dict[str, Any]:
-    """Meta-trains, evaluates once on the test classes and writes the results.
+    """Meta-trains, writes the model and, where there are real images, measures it.
 
     Args:
       config: see `experiments/configs/free_cifar_fs_5w1s.py`.
@@ -63,37 +64,41 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
     common: Common = config.common
     data, options = common.data, common.eval
     # What the end needs should stop the run before the training, not after it.
-    selection.check(options)
+    measured = _splits(common)
+    selection.check(options, measured)
     largest = max(options.shots) + options.queries
-    final_bank = inputs.evaluation_bank(
-        data, options.split, way=common.way, images_per_class=largest
-    )
-    validation = None
-    if options.val_episodes:
-        validation = inputs.evaluation_bank(
-            data, "val", way=common.way, images_per_class=largest
-        )
+    for split in measured:
+        inputs.check_evaluation(data, split, way=common.way, images_per_class=largest)
     with teachers.opened(
-        common.zoo,
-        run,
-        data=data,
-        way=common.way,
-        dtype=common.dtype,
-        checkpoint=common.checkpoint,
+        common.zoo, run, data=data, dtype=common.dtype, checkpoint=common.checkpoint
     ) as zoo:
+        banks = {
+            split: inputs.evaluation_bank(
+                data, split, way=common.way, images_per_class=largest, zoo=zoo
+            )
+            for split in measured
+        }
         method = methods.build(config, zoo, run)  # recovers and asks, for some
-        judge = selection.judge(run, method, options, way=common.way, bank=validation)
+        judge = selection.judge(
+            run,
+            method,
+            options,
+            way=common.way,
+            bank=banks.get("val") if options.val_episodes else None,
+        )
         service = zoo.service if zoo else None
         plan = schedule(common, seconds_before=method.meters.seconds_before)
         outcome = loop.train(run, method, plan, judge, service)
-        table = final.measure(
-            run,
-            method.predictors,
-            outcome,
-            setting(common, run, zoo, final_bank, method.learner),
-            shots=options.shots,
-            baselines=options.baselines,
-        )
+        table = final.NOT_MEASURED
+        if banks:
+            table = final.measure(
+                run,
+                method.predictors,
+                outcome,
+                setting(common, run, zoo, banks[options.split], method.learner),
+                shots=options.shots,
+                baselines=options.baselines,
+            )
         return report.write(
             run,
             about(config),
@@ -103,6 +108,15 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             class_names=zoo.class_names if zoo else (),
             bill=service.bill() if service else None,
         )
+
+
+def _splits(common: Common) -> tuple[str, ...]:
+    """The splits of real images that the run is measured on; none without a folder."""
+    if not inputs.has_images(common.data):
+        return ()
+    options = common.eval
+    also = ("val",) if options.val_episodes and options.split != "val" else ()
+    return (options.split, *also)
 
 
 def schedule(common: Common, seconds_before: float) -> Schedule:
@@ -128,7 +142,9 @@ def setting(
         run.place(bank),
         zoo,
         # The network of one output a class, whatever the method itself trains.
-        student=networks.student(common.student, common.way, common.data, common.dtype),
+        student=networks.student(
+            common.student, common.way, common.data, common.dtype, zoo
+        ),
         learner=learner,
         way=common.way,
         queries=common.eval.queries,
@@ -146,7 +162,7 @@ def about(config: Any) -> report.About:
     return report.About(
         algorithm=config.algorithm,
         learner=files.to_plain(config.learner),
-        data=common.data.name,
+        data=common.data.name or os.path.basename(common.data.path.rstrip("/")),
         split=options.split,
         way=common.way,
         shots=options.shots,
@@ -159,7 +175,11 @@ def about(config: Any) -> report.About:
 
 def may_change(config: Any) -> tuple[str, ...]:
     """What may differ between the runs that share a working directory."""
+    free = MAY_CHANGE
+    if not config.common.data.name:
+        # Real images only measure the model: what it learns from has no data.
+        free += ("data.path",)
     if getattr(getattr(config, "distill", None), "cosine", False):
         # The decay ends at the last step: more steps are another run from the start.
-        return tuple(key for key in MAY_CHANGE if key != "num_steps")
-    return MAY_CHANGE
+        return tuple(key for key in free if key != "num_steps")
+    return free

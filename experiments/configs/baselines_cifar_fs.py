@@ -15,7 +15,7 @@ teachers by nearest centroid 54.6 +- 0.8 / 68.5 +- 0.8, one teacher 37.6 +- 0.5 
 
 import ml_collections
 
-from experiments.configs.variants import SMOKE, make, parse_variant
+from experiments.configs.variants import CIFAR_FS, SMOKE, make, parse_variant
 from experiments.methods import baselines
 
 # All baselines, and one step, which changes nothing.
@@ -30,4 +30,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
     chosen = parse_variant(variant, smoke=False, seed=-1)
     small = SMALL if chosen.smoke else {}
-    return make(baselines.Config, small, seed=chosen.seed)
+    return make(baselines.Config, CIFAR_FS, small, seed=chosen.seed)

@@ -12,9 +12,10 @@ Hours: 10 minutes for 12 steps of ``:cpu`` on one busy core.  Expected accuracy 
 
 import ml_collections
 
-from experiments.configs import bidf_cifar_fs_5w1s
+from experiments.configs import bidf
+from experiments.configs.variants import CIFAR_FS
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
-    return bidf_cifar_fs_5w1s.from_variant(variant, shots=5)
+    return bidf.from_variant(variant, shots=5, data=CIFAR_FS)

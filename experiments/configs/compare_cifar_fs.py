@@ -21,7 +21,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments.configs.variants import make, parse_variant
+from experiments.configs.variants import CIFAR_FS, make, parse_variant
 from experiments.methods.options import Comparison
 
 METHODS = {
@@ -119,6 +119,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     seeds = {"seeds": (chosen.seed,)} if chosen.seed >= 0 else {}
     return make(
         Comparison,
+        CIFAR_FS,
         {"choose": tuple(METHODS), "methods": METHODS | MORE},
         seeds,
         SHORT if chosen.cpu else {},

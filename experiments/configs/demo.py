@@ -14,7 +14,8 @@ from typing import Any
 
 import ml_collections
 
-from experiments.configs import free_cifar_fs_5w1s, panel_cifar_fs
+from experiments.configs import free as free_config
+from experiments.configs import panel as panel_config
 from experiments.configs.variants import adam, make, parse_variant
 from experiments.methods import free, panel
 
@@ -54,9 +55,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             free.Config,
             FREE,
             ZOO,
-            free_cifar_fs_5w1s.RELEASED if chosen.reference else {},
-            free_cifar_fs_5w1s.SMALL if chosen.smoke else {},
+            free_config.RELEASED if chosen.reference else {},
+            free_config.SMALL if chosen.smoke else {},
             seed=chosen.seed,
         )
-    small = panel_cifar_fs.SMALL if chosen.smoke else {}
+    small = panel_config.SMALL if chosen.smoke else {}
     return make(panel.Config, PANEL, ZOO, small, seed=chosen.seed)

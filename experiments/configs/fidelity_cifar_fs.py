@@ -19,8 +19,8 @@ from typing import Any
 
 import ml_collections
 
-from experiments.configs import free_cifar_fs_5w1s
-from experiments.configs.variants import make, parse_variant
+from experiments.configs import free as free_config
+from experiments.configs.variants import CIFAR_FS, make, parse_variant
 from experiments.methods import free
 
 # All switches see the same teachers and budget.
@@ -43,7 +43,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "outer": {"recover.outer_state": "fresh"},
     "augment": {"inversion.objective.augment_per_image": False},
     "align": {"align.scale": 0.0},
-    "reference": free_cifar_fs_5w1s.RELEASED,
+    "reference": free_config.RELEASED,
 }
 
 
@@ -54,5 +54,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         raise ValueError(
             f"switch={chosen.switch!r}: choose one of {', '.join(SWITCHES)}"
         )
-    small = free_cifar_fs_5w1s.SMALL if chosen.smoke else {}
-    return make(free.Config, BUDGET, SWITCHES[chosen.switch], small, seed=chosen.seed)
+    small = free_config.SMALL if chosen.smoke else {}
+    return make(
+        free.Config, CIFAR_FS, BUDGET, SWITCHES[chosen.switch], small, seed=chosen.seed
+    )

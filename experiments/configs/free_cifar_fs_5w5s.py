@@ -12,9 +12,10 @@ Reference: Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2
 
 import ml_collections
 
-from experiments.configs import free_cifar_fs_5w1s
+from experiments.configs import free
+from experiments.configs.variants import CIFAR_FS
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
-    return free_cifar_fs_5w1s.from_variant(variant, shots=5)
+    return free.from_variant(variant, shots=5, data=CIFAR_FS)

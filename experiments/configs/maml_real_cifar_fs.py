@@ -11,7 +11,7 @@ classes, 1-shot: 34.4 +- 0.7, inductive 33.2 +- 0.7.
 
 import ml_collections
 
-from experiments.configs.variants import SMOKE, make, parse_variant
+from experiments.configs.variants import CIFAR_FS, SMOKE, make, parse_variant
 from experiments.methods import episodic
 
 SMALL = SMOKE | {
@@ -24,4 +24,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
     chosen = parse_variant(variant, smoke=False, seed=0)
     small = SMALL if chosen.smoke else {}
-    return make(episodic.Config, small, seed=chosen.seed)
+    return make(episodic.Config, CIFAR_FS, small, seed=chosen.seed)

@@ -18,8 +18,9 @@ from typing import Any
 
 import ml_collections
 
-from experiments.configs import panel_cifar_fs, preinverted_cifar_fs
-from experiments.configs.variants import make, parse_variant
+from experiments.configs import panel as panel_config
+from experiments.configs import preinverted_cifar_fs
+from experiments.configs.variants import CIFAR_FS, make, parse_variant
 from experiments.methods import panel
 
 # What changes in the config, by name.
@@ -89,9 +90,9 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     what = FORMER.get(chosen.what, chosen.what)
     if what not in CHANGES:
         raise ValueError(f"what={what!r}: choose one of {', '.join(CHANGES)}")
-    small = dict(panel_cifar_fs.SMALL) if chosen.smoke else {}
+    small = dict(panel_config.SMALL) if chosen.smoke else {}
     if "student.name" in CHANGES[what]:
         small.pop("student.kwargs.width", None)  # Not of every network.
     if chosen.smoke and CHANGES[what].get("recover.dead_leaves") == 0:
         small.pop("recover.dead_leaves")
-    return make(panel.Config, BUDGET, CHANGES[what], small, seed=chosen.seed)
+    return make(panel.Config, CIFAR_FS, BUDGET, CHANGES[what], small, seed=chosen.seed)

@@ -17,28 +17,12 @@ distillation 30).  Expected accuracy, 100 Conv4 teachers, test classes, three se
 52.3 +- 0.5 / 67.5 +- 0.4; made before the keys of randomness were named (ebadb53).
 """
 
-from typing import Any
-
 import ml_collections
 
-from experiments.configs.variants import SMOKE, make, parse_variant
-from experiments.methods import panel
-
-SMALL_RECOVERY: dict[str, Any] = {
-    "recover.images_per_class": 4,
-    "recover.inversion.num_steps": 3,
-    "recover.inversion.generator.width": 8,
-}
-SMALL = SMOKE | SMALL_RECOVERY | {"recover.dead_leaves": 20, "distill.batch_size": 16}
+from experiments.configs import panel
+from experiments.configs.variants import CIFAR_FS
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
-    chosen = parse_variant(variant, smoke=False, queries=False, seed=-1)
-    return make(
-        panel.Config,
-        {"recover.dead_leaves": 15000} if chosen.queries else {},
-        SMALL if chosen.smoke else {},
-        {"recover.images_per_class": 0} if chosen.queries else {},
-        seed=chosen.seed,
-    )
+    return panel.from_variant(variant, CIFAR_FS)

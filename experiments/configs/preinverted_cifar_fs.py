@@ -21,8 +21,8 @@ from typing import Any
 
 import ml_collections
 
-from experiments.configs import panel_cifar_fs
-from experiments.configs.variants import SMOKE, make, parse_variant
+from experiments.configs import panel
+from experiments.configs.variants import CIFAR_FS, SMOKE, make, parse_variant
 from experiments.methods import free, preinverted
 from free_jax.panel.options import PIXELS
 
@@ -49,7 +49,7 @@ CPU: dict[str, Any] = {
 }
 SMALL = (
     SMOKE
-    | panel_cifar_fs.SMALL_RECOVERY
+    | panel.SMALL_RECOVERY
     | {"replay.episodes_per_update": 2, "replay.queries": 3}
 )
 
@@ -63,6 +63,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     meta_trained = chosen.five
     return make(
         preinverted.Config,
+        CIFAR_FS,
         GENERATOR if chosen.generator else {},
         FIVE if chosen.five else {},
         CPU if chosen.cpu else {},

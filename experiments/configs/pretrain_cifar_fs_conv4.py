@@ -14,7 +14,7 @@ Hours: not measured at full length.  Expected held-out accuracy: not measured ei
 
 import ml_collections
 
-from experiments.configs.variants import make, parse_variant
+from experiments.configs.variants import CIFAR_FS, make, parse_variant
 from experiments.methods.options import Pretraining
 
 SMALL = {
@@ -28,4 +28,4 @@ SMALL = {
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
     chosen = parse_variant(variant, smoke=False, seed=0)
-    return make(Pretraining, SMALL if chosen.smoke else {}, seed=chosen.seed)
+    return make(Pretraining, CIFAR_FS, SMALL if chosen.smoke else {}, seed=chosen.seed)

@@ -8,9 +8,10 @@ Hours and accuracy: never run at any length but that of smoke tests.
 
 import ml_collections
 
-from experiments.configs import purer_cifar_fs_5w1s
+from experiments.configs import purer
+from experiments.configs.variants import CIFAR_FS
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
-    return purer_cifar_fs_5w1s.from_variant(variant, shots=5)
+    return purer.from_variant(variant, shots=5, data=CIFAR_FS)

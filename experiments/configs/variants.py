@@ -14,11 +14,14 @@ import ml_collections
 from experiments.harness import sections
 from free_jax.options import adam
 
-__all__ = ["DEFAULTS", "SMOKE", "adam", "make", "parse_variant"]
+__all__ = ["CIFAR_FS", "DEFAULTS", "SMOKE", "adam", "make", "parse_variant"]
 
 # Variants every config file offers unless it declares its own; a seed of -1 stands for
 # the config's own.
 DEFAULTS = {"smoke": False, "reference": False, "cpu": False, "seed": -1}
+
+# What a benchmark's configs change: whose images the result is measured on.
+CIFAR_FS = {"data.name": "cifar_fs"}
 
 # A minute on two cores: procedural images, three small teachers, a few steps.
 SMOKE: dict[str, Any] = {

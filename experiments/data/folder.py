@@ -61,6 +61,11 @@ def load(
     return _read(builder, split, files, image_size)
 
 
+def list_split(name: str, split: str, path: str | os.PathLike | None) -> Files:
+    """The image files of each class of a split, sorted; see `load`."""
+    return _scan(_resolve(name, path), split)[0]
+
+
 def read_image(path: pathlib.Path, image_size: int) -> np.ndarray:
     """Decodes one image file to RGB of a given size.
 

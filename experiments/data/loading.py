@@ -1,8 +1,37 @@
 """One entry point for every data set: `load_split`."""
 
+import numpy as np
+
 from experiments.data import folder, procedural
 from experiments.data.base import SPLITS, DataError, Split
 from experiments.data.presets import preset
+
+
+def needs_no_path(name: str) -> bool:
+    """Whether a data set is made, not read."""
+    return name == "procedural"
+
+
+def list_split(name: str, split: str, *, path: str | None = None) -> Split:
+    """The classes of a split and how many images they hold, none of them read.
+
+    Args:
+      name: a name `preset` knows.
+      split: "train", "val" or "test".
+      path: see `load_split`.
+
+    Returns:
+      A `Split` whose images are empty.
+
+    Raises:
+      DataError: as `load_split`, but for what only reading tells.
+    """
+    preset(name)
+    if needs_no_path(name):
+        return load_split(name, split, path=path, image_size=8)
+    files = folder.list_split(name, split, path)
+    counts = np.asarray([len(images) for images in files.values()], np.int32)
+    return Split(np.zeros((len(files), 0, 0, 0, 3), np.uint8), counts, tuple(files))
 
 
 def load_split(
@@ -41,7 +70,7 @@ def load_split(
     size = known.image_size if image_size is None else image_size
     if size < 1:
         raise DataError(f"image_size={size} must be at least 1")
-    if name != "procedural":
+    if not needs_no_path(name):
         return folder.load(name, split, path, image_size=size, cache_dir=cache_dir)
     if path:
         raise DataError(

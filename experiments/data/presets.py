@@ -19,8 +19,8 @@ class Preset(NamedTuple):
 
     name: str
     image_size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 _PRESETS = (

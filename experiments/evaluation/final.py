@@ -31,6 +31,10 @@ class Table(NamedTuple):
     seconds: float
 
 
+# Of a run without real images.
+NOT_MEASURED = Table({}, 0.0)
+
+
 def measure(
     run: Run,
     predictors: Mapping[str, Classify],

@@ -22,6 +22,10 @@ from free_jax.types import ImageBank
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
 TABLE_FILE = "table.md"
+NO_IMAGES = (
+    "not measured on real images: none were given (config.data.path); the same command "
+    "with them measures this model"
+)
 
 
 class About(NamedTuple):
@@ -106,7 +110,12 @@ def write(
         f"queries, {about.episodes} episodes, 95 % intervals, seed {run.seed}, model "
         f"selected by: {about.selection}"
     )
-    text = metrics.print_table(_rows(table, about.shots), COLUMNS, title=title)
+    if table.results:
+        text = metrics.print_table(_rows(table, about.shots), COLUMNS, title=title)
+    else:
+        title = f"{method.title}, seed {run.seed}, model selected by: {about.selection}"
+        text = NO_IMAGES
+        print(text)
     if hosts.is_writer():
         files.write_text(run.path(TABLE_FILE), f"{title}\n\n{text}\n")
         model_io.save_model(

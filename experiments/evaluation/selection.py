@@ -1,7 +1,7 @@
 """Scores during training, and which parameters they select."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.evaluation.options import EvalOptions
@@ -28,7 +28,6 @@ def rule(options: EvalOptions, method: Method) -> str | None:
             "config.eval.select=pseudo: this method recovers no images; choose last or "
             "val"
         )
-    check(options)
     return {
         "last": None,
         "val": f"val_{options.shots[0]}shot_{options.protocol}",
@@ -36,12 +35,21 @@ def rule(options: EvalOptions, method: Method) -> str | None:
     }[options.select]
 
 
-def check(options: EvalOptions) -> None:
-    """Refuses keys of section ``eval`` that contradict each other.
+def check(options: EvalOptions, splits: Sequence[str]) -> None:
+    """Refuses keys of section ``eval`` that contradict each other, or the data.
+
+    Args:
+      options: section ``eval``.
+      splits: of real images that there are.
 
     Raises:
       InputError: the rule would never find a score, or look at the reported classes.
     """
+    if options.select == "val" and "val" not in splits and options.val_episodes:
+        raise InputError(
+            "config.eval.select=val: there are no real images to select by; give "
+            "config.data.path, or choose last, or pseudo (panel.held_out_classes)"
+        )
     if options.select != "last" and not options.val_episodes:
         raise InputError(
             f"config.eval.select={options.select} needs config.eval.val_episodes > 0"
@@ -69,7 +77,7 @@ def judge(
       InputError: see `rule`.
     """
     selects_by = rule(options, method)
-    if not options.val_episodes or bank is None:
+    if not options.val_episodes:
         return Judge(rule=selects_by)
     # Not "evaluation": selection must not see the episodes of the final one.
     key = run.key("selection")
@@ -84,8 +92,10 @@ def judge(
             map_tasks=run.map_tasks,
         )
 
-    validation = run.place(bank)
-    by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
+    validation, by_shots = None, {}
+    if bank is not None:
+        validation = run.place(bank)
+        by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
     pseudo = None
     if options.select == "pseudo" or method.holdout is not None:
         pseudo = evaluator(*method.pseudo_task)

@@ -1,8 +1,15 @@
 """From a config to images and teachers."""
 
-from experiments.inputs.images import evaluation_bank, load_split, preset
+from experiments.inputs.images import (
+    check_evaluation,
+    evaluation_bank,
+    has_images,
+    load_split,
+    preset,
+)
 from experiments.inputs.teachers import (
     HOW_TO_GIVE_TEACHERS,
+    check_way,
     computing_in,
     load_zoo,
     place_zoo,
@@ -12,8 +19,11 @@ from experiments.inputs.teachers import (
 
 __all__ = [
     "HOW_TO_GIVE_TEACHERS",
+    "check_evaluation",
+    "check_way",
     "computing_in",
     "evaluation_bank",
+    "has_images",
     "load_split",
     "load_zoo",
     "place_zoo",

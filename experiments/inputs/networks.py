@@ -12,14 +12,19 @@ from free_jax.errors import InputError
 from free_jax.fewshot import initialization
 from free_jax.fewshot import learners as learners_lib
 from free_jax.fewshot.learners import LearnerOptions
+from free_jax.zoo import Zoo
 from free_jax.zoo.network import Network, make_network
 
 
 def student(
-    model: Mapping[str, Any], outputs: int, data: DataOptions, dtype: str
+    model: Mapping[str, Any],
+    outputs: int,
+    data: DataOptions,
+    dtype: str,
+    zoo: Zoo | None = None,
 ) -> Network:
-    """The meta-model, for images of a data set."""
-    return classifier(model, outputs, preset(data), dtype)
+    """The meta-model, for images of a data set, or for those that teachers see."""
+    return classifier(model, outputs, preset(data, zoo), dtype)
 
 
 def classifier(
@@ -34,7 +39,7 @@ def classifier(
         return make_network(
             model["name"],
             num_classes=outputs,
-            image_shape=(size, size, 3),
+            image_shape=(size, size, len(chosen.mean)),
             mean=chosen.mean,
             std=chosen.std,
             **kwargs,

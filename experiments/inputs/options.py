@@ -10,17 +10,19 @@ MEASURED = Between(0, 1, "the rest measures the teachers")
 
 
 class DataOptions(NamedTuple):
-    """Where the images are.
+    """Real images, which only measure what was learned without them.
 
     Attributes:
-      name: of the data set, which decides the size and the normalisation of images.
-      path: a folder {train,val,test}/<class>/*; empty where the data set needs none.
-      image_size: in place of the data set's own; 0 is that.
+      name: of a data set, which decides the size and the normalisation of the
+        meta-model's images; empty: those that most teachers see.
+      path: a folder {train,val,test}/<class>/*; empty: nothing is measured on real
+        images, unless the data set needs no folder.
+      image_size: of the meta-model's images, in place of these; 0 is these.
       cache_dir: of resized images and converted teachers; empty is
         $FREE_JAX_CACHE or ~/.cache/free_jax.
     """
 
-    name: str = "cifar_fs"
+    name: str = ""
     path: str = ""
     image_size: Annotated[int, AtLeast(0)] = 0
     cache_dir: str = ""

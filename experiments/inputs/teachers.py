@@ -48,32 +48,39 @@ def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 
-def load_zoo(options: ZooOptions, data: DataOptions, way: int) -> zoo_lib.Zoo:
+def load_zoo(options: ZooOptions, data: DataOptions) -> zoo_lib.Zoo:
     """Teachers from folders, converted on first use and cached afterwards.
 
     Args:
       options: ``path`` has the folders.
-      data: whose images and classes they know.
-      way: classes of each.
+      data: whose images and classes they know, where it names a data set.
 
     Raises:
       InputError: they cannot be read, or are not as asked for.
     """
     zoos = [_load_one_zoo(path, options, data) for path in options.path.split(",")]
-    return select(zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos), options, way)
+    return select(zoos[0] if len(zoos) == 1 else zoo_lib.merge(zoos), options)
 
 
-def select(zoo: zoo_lib.Zoo, options: ZooOptions, way: int) -> zoo_lib.Zoo:
-    """The teachers of a zoo that are asked for, checked to know `way` classes each."""
+def select(zoo: zoo_lib.Zoo, options: ZooOptions) -> zoo_lib.Zoo:
+    """The teachers of a zoo that are asked for."""
     if options.num_teachers:
         zoo = zoo_lib.subset(zoo, options.num_teachers)
+    return zoo
+
+
+def check_way(zoo: zoo_lib.Zoo, options: ZooOptions, way: int) -> None:
+    """Refuses teachers that do not know `way` classes each.
+
+    Raises:
+      InputError: says which number they know.
+    """
     if zoo.way != way:
         raise InputError(
             f"config.way={way} but the teachers in "
             f"{options.path or options.apis} are "
             f"{zoo.way}-way; set --config.way={zoo.way}"
         )
-    return zoo
 
 
 def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.Zoo:
@@ -85,15 +92,23 @@ def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.
     zoos = epath.Path(home).expanduser() / "zoos"
     # Teachers of the research codes say class ids, which index the data's classes; its
     # normalisation is theirs.  Everything else says so itself, or in its table.
-    if not data.path or options.table or not conversion.is_released(path):
+    by_data = data.name and not options.table and conversion.is_released(path)
+    chosen = preset(data) if by_data else None
+    if chosen is None or not data.path:
         how = HubOptions(
             table=options.table or None,
             guess=options.guess,
             trust_code=options.trust_code,
             progress=conversion.show_progress,
+            defaults={
+                "size": [chosen.image_size, chosen.image_size],
+                "mean": chosen.mean,
+                "std": chosen.std,
+            }
+            if chosen
+            else {},
         )
         return hosts.in_turn(lambda: conversion.cached_models(path, zoos, how))
-    chosen = preset(data)
     return hosts.in_turn(
         lambda: conversion.cached_zoo(
             path,
@@ -111,6 +126,8 @@ def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.
 
 def _check_domain(zoo: zoo_lib.Zoo, path: str, data: DataOptions) -> None:
     """Refuses a converted zoo that was made for another version of the data."""
+    if not data.name:
+        return
     size = preset(data).image_size
     for group in zoo.groups:
         if group.domain != data.name:

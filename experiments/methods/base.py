@@ -16,6 +16,7 @@ from free_jax.fewshot import evaluation
 from free_jax.fewshot import learners as learners_lib
 from free_jax.fewshot import replay as replay_lib
 from free_jax.fewshot.replay import EpisodeOptions, ReplayOptions
+from free_jax.inversion import invertible
 from free_jax.zoo.network import Network
 
 __all__ = ["learners"]  # What methods read of a config besides.
@@ -26,9 +27,18 @@ def title(algorithm: str, zoo: zoo_lib.Zoo | None) -> str:
     return f"{algorithm}: {zoo.num_teachers if zoo else 0} teachers"
 
 
-def student(common: Common, outputs: int) -> Network:
-    """The meta-model with so many outputs."""
-    return networks.student(common.student, outputs, common.data, common.dtype)
+def student(common: Common, outputs: int, zoo: zoo_lib.Zoo | None) -> Network:
+    """The meta-model with so many outputs, for images as the teachers see them."""
+    return networks.student(common.student, outputs, common.data, common.dtype, zoo)
+
+
+def check_way(common: Common, zoo: zoo_lib.Zoo) -> None:
+    """Refuses teachers of other numbers of classes than an episode has.
+
+    Raises:
+      InputError: says which number they know.
+    """
+    inputs.check_way(zoo, common.zoo, common.way)
 
 
 def episode_options(
@@ -46,15 +56,23 @@ def episode_options(
     }
 
 
-def images_wanted(section: Recovery, common: Common) -> panel.RecoverOptions:
-    """What is recovered, in the size of the data."""
-    size = inputs.preset(common.data).image_size
-    return section.anew._replace(image_size=size)
+def images_wanted(
+    section: Recovery, common: Common, zoo: zoo_lib.Zoo
+) -> panel.RecoverOptions:
+    """What is recovered, in the size of the meta-model's images unless it says one."""
+    wanted = section.anew
+    if wanted.image_size:
+        return wanted
+    return wanted._replace(image_size=inputs.preset(common.data, zoo).image_size)
 
 
 def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:
     """How many images that makes."""
-    return zoo.num_teachers * zoo.way * wanted.images_per_class
+    quota = panel.quota_of(wanted)
+    able = [g for g in zoo.groups if invertible(wanted.inversion, g.network)]
+    return sum(
+        group.num_teachers * quota.images(group.network.num_classes) for group in able
+    )
 
 
 def episodic_update(

@@ -64,7 +64,8 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
     del run
-    student = base.student(config.common, way)
+    base.check_way(config.common, zoo)
+    student = base.student(config.common, way, zoo)
     _, learner = base.learners(config.learner, student)
 
     def init(key: jax.Array) -> Initial:

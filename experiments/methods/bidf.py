@@ -89,7 +89,8 @@ def check(config: Config) -> None:
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
-    student = base.student(config.common, way)
+    base.check_way(config.common, zoo)
+    student = base.student(config.common, way, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     options, recipe = config.recover, config.inversion
     needed = config.replay.shots + config.replay.queries

@@ -64,10 +64,11 @@ def learning(
     optimizer: Mapping[str, Any],
     replay: EpisodeOptions,
     run: Run,
+    zoo: zoo_lib.Zoo | None = None,
 ) -> dict[str, Any]:
     """What a `Method` on episodes of one fixed bank has, whatever the bank."""
     way, tx = common.way, make_optimizer(optimizer)
-    student = base.student(common, way)
+    student = base.student(common, way, zoo)
     train_learner, test_learner = base.learners(learner, student)
     update = base.episodic_update(replay, way, train_learner, tx, run.map_tasks)
     return {

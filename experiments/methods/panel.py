@@ -17,7 +17,6 @@ from experiments.stages.options import Recovery
 from free_jax import panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
-from free_jax.fewshot import heads
 from free_jax.fewshot.learners import LearnerOptions, MetaLearner
 from free_jax.options import Positive
 from free_jax.panel import PanelOptions, classifiers
@@ -105,13 +104,12 @@ def check(config: Config) -> None:
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     common, earlier = config.common, config.recover
-    wanted = base.images_wanted(config.recover, common)
+    wanted = base.images_wanted(config.recover, common, zoo)
     asking, options = config.panel._replace(recover=wanted), config.distill
     rng = run.rng("held-out classes")
     choice = panel.choose(rng, zoo, asking, way=common.way)
     columns = panel.columns_of(zoo.columns, choice.asked)
-    model = base.student(common, int(columns[-1]))
-    _check_whitening(options, model.num_classes)
+    model = base.student(common, int(columns[-1]), zoo)
     try:
         algorithm = panel.distillation(
             model, columns, options, common.num_steps, map_tasks=run.map_tasks
@@ -145,7 +143,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             head_scale=config.learner.head_scale,
         ),
         holdout=found.held_out,
-        learner=_beside(config.learner, common),
+        learner=_beside(config.learner, common, zoo),
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,
@@ -155,7 +153,9 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     )
 
 
-def _beside(options: AdaptationOptions, common: Common) -> MetaLearner:
+def _beside(
+    options: AdaptationOptions, common: Common, zoo: zoo_lib.Zoo
+) -> MetaLearner:
     """How the baselines' models are adapted."""
     chosen = LearnerOptions(
         kind=options.kind,
@@ -165,14 +165,4 @@ def _beside(options: AdaptationOptions, common: Common) -> MetaLearner:
         test_steps=options.test_steps,
         test_lr=options.test_lr,
     )
-    return base.learners(chosen, base.student(common, common.way))[1]
-
-
-def _check_whitening(options: DistillOptions, outputs: int) -> None:
-    whitens = options.whitening and options.fit_images
-    if whitens and outputs > heads.MOST_WHITENED:
-        raise InputError(
-            f"config.distill.whitening: {outputs} outputs of all teachers make a "
-            "matrix of their square; set it to 0, or ask fewer teachers "
-            f"(config.panel.teachers) for at most {heads.MOST_WHITENED}"
-        )
+    return base.learners(chosen, base.student(common, common.way, zoo))[1]

@@ -73,6 +73,7 @@ def check(config: Config) -> None:
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     common, episode = config.common, config.replay
+    base.check_way(common, zoo)
     parts = episodic.learning(
         config.algorithm,
         common,
@@ -80,8 +81,9 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         config.optimizer,
         episode,
         run,
+        zoo,
     )
-    wanted = base.images_wanted(config.recover, common)
+    wanted = base.images_wanted(config.recover, common, zoo)
     needed = episode.shots + episode.queries
     _check_classes(zoo, wanted.images_per_class, common.way, needed)
     # Last: it takes minutes.

@@ -110,7 +110,8 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     recipe = config.inversion
     if options.disjoint:
         zoo = zoo_lib.disjoint(zoo, options.disjoint)
-    student = base.student(common, way)
+    base.check_way(common, zoo)
+    student = base.student(common, way, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     train_learner = _started(config, train_learner, student, zoo)
     needed = replay.shots + replay.queries

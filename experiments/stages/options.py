@@ -2,7 +2,7 @@
 
 from typing import Annotated, NamedTuple
 
-from experiments.harness.sections import Flat, Without
+from experiments.harness.sections import Flat
 from free_jax.panel import RecoverOptions
 
 
@@ -10,12 +10,13 @@ class Recovery(NamedTuple):
     """Images recovered before the first step, or those of an earlier run.
 
     Attributes:
-      anew: what is recovered in this run; its images are of the data's size.
+      anew: what is recovered in this run; its images are of the meta-model's size
+        unless it says one.
       reuse: workdir of an earlier panel run: its images and answers are taken.
       against: workdir of an earlier panel run: its images and answers are kept, and
         more are recovered where its model and a teacher disagree.
     """
 
-    anew: Annotated[RecoverOptions, Flat(), Without(("image_size",))] = RecoverOptions()
+    anew: Annotated[RecoverOptions, Flat()] = RecoverOptions()
     reuse: str = ""
     against: str = ""

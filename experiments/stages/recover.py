@@ -179,9 +179,13 @@ def check(
       InputError: names the section.
     """
     student = rival.student if rival else None
-    for network in zoo.networks if wanted.images_per_class else ():
+    recipe = wanted.inversion
+    if not wanted.images_per_class:
+        return
+    able = [n for n in zoo.networks if inversion.invertible(recipe, n)]
+    for network in able or zoo.networks:
         try:
-            inversion.build(wanted.inversion, network, student)
+            inversion.build(inversion.suited(recipe, network), network, student)
         except ValueError as error:
             raise InputError(f"config.recover: {error}") from None
 

@@ -18,7 +18,6 @@ def opened(
     run: Run,
     *,
     data: DataOptions,
-    way: int,
     dtype: Dtype = "float32",
     checkpoint: CheckpointOptions = CheckpointOptions(),
 ) -> Iterator[Zoo | None]:
@@ -30,7 +29,6 @@ def opened(
       options: which teachers.
       run: keeps those that are trained here, and what endpoints answer.
       data: whose classes they know.
-      way: classes of each.
       dtype: what they compute in.
       checkpoint: of their training.
 
@@ -45,10 +43,10 @@ def opened(
                 options.pretrain, run, data=data, dtype=dtype, checkpoint=checkpoint
             )
         elif options.path:
-            zoo = inputs.load_zoo(options, data, way)
+            zoo = inputs.load_zoo(options, data)
         elif options.apis:
             remote = endpoints.opened(options.apis, run.workdir, data.name)
-            zoo = inputs.select(exits.enter_context(remote), options, way)
+            zoo = inputs.select(exits.enter_context(remote), options)
         if zoo is not None:
             zoo = inputs.sabotaged(zoo, options.sabotage, run.seed)
             zoo = inputs.computing_in(zoo, dtype)

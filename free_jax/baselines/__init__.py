@@ -87,7 +87,7 @@ BASELINES: dict[str, Baseline] = {
     ),
     "panel_whitened": Baseline(
         "panel of all teachers, whitened, ridge / soft k-means",
-        "answers, at most 4096 outputs together",
+        "answers",
         ensemble.whitened,
     ),
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from free_jax import keys, panel
 from free_jax.baselines import setting as setting_lib
-from free_jax.baselines.setting import NotApplicable, Scores, Setting
+from free_jax.baselines.setting import Scores, Setting
 from free_jax.baselines.teacher import draw_leaves
 from free_jax.fewshot import banks, evaluation, heads
 from free_jax.types import ImageBank
@@ -45,16 +45,9 @@ def whitened(
       num_images: dead leaves that are described.
       strength: see `heads.whitening`.
 
-    Raises:
-      NotApplicable: descriptions are too long for a matrix of their square.
     """
     raw = described(setting)
     size = raw.images.shape[-1]
-    if size > heads.MOST_WHITENED:
-        raise NotApplicable(
-            f"{size} outputs of all teachers, of which at most {heads.MOST_WHITENED} "
-            "can be whitened"
-        )
 
     def make() -> ImageBank:
         network = setting.student or setting_lib.teachers(setting).architectures[0]
@@ -62,8 +55,13 @@ def whitened(
         drawn = np.asarray(draw_leaves(key, network.image_shape, num_images))[None]
         bank = banks.from_arrays(drawn, np.asarray([num_images]))
         said = panel.describe_bank(_describe(setting), bank).images[0]
-        mean, matrix = heads.whitening(said, strength)
-        white = heads.whiten(raw.images.reshape(-1, size), mean, matrix)
+        fitted = heads.fit_whitening(said, strength)
+        white = heads.whiten(
+            raw.images.reshape(-1, size),
+            fitted["mean"],
+            fitted["whitening"],
+            fitted.get("outside"),
+        )
         return raw._replace(images=white.reshape(raw.images.shape))
 
     name = f"whitened by {num_images} images, strength {strength}"
@@ -96,12 +94,10 @@ def _describe(setting: Setting) -> Callable[[jax.Array], jax.Array]:
     zoo = setting_lib.teachers(setting)
     describer = setting.programs.once(
         "describe",
-        lambda: jax.jit(
-            panel.describer(
-                zoo.networks,
-                temperature=setting.temperature,
-                map_tasks=setting.map_tasks,
-            )
+        lambda: panel.compiled_describer(
+            zoo.networks,
+            temperature=setting.temperature,
+            map_tasks=setting.map_tasks,
         ),
     )
     return functools.partial(describer, zoo.teachers)

@@ -87,9 +87,11 @@ def most_central(
     Agreement is `panel.centrality` on dead leaves: forward queries only.
     """
     shape = zoo.networks[0].image_shape
-    describe = panel.describer(zoo.networks, temperature=temperature, mirror=False)
+    describe = panel.compiled_describer(
+        zoo.networks, temperature=temperature, mirror=False
+    )
     images = draw_leaves(key, shape, num_images)
-    said = np.asarray(jax.jit(describe)(zoo.teachers, images))
+    said = np.asarray(describe(zoo.teachers, images))
     return zoo.locate(int(panel.centrality(Answers(said, zoo.columns)).argmax()))
 
 

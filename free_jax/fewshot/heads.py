@@ -17,8 +17,12 @@ from free_jax.fewshot.descend import descend
 
 Head = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 Center = Literal["support", "episode", "none"]
-# Numbers a description may have to be whitened: the matrix has their square.
+# Numbers that a description may have to be whitened by a matrix of their square; longer
+# ones are by their leading directions.
 MOST_WHITENED = 4096
+# So many of them: with the share of the largest variance that is added to all, the
+# others are as good as equal.
+_LEADING = 512
 
 
 def unit(x: Float[Array, "n d"]) -> Float[Array, "n d"]:
@@ -53,11 +57,73 @@ def whitening(
     return mean, vectors * jax.lax.rsqrt(jnp.where(values > 0, values, 1.0))
 
 
+def leading_whitening(
+    descriptions: Float[Array, "n d"], strength: float, leading: int = _LEADING
+) -> tuple[Float[Array, " d"], Float[Array, "d r"], Float[Array, ""]]:
+    """`whitening` without a matrix of d x d: by the products of all pairs of images.
+
+    The few directions in which n descriptions vary most are divided by the root of
+    their variance, all others by one number.  What comes out is turned against that of
+    `whitening`: cosines and distances, which heads work by, are the same.
+
+    Args:
+      descriptions: of images of no particular class.
+      strength: share of the largest variance that is added to all.
+      leading: directions at most; with n of them it is exact.
+
+    Returns:
+      Mean of the descriptions at unit length, and what `whiten` takes besides.
+    """
+    rows = unit(descriptions)
+    mean = rows.mean(0)
+    apart = (rows - mean) / rows.shape[0] ** 0.5
+    values, vectors = jnp.linalg.eigh(apart @ apart.T)
+    values = jnp.maximum(values[-leading:], 0)
+    added = strength * values[-1]
+    # Descriptions that are all the same vary in no direction: none is shrunk.
+    outside = jax.lax.rsqrt(jnp.where(added > 0, added, 1.0))
+    inside = jax.lax.rsqrt(jnp.where(added > 0, values + added, 1.0))
+    length = jnp.where(values > 0, values, 1.0) ** 0.5
+    directions = apart.T @ (vectors[:, -leading:] / length)
+    # Rounding leaves directions without variance of no particular length.
+    kept = jnp.where(values > 1e-6 * values[-1], outside - inside, 0.0)
+    return mean, directions * kept**0.5, outside
+
+
+def fit_whitening(
+    descriptions: Float[Array, "n d"], strength: float
+) -> dict[str, jax.Array]:
+    """What a model keeps to `whiten` by: ``mean``, ``whitening``, maybe ``outside``.
+
+    Args:
+      descriptions: of images of no particular class.
+      strength: share of the largest variance that is added to all.
+    """
+    if descriptions.shape[1] <= MOST_WHITENED:
+        mean, matrix = whitening(descriptions, strength)
+        return {"mean": mean, "whitening": matrix}
+    mean, matrix, outside = leading_whitening(descriptions, strength)
+    return {"mean": mean, "whitening": matrix, "outside": outside}
+
+
 def whiten(
-    x: Float[Array, "n d"], mean: Float[Array, " d"], matrix: Float[Array, "d d"]
+    x: Float[Array, "n d"],
+    mean: Float[Array, " d"],
+    matrix: Float[Array, "d r"],
+    outside: Float[Array, ""] | None = None,
 ) -> Float[Array, "n d"]:
-    """Descriptions in the directions and units of `whitening`."""
-    return (unit(x) - mean) @ matrix
+    """Descriptions in the directions and units of `whitening`.
+
+    Args:
+      x: descriptions.
+      mean: of those that the whitening was fitted to.
+      matrix: of `whitening`, or of `leading_whitening`.
+      outside: what the latter multiplies the other directions by; None: the former.
+    """
+    apart = unit(x) - mean
+    if outside is None:
+        return apart @ matrix
+    return outside * apart - (apart @ matrix) @ matrix.T
 
 
 def centered(head: Head, center: Center) -> Head:

@@ -9,6 +9,7 @@ that improves them (`loop`).  A `Recipe` describes an inversion by plain values 
 from free_jax.inversion.five import meta_generator
 from free_jax.inversion.jobs import (
     Adversaries,
+    Quota,
     generator_jobs,
     images_of,
     leaves_jobs,
@@ -36,7 +37,9 @@ from free_jax.inversion.recipe import (
     build_critic,
     build_objective_gradient,
     build_source,
+    invertible,
     leaves_optimizer,
+    suited,
 )
 from free_jax.inversion.sources import (
     Source,
@@ -58,6 +61,7 @@ __all__ = [
     "Inverter",
     "Objective",
     "ObjectiveGradient",
+    "Quota",
     "Recipe",
     "Source",
     "build",
@@ -69,6 +73,7 @@ __all__ = [
     "generator_source",
     "images_of",
     "inverter",
+    "invertible",
     "leaves_jobs",
     "leaves_optimizer",
     "meta_generator",
@@ -78,6 +83,7 @@ __all__ = [
     "pixel_inverter",
     "pixel_source",
     "recovery_jobs",
+    "suited",
     "white_box",
     "zero_order",
 ]

@@ -42,12 +42,49 @@ class Adversaries(NamedTuple):
     of_teachers: Callable[[np.ndarray], Adversary]
 
 
+class Quota(NamedTuple):
+    """How many images are recovered from a teacher.
+
+    Attributes:
+      per_class: of each class, where the teacher's classes are few.
+      per_teacher: at most; None: as many as its classes ask for.
+    """
+
+    per_class: int
+    per_teacher: int | None = None
+
+    def images(self, num_classes: int) -> int:
+        """Of a teacher of so many classes.
+
+        >>> [Quota(40, 200).images(classes) for classes in (2, 5, 7, 1000)]
+        [80, 200, 196, 200]
+        """
+        most = self.per_class * num_classes
+        if self.per_teacher is None or most <= self.per_teacher:
+            return most
+        classes = min(num_classes, self.per_teacher)
+        return self.per_teacher // classes * classes
+
+    def labels(self, key: Key[Array, ""], num_classes: int) -> Int[Array, " n"]:
+        """The labels of the images of one teacher, each equally often.
+
+        Args:
+          key: draws classes of a teacher that has more than it may have images.
+          num_classes: of the teacher.
+        """
+        count = self.images(num_classes)
+        if num_classes <= count:
+            return balanced_labels(num_classes, count // num_classes)
+        return jax.random.permutation(key, num_classes)[:count].astype(jnp.int32)
+
+
 def recovery_jobs(
     key: Key[Array, ""],
     zoo: zoo_lib.Zoo,
     inversion: recipe.Recipe,
     *,
     images_per_class: int,
+    images_per_teacher: int | None = None,
     at_once: int = 1,
     image_shape: tuple[int, int, int],
     shared: Sequence[PyTree] | None = None,
@@ -57,13 +94,15 @@ def recovery_jobs(
     """Recovers images from every teacher; one job for some teachers of one group.
 
     One program a group is compiled, when the first of its jobs runs; the weights of a
-    job's teachers are taken only then.
+    job's teachers are taken only then.  Of a zoo of unequals, those that give no
+    gradients are passed over; without batch norm there are no statistics to match.
 
     Args:
       key: of the whole recovery; each teacher has a key of its own by its row.
       zoo: teachers.
       inversion: how images are recovered.
       images_per_class: from each teacher; 0 makes no job.
+      images_per_teacher: at most, see `Quota`; None: no limit.
       at_once: teachers a job.
       image_shape: (h, w, c) that images are resized to.
       shared: what the inversions of each group start from, such as a meta-trained
@@ -80,11 +119,19 @@ def recovery_jobs(
     """
     if at_once < 1:
         raise ValueError(f"at_once={at_once} teachers must be at least 1")
+    if images_per_teacher is not None and images_per_teacher < 1:
+        raise ValueError(f"images_per_teacher={images_per_teacher} must be at least 1")
     jobs: list[Job] = []
+    some = any(recipe.invertible(inversion, network) for network in zoo.networks)
     first = 0  # Row of the group's first teacher over all groups.
     for number, group in enumerate(zoo.groups if images_per_class else ()):
+        if some and not recipe.invertible(inversion, group.network):
+            first += group.num_teachers
+            continue
         inverter = recipe.build(
-            inversion, group.network, adversaries.student if adversaries else None
+            recipe.suited(inversion, group.network),
+            group.network,
+            adversaries.student if adversaries else None,
         )
         start = None if shared is None else shared[number]
         invert = _inversion_of(
@@ -92,7 +139,7 @@ def recovery_jobs(
             number,
             group,
             inverter,
-            labels=balanced_labels(group.network.num_classes, images_per_class),
+            quota=Quota(images_per_class, images_per_teacher),
             image_shape=image_shape,
             natural=inversion.init == "dead_leaves",
             start=start,
@@ -122,7 +169,7 @@ def _inversion_of(
     group: zoo_lib.ZooGroup,
     inverter: Inverter,
     *,
-    labels: jax.Array,
+    quota: Quota,
     image_shape: tuple[int, int, int],
     natural: bool,
     start: PyTree | None,
@@ -133,12 +180,16 @@ def _inversion_of(
     """``rows of the group -> a job's result``, by one program."""
 
     def one(shared, task):
-        key, teacher, adversary = task
+        key, labels, teacher, adversary = task
         recovered, info, _ = inverter.invert(key, shared, teacher, labels, adversary)
         fitted = augment.fit_to(recovered.images, image_shape)
         return banks.to_bytes(fitted), info.teacher_accuracy
 
     run = jax.jit(map_tasks(one, everywhere=True))
+    num_classes = group.network.num_classes
+
+    def wanted(owner: jax.Array) -> jax.Array:
+        return quota.labels(keys.named(key, "classes", owner), num_classes)
 
     @functools.cache
     def begin() -> PyTree:
@@ -151,13 +202,15 @@ def _inversion_of(
         each = jax.vmap(lambda i: keys.named(key, "teacher", i))(jnp.asarray(owners))
         teachers = zoo_lib.take(group.teachers, rows)
         adversary = adversaries.of_teachers(owners) if adversaries else None
-        images, known = jax.device_get(run(begin(), (each, teachers, adversary)))
-        ids = np.asarray(teachers.class_ids)[:, np.asarray(labels)]
+        labels = jax.vmap(wanted)(jnp.asarray(owners))
+        tasks = (each, labels, teachers, adversary)
+        images, known = jax.device_get(run(begin(), tasks))
+        ids = np.take_along_axis(np.asarray(teachers.class_ids), np.asarray(labels), 1)
         count = ids.size
         return {
             "images": images.reshape(-1, *image_shape),
             "classes": ids.reshape(-1).astype(np.int32),
-            "owners": np.repeat(owners, len(labels)).astype(np.int32),
+            "owners": np.repeat(owners, ids.shape[1]).astype(np.int32),
             "natural": np.full(count, natural),
             "teacher_accuracy": known,
         }

@@ -87,6 +87,25 @@ FIVE = Recipe(
 )
 
 
+def invertible(recipe: Recipe, teacher: Network) -> bool:
+    """Whether a recipe finds the gradients that it takes, exact or estimated."""
+    return "gradients" in teacher.gives or recipe.estimator is not None
+
+
+def suited(recipe: Recipe, teacher: Network) -> Recipe:
+    """The recipe without what a network cannot give: one for a zoo of unequals.
+
+    Where there is no batch norm there are no statistics to match.
+
+    Args:
+      recipe: of the inversion.
+      teacher: a network of the zoo.
+    """
+    if "moments" in teacher.gives or not recipe.objective.moments:
+        return recipe
+    return recipe._replace(objective=recipe.objective._replace(moments=0.0))
+
+
 def build(
     recipe: Recipe,
     teacher: Network,

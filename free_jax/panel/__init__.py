@@ -1,7 +1,12 @@
 """The panel: an image's outputs by all teachers, and one network that learns them."""
 
 from free_jax.panel.choice import best_teachers, centrality
-from free_jax.panel.describe import describe_bank, describer, tempered
+from free_jax.panel.describe import (
+    compiled_describer,
+    describe_bank,
+    describer,
+    tempered,
+)
 from free_jax.panel.distillation import (
     Described,
     DistillOptions,
@@ -25,10 +30,12 @@ from free_jax.panel.transfer_set import (
     ask_zoo,
     bank_of_classes,
     choose,
+    common_shape,
     describe_zoo,
     joined,
     judge,
     most_answers,
+    quota_of,
     recover_zoo,
     to_described,
     voted_classes,
@@ -56,6 +63,8 @@ __all__ = [
     "centrality",
     "choose",
     "columns_of",
+    "common_shape",
+    "compiled_describer",
     "describe_bank",
     "describe_zoo",
     "describer",
@@ -67,6 +76,7 @@ __all__ = [
     "most_answers",
     "outputs_of",
     "panel_distillation",
+    "quota_of",
     "recover_zoo",
     "rows_of",
     "statistics_fitter",

@@ -95,6 +95,51 @@ def describer(
     return describe
 
 
+def compiled_describer(
+    networks: tuple[Network, ...],
+    *,
+    output: Output = "probabilities",
+    temperature: float = 4.0,
+    mirror: bool = True,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Callable[[tuple[Teachers, ...], jax.Array | np.ndarray], jax.Array]:
+    """`describer`, compiled: one program for each network, run one after the other.
+
+    One program of all networks would be compiled anew for every zoo, and would hold
+    the buffers of all of them.
+
+    Args:
+      networks: one a group; equal ones share their program.
+      output: see `describer`, as the rest.
+      temperature: of the softmax.
+      mirror: average over the image and its mirror image.
+      map_tasks: how teachers are spread, see `parallel.map_tasks`.
+    """
+    programs = {
+        network: jax.jit(
+            describer(
+                (network,),
+                output=output,
+                temperature=temperature,
+                mirror=mirror,
+                map_tasks=map_tasks,
+            )
+        )
+        for network in networks
+    }
+
+    def describe(
+        teachers: tuple[Teachers, ...], images: jax.Array | np.ndarray
+    ) -> Float[Array, "n d"]:
+        said = [
+            programs[network]((stack,), images)
+            for network, stack in zip(networks, teachers, strict=True)
+        ]
+        return said[0] if len(said) == 1 else jnp.concatenate(said, axis=-1)
+
+    return describe
+
+
 def tempered(
     logits: Float[Array, "*batch way"], temperature: float | Float[Array, ""]
 ) -> Float[Array, "*batch way"]:

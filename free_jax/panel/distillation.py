@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, Key
 from free_jax import augment, parallel
 from free_jax.algorithm import Algorithm, bind
 from free_jax.fewshot import heads
-from free_jax.images import to_float
+from free_jax.images import fit_to, to_float
 from free_jax.options import AtLeast, Named, Positive, adam
 from free_jax.panel import ragged
 from free_jax.types import PyTree
@@ -155,7 +155,7 @@ def draw(
     rows = jax.random.randint(key_rows, (parts.batch_size,), 0, data.images.shape[0])
     images = augment.crop_flip(
         key_views,
-        to_float(data.images[rows]),
+        fit_to(to_float(data.images[rows]), parts.student.image_shape),
         padding=parts.crop_padding,
         edges=parts.edges,
         flip=parts.flip,

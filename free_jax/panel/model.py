@@ -35,7 +35,8 @@ def describe(
     Args:
       student: one trunk, a head for each of T teachers.
       variables: ``{"params", "batch_stats", "descriptions"}``, see `fit_statistics`.
-      images: integers from 0 to 255, or floats in [0, 1].
+      images: integers from 0 to 255, or floats in [0, 1]; of another size than the
+        model's they are resized.
       mirror: take the mean of an image and its mirror image.
 
     Returns:
@@ -44,12 +45,17 @@ def describe(
     Raises:
       InputError: images in another range, where their values are known.
     """
-    images = images_lib.checked(images, "describe")
+    images = _fitted(student, images_lib.checked(images, "describe"))
     how = variables["descriptions"]
     rows = _describe(student, variables, images, how, mirror)
     if "whitening" not in how:
         return rows
-    return heads.whiten(rows, how["mean"], how["whitening"])
+    return heads.whiten(rows, how["mean"], how["whitening"], how.get("outside"))
+
+
+def _fitted(student: Network, images: jax.Array) -> jax.Array:
+    """Images as the model sees them; the identity where they are."""
+    return images_lib.fit_to(to_float(images), student.image_shape)
 
 
 def _describe(student, variables, images, how, mirror=True):
@@ -192,7 +198,8 @@ def fit_statistics(
     batches = images[: count * size].reshape(count, size, *images.shape[1:])
 
     def moments_of(batch: jax.Array) -> PyTree:
-        return student.apply_with_moments(variables, to_float(batch), norm="batch")[1]
+        batch = _fitted(student, batch)
+        return student.apply_with_moments(variables, batch, norm="batch")[1]
 
     moments = jax.lax.map(moments_of, batches)
     fitted = {
@@ -201,10 +208,11 @@ def fit_statistics(
     }
     if whitening:
         rows = jax.lax.map(
-            lambda batch: _describe(student, fitted, to_float(batch), how), batches
+            lambda batch: _describe(student, fitted, _fitted(student, batch), how),
+            batches,
         )
         rows = rows.reshape(count * size, -1)
-        how["mean"], how["whitening"] = heads.whitening(rows, whitening)
+        how |= heads.fit_whitening(rows, whitening)
     return fitted | {"descriptions": how}
 
 

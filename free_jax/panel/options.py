@@ -38,6 +38,8 @@ class RecoverOptions(NamedTuple):
     Attributes:
       images_per_class: recovered from each teacher, not negative; 0: none, teachers are
         asked only and need no gradient.
+      images_per_teacher: at most so many are recovered from one, at least 1: fewer of
+        each class, and of a teacher of more classes of so many that are drawn.
       dead_leaves: synthetic images added to the recovered ones, not negative.
       at_once: teachers inverted in one job, at least 1.
       image_size: height and width of all images; 0: those that most teachers see.
@@ -46,6 +48,7 @@ class RecoverOptions(NamedTuple):
     """
 
     images_per_class: Annotated[int, AtLeast(0)] = 40
+    images_per_teacher: Annotated[int, AtLeast(1)] = 200
     dead_leaves: Annotated[int, AtLeast(0)] = 10000
     at_once: Annotated[int, AtLeast(1)] = 1
     image_size: Annotated[int, AtLeast(0)] = 0

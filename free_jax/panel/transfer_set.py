@@ -24,8 +24,7 @@ from free_jax import jobs as jobs_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
-from free_jax.fewshot.episodes import balanced_labels
-from free_jax.panel.describe import describer
+from free_jax.panel.describe import compiled_describer
 from free_jax.panel.distillation import Described
 from free_jax.panel.options import PanelOptions, RecoverOptions
 from free_jax.panel.ragged import answers_of, outputs_of
@@ -211,6 +210,7 @@ def recover_zoo(
         zoo,
         options.inversion,
         images_per_class=options.images_per_class,
+        images_per_teacher=options.images_per_teacher,
         at_once=options.at_once,
         image_shape=image_shape,
         shared=shared,
@@ -221,6 +221,11 @@ def recover_zoo(
     # What an earlier version kept does not say whether it is like real images.
     natural = options.inversion.init == "dead_leaves"
     return inversion.images_of(list(run("recovered", jobs)), natural=natural)
+
+
+def quota_of(options: RecoverOptions) -> inversion.Quota:
+    """How many images are recovered from each teacher."""
+    return inversion.Quota(options.images_per_class, options.images_per_teacher)
 
 
 def common_shape(zoo: zoo_lib.Zoo, image_size: int = 0) -> tuple[int, int, int]:
@@ -254,9 +259,10 @@ def _meta_trained(
     wanted, network = options.meta_training, group.network
     jobs, left = inversion.generator_jobs(
         keys.named(key, "generator", number),
-        inversion.build(options.inversion, network),
+        inversion.build(inversion.suited(options.inversion, network), network),
         group.teachers,
-        balanced_labels(network.num_classes, options.images_per_class),
+        # Of a teacher of very many classes, those of one draw.
+        quota_of(options).labels(keys.named(key, "classes"), network.num_classes),
         num_steps=wanted.num_steps,
         teachers_per_step=wanted.teachers_per_step,
         optimizer=wanted.optimizer,
@@ -329,10 +335,10 @@ def ask_jobs(
     """
     if chunk < 1 or at_once < 1:
         raise ValueError(f"chunk={chunk} and at_once={at_once} must be at least 1")
-    describe = describer(
+    run = compiled_describer(
         zoo.networks, output="logits", mirror=False, map_tasks=map_tasks
     )
-    run, service = jax.jit(describe), zoo.service
+    service = zoo.service
 
     def ask(start: int) -> dict[str, np.ndarray]:
         part = images[start : start + chunk]

@@ -21,6 +21,7 @@ from free_jax.interop.hub.table import (
     read_table,
     row_facts,
     row_of,
+    with_defaults,
 )
 from free_jax.interop.hub.timm_folder import read_timm
 from free_jax.interop.hub.walk import walk
@@ -78,7 +79,7 @@ def survey(path: Any, options: HubOptions = HubOptions()) -> Survey:
             "timm, or files .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .pt2"
         )
     known = [n for c in found.candidates for n in (c.path, *c.files)]
-    table = _table(root, options)
+    table = with_defaults(_table(root, options), options.defaults)
     check_paths(table, known)
     consent = read_consent(options.trust_code, known)
     candidates = found.candidates[: options.limit]
@@ -346,5 +347,8 @@ def fingerprint(path: Any, options: HubOptions) -> str:
         if file.is_file():
             stat = file.stat()
             total.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    total.update(repr((options.guess, options.trust_code, options.limit)).encode())
+    chosen = [options.guess, options.trust_code, options.limit]
+    if options.defaults:
+        chosen.append(sorted(options.defaults.items()))
+    total.update(repr(tuple(chosen)).encode())
     return total.hexdigest()

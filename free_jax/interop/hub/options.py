@@ -1,6 +1,7 @@
 """How a folder of models is read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -17,6 +18,7 @@ class HubOptions(NamedTuple):
       cache_dir: where programs are kept between runs; None: in the user's cache, "":
         nowhere.
       limit: reads only the first models.
+      defaults: settings, as a table's, of all models of which it says nothing.
       progress: called as ``progress(done, total)``.
     """
 
@@ -26,4 +28,5 @@ class HubOptions(NamedTuple):
     check: bool = False
     cache_dir: Any = None
     limit: int | None = None
+    defaults: Mapping[str, Any] = MappingProxyType({})
     progress: Callable[[int, int], None] | None = None

@@ -91,6 +91,20 @@ def read_table(path: Any, inside: Any = None) -> Table:
     return Table(path.name, models, defaults, classes)
 
 
+def with_defaults(table: Table, defaults: Mapping[str, Any]) -> Table:
+    """A table with settings for all models of which it says nothing.
+
+    Raises:
+      InputError: a setting is unknown or out of range.
+    """
+    if not defaults:
+        return table
+    beneath = _settings(defaults, "defaults")
+    return table._replace(
+        name=table.name or "defaults", defaults={**beneath, **table.defaults}
+    )
+
+
 def _parse(path: pathlib.Path, name: str) -> Any:
     import yaml
 
