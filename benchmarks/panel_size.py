@@ -39,7 +39,7 @@ def main() -> None:
     options = parser.parse_args()
     config = panel_cifar_fs.get_config()
     config.data.path, config.zoo.path = options.data, options.zoo
-    zoo = inputs.load_zoo(config.zoo, config.data, config.way)
+    zoo = inputs.load_zoo(config.zoo, config.data)
     split = inputs.load_split(config.data, options.split)
     images = np.asarray(split.images)[:, : options.images]
     bank = banks.from_arrays(images, np.minimum(split.counts, options.images))

@@ -153,7 +153,7 @@ def main() -> None:
 
     config = preinverted_cifar_fs.get_config()
     config.data.path, config.zoo.path = options.data, options.zoo
-    group = inputs.load_zoo(config.zoo, config.data, config.way).groups[0]
+    group = inputs.load_zoo(config.zoo, config.data).groups[0]
     arch, count = group.network, group.num_teachers
     teachers = fj.take(group.teachers, np.arange(options.teachers))
     others = fj.take(group.teachers, np.arange(options.teachers, count))

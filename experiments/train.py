@@ -51,6 +51,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
       InputError: anything wrong with config, data, zoo or working directory.
     """
     settings = checks.validate(config)
+    _check_evaluation(settings.common)
     with runs.opened(
         settings.common, workdir, identity=config, may_change=may_change(settings)
     ) as run:
@@ -63,20 +64,18 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
 def _result(config: Any, run: Run) -> dict[str, Any]:
     common: Common = config.common
     data, options = common.data, common.eval
-    # What the end needs should stop the run before the training, not after it.
-    measured = _splits(common)
-    selection.check(options, measured)
-    largest = max(options.shots) + options.queries
-    for split in measured:
-        inputs.check_evaluation(data, split, way=common.way, images_per_class=largest)
     with teachers.opened(
         common.zoo, run, data=data, dtype=common.dtype, checkpoint=common.checkpoint
     ) as zoo:
         banks = {
             split: inputs.evaluation_bank(
-                data, split, way=common.way, images_per_class=largest, zoo=zoo
+                data,
+                split,
+                way=common.way,
+                images_per_class=max(options.shots) + options.queries,
+                zoo=zoo,
             )
-            for split in measured
+            for split in _splits(common)
         }
         method = methods.build(config, zoo, run)  # recovers and asks, for some
         judge = selection.judge(
@@ -107,6 +106,19 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             table,
             class_names=zoo.class_names if zoo else (),
             bill=service.bill() if service else None,
+        )
+
+
+def _check_evaluation(common: Common) -> None:
+    """Refuses what the end needs and has not, before the run claims its folder."""
+    options, measured = common.eval, _splits(common)
+    selection.check(options, measured)
+    for split in measured:
+        inputs.check_evaluation(
+            common.data,
+            split,
+            way=common.way,
+            images_per_class=max(options.shots) + options.queries,
         )
 
 

@@ -42,17 +42,17 @@ def test_a_run_reads_models_once_and_without_data(
     data = DataOptions(cache_dir=str(tmp_path / "cache"))
     options = ZooOptions(path=str(models))
     with pytest.raises(InputError, match="none of 2 models can be used"):
-        inputs.load_zoo(options, data, 5)
+        inputs.load_zoo(options, data)
     table = tmp_path / "table.yaml"
     table.write_text(hub_files.TABLE)
     options = options._replace(table=str(table))
-    zoo = inputs.load_zoo(options, data, 5)
+    zoo = inputs.load_zoo(options, data)
     assert "2 of 2 models are used" in capsys.readouterr().err
-    again = inputs.load_zoo(options, data, 5)
+    again = inputs.load_zoo(options, data)
     assert not capsys.readouterr().err, "converted once"
     np.testing.assert_array_equal(again.class_ids, zoo.class_ids)
     # What may be guessed is another reading.
-    guessed = inputs.load_zoo(ZooOptions(path=str(models), guess=True), data, 5)
+    guessed = inputs.load_zoo(ZooOptions(path=str(models), guess=True), data)
     assert guessed.networks != zoo.networks
 
 

@@ -33,7 +33,6 @@ from free_jax import (
     save_zoo,
 )
 from free_jax.baselines import BASELINES, ensemble
-from free_jax.fewshot import heads
 from free_jax.panel import model as distilled
 from free_jax.panel.distillation import Described
 from free_jax.types import Answers, SyntheticImages
@@ -581,9 +580,3 @@ def test_a_pool_that_is_used_again_tells_how_it_was_made(
     assert not natural(config={"backend": "pixels", "start": "noise"})
     assert not natural(config={"backend": "five", "start": "scenes"})
     assert "does not say" not in capsys.readouterr().out
-
-
-def test_too_many_outputs_are_not_whitened(zoo_path, tmp_path, monkeypatch):
-    monkeypatch.setattr(heads, "MOST_WHITENED", 24)
-    with pytest.raises(run.InputError, match="25 outputs of all teachers"):
-        train.main(parse(zoo_path), str(tmp_path))

@@ -63,7 +63,7 @@ def load(
 
 def list_split(name: str, split: str, path: str | os.PathLike | None) -> Files:
     """The image files of each class of a split, sorted; see `load`."""
-    return _scan(_resolve(name, path), split)[0]
+    return _scan(_resolve(name, path), split, tell=False)[0]
 
 
 def read_image(path: pathlib.Path, image_size: int) -> np.ndarray:
@@ -126,13 +126,14 @@ def _resolve(name, path) -> pathlib.Path:
     raise DataError(f"{root}: is a file; give the folder that holds {_LAYOUT}")
 
 
-def _scan(root: pathlib.Path, split: str) -> tuple[Files, str]:
+def _scan(root: pathlib.Path, split: str, *, tell: bool = True) -> tuple[Files, str]:
     """Lists the image files of each class, sorted, with a fingerprint of them."""
     folder = root / split
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder; {_found(root)}")
     listing = list_classes(folder)
-    say_strays(folder, listing)
+    if tell:
+        say_strays(folder, listing)
     if not listing.files:
         raise DataError(
             f"{folder}: no class folders in it; expected {root.name}/{_LAYOUT}"

@@ -27,7 +27,7 @@ def title(algorithm: str, zoo: zoo_lib.Zoo | None) -> str:
     return f"{algorithm}: {zoo.num_teachers if zoo else 0} teachers"
 
 
-def student(common: Common, outputs: int, zoo: zoo_lib.Zoo | None) -> Network:
+def student(common: Common, outputs: int, zoo: zoo_lib.Zoo | None = None) -> Network:
     """The meta-model with so many outputs, for images as the teachers see them."""
     return networks.student(common.student, outputs, common.data, common.dtype, zoo)
 
@@ -57,7 +57,7 @@ def episode_options(
 
 
 def images_wanted(
-    section: Recovery, common: Common, zoo: zoo_lib.Zoo
+    section: Recovery, common: Common, zoo: zoo_lib.Zoo | None = None
 ) -> panel.RecoverOptions:
     """What is recovered, in the size of the meta-model's images unless it says one."""
     wanted = section.anew

@@ -1,0 +1,251 @@
+"""From teachers alone to a model: no data set is named, none is read."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import free_jax as fj
+from experiments import inputs, train
+from experiments.data import procedural
+from experiments.inputs import command_line
+from experiments.inputs.options import DataOptions
+from free_jax import inversion, panel, zoo
+from free_jax.errors import InputError
+from free_jax.fewshot import heads
+from free_jax.inversion import Quota
+from free_jax.zoo.network import make_network
+
+SMALL = [
+    "--config.student.kwargs.width=4",
+    "--config.recover.images_per_teacher=6",
+    "--config.recover.inversion.num_steps=2",
+    "--config.recover.dead_leaves=10",
+    "--config.num_steps=2",
+    "--config.distill.batch_size=8",
+    "--config.eval.episodes=3",
+    "--config.eval.val_episodes=2",
+    "--config.eval.queries=2",
+    "--config.eval.baselines=('panel','panel_heads')",
+    "--config.learner.test_steps=1",
+]
+
+
+def network(num_classes, side=16, **kwargs):
+    given = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3), "width": 4} | kwargs
+    return make_network(
+        "conv4", num_classes=num_classes, image_shape=(side, side, 3), **given
+    )
+
+
+@pytest.fixture(scope="module")
+def unequal(tmp_path_factory):
+    """Two networks; teachers of 4, 5 and 7 classes; one that only answers."""
+
+    def teacher(name, made, seed):
+        variables = jax.tree.map(np.array, made.init(jax.random.key(seed)))
+        # Untrained, but not of one mind about every image.
+        variables["params"]["head"]["kernel"] *= 20
+        names = [f"{name}{i}" for i in range(made.num_classes)]
+        return zoo.Teacher(name, made, variables, tuple(names))
+
+    silent = network(5, gives={"features"})
+    made, _ = zoo.assemble(
+        [
+            teacher("four", network(4), 0),
+            teacher("seven", network(7), 1),
+            teacher("large", network(5, side=24, width=6), 2),
+            teacher("silent", silent, 3),
+        ]
+    )
+    folder = tmp_path_factory.mktemp("unequal") / "zoo"
+    zoo.save_zoo(made, folder)
+    return folder
+
+
+def run(zoo_path, workdir, *extra, config="panel.py"):
+    argv = ["run.py", f"--config=experiments/configs/{config}", *SMALL]
+    argv += [f"--config.zoo.path={zoo_path}", *extra]
+    return train.main(command_line.parse(argv).config, str(workdir))
+
+
+@pytest.fixture(scope="module")
+def without(unequal, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("without")
+    return workdir, run(unequal, workdir)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """{val,test}/<class>/*.png"""
+    folder = tmp_path_factory.mktemp("pictures")
+    for split in ("val", "test"):
+        drawn = procedural.make_split(split, image_size=16).images
+        for number, images in enumerate(drawn[:6]):
+            target = folder / split / f"class{number}"
+            target.mkdir(parents=True)
+            for i in range(7):
+                Image.fromarray(images[i]).save(target / f"{i}.png")
+    return folder
+
+
+def test_a_run_needs_teachers_and_nothing_else(unequal, without, capsys):
+    workdir, result = without
+    student, variables, notes = fj.load_model(workdir / "model.npz")
+    # What most teachers see, and the sum of what they know.
+    assert student.image_shape == (16, 16, 3) and student.num_classes == 4 + 7 + 5 + 5
+    np.testing.assert_allclose(student.mean, (0.4, 0.5, 0.6))
+    columns = np.asarray(variables["descriptions"]["columns"])
+    assert sorted(np.diff(columns)) == [4, 5, 5, 7]
+    assert result["results"] == {} and notes["algorithm"] == "panel"
+    # 6 images a teacher, of 4, 7 and 5 classes; the one without gradients is asked.
+    assert result["images_recovered"] == 4 + 6 + 5
+    assert "not measured" in (workdir / "table.md").read_text()
+    said = panel.model.describe(
+        student, variables, jnp.zeros((2, 40, 30, 3), jnp.uint8)
+    )
+    assert said.shape == (2, 21) and np.isfinite(said).all()
+
+
+def test_real_images_only_measure(unequal, without, pictures, tmp_path):
+    workdir, _ = without
+    result = run(unequal, tmp_path, f"--config.data.path={pictures}")
+    first, second = (np.load(w / "model.npz") for w in (workdir, tmp_path))
+    for name in first.files:
+        if name != "header":
+            np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    rows = result["results"]
+    assert set(rows) > {"panel distilled, centroids"}
+    assert all(np.isfinite(r["1"]["inductive"]["mean"]) for r in rows.values())
+
+
+def test_a_finished_run_is_measured_later(unequal, without, pictures):
+    workdir, _ = without
+    before = np.load(workdir / "model.npz")["params/params/head/kernel"]
+    result = run(unequal, workdir, f"--config.data.path={pictures}")
+    assert result["results"]
+    after = np.load(workdir / "model.npz")["params/params/head/kernel"]
+    np.testing.assert_array_equal(before, after)
+    assert json.loads((workdir / "result.json").read_text())["results"]
+
+
+def test_what_cannot_be_known_is_refused_at_the_start(unequal, tmp_path):
+    with pytest.raises(InputError, match="no real images to select by"):
+        run(unequal, tmp_path, "--config.eval.select=val")
+    with pytest.raises(InputError, match="different numbers of classes"):
+        argv = ["run.py", "--config=experiments/configs/free.py"]
+        config = command_line.parse([*argv, f"--config.zoo.path={unequal}"]).config
+        train.main(config, str(tmp_path / "free"))
+    with pytest.raises(InputError, match="no such folder"):
+        run(unequal, tmp_path, f"--config.data.path={tmp_path}/nowhere")
+    assert not (tmp_path / "recovered").exists()
+    with pytest.raises(InputError, match=r"data\.name is empty"):
+        inputs.preset(DataOptions())
+
+
+def test_the_images_are_those_of_most_teachers(unequal):
+    def of(*networks, **data):
+        made = [
+            zoo.Teacher(
+                str(i), n, jax.tree.map(np.asarray, n.init(jax.random.key(i))), ()
+            )._replace(names=tuple(f"{i}-{j}" for j in range(n.num_classes)))
+            for i, n in enumerate(networks)
+        ]
+        return inputs.preset(DataOptions(**data), zoo.assemble(made).zoo)
+
+    small, large = network(3), network(3, side=96, mean=(0.1, 0.2, 0.3))
+    grey = make_network(
+        "conv4",
+        num_classes=3,
+        image_shape=(20, 20, 1),
+        width=4,
+        mean=(0.3,),
+        std=(1.0,),
+    )
+    assert of(small, large, network(4)).image_size == 16
+    found = of(small, large, network(2, side=96, mean=(0.1, 0.2, 0.3)))
+    assert found.image_size == 64, "no larger on a CPU"
+    np.testing.assert_allclose(found.mean, (0.1, 0.2, 0.3))
+    assert of(small, large, image_size=48).image_size == 48
+    assert of(small, large, name="cifar_fs").image_size == 32
+    assert of(small, grey, grey).image_size == 20
+    assert len(of(small, grey).mean) == 3 and len(of(grey).mean) == 1
+
+
+@pytest.mark.parametrize("classes", [2, 5, 7, 30, 200, 1000])
+def test_no_teacher_gives_more_than_its_quota(classes):
+    quota = Quota(40, 200)
+    labels = np.asarray(quota.labels(jax.random.key(0), classes))
+    assert len(labels) == quota.images(classes) <= 200
+    counts = np.bincount(labels, minlength=classes)
+    assert len(set(counts[counts > 0])) == 1 and (counts <= 40).all()
+    assert (counts > 0).sum() == min(classes, 200)
+    other = np.asarray(quota.labels(jax.random.key(1), classes))
+    assert np.array_equal(labels, other) == (classes <= 200)
+    assert Quota(40).images(classes) == 40 * classes
+
+
+def test_a_teacher_of_many_classes_recovers_those_that_were_drawn():
+    made = network(9)
+    variables = jax.tree.map(lambda x: jnp.stack([x, x]), made.init(jax.random.key(0)))
+    ids = jnp.arange(18, dtype=jnp.int32).reshape(2, 9)
+    group = zoo.ZooGroup(made, fj.Teachers(variables, ids), np.full(2, np.nan))
+    teachers = zoo.Zoo((group,), tuple(map(str, range(18))))
+    recipe = inversion.Recipe(num_steps=1)
+    jobs = inversion.recovery_jobs(
+        jax.random.key(0),
+        teachers,
+        recipe,
+        images_per_class=2,
+        images_per_teacher=4,
+        at_once=2,
+        image_shape=(16, 16, 3),
+    )
+    found = inversion.images_of([job.run() for job in jobs])
+    first, second = found.classes[:4], found.classes[4:]
+    assert len(set(first)) == len(set(second)) == 4
+    assert set(first) <= set(range(9)) and set(second) <= set(range(9, 18))
+    assert set(first) != {c - 9 for c in second}, "drawn for each teacher"
+
+
+def test_networks_without_statistics_are_inverted_without_them():
+    bare = network(3, gives={"gradients", "features"})
+    recipe = inversion.Recipe()
+    with pytest.raises(InputError, match="moments"):
+        inversion.build(recipe, bare)
+    suited = inversion.suited(recipe, bare)
+    assert suited.objective.moments == 0 and recipe.objective.moments
+    inversion.build(suited, bare)
+    assert inversion.suited(recipe, network(3)) == recipe
+
+
+def test_descriptions_longer_than_a_matrix_are_whitened_alike():
+    key, other = jax.random.split(jax.random.key(0))
+    mix = jax.random.normal(key, (60, 60))
+    rows = jax.random.normal(other, (40, 60)) @ mix
+    new = jax.random.normal(key, (10, 60))
+    exact = heads.whiten(new, *heads.whitening(rows, 0.5))
+    leading = heads.whiten(new, *heads.leading_whitening(rows, 0.5, 40))
+    np.testing.assert_allclose(leading @ leading.T, exact @ exact.T, atol=1e-4)
+    # Fewer directions: nearer to it than none.
+    few = heads.whiten(new, *heads.leading_whitening(rows, 0.5, 20))
+    none = heads.whiten(new, *heads.leading_whitening(rows, 0.5, 1))
+    wrong = [np.abs(x @ x.T - exact @ exact.T).max() for x in (few, none)]
+    assert wrong[0] < wrong[1]
+    same = heads.whiten(new, *heads.leading_whitening(jnp.ones((5, 60)), 0.5))
+    assert np.isfinite(same).all()
+
+
+def test_one_program_a_network_says_what_one_of_all_says(unequal):
+    teachers = fj.load_zoo(unequal)
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), np.uint8)
+    together = panel.describer(teachers.networks)
+    apart = panel.compiled_describer(teachers.networks)
+    np.testing.assert_allclose(
+        apart(teachers.teachers, images),
+        jax.jit(together)(teachers.teachers, images),
+        atol=1e-6,
+    )
