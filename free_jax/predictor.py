@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.errors import FlaxError
 from jaxtyping import Array, Float, Int, Num
@@ -98,8 +99,8 @@ def fit(
         way = int(np.max(labels)) + 1 if len(labels) else 0
     head = head or default_head(variables)
     labels = _checked(images, labels, way, head, size)
-    images = images_lib.checked(images, "support set")
-    support = images_lib.fit_to(images, network.image_shape)
+    given = images_lib.checked(images, "support set")
+    support = images_lib.fit_to(given, network.image_shape)
     try:
         if head == "adapt":
             return _adapted(network, variables, notes, support, labels, way, size)

@@ -44,19 +44,19 @@ def list_classes(folder: pathlib.Path) -> Listing:
     files: dict[str, tuple[pathlib.Path, ...]] = {}
     strays = []
     for entry in _entries(folder):
-        if _is_left_behind(entry.name) or not entry.is_dir():
+        if is_left_behind(entry.name) or not entry.is_dir():
             strays.append(entry.name)
             continue
         images = []
         for item in _entries(entry.path):
             path = pathlib.Path(item.path)
             named = item.name.lower().endswith(SUFFIXES)
-            if named and not _is_left_behind(item.name) and path.is_symlink():
+            if named and not is_left_behind(item.name) and path.is_symlink():
                 if not path.exists():
                     raise DataError(
                         f"{path}: is a link to nothing; restore its target or remove it"
                     )
-            if named and not _is_left_behind(item.name) and item.is_file():
+            if named and not is_left_behind(item.name) and item.is_file():
                 images.append(path)
             else:
                 strays.append(f"{entry.name}/{item.name}")
@@ -112,10 +112,10 @@ def list_pictures(path: pathlib.Path) -> Pictures:
         links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
         strays += [(here / name).as_posix() for name in links]
         # What `os.walk` goes into next.
-        folders[:] = [name for name in folders if not _is_left_behind(name)]
+        folders[:] = [name for name in folders if not is_left_behind(name)]
         for name in files:
             file = pathlib.Path(folder, name)
-            named = name.lower().endswith(SUFFIXES) and not _is_left_behind(name)
+            named = name.lower().endswith(SUFFIXES) and not is_left_behind(name)
             usable = named and file.is_file()
             if usable and file.is_symlink():
                 usable = file.resolve().is_relative_to(inside)
@@ -140,7 +140,8 @@ def say_strays(folder: pathlib.Path, listing: Listing | Pictures) -> None:
         )
 
 
-def _is_left_behind(name: str) -> bool:
+def is_left_behind(name: str) -> bool:
+    """Whether a system or an archive left it; it is nobody's class or image."""
     # macOS leaves "._name.png" stubs beside images.
     return name.startswith(".") or name in _LEFT_BEHIND
 
