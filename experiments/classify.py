@@ -126,8 +126,7 @@ def _classify(args: argparse.Namespace) -> None:
     if unread:
         more = f"; and {len(unread) - 1} more" if len(unread) > 1 else ""
         print(
-            f"{len(unread)} of {total} pictures were not read and have no prediction: "
-            f"{unread[0]}{more}",
+            f"no prediction for {len(unread)} of {total} pictures: {unread[0]}{more}",
             file=sys.stderr,
         )
 
@@ -152,7 +151,7 @@ def _predicted(
             now = time.monotonic()
             if first == 0:  # The first chunk's time is that of compiling.
                 start, first = now, len(found)
-            elif now - said >= _SECONDS_PER_LINE:
+            elif now - said >= _SECONDS_PER_LINE and len(found) < total:
                 rate = (now - start) / (len(found) - first)
                 left = metrics.format_duration(rate * (total - len(found)))
                 print(f"  {len(found)}/{total} pictures, {left} left", flush=True)
@@ -165,7 +164,12 @@ def _predicted(
         )
         for picture in found
     ]
-    return predictions, [picture.problem for picture in found if picture.problem]
+    return predictions, [
+        # One line, whatever the names of files hold.
+        " ".join(picture.problem.split())
+        for picture in found
+        if picture.problem
+    ]
 
 
 def _write(

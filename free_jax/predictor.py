@@ -31,8 +31,6 @@ from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
 HEADS = ("centroid", "ridge", "soft_kmeans", "adapt")
-# What `panel.model.fit_statistics` writes; more than that is of a later version.
-_DESCRIPTIONS = {"weights", "temperature", "columns", "mean", "whitening"}
 _SCALE = 10.0  # Of cosines, to make logits.
 
 
@@ -269,12 +267,11 @@ def _normalised_by(network: Network, variables: PyTree, support: jax.Array) -> P
 
 
 def _check_descriptions(variables: PyTree) -> None:
-    held = set(variables["descriptions"])
-    if not {"weights", "temperature"} <= held <= _DESCRIPTIONS:
-        odd = sorted(held - _DESCRIPTIONS) or sorted(held) or ["nothing"]
+    missing = {"weights", "temperature"} - set(variables["descriptions"])
+    if missing:
         raise InputError(
-            f"the model's descriptions hold {', '.join(odd)}, with which this version "
-            "cannot describe; it was made by another one"
+            f"the model's descriptions lack {' and '.join(sorted(missing))}; it is "
+            "damaged or of another version"
         )
 
 

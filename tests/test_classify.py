@@ -219,12 +219,9 @@ def test_what_cannot_be_fitted_is_refused(panel_variables, meta_variables, task)
     six = np.arange(6, dtype=np.int32)
     refused("names 6 classes and the model has outputs for 3", labels=six)
     refused("adapts by 'dreaming'", notes={"learner": {"kind": "dreaming"}})
-    how = {**panel_variables["descriptions"], "aura": jnp.ones(2)}
-    refused(
-        "hold aura, with which",
-        variables={**panel_variables, "descriptions": how},
-        network=PANEL,
-    )
+    how = {"weights": jnp.ones(2)}
+    without = {**panel_variables, "descriptions": how}
+    refused("descriptions lack temperature", variables=without, network=PANEL)
     refused("do not fit its architecture", variables=panel_variables, head="ridge")
     blind = dataclasses.replace(toy.TINY, gives=frozenset({"gradients"}))
     refused("asks for features", network=blind, head="ridge")
@@ -365,7 +362,7 @@ def test_a_folder_of_pictures(run, tmp_path):
         assert float(row[2]) == max(scores) == scores[list(COLOURS).index(row[1])]
         assert sum(scores) == pytest.approx(1, abs=1e-5)
     assert "each picture is treated alone" in out
-    assert err.count("\n") == 1 and "1 of 4 pictures were not read" in err
+    assert err.count("\n") == 1 and "no prediction for 1 of 4 pictures" in err
     page = (tmp_path / "found.html").read_text(encoding="utf-8")
     assert "r,é &lt;b&gt;.png" in page and "<b>" not in page
     # Four support pictures and three others; nothing is fetched from elsewhere.
@@ -407,6 +404,9 @@ def test_what_is_refused_before_anything_is_computed(
     def fail(*args, **kwargs):
         raise AssertionError("something was computed")
 
+    def deny(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
     monkeypatch.setattr(predictor, "fit", fail)
     good = tmp_path / "pictures"
     put(good / "red" / "1.png")
@@ -440,7 +440,9 @@ def test_what_is_refused_before_anything_is_computed(
     (support / "red" / "2.png").unlink()
     refused("give a file whose name ends in .csv", out=tmp_path / "found.png")
     refused("there is no folder", out=tmp_path / "none" / "found.csv")
-    refused("cannot be written to", out="/proc/found.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.TemporaryFile", deny)
+        refused("cannot be written to (Permission denied)")
     (tmp_path / "taken.html").mkdir()
     refused("taken.html is a folder", out=tmp_path / "taken.csv")
     refused("--batch=0", "--batch=0")

@@ -105,7 +105,7 @@ def judgement_text(judgement: Judgement, classes: Sequence[str]) -> str:
 def _short(name: str) -> str:
     # Names of folders may hold line breaks.
     name = " ".join(name.split())
-    return name if len(name) <= _WIDEST else name[: _WIDEST - 1] + "…"
+    return name if len(name) <= _WIDEST else name[: _WIDEST - 2] + ".."
 
 
 _STYLE = """
