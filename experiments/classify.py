@@ -53,7 +53,7 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         description="Classifies pictures by a model and a few labelled ones."
     )
     add = parser.add_argument
-    add("--model", required=True, help="a run's working directory, or a model file")
+    add("--model", required=True, help="model.npz, its run, or an exported folder")
     add("--support", required=True, help="a folder a class, with a few pictures each")
     add("--images", required=True, help="a folder of pictures, or one picture")
     add("--out", required=True, help="the table to write, FILE.csv")

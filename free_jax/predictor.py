@@ -51,7 +51,7 @@ class Predictor(NamedTuple):
     is_inductive: bool
     size: int
     encode: Callable[[Any], jax.Array]
-    decide: Callable[[jax.Array], jax.Array]
+    decide: Callable[[Any], jax.Array]
 
 
 def default_head(variables: PyTree) -> str:
