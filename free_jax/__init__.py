@@ -13,6 +13,7 @@ from free_jax import (
     objectives,
     panel,
     parallel,
+    predictor,
     zoo,
 )
 from free_jax.errors import InputError
@@ -24,6 +25,7 @@ from free_jax.inversion import Adversary, Objective, meta_generator, pixel_inver
 from free_jax.model_io import load_model, save_model
 from free_jax.panel import model as distilled
 from free_jax.parallel import make_mesh, map_tasks
+from free_jax.predictor import classify
 from free_jax.types import Episode, ImageBank, Recovered, Teachers
 from free_jax.zoo import Zoo, ZooGroup, save_zoo, take
 from free_jax.zoo.network import Network, make_network
@@ -44,6 +46,7 @@ __all__ = [
     "augment",
     "balanced_labels",
     "baselines",
+    "classify",
     "distilled",
     "evaluation",
     "fewshot",
@@ -61,6 +64,7 @@ __all__ = [
     "panel",
     "parallel",
     "pixel_inverter",
+    "predictor",
     "protonet",
     "sample_episode",
     "save_model",

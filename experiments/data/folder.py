@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from experiments.data.base import SPLITS, DataError, Split
 from experiments.data.listing import SUFFIXES, list_classes, say_strays
@@ -66,19 +66,35 @@ def list_split(name: str, split: str, path: str | os.PathLike | None) -> Files:
     return _scan(_resolve(name, path), split, tell=False)[0]
 
 
-def read_image(path: pathlib.Path, image_size: int) -> np.ndarray:
+def read_image(
+    path: pathlib.Path, image_size: int | tuple[int, int], *, as_seen: bool = False
+) -> np.ndarray:
     """Decodes one image file to RGB of a given size.
-
-    Grey is repeated over the channels (16-bit grey keeps its upper byte), palettes
-    are resolved, and alpha is dropped as `torchvision.datasets.ImageFolder` does.
-    Other sizes are resized, bilinear with antialiasing, ignoring the aspect ratio.
 
     Args:
       path: the file.
-      image_size: height and width.
+      image_size: height and width, one number where they are equal.
+      as_seen: see `open_image`.
 
     Returns:
-      uint8 [image_size, image_size, 3].
+      uint8 [height, width, 3].
+
+    Raises:
+      DataError: the file is no readable image.
+    """
+    return resized(open_image(path, as_seen=as_seen), image_size)
+
+
+def open_image(path: pathlib.Path, *, as_seen: bool = False) -> Image.Image:
+    """Decodes one image file to RGB of its own size.
+
+    Grey is repeated over the channels (16-bit grey keeps its upper byte), palettes
+    are resolved, and alpha is dropped as `torchvision.datasets.ImageFolder` does.
+
+    Args:
+      path: the file.
+      as_seen: as a viewer shows it, and not as data sets of benchmarks are read: turned
+        as the camera noted (EXIF), and with white behind what is transparent.
 
     Raises:
       DataError: the file is no readable image.
@@ -86,17 +102,20 @@ def read_image(path: pathlib.Path, image_size: int) -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
+            if as_seen:
+                image = ImageOps.exif_transpose(image)
+                if image.mode == "F":
+                    raise ValueError("pixels are floats; save it with 8 or 16 bits")
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             elif "transparency" in image.info:
                 # A palette with transparency warns unless it goes through RGBA.
                 image = image.convert("RGBA")
-            image = image.convert("RGB")
-            if image.size != (image_size, image_size):
-                image = image.resize(
-                    (image_size, image_size), Image.Resampling.BILINEAR
-                )
-            return np.asarray(image)
+            if as_seen and image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
+                image = image.convert("RGBA")
+                paper = Image.new("RGBA", image.size, "white")
+                image = Image.alpha_composite(paper, image)
+            return image.convert("RGB")
     except (
         *(OSError, SyntaxError, ValueError, EOFError, struct.error),
         Image.DecompressionBombError,
@@ -105,6 +124,14 @@ def read_image(path: pathlib.Path, image_size: int) -> np.ndarray:
         raise DataError(
             f"{path}: not a readable image ({reason}); replace or remove the file"
         ) from error
+
+
+def resized(image: Image.Image, image_size: int | tuple[int, int]) -> np.ndarray:
+    """An RGB image in another size, bilinear with antialiasing, whatever its aspect."""
+    height, width = np.broadcast_to(image_size, 2).tolist()
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image)
 
 
 def _resolve(name, path) -> pathlib.Path:

@@ -44,19 +44,19 @@ def list_classes(folder: pathlib.Path) -> Listing:
     files: dict[str, tuple[pathlib.Path, ...]] = {}
     strays = []
     for entry in _entries(folder):
-        if _is_left_behind(entry.name) or not entry.is_dir():
+        if is_left_behind(entry.name) or not entry.is_dir():
             strays.append(entry.name)
             continue
         images = []
         for item in _entries(entry.path):
             path = pathlib.Path(item.path)
             named = item.name.lower().endswith(SUFFIXES)
-            if named and not _is_left_behind(item.name) and path.is_symlink():
+            if named and not is_left_behind(item.name) and path.is_symlink():
                 if not path.exists():
                     raise DataError(
                         f"{path}: is a link to nothing; restore its target or remove it"
                     )
-            if named and not _is_left_behind(item.name) and item.is_file():
+            if named and not is_left_behind(item.name) and item.is_file():
                 images.append(path)
             else:
                 strays.append(f"{entry.name}/{item.name}")
@@ -68,21 +68,80 @@ def list_classes(folder: pathlib.Path) -> Listing:
     return Listing(files, tuple(sorted(strays, key=lambda s: ("/" in s, s))))
 
 
-def say_strays(folder: pathlib.Path, listing: Listing) -> None:
+class Pictures(NamedTuple):
+    """What a folder of pictures holds, folders in it included.
+
+    Attributes:
+      root: the folder.
+      names: of the pictures, relative to it, with forward slashes; sorted.
+      strays: other files, and links that are not followed, likewise.
+    """
+
+    root: pathlib.Path
+    names: tuple[str, ...]
+    strays: tuple[str, ...]
+
+
+def list_pictures(path: pathlib.Path) -> Pictures:
+    """Lists all pictures below a folder, or one picture.
+
+    Links to folders are not followed, nor links to files that lie outside; hidden
+    entries and what systems leave behind are no pictures.
+
+    Args:
+      path: the folder, or a file, which is then taken for a picture whatever its name.
+
+    Raises:
+      DataError: there is no such path, or a name is not valid UTF-8.
+    """
+    if path.is_file():
+        return Pictures(path.parent, (path.name,), ())
+    if not path.is_dir():
+        raise DataError(f"{path}: no such file or folder")
+    inside = path.resolve()
+    names: list[str] = []
+    strays: list[str] = []
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be listed ({error.strerror})")
+
+    for folder, folders, files in os.walk(path, onerror=refuse):
+        for name in (*folders, *files):
+            _check_name(folder, name)
+        here = pathlib.Path(folder).relative_to(path)
+        links = [name for name in folders if os.path.islink(os.path.join(folder, name))]
+        strays += [(here / name).as_posix() for name in links]
+        # What `os.walk` goes into next.
+        folders[:] = [name for name in folders if not is_left_behind(name)]
+        for name in files:
+            file = pathlib.Path(folder, name)
+            named = name.lower().endswith(SUFFIXES) and not is_left_behind(name)
+            usable = named and file.is_file()
+            if usable and file.is_symlink():
+                usable = file.resolve().is_relative_to(inside)
+            (names if usable else strays).append((here / name).as_posix())
+    return Pictures(path, tuple(sorted(names)), tuple(sorted(strays)))
+
+
+def say_strays(folder: pathlib.Path, listing: Listing | Pictures) -> None:
     """One line about what was passed over, but for macOS's stubs in every folder."""
     told = [s for s in listing.strays if not s.rpartition("/")[2].startswith("._")]
     told = [s for s in told if s.rpartition("/")[2] != ".DS_Store"]
+    what = "no classes or no images"
+    if isinstance(listing, Pictures):
+        what = "no pictures, or links that are not followed"
     if told:
         more = f" and {len(told) - 3} more" if len(told) > 3 else ""
         print(
-            f"{folder}: passed over {', '.join(map(repr, told[:3]))}{more}: no classes "
-            f"or no images ({', '.join(s[1:] for s in SUFFIXES)})",
+            f"{folder}: passed over {', '.join(map(repr, told[:3]))}{more}: {what} "
+            f"({', '.join(s[1:] for s in SUFFIXES)})",
             file=sys.stderr,
             flush=True,
         )
 
 
-def _is_left_behind(name: str) -> bool:
+def is_left_behind(name: str) -> bool:
+    """Whether a system or an archive left it; it is nobody's class or image."""
     # macOS leaves "._name.png" stubs beside images.
     return name.startswith(".") or name in _LEFT_BEHIND
 
@@ -91,11 +150,15 @@ def _entries(folder: str | pathlib.Path) -> list[os.DirEntry]:
     with os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
-        try:
-            entry.name.encode()
-        except UnicodeEncodeError as error:
-            raise DataError(
-                f"{folder}: holds a name that is not valid UTF-8 "
-                f"({os.fsencode(entry.name)!r}); rename it"
-            ) from error
+        _check_name(folder, entry.name)
     return entries
+
+
+def _check_name(folder: str | pathlib.Path, name: str) -> None:
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{folder}: holds a name that is not valid UTF-8 ({os.fsencode(name)!r}); "
+            "rename it"
+        ) from error

@@ -186,3 +186,32 @@ def summarize(per_episode: np.ndarray) -> Accuracy:
     spread = percent.std() if percent.size > 1 else np.nan
     ci95 = 1.96 * spread / np.sqrt(percent.size)
     return Accuracy(float(percent.mean()), float(ci95), percent.astype(np.float32))
+
+
+def wilson(correct: int, total: int) -> tuple[float, float]:
+    """The 95 % interval of a share, by Wilson's score.
+
+    It holds for any share, 0 and 1 too, and for few pictures.  It says nothing of how a
+    figure varies with the support set: that takes several episodes.
+
+    Args:
+      correct: pictures that were classified correctly.
+      total: pictures, at least one.
+
+    Returns:
+      Its ends, in [0, 1].
+
+    Reference:
+      Wilson, "Probable Inference, the Law of Succession, and Statistical Inference",
+      JASA 1927.
+
+    >>> [round(end, 4) for end in wilson(8, 10)]
+    [0.4902, 0.9433]
+    """
+    z = 1.96
+    share, scale = correct / total, 1 + z**2 / total
+    middle = (share + z**2 / (2 * total)) / scale
+    spread = share * (1 - share) / total + z**2 / (4 * total**2)
+    half = z / scale * spread**0.5
+    # Rounding may leave [0, 1].
+    return max(0.0, middle - half), min(1.0, middle + half)

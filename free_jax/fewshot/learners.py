@@ -151,11 +151,12 @@ def maml(
     return MetaLearner(_init(student), adapt, predict, _episode_loss(adapt, predict))
 
 
-def protonet(student: Network) -> MetaLearner:
+def protonet(student: Network, *, way: int | None = None) -> MetaLearner:
     """Classifies by squared distance to the class means of support features.
 
     Args:
       student: the meta-model; its head is not used.
+      way: classes of an episode; None: as many as the head has outputs.
 
     Returns:
       A `MetaLearner`.
@@ -163,7 +164,7 @@ def protonet(student: Network) -> MetaLearner:
     Reference:
       Snell, Swersky, Zemel, "Prototypical Networks", NeurIPS 2017.
     """
-    way = student.num_classes
+    way = way or student.num_classes
 
     def adapt(
         params: PyTree,

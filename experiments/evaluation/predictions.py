@@ -1,0 +1,173 @@
+"""Predictions about a user's own pictures: a table, a judgement, a page to look at."""
+
+import csv
+import html
+import io
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from free_jax.fewshot import evaluation
+
+# Of more classes, a table of all against all is for files, not for a terminal.
+_MOST_SHOWN = 12
+_WIDEST = 12  # Characters of a column on a terminal.
+
+
+class Prediction(NamedTuple):
+    """What is said about a picture.
+
+    Attributes:
+      name: of the picture.
+      scores: [way] which sum to one; None: it could not be read.
+      small: a data URI; empty: it is not shown.
+    """
+
+    name: str
+    scores: np.ndarray | None
+    small: str = ""
+
+    @property
+    def best(self) -> int:
+        """The class of the largest score; the picture was read."""
+        assert self.scores is not None
+        return int(self.scores.argmax())
+
+
+class Judgement(NamedTuple):
+    """Predictions against the truth: one episode.
+
+    Attributes:
+      correct: pictures whose largest score was right.
+      total: pictures that were read.
+      interval: Wilson's 95 % interval of the share, in [0, 1].
+      confusion: [way, way] pictures; rows are true classes, columns predicted ones.
+    """
+
+    correct: int
+    total: int
+    interval: tuple[float, float]
+    confusion: np.ndarray
+
+
+def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
+    """``image,predicted,score,<class>...``; what could not be read has empty cells."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "predicted", "score", *classes])
+    for said in predictions:
+        if said.scores is None:
+            writer.writerow([said.name] + [""] * (2 + len(classes)))
+            continue
+        scores = [f"{score:.6f}" for score in said.scores]
+        writer.writerow([said.name, classes[said.best], scores[said.best], *scores])
+    return text.getvalue()
+
+
+def judge(
+    predictions: Sequence[Prediction], truth: Sequence[int], way: int
+) -> Judgement:
+    """Counts what is right among pictures that were read, at least one.
+
+    Args:
+      predictions: a record for each picture.
+      truth: the class of each.
+      way: number of classes.
+    """
+    confusion = np.zeros((way, way), np.int64)
+    for said, true in zip(predictions, truth, strict=True):
+        if said.scores is not None:
+            confusion[true, said.best] += 1
+    correct, total = int(confusion.trace()), int(confusion.sum())
+    return Judgement(correct, total, evaluation.wilson(correct, total), confusion)
+
+
+def judgement_text(judgement: Judgement, classes: Sequence[str]) -> str:
+    """The accuracy and, of few classes, who was taken for whom."""
+    low, high = (100 * end for end in judgement.interval)
+    lines = [
+        f"accuracy {100 * judgement.correct / judgement.total:.1f} % "
+        f"({judgement.correct} of {judgement.total} pictures; 95 % interval {low:.1f} "
+        f"to {high:.1f} for these support pictures: it is one episode)"
+    ]
+    if len(classes) > _MOST_SHOWN:
+        return lines[0]
+    names = [_short(name) for name in classes]
+    width = max(map(len, names))
+    lines.append(f"{'true':>{width}}  predicted " + "  ".join(names))
+    for name, row in zip(names, judgement.confusion, strict=True):
+        cells = (f"{n:>{len(head)}}" for n, head in zip(row, names, strict=True))
+        lines.append(f"{name:>{width}}  {'':9} " + "  ".join(cells))
+    return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    # Names of folders may hold line breaks.
+    name = " ".join(name.split())
+    return name if len(name) <= _WIDEST else name[: _WIDEST - 2] + ".."
+
+
+_STYLE = """
+body { font-family: sans-serif; margin: 2em; max-width: 80em }
+section { display: flex; flex-wrap: wrap; gap: .6em; margin-bottom: 2em }
+figure { margin: 0; width: 110px; font-size: .75em; overflow-wrap: anywhere }
+img { width: 96px; height: 96px; object-fit: contain; background: #eee }
+.wrong { color: #b00 }
+"""
+
+
+def as_page(
+    predictions: Sequence[Prediction],
+    classes: Sequence[str],
+    support: Sequence[tuple[int, str]],
+    *,
+    about: str,
+    truth: Sequence[int] | None = None,
+) -> str:
+    """An HTML page that needs no other file: pictures by predicted class, surest first.
+
+    Args:
+      predictions: a record for each picture.
+      classes: their names.
+      support: class and data URI of each support picture.
+      about: a line under the title.
+      truth: class of each picture, if it is known; errors are marked.
+    """
+    shown: list[list[tuple[float, str]]] = [[] for _ in classes]
+    unread, left_out = [], 0
+    for number, said in enumerate(predictions):
+        if said.scores is None:
+            unread.append(f"<li>{html.escape(said.name)}</li>")
+        elif not said.small:
+            left_out += 1
+        else:
+            score = float(said.scores[said.best])
+            true = said.best if truth is None else truth[number]
+            kind, text = "", f"{html.escape(said.name)}<br>{score:.2f}"
+            if true != said.best:
+                kind = ' class="wrong"'
+                text += f"<br>is {html.escape(classes[true])}"
+            figure = f"<figure{kind}>{_image(said.small)}<br>{text}</figure>"
+            shown[said.best].append((-score, figure))
+    parts = [
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+        f"<title>Predictions</title><style>{_STYLE}</style></head><body>",
+        f"<h1>Predictions</h1><p>{html.escape(about)}</p>",
+    ]
+    if left_out:
+        parts.append(f"<p>{left_out} more pictures are in the CSV file only.</p>")
+    for number, name in enumerate(classes):
+        given = "".join(_image(small) for label, small in support if label == number)
+        figures = "".join(figure for _, figure in sorted(shown[number]))
+        parts.append(
+            f"<h2>{html.escape(name)}</h2><p>Support pictures:</p>"
+            f"<section>{given}</section><p>Predicted:</p><section>{figures}</section>"
+        )
+    if unread:
+        parts.append(f"<h2>Not readable</h2><ul>{''.join(unread)}</ul>")
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def _image(uri: str) -> str:
+    return f'<img src="{html.escape(uri)}" alt="">'
