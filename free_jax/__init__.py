@@ -13,6 +13,7 @@ from free_jax import (
     objectives,
     panel,
     parallel,
+    release,
     zoo,
 )
 from free_jax.errors import InputError
@@ -62,6 +63,7 @@ __all__ = [
     "parallel",
     "pixel_inverter",
     "protonet",
+    "release",
     "sample_episode",
     "save_model",
     "save_zoo",
