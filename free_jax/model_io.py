@@ -78,7 +78,7 @@ def load_model(path: Any) -> tuple[Network, PyTree, dict[str, Any]]:
     """
     file = _file(path)
     try:
-        if file.suffix == ".npz" or not file.is_dir():
+        if not file.is_dir():
             return _read_npz(file)
         if (file / MODEL_FILE).exists():
             return _read_npz(file / MODEL_FILE)

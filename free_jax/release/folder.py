@@ -3,9 +3,8 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
-import jax
 import numpy as np
 
 from free_jax import model_io
@@ -14,7 +13,6 @@ from free_jax.release import card, formula, onnx_file
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
-Format = Literal["safetensors", "onnx"]
 ONNX_FILE, CARD_FILE = "model.onnx", "README.md"
 _OWN_FILES = (
     *(model_io.WEIGHTS_FILE, ONNX_FILE),
@@ -28,8 +26,8 @@ def export(
     variables: PyTree,
     notes: Mapping[str, Any] | None = None,
     *,
-    format: Format = "safetensors",
-    given: onnx_file.Given = "uint8",
+    format: str = "safetensors",
+    given: str = "uint8",
 ) -> list[str]:
     """Writes a model for others; `model_io.load_model` reads it where it has weights.
 
@@ -41,8 +39,8 @@ def export(
       variables: as `model_io.load_model` gives them.
       notes: kept in the config and shown on the card: ``teachers`` (see `made_from`),
         ``measured``, ``algorithm``, ``learner``, ``steps``, ``seed``.
-      format: what to write beside config and card.
-      given: of "onnx": images are uint8, or floats in [0, 1].
+      format: "safetensors" or "onnx", beside config and card.
+      given: of "onnx": images are "uint8", or "float" in [0, 1].
 
     Returns:
       Names of the files that were written.
@@ -55,7 +53,6 @@ def export(
             f"a model of {network.name} cannot be exported: its network is made by a "
             "function that no file can name"
         )
-    variables = jax.tree.map(np.asarray, variables)
     arrays = model_io.flat(variables)
     if format == "safetensors":
         name, content = model_io.WEIGHTS_FILE, _safetensors(arrays)

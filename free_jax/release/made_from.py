@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from free_jax.types import PyTree
 from free_jax.zoo import Zoo
 
 
 def made_from(
-    zoo: Zoo, model: PyTree = None, teachers: Sequence[int] | None = None
+    zoo: Zoo,
+    model: PyTree = None,
+    teachers: Sequence[int] | Int[np.ndarray, " n"] | None = None,
 ) -> list[dict[str, Any]]:
     """The teachers of a model, one entry each, for `save_model`'s notes.
 

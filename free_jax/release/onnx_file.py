@@ -4,7 +4,7 @@ Everything is in the file, from 8 bits to the whitening, so that onnxruntime alo
 what `panel.model.describe` gives.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,6 @@ from free_jax.release.onnx_writers.builder import IR_VERSION, OPSET
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
-Given = Literal["uint8", "float"]
 _DTYPES = {"uint8": np.uint8, "float": np.float32}
 # Where a teacher has no output: no share of a softmax.
 _NOTHING = -1e30
@@ -42,14 +41,14 @@ def features(network: Network, variables: PyTree, images: jax.Array) -> jax.Arra
     return network.apply(variables, images, norm=norm, features=True)
 
 
-def onnx_model(network: Network, variables: PyTree, given: Given = "uint8") -> Any:
+def onnx_model(network: Network, variables: PyTree, given: str = "uint8") -> Any:
     """A model as an ``onnx.ModelProto``.
 
     Args:
       network: of the model.
       variables: with ``descriptions``, the model is `panel.model.describe`; without,
         its features.
-      given: images are integers from 0 to 255, or floats in [0, 1].
+      given: images are "uint8", or "float" in [0, 1].
 
     Returns:
       A model from ``images`` [n, h, w, c] to ``descriptions`` or ``features`` [n, d],
@@ -62,7 +61,7 @@ def onnx_model(network: Network, variables: PyTree, given: Given = "uint8") -> A
         raise InputError(f"input {given!r}: choose uint8 or float")
     writer = WRITERS.get(type(network.module))
     if writer is None:
-        return _traced(network, variables, given)
+        return _traced(network, jax.tree.map(jnp.asarray, variables), given)
     described = "descriptions" in variables
     variables = jax.tree.map(np.asarray, variables)
     build = Builder()
@@ -78,7 +77,7 @@ def onnx_model(network: Network, variables: PyTree, given: Given = "uint8") -> A
     return _model(build, network, variables, given)
 
 
-def _normalised(build: Builder, network: Network, given: Given) -> str:
+def _normalised(build: Builder, network: Network, given: str) -> str:
     """`Network.normalize` of the input."""
     x = "images"
     if given == "uint8":
@@ -141,11 +140,11 @@ def width_of(network: Network, variables: PyTree) -> int:
     if "descriptions" in variables:
         return network.num_classes
     images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-    shape = jax.eval_shape(lambda x: features(network, variables, x), images).shape
-    return int(shape[-1])
+    rows = jax.eval_shape(lambda v, x: features(network, v, x), variables, images)
+    return int(rows.shape[-1])
 
 
-def _model(build: Builder, network: Network, variables: PyTree, given: Given) -> Any:
+def _model(build: Builder, network: Network, variables: PyTree, given: str) -> Any:
     import onnx
     from onnx import helper
 
@@ -169,7 +168,7 @@ def _model(build: Builder, network: Network, variables: PyTree, given: Given) ->
     return model
 
 
-def _traced(network: Network, variables: PyTree, given: Given) -> Any:
+def _traced(network: Network, variables: PyTree, given: str) -> Any:
     how = variables.get("descriptions")
 
     def described(images: jax.Array) -> jax.Array:
