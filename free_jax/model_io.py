@@ -165,7 +165,7 @@ def _check_version(found: Any, file: Any) -> None:
 
 def _network(description: Mapping[str, Any]) -> Network:
     # JSON turned the tuples into lists, which do not hash.
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in description.items()
     }
@@ -179,12 +179,8 @@ def _tree(named: Mapping[str, np.ndarray]) -> PyTree:
 
 def _check_arrays(network: Network, named: Mapping[str, np.ndarray], file: Any) -> None:
     """InputError where arrays are not those of the network and its descriptions."""
-    wanted = {
-        name: leaf.shape
-        for name, leaf in traverse_util.flatten_dict(
-            abstract_variables(network), sep="/"
-        ).items()
-    }
+    leaves: Any = traverse_util.flatten_dict(abstract_variables(network), sep="/")
+    wanted = {name: leaf.shape for name, leaf in leaves.items()}
     if not any(name.startswith("batch_stats/") for name in named):
         # Meta-learned models normalise by the moments of the images at hand.
         wanted = {n: s for n, s in wanted.items() if not n.startswith("batch_stats/")}

@@ -243,8 +243,8 @@ def a_graph():
 
     weights = {
         "kernel": RNG.normal(size=(4, 3, 3, 3)).astype(np.float32),
-        "head_w": RNG.normal(size=(4, 4)).astype(np.float32),
-        "head_b": RNG.normal(size=4).astype(np.float32),
+        "head_w": RNG.normal(size=(5, 4)).astype(np.float32),
+        "head_b": RNG.normal(size=5).astype(np.float32),
     }
     conv = (Ref("images"), Ref("kernel"), None, [1, 1], [1, 1])
     nodes = (
@@ -262,7 +262,7 @@ def a_graph():
     program, variables = canonical(raw)
     network = fj.make_network(
         "graph",
-        num_classes=4,
+        num_classes=5,
         image_shape=(16, 16, 3),
         program=program.text,
         gives=program.gives,
@@ -270,9 +270,10 @@ def a_graph():
     how = {
         "weights": np.asarray([0.5, 1], np.float32),
         "temperature": np.float32(2),
-        "columns": np.asarray([0, 1, 4], np.int32),
+        "columns": np.asarray([0, 2, 5], np.int32),
     }
-    return network, {**variables, "descriptions": how}
+    variables = {**variables, "descriptions": how}
+    return network, jax.tree.map(jnp.asarray, variables)
 
 
 def test_other_networks_go_through_jax2onnx_or_are_refused(tmp_path, monkeypatch):

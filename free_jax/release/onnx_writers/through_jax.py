@@ -30,7 +30,7 @@ def traced(
       InputError: jax2onnx is missing, or does not know an operation.
     """
     try:
-        import jax2onnx
+        import jax2onnx  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise InputError(
             f"{network}: no writer of this library makes ONNX of it; jax2onnx may: "
