@@ -14,7 +14,7 @@ from experiments.inputs import networks
 from experiments.methods import checks, runs
 from experiments.methods.options import Common
 from experiments.stages import teachers
-from free_jax import baselines
+from free_jax import baselines, release
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank
 from free_jax.zoo import Zoo
@@ -105,6 +105,7 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             outcome,
             table,
             class_names=zoo.class_names if zoo else (),
+            teachers=release.made_from(zoo, outcome.model, method.rows) if zoo else (),
             bill=service.bill() if service else None,
         )
 

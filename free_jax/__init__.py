@@ -14,6 +14,7 @@ from free_jax import (
     panel,
     parallel,
     predictor,
+    release,
     zoo,
 )
 from free_jax.errors import InputError
@@ -66,6 +67,7 @@ __all__ = [
     "pixel_inverter",
     "predictor",
     "protonet",
+    "release",
     "sample_episode",
     "save_model",
     "save_zoo",

@@ -164,6 +164,8 @@ def test_writes_table_pictures_model_and_trust(finished):
     described = distilled.describe(model, variables, jnp.zeros((2, 32, 32, 3)))
     assert described.shape == (2, 25)
     assert extra["steps"] == 4
+    trust = [teacher["trust"] for teacher in extra["teachers"]]
+    np.testing.assert_allclose(trust, variables["descriptions"]["weights"], rtol=1e-5)
     weights = json.loads((workdir / "teachers.json").read_text())["weights"]
     assert weights[1] == 0 and max(weights) > 0  # The constant teacher is left out.
     stored = np.load(workdir / "recovered" / "group0-00000.npz")

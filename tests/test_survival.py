@@ -317,6 +317,9 @@ def test_remote_paths_are_left_to_epath(monkeypatch, tmp_path):
         def expanduser(self):
             return self
 
+        def is_dir(self):
+            return False
+
         def write_bytes(self, data):
             written[str(self)] = data
 

@@ -89,6 +89,7 @@ def write(
     table: final.Table,
     *,
     class_names: Sequence[str] = (),
+    teachers: Sequence[Mapping[str, Any]] = (),
     bill: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Writes everything a reader wants of a finished run.
@@ -100,6 +101,8 @@ def write(
       outcome: of the training.
       table: all cells.
       class_names: of recovered images.
+      teachers: what the model was made from, kept in ``model.npz``; see
+        `release.made_from`.
       bill: what a service charged, counts ready for JSON; None without one.
 
     Returns:
@@ -126,6 +129,7 @@ def write(
             learner=about.learner,
             steps=outcome.steps,
             seed=run.seed,
+            teachers=list(teachers),
         )
         _draw_recovered(run, method, outcome, class_names)
         _draw_curves(run, about, method, outcome)

@@ -52,6 +52,8 @@ class Method(NamedTuple):
       pseudo_task: (shots, queries) of episodes of recovered images.
       learner: how a model is adapted to an episode, for rows beside the method's own,
         which then share its compiled program; None where there are none.
+      rows: which of the models it was given it learns from, where it chooses among
+        them, in its own order; None: all.
     """
 
     title: str
@@ -64,6 +66,7 @@ class Method(NamedTuple):
     holdout: ImageBank | None = None
     pseudo_task: tuple[int, int] = (1, 15)
     learner: Any = None
+    rows: Any = None
 
 
 class Service(Protocol):

@@ -144,6 +144,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         ),
         holdout=found.held_out,
         learner=_beside(config.learner, common, zoo),
+        rows=choice.asked,
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,

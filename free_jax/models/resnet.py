@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from free_jax.models.cpu.convolution import Conv, Lowering, torch_uniform
 from free_jax.models.normalization import BatchNorm, Norm
 
-_STAGES = {
+STAGES = {
     10: (False, (1, 1, 1, 1)),
     18: (False, (2, 2, 2, 2)),
     34: (False, (3, 4, 6, 3)),
@@ -88,7 +88,7 @@ class ResNet(nn.Module):
         self, images: jax.Array, *, norm: Norm, features: bool = False
     ) -> jax.Array:
         """Maps normalised images [n, h, w, c] to logits (or features)."""
-        bottleneck, stages = _STAGES[self.depth]
+        bottleneck, stages = STAGES[self.depth]
         block = BottleneckBlock if bottleneck else SimpleBlock
         x = images.astype(self.dtype or images.dtype)
         x = Conv(64, lowering=self.lowering, name="conv0")(x)

@@ -24,6 +24,7 @@ class Teacher(NamedTuple):
       names: of its outputs; None where it does not say.
       accuracy: held-out, in [0, 1]; nan: unknown.
       domain: the data it was trained on, where that is known.
+      licence: as its files state it; "": they state none.
     """
 
     source: str
@@ -32,6 +33,7 @@ class Teacher(NamedTuple):
     names: tuple[str | None, ...]
     accuracy: float = float("nan")
     domain: str = ""
+    licence: str = ""
 
 
 class Assembled(NamedTuple):
@@ -84,6 +86,7 @@ def assemble(
                 np.asarray([member.accuracy for member in members], np.float32),
                 domain,
                 tuple(member.source for member in members),
+                tuple(member.licence for member in members),
             )
         )
     return Assembled(Zoo(tuple(groups), table.names), table)

@@ -70,6 +70,7 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
                     float(a) if math.isfinite(a) else None for a in group.accuracy
                 ],
                 "sources": list(group.sources),
+                "licences": list(group.licences),
             }
             for group in zoo.groups
         ],
@@ -145,7 +146,10 @@ def load_zoo(path: Any) -> Zoo:
                       for e in entries]  # fmt: skip
         domains = [str(e["domain"]) for e in entries]
         # Zoos written before do not say where their teachers came from.
-        sources = [tuple(map(str, e.get("sources", ()))) for e in entries]
+        origins = [
+            {key: tuple(map(str, e.get(key, ()))) for key in ("sources", "licences")}
+            for e in entries
+        ]
         class_names = tuple(map(str, metadata["class_names"]))
         arrays = folder / metadata["arrays"]
     except InputError:
@@ -175,9 +179,9 @@ def load_zoo(path: Any) -> Zoo:
             f"({str(error).splitlines()[0][:200]}); convert the teachers again"
         ) from error
     groups = [
-        ZooGroup(arch, Teachers(**tree[str(i)]), np.asarray(accuracy), domain, origin)
+        ZooGroup(arch, Teachers(**tree[str(i)]), np.asarray(accuracy), domain, **origin)
         for i, (arch, accuracy, domain, origin) in enumerate(
-            zip(networks, accuracies, domains, sources, strict=True)
+            zip(networks, accuracies, domains, origins, strict=True)
         )
     ]
     return Zoo(tuple(groups), class_names)

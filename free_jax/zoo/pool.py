@@ -32,6 +32,8 @@ class ZooGroup:
       domain: the data they were trained on, e.g. "cifar_fs".
       sources: where each came from, e.g. its path in the folder of models; empty where
         unknown.
+      licences: of each, as its files state it; "" where they state none, empty where
+        nobody looked.
 
     Raises:
       InputError: arrays do not fit the network or each other, or are not finite.
@@ -42,6 +44,7 @@ class ZooGroup:
     accuracy: np.ndarray
     domain: str = ""
     sources: tuple[str, ...] = ()
+    licences: tuple[str, ...] = ()
 
     def __post_init__(self):
         name, way = self.network.name, self.network.num_classes
@@ -64,11 +67,13 @@ class ZooGroup:
                 f"{name} group: {accuracy.shape} accuracies for {len(ids)} teachers; "
                 "give one a teacher, nan where unknown"
             )
-        if self.sources and len(self.sources) != len(ids):
-            raise InputError(
-                f"{name} group: {len(self.sources)} sources for {len(ids)} teachers; "
-                "give one a teacher, or none"
-            )
+        for what in ("sources", "licences"):
+            said = getattr(self, what)
+            if said and len(said) != len(ids):
+                raise InputError(
+                    f"{name} group: {len(said)} {what} for {len(ids)} teachers; give "
+                    "one a teacher, or none"
+                )
         _check_variables(self.network, self.teachers.variables, len(ids))
 
     @property
@@ -315,9 +320,12 @@ def pick(group: ZooGroup, rows: slice | np.ndarray) -> ZooGroup:
         lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), group.teachers
     )
     chosen = np.arange(group.num_teachers)[rows]
-    sources = tuple(group.sources[i] for i in chosen) if group.sources else ()
     return dataclasses.replace(
-        group, teachers=teachers, accuracy=group.accuracy[rows], sources=sources
+        group,
+        teachers=teachers,
+        accuracy=group.accuracy[rows],
+        sources=tuple(group.sources[i] for i in chosen) if group.sources else (),
+        licences=tuple(group.licences[i] for i in chosen) if group.licences else (),
     )
 
 
@@ -353,12 +361,16 @@ def merge(zoos: Sequence[Zoo]) -> Zoo:
             lambda *leaves: jnp.asarray(np.concatenate(leaves)), *teachers
         )
         accuracy = np.concatenate([group.accuracy for group in same])
-        sources = sum((g.sources or ("",) * g.num_teachers for g in same), ())
+        sources, licences = (
+            sum((getattr(g, what) or ("",) * g.num_teachers for g in same), ())
+            for what in ("sources", "licences")
+        )
         joined_group = dataclasses.replace(
             same[0],
             teachers=joined,
             accuracy=accuracy,
             sources=sources if any(sources) else (),
+            licences=licences if any(g.licences for g in same) else (),
         )
         groups.append(joined_group)
     return Zoo(tuple(groups), names)

@@ -38,6 +38,7 @@ class Card(NamedTuple):
       preprocessing: from a photograph to the network.
       sources: field to where it was found: "file:key", the table, "guessed".
       accuracy: held out, in [0, 1]; nan: unknown.
+      licence: as its files state it, see `licence`; "": they state none.
       recognised: the network in words, e.g. "resnet18 (torchvision)".
       files: the weight files, relative to the folder of models.
       digest: of its weights: equal ones are one model.
@@ -56,6 +57,7 @@ class Card(NamedTuple):
     preprocessing: Preprocessing | None = None
     sources: Mapping[str, str] = {}
     accuracy: float = float("nan")
+    licence: str = ""
     recognised: str = ""
     files: tuple[str, ...] = ()
     digest: str = ""

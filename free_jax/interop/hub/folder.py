@@ -11,6 +11,7 @@ from free_jax.interop.hub.card import Card
 from free_jax.interop.hub.consent import read_consent
 from free_jax.interop.hub.facts import GUESSED, Fact, settle
 from free_jax.interop.hub.huggingface import read_huggingface
+from free_jax.interop.hub.licence import licence_of
 from free_jax.interop.hub.measure import measured
 from free_jax.interop.hub.options import HubOptions
 from free_jax.interop.hub.reading import Reading, Setting
@@ -137,14 +138,19 @@ def read_one(setting: Setting) -> Card:
     reading = None
     try:
         reading = _READERS[candidate.layout](setting)
+        stated = licence_of(candidate.folder, candidate.config, setting.root)
+        sources = dict(reading.sources)
+        if stated is not None:
+            sources["licence"] = stated.source
         blank = blank._replace(
+            licence="" if stated is None else stated.value,
             kind=reading.kind,
             recognised=reading.recognised,
             digest=reading.digest,
             accuracy=reading.accuracy,
             class_ids=reading.class_ids,
             consent=reading.consent,
-            sources=dict(reading.sources),
+            sources=sources,
         )
         card = _card(setting, reading, blank)
         return measured(card, setting) if setting.options.check else card
@@ -196,7 +202,7 @@ def _card(setting: Setting, reading: Reading, blank: Card) -> Card:
     h, w, c = preprocessing.image_shape
     converted = reading.convert((c, h, w))
     names, said, remark = _names(setting, reading, converted.num_classes)
-    sources = {**reading.sources, **sources}
+    sources = {**blank.sources, **sources}
     if names is not None:
         sources["class_names"] = said
     try:
@@ -311,6 +317,7 @@ def zoo_of(found: Survey) -> Assembled:
             card.variables,
             output_names(card, found.root),
             card.accuracy,
+            licence=card.licence,
         )
         for card in used
         if card.network is not None

@@ -43,6 +43,7 @@ def card_dict(card: Card) -> dict[str, Any]:
         "preprocessing": None if seen is None else _steps(seen),
         "sources": dict(card.sources),
         "accuracy": card.accuracy if math.isfinite(card.accuracy) else None,
+        "licence": card.licence or None,
         "network_difference": _figure(card.network_difference),
         "reference_difference": _figure(card.reference_difference),
         "gives": None if network is None else sorted(network.gives),

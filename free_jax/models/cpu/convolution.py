@@ -72,6 +72,9 @@ def conv2d(
       [n, i, j, o], equal for all lowerings up to rounding.
     """
     kh, kw, c, o = kernel.shape
+    if not isinstance(images.shape[0], int):
+        # Traced for any number of images, to be written down: one operation, not many.
+        lowering = "direct"
     if lowering == "auto" and kh == kw == stride > 1 and not any(map(any, padding)):
         return _blocks(images, kernel)
     lowering = _resolve(lowering, kernel.shape, stride)
