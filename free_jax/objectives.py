@@ -11,6 +11,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import optax
+from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from free_jax.types import PyTree
@@ -103,14 +104,40 @@ def agreement(student: Logits, teacher: Logits, form: Agreement) -> Float[Array,
     return agreement_rows(student, teacher, form).mean()
 
 
-def moment_matching(moments: PyTree, batch_stats: PyTree) -> Float[Array, ""]:
+def moment_matching(
+    moments: PyTree, batch_stats: PyTree, *, relative: bool = False
+) -> Float[Array, ""]:
     """Distance of a batch's statistics from a teacher's running statistics.
 
     Sum over batch norms of ||mean - running mean||_2 + ||var - running var||_2
     (spec: BNREG), with a norm whose gradient is finite at zero.
+
+    Args:
+      moments: ``{..., "mean", "var"}`` of the batch, one pair a batch norm.
+      batch_stats: the running ones, of the same structure.
+      relative: in units of the running deviation and variance of each channel, so that
+        the scale of a network's activations does not count.
     """
+    if relative:
+        moments, batch_stats = _in_units_of(batch_stats, moments, batch_stats)
     gaps = jax.tree.map(lambda a, b: norm(a - b), moments, batch_stats)
     return sum(jax.tree.leaves(gaps), start=jnp.zeros(()))
+
+
+def _in_units_of(running: PyTree, *trees: PyTree) -> list[PyTree]:
+    """Statistics divided by the running deviation (means) and variance (variances)."""
+    found = [traverse_util.flatten_dict(tree) for tree in (running, *trees)]
+    running, *flat = found
+
+    def units(path: tuple) -> jax.Array:
+        # As batch norm keeps a channel that never varies from dividing by zero.
+        variance = running[(*path[:-1], "var")] + 1e-5
+        return variance if path[-1] == "var" else jnp.sqrt(variance)
+
+    return [
+        traverse_util.unflatten_dict({p: x / units(p) for p, x in tree.items()})
+        for tree in flat
+    ]
 
 
 def norm(x: jax.Array) -> Float[Array, ""]:

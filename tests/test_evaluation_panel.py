@@ -287,8 +287,10 @@ def trust_of_equal_ways(logits, class_ids, classes, owners):
     agreement = np.full(len(class_ids), np.nan)
     chance = 1.0 / class_ids.shape[1]
     agrees = np.ones(len(class_ids), bool)
+    # Only images that their own teacher recognises show their class.
+    own = answers[np.maximum(owners, 0), np.arange(len(owners))] == classes
     for t, known in enumerate(class_ids):
-        judged = np.isin(classes, known) & (owners != t) & (owners >= 0)
+        judged = np.isin(classes, known) & (owners != t) & (owners >= 0) & own
         if judged.any() and finite[t]:
             agreement[t] = (answers[t, judged] == classes[judged]).mean()
             error = np.sqrt(chance * (1 - chance) / judged.sum())
@@ -363,8 +365,11 @@ def test_unequal_ways_are_a_loop_over_teachers():
         shares.append(told / np.log(len(ids)))
         right = [
             ids[row.argmax()] == c
-            for row, c, owner in zip(said, classes, owners, strict=True)
-            if c in ids and owner != t
+            for i, (row, c, owner) in enumerate(zip(said, classes, owners, strict=True))
+            if c in ids
+            and owner != t
+            # Its own teacher recognises it: it shows its class.
+            and class_ids[owner][np.nan_to_num(logits[owner][i]).argmax()] == c
         ]
         np.testing.assert_allclose(found.agreement[t], np.mean(right))
     bad = [3, 6, 9, 12]
@@ -373,6 +378,24 @@ def test_unequal_ways_are_a_loop_over_teachers():
     # In nats a teacher of two classes tells less than a quarter of what one of a
     # hundred does, however good it is; as a share of what it could, as much.
     assert np.median(shares) > 0.3
+
+
+def test_failed_inversions_and_single_classes_speak_against_nobody():
+    """Teachers 0 to 2 know classes 0 to 3; of each, 40 images."""
+    rng = np.random.default_rng(0)
+    classes, owners = np.tile(np.arange(4), 30), np.repeat(np.arange(3), 40)
+    said = 6.0 * np.eye(4)[classes][:, None].repeat(3, 1)
+    said[owners == 1] = 6.0 * np.eye(4)[rng.integers(4, size=(40, 1))]  # failed
+    said[owners == 1, 1] = 6.0 * np.eye(4)[(classes[owners == 1] + 1) % 4]
+    ids = np.tile(np.arange(4), (3, 1))
+    found = panel.trust(side_by_side(said), ids.ravel(), shown(classes, owners))
+    assert found.weights.tolist() == [1.0] * 3 and found.agreement[0] == 1.0
+    # Teacher 2 answers class 0 by its neighbour; nothing else is shown to it.
+    only = np.where(owners == 2, classes, 0)
+    said[(owners != 2)] = 6.0 * np.eye(4)[0]
+    said[(owners != 2), 2] = 6.0 * np.eye(4)[1]
+    found = panel.trust(side_by_side(said), ids.ravel(), shown(only, owners))
+    assert found.agreement[2] == 0.0 and found.weights[2] == 1.0
 
 
 def test_few_classes_are_no_reason_for_distrust():

@@ -17,6 +17,8 @@ from free_jax import inversion, panel, zoo
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
 from free_jax.inversion import Quota
+from free_jax.inversion.objective import moments_weight
+from free_jax.objectives import moment_matching
 from free_jax.zoo.network import make_network
 
 SMALL = [
@@ -249,3 +251,28 @@ def test_one_program_a_network_says_what_one_of_all_says(unequal):
         jax.jit(together)(teachers.teachers, images),
         atol=1e-6,
     )
+
+
+def test_statistics_weigh_alike_in_networks_of_any_depth_and_scale():
+    def weight(**kwargs):
+        made = network(5, side=32, **kwargs)
+        options = inversion.Objective(moments=0.7, balance=True)
+        return moments_weight(options, made)
+
+    assert weight(width=32) == 0.7 * 1.0
+    np.testing.assert_allclose(weight(width=128), 0.35, rtol=1e-6)
+    assert moments_weight(inversion.Objective(), network(5)) == 1.0
+    running = {"bn": {"mean": jnp.asarray([1.0, -2.0]), "var": jnp.asarray([4.0, 9.0])}}
+    found = {"bn": {"mean": jnp.asarray([3.0, 1.0]), "var": jnp.asarray([2.0, 18.0])}}
+    # Two deviations of one unit; variances half below, and as much again.
+    wanted = 2**0.5 + (0.5**2 + 1.0) ** 0.5
+    assert moment_matching(found, running, relative=True) == pytest.approx(wanted, 1e-4)
+
+    def scaled(tree, by):
+        return {
+            "bn": {"mean": by * tree["bn"]["mean"], "var": by**2 * tree["bn"]["var"]}
+        }
+
+    larger = moment_matching(scaled(found, 50.0), scaled(running, 50.0), relative=True)
+    assert larger == pytest.approx(wanted, 1e-4)
+    assert moment_matching(found, running) == pytest.approx(13**0.5 + 85**0.5, 1e-4)

@@ -16,7 +16,7 @@ import ml_collections
 
 from experiments.configs import free as free_config
 from experiments.configs import panel as panel_config
-from experiments.configs.variants import adam, make, parse_variant
+from experiments.configs.variants import AS_MEASURED, adam, make, parse_variant
 from experiments.methods import free, panel
 
 ZOO = {
@@ -60,4 +60,4 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
             seed=chosen.seed,
         )
     small = panel_config.SMALL if chosen.smoke else {}
-    return make(panel.Config, PANEL, ZOO, small, seed=chosen.seed)
+    return make(panel.Config, AS_MEASURED, PANEL, ZOO, small, seed=chosen.seed)

@@ -20,7 +20,7 @@ import ml_collections
 
 from experiments.configs import panel as panel_config
 from experiments.configs import preinverted_cifar_fs
-from experiments.configs.variants import CIFAR_FS, make, parse_variant
+from experiments.configs.variants import AS_MEASURED, CIFAR_FS, make, parse_variant
 from experiments.methods import panel
 
 # What changes in the config, by name.
@@ -95,4 +95,11 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         small.pop("student.kwargs.width", None)  # Not of every network.
     if chosen.smoke and CHANGES[what].get("recover.dead_leaves") == 0:
         small.pop("recover.dead_leaves")
-    return make(panel.Config, CIFAR_FS, BUDGET, CHANGES[what], small, seed=chosen.seed)
+    return make(
+        panel.Config,
+        CIFAR_FS | AS_MEASURED,
+        BUDGET,
+        CHANGES[what],
+        small,
+        seed=chosen.seed,
+    )

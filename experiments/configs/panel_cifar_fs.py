@@ -20,9 +20,9 @@ distillation 30).  Expected accuracy, 100 Conv4 teachers, test classes, three se
 import ml_collections
 
 from experiments.configs import panel
-from experiments.configs.variants import CIFAR_FS
+from experiments.configs.variants import AS_MEASURED, CIFAR_FS
 
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
-    return panel.from_variant(variant, CIFAR_FS)
+    return panel.from_variant(variant, CIFAR_FS | AS_MEASURED)

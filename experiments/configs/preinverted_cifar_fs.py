@@ -22,7 +22,13 @@ from typing import Any
 import ml_collections
 
 from experiments.configs import panel
-from experiments.configs.variants import CIFAR_FS, SMOKE, make, parse_variant
+from experiments.configs.variants import (
+    AS_MEASURED,
+    CIFAR_FS,
+    SMOKE,
+    make,
+    parse_variant,
+)
 from experiments.methods import free, preinverted
 from free_jax.panel.options import PIXELS
 
@@ -63,7 +69,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     meta_trained = chosen.five
     return make(
         preinverted.Config,
-        CIFAR_FS,
+        CIFAR_FS | AS_MEASURED,
         GENERATOR if chosen.generator else {},
         FIVE if chosen.five else {},
         CPU if chosen.cpu else {},

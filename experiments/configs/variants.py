@@ -14,7 +14,15 @@ import ml_collections
 from experiments.harness import sections
 from free_jax.options import adam
 
-__all__ = ["CIFAR_FS", "DEFAULTS", "SMOKE", "adam", "make", "parse_variant"]
+__all__ = [
+    "AS_MEASURED",
+    "CIFAR_FS",
+    "DEFAULTS",
+    "SMOKE",
+    "adam",
+    "make",
+    "parse_variant",
+]
 
 # Variants every config file offers unless it declares its own; a seed of -1 stands for
 # the config's own.
@@ -22,6 +30,14 @@ DEFAULTS = {"smoke": False, "reference": False, "cpu": False, "seed": -1}
 
 # What a benchmark's configs change: whose images the result is measured on.
 CIFAR_FS = {"data.name": "cifar_fs"}
+
+# How images were recovered for the panel's figures on the benchmark, whose teachers are
+# all of one network: its statistics as they are.
+AS_MEASURED: dict[str, Any] = {
+    "recover.inversion.objective.moments": 1.0,
+    "recover.inversion.objective.statistics": "absolute",
+    "recover.inversion.objective.balance": False,
+}
 
 # A minute on two cores: procedural images, three small teachers, a few steps.
 SMOKE: dict[str, Any] = {

@@ -10,6 +10,7 @@ from free_jax import augment, objectives
 from free_jax.fewshot.learners import batch_apply
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network
+from free_jax.zoo.pool import abstract_variables
 
 
 class Objective(NamedTuple):
@@ -19,6 +20,12 @@ class Objective(NamedTuple):
       cross_entropy: weight of the teacher's cross-entropy on the wanted labels.
       moments: weight of matching the teacher's batch-norm statistics (0 in FREE's
         released code, 1 in TGR and Trustworthy-DFML).
+      statistics: the distance from them: of means and variances as they are
+        ("absolute", the released codes) or in units of each channel's running
+        deviation and variance ("relative").
+      balance: weigh `moments` by how many statistics a network has, so that deep ones
+        do not drown the labels: 1 for a Conv4 of width 32, a twelfth for a ResNet-18
+        (the released codes sum over all layers of all networks alike).
       adversarial: weight of disagreeing with the student, used when one is given.
       total_variation: weight of the smoothness prior (none in FREE's released code).
       variation: its form: "mean" absolute differences of images in [0, 1], or
@@ -37,6 +44,8 @@ class Objective(NamedTuple):
 
     cross_entropy: float = 1.0
     moments: float = 1.0
+    statistics: Literal["absolute", "relative"] = "absolute"
+    balance: bool = False
     adversarial: float = 1.0
     total_variation: float = 0.0
     variation: Literal["mean", "frobenius"] = "mean"
@@ -68,6 +77,9 @@ class Adversary(NamedTuple):
 # (loss, cross-entropy, gradient of the loss with respect to the images)``.
 ObjectiveGradient = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
 Critic = ObjectiveGradient  # The former name.
+# Roots of channels, over the statistics of what the weights were measured with: four
+# means and four variances of 32 channels.
+_CONV4 = sum([32**0.5] * 8)
 
 
 def check_objective(objective: Objective) -> None:
@@ -79,10 +91,26 @@ def check_objective(objective: Objective) -> None:
         )
     if objective.edges not in ("black", "wrap"):
         raise ValueError(f"edges={objective.edges!r} must be 'black' or 'wrap'")
+    if objective.statistics not in ("absolute", "relative"):
+        raise ValueError(
+            f"statistics={objective.statistics!r} must be 'absolute' or 'relative'"
+        )
     if objective.variation not in ("mean", "frobenius"):
         raise ValueError(
             f"variation={objective.variation!r} must be 'mean' or 'frobenius'"
         )
+
+
+def moments_weight(objective: Objective, teacher: Network) -> float:
+    """What the distance of a network's batch-norm statistics is multiplied by.
+
+    Each statistic of c channels adds a norm that grows as the root of c.
+    """
+    if not objective.balance or not objective.moments:
+        return objective.moments
+    stats = jax.tree.leaves(abstract_variables(teacher)["batch_stats"])
+    size = sum(leaf.size**0.5 for leaf in stats)
+    return objective.moments * _CONV4 / size
 
 
 def view(
@@ -139,6 +167,7 @@ def white_box(
     )
     if objective.moments:
         teacher.check_gives("moments", "the objective", "set objective.moments=0")
+    weight = moments_weight(objective, teacher)
 
     def prior(views):
         loss = 0.0
@@ -161,8 +190,10 @@ def white_box(
         ce = objectives.cross_entropy(logits, labels)
         loss = objective.cross_entropy * ce
         if objective.moments:
-            loss += objective.moments * objectives.moment_matching(
-                moments, variables["batch_stats"]
+            loss += weight * objectives.moment_matching(
+                moments,
+                variables["batch_stats"],
+                relative=objective.statistics == "relative",
             )
         loss += prior(views)
         if student is not None and adversary is not None and objective.adversarial:

@@ -14,7 +14,15 @@ PIXELS = Recipe(
     num_steps=50,
     decay="cosine",
     generator=GeneratorOptions(width=32, optimizer=adam(0.01, b1=0.5)),
-    objective=Objective(total_variation=0.3, crop_padding=2, edges="wrap"),
+    # Networks of any depth and scale: matched statistics must not drown the labels.
+    objective=Objective(
+        moments=0.3,
+        statistics="relative",
+        balance=True,
+        total_variation=0.3,
+        crop_padding=2,
+        edges="wrap",
+    ),
 )
 
 

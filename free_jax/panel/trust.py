@@ -44,6 +44,10 @@ def vote(
     return mean.argmax(-1).astype(np.int32)
 
 
+# Images by which a teacher may be found to contradict the others.
+_ENOUGH = 30
+
+
 class Trust(NamedTuple):
     """How far each teacher of a panel is believed, judged without data.
 
@@ -52,7 +56,8 @@ class Trust(NamedTuple):
       information: [T] nats, entropy of the mean prediction minus mean entropy: what
         an answer tells about the image; zero for constant teachers.
       agreement: [T] share of images of the teacher's classes, recovered from OTHER
-        teachers, that it labels alike, in [0, 1]; nan where there are none.
+        teachers and recognised by them, that it labels alike, in [0, 1]; nan where
+        there are none.
     """
 
     weights: np.ndarray
@@ -67,7 +72,8 @@ def trust(
 
     A teacher is left out if an answer is not finite, if its answers carry less than a
     quarter of the panel's median information, or if its agreement with the others is
-    not above chance (by two standard errors).  Teachers of different numbers of classes
+    not above chance (by two standard errors; fewer than 30 images, or those of one
+    class, tell nothing).  Teachers of different numbers of classes
     are compared by the share of the maximum for their number, ``log W``.  A teacher
     counts fully or not at all: weights by information and agreement scored the same and
     left out honest teachers of hard tasks.
@@ -88,6 +94,7 @@ def trust(
     information, agreement = np.zeros(len(widths)), np.full(len(widths), np.nan)
     # Where no other teacher knows its classes its information alone decides.
     agrees = np.ones(len(widths), bool)
+    labels = np.full((len(widths), len(logits)), -1, np.int32)
     for rows, outputs in ragged.by_width(answers.columns):
         said = ragged.side_by_side(logits, outputs)  # [n, t, w]
         ids = class_ids[outputs]  # [t, w]
@@ -97,20 +104,42 @@ def trust(
         p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
         mutual = _entropy(p.mean(0)) - _entropy(p).mean(0)
         information[rows] = np.where(finite[rows], mutual, 0.0)
-        chosen = np.take_along_axis(ids, said.argmax(-1).T, 1)  # [t, n]
-        chance = 1.0 / ids.shape[1]
-        for t, known, labels in zip(rows, ids, chosen, strict=True):
-            judged = np.isin(classes, known) & (owners != t) & (owners >= 0)
-            if judged.any() and finite[t]:
-                agreement[t] = (labels[judged] == classes[judged]).mean()
-                error = np.sqrt(chance * (1 - chance) / judged.sum())
-                agrees[t] = agreement[t] > chance + 2 * error
+        labels[rows] = np.take_along_axis(ids, said.argmax(-1).T, 1)
+    shown = _recognised(labels, classes, owners)
+    for t in np.flatnonzero(finite):
+        known = class_ids[answers.columns[t] : answers.columns[t + 1]]
+        judged = np.isin(classes, known) & (owners != t) & shown
+        if judged.any():
+            agreement[t] = (labels[t, judged] == classes[judged]).mean()
+        # Two classes at least: whoever prefers one is not contradicted by it alone.
+        if len(np.unique(classes[judged])) > 1 and judged.sum() >= _ENOUGH:
+            chance = 1.0 / len(known)
+            error = np.sqrt(chance * (1 - chance) / judged.sum())
+            agrees[t] = agreement[t] > chance + 2 * error
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
     weights = (finite & informative & agrees).astype(np.float32)
     return Trust(weights, information, agreement)
+
+
+def _recognised(
+    labels: np.ndarray, classes: np.ndarray, owners: np.ndarray
+) -> np.ndarray:
+    """Which images show their class: those that their own teacher recognises.
+
+    An inversion that failed, or lost its class in another size, speaks against nobody.
+    Of owners that were not asked nothing is known, and theirs count.
+
+    Args:
+      labels: [T, n] the class that each teacher takes each image for.
+      classes: [n] the class that each image was recovered as.
+      owners: [n] rows of the teachers; T for one that was not asked, -1 for none.
+    """
+    asked = (owners >= 0) & (owners < len(labels))
+    own = labels[np.where(asked, owners, 0), np.arange(len(classes))]
+    return np.where(asked, own == classes, owners >= 0)
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:

@@ -17,9 +17,9 @@ WHITEN = (
     "descriptions/mean [C] and descriptions/whitening [C, C]."
 )
 WHITEN_LEADING = (
-    "u = r / (|r| + 1e-8) - mean; d = outside * u - (u @ whitening) @ whitening^T, with "
-    "the arrays descriptions/mean [C], descriptions/whitening [C, k] and the number "
-    "descriptions/outside."
+    "u = r / (|r| + 1e-8) - mean; d = outside * u - (u @ whitening) @ whitening^T, "
+    "with the arrays descriptions/mean [C], descriptions/whitening [C, k] and the "
+    "number descriptions/outside."
 )
 NOT_WHITENED = "d = r: this model's descriptions are not whitened."
 CLASSIFY = (
