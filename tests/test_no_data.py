@@ -13,6 +13,7 @@ from experiments import inputs, train
 from experiments.data import procedural
 from experiments.inputs import command_line
 from experiments.inputs.options import DataOptions
+from experiments.stages import estimate
 from free_jax import inversion, panel, zoo
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
@@ -276,3 +277,24 @@ def test_statistics_weigh_alike_in_networks_of_any_depth_and_scale():
     larger = moment_matching(scaled(found, 50.0), scaled(running, 50.0), relative=True)
     assert larger == pytest.approx(wanted, 1e-4)
     assert moment_matching(found, running) == pytest.approx(13**0.5 + 85**0.5, 1e-4)
+
+
+def test_an_estimate_counts_what_is_asked_for(unequal):
+    teachers = fj.load_zoo(unequal)
+    student = network(int(teachers.columns[-1]))
+    everyone = np.arange(teachers.num_teachers)
+
+    def of(asked=everyone, **options):
+        wanted = panel.RecoverOptions(images_per_class=2, dead_leaves=10, **options)
+        return estimate.estimate(
+            teachers, student, wanted, asked=asked, batch_size=4, num_steps=3
+        )
+
+    found = of()
+    assert min(found[:3]) > 0
+    weights = sum(x.nbytes for x in jax.tree.leaves(teachers.teachers))
+    # Two of each class of the three that give gradients, and the leaves.
+    images = 2 * (4 + 7 + 5) + 10
+    assert found.memory == weights + images * (16 * 16 * 3 + 4 * 21)
+    assert of(inversion=inversion.Recipe(num_steps=1)).recovering < found.recovering
+    assert estimate.operations(network(5, side=32)) > estimate.operations(network(5))

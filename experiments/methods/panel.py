@@ -12,7 +12,7 @@ from experiments.harness.run import Run
 from experiments.harness.sections import Without
 from experiments.methods import base
 from experiments.methods.options import Common, Shared
-from experiments.stages import recover
+from experiments.stages import estimate, recover
 from experiments.stages.options import Recovery
 from free_jax import panel
 from free_jax import zoo as zoo_lib
@@ -116,6 +116,17 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
+    if not earlier.reuse:
+        estimate.tell(
+            estimate.estimate(
+                zoo,
+                model,
+                wanted,
+                asked=choice.asked,
+                batch_size=options.batch_size,
+                num_steps=common.num_steps,
+            )
+        )
     found = recover.described(  # takes minutes
         zoo, choice, run, asking, reuse_of=earlier.reuse, against=earlier.against
     )

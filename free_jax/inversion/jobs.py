@@ -124,7 +124,6 @@ def recovery_jobs(
     jobs: list[Job] = []
     some = any(recipe.invertible(inversion, network) for network in zoo.networks)
     first = 0  # Row of the group's first teacher over all groups.
-    digits = len(str(len(zoo.groups) - 1))  # So that names sort in this order.
     for number, group in enumerate(zoo.groups if images_per_class else ()):
         if some and not recipe.invertible(inversion, group.network):
             first += group.num_teachers
@@ -148,8 +147,7 @@ def recovery_jobs(
             adversaries=adversaries,
             map_tasks=map_tasks,
         )
-        name = f"group{number:0{digits}d}"
-        jobs += _jobs_of(name, group.num_teachers, at_once, invert)
+        jobs += _jobs_of(f"group{number}", group.num_teachers, at_once, invert)
         first += group.num_teachers
     return jobs
 

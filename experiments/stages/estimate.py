@@ -1,0 +1,112 @@
+"""What a panel will take, told before it starts: seconds of each stage, and memory."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.harness import metrics
+from free_jax import panel
+from free_jax.inversion import invertible
+from free_jax.zoo import Zoo
+from free_jax.zoo.network import Network
+
+# A gradient takes about two forward passes more.
+_GRADIENT = 3
+
+
+class Estimate(NamedTuple):
+    """Seconds of each stage, without compiling, and bytes.
+
+    Attributes:
+      recovering: images from teachers.
+      asking: all teachers about all images.
+      training: the model.
+      memory: of the teachers, the images and the answers together.
+    """
+
+    recovering: float
+    asking: float
+    training: float
+    memory: int
+
+
+def estimate(
+    zoo: Zoo,
+    student: Network,
+    wanted: panel.RecoverOptions,
+    *,
+    asked: np.ndarray,
+    batch_size: int,
+    num_steps: int,
+) -> Estimate:
+    """Counts operations, and measures how fast the model makes its own here.
+
+    Rough: other networks reach other speeds, and answers of a service count nothing.
+
+    Args:
+      zoo: teachers that images are recovered from.
+      student: the model.
+      wanted: which images.
+      asked: rows of the teachers that are asked.
+      batch_size: of the training.
+      num_steps: of the training.
+    """
+    quota, recipe = panel.quota_of(wanted), wanted.inversion
+    counts = {network: operations(network) for network in zoo.networks}
+    recovered, inverting = 0, 0.0
+    for group in zoo.groups:
+        if invertible(recipe, group.network):
+            images = group.num_teachers * quota.images(group.network.num_classes)
+            recovered += images
+            steps = images * recipe.num_steps * _GRADIENT
+            inverting += steps * counts[group.network]
+    total = recovered + wanted.dead_leaves
+    groups = [zoo.locate(int(row))[0] for row in asked]
+    answering = total * sum(counts[zoo.networks[number]] for number in groups)
+    rate = operations(student) * batch_size / _seconds_of(student, batch_size)
+    side = wanted.image_size or student.image_shape[0]
+    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.teachers))
+    held = total * (side * side * student.image_shape[2] + 4 * student.num_classes)
+    training = num_steps * batch_size * _GRADIENT * operations(student)
+    return Estimate(
+        inverting / rate, answering / rate, training / rate, int(weights + held)
+    )
+
+
+def operations(network: Network) -> float:
+    """Floating-point operations of one image's forward pass; 0 where unknown."""
+    if network.service is not None:
+        return 0.0
+    variables = jax.eval_shape(network.init, jax.random.key(0))
+    image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    found = jax.jit(network.apply).lower(variables, image).cost_analysis()
+    return float((found or {}).get("flops", 0.0))
+
+
+def _seconds_of(network: Network, count: int) -> float:
+    """How long a forward pass of so many images takes."""
+    variables = network.init(jax.random.key(0))
+    images = jnp.zeros((count, *network.image_shape))
+    run = jax.jit(network.apply).lower(variables, images).compile()
+    jax.block_until_ready(run(variables, images))
+    clock = time.monotonic()
+    jax.block_until_ready(run(variables, images))
+    return time.monotonic() - clock
+
+
+def tell(found: Estimate, devices: int = 1) -> None:
+    """One line; compiling is not in it."""
+    stages = zip(("recovering", "asking", "training"), found[:3], strict=True)
+    said = ", ".join(
+        f"{name} {metrics.format_duration(seconds / devices)}"
+        for name, seconds in stages
+    )
+    print(
+        f"about: {said} (counted operations at this machine's speed; compiling each "
+        f"network's programs comes on top), {found.memory / 1e6:.0f} MB for teachers, "
+        "images and answers",
+        flush=True,
+    )
