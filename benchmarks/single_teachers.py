@@ -4,7 +4,7 @@
 
 Nothing is trained: images are described by the tempered softmax of one teacher or of
 all, queries told apart by the nearest centroid, each alone.  The best teacher is the
-one that is best on the validation classes; its figures on the test classes stand beside.
+one that is best on the validation classes; its figures on test classes stand beside.
 """
 
 import argparse

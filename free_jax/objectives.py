@@ -126,16 +126,19 @@ def moment_matching(
 
 def _in_units_of(running: PyTree, *trees: PyTree) -> list[PyTree]:
     """Statistics divided by the running deviation (means) and variance (variances)."""
-    found = [traverse_util.flatten_dict(tree) for tree in (running, *trees)]
-    running, *flat = found
+    units_of, *flat = (
+        dict(traverse_util.flatten_dict(tree)) for tree in (running, *trees)
+    )
 
     def units(path: tuple) -> jax.Array:
         # As batch norm keeps a channel that never varies from dividing by zero.
-        variance = running[(*path[:-1], "var")] + 1e-5
+        variance = jnp.asarray(units_of[(*path[:-1], "var")]) + 1e-5
         return variance if path[-1] == "var" else jnp.sqrt(variance)
 
     return [
-        traverse_util.unflatten_dict({p: x / units(p) for p, x in tree.items()})
+        traverse_util.unflatten_dict(
+            {p: jnp.asarray(x) / units(p) for p, x in tree.items()}
+        )
         for tree in flat
     ]
 
