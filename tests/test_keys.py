@@ -31,7 +31,13 @@ OF_A_RUN = {
     "recover": 0,
     "teachers": 0,
 }
-OF_RECOVERY = {"generator": 3, "teacher": 1001, "dead leaves": 0, "round": 5}
+OF_RECOVERY = {
+    "generator": 3,
+    "teacher": 1001,
+    "classes": 1001,
+    "dead leaves": 0,
+    "round": 5,
+}
 OF_PRETRAINING = {"init": 0, "epoch": 1001}
 OF_META_TRAINING = {"init": 0, "step": 1001}
 OF_NUMPY = ("class draw", "held-out classes", "calibration images", "sabotage")

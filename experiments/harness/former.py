@@ -97,16 +97,22 @@ class Names(NamedTuple):
                     found.setdefault(name, item.value)
                 else:
                     found[name] = item
-        for end, beside in self.together.items():
-            for key in [key for key in found if key.endswith(end)]:
-                prefix = key.removesuffix(end.rpartition(".")[2])
-                found = {f"{prefix}{k}": v for k, v in beside.items()} | found
+        found = self._beside(found) | found
         new = {
             key: value
             for key, value in (defaults or {}).items()
             if not _is_said(key, found)
         }
         return new | found
+
+    def _beside(self, flat: Mapping[str, Any]) -> dict[str, Any]:
+        """What keys that stand together were before a config named them all."""
+        found: dict[str, Any] = {}
+        for end, beside in self.together.items():
+            for key in [key for key in flat if key.endswith(end)]:
+                prefix = key.removesuffix(end.rpartition(".")[2])
+                found |= {f"{prefix}{k}": v for k, v in beside.items()}
+        return found
 
     def is_former(self, flat: Mapping[str, Any]) -> bool:
         """Whether a flat config was written before the names of today."""
@@ -116,6 +122,8 @@ class Names(NamedTuple):
             if key in flat
         )
         unused = self.unused.get(str(flat.get("algorithm")), ())
+        if not self._beside(flat).keys() <= flat.keys():
+            return True
         return values or any(
             key in self.gone or key in unused or self.key_today(key) != key
             for key in flat

@@ -120,6 +120,8 @@ UNUSED: dict[str, tuple[str, ...]] = {
 OBJECTIVE: dict[str, Any] = {
     "cross_entropy": 1.0,
     "moments": 1.0,
+    "statistics": "absolute",
+    "balance": False,
     "adversarial": 1.0,
     "total_variation": 0.0,
     "variation": "mean",
@@ -132,13 +134,19 @@ OBJECTIVE: dict[str, Any] = {
     "flip": True,
 }
 
+# What a recovery was before keys said so.
+RECOVERY: dict[str, Any] = {"images_per_teacher": 200, "image_size": 0}
+
 NAMES = former.Names(
     keys=KEYS,
     gone=GONE,
     values=VALUES,
     implied={"recover.backend": BACKENDS},
     unused=UNUSED,
-    together={"objective.cross_entropy": OBJECTIVE},
+    together={
+        "objective.cross_entropy": OBJECTIVE,
+        "recover.dead_leaves": RECOVERY,
+    },
 )
 
 # What is drawn by keys of randomness even where nothing is trained.
