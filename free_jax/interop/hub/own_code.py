@@ -264,9 +264,8 @@ def _remote(source, contents, config, named, state):
     """Runs files of these contents; nothing of the model's folder is read again."""
     from free_jax.interop.frameworks.loading import package
 
-    package("transformers", source)
+    dynamic = package("transformers.dynamic_module_utils", source)
     import torch
-    from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
     tensors = {
         key: torch.tensor(as_float32(np.asarray(value)))
@@ -284,7 +283,7 @@ def _remote(source, contents, config, named, state):
             for name, content in contents.items():
                 (folder / name).write_bytes(content)
             find = functools.partial(
-                get_class_from_dynamic_module,
+                dynamic.get_class_from_dynamic_module,
                 pretrained_model_name_or_path=str(folder),
                 local_files_only=True,
             )
