@@ -34,7 +34,7 @@ test-all: $(VENV)/.installed-dev
 CONVERT ?= .venv-convert
 
 test-convert: $(CONVERT)/.installed
-	HF_HUB_OFFLINE=1 $(CONVERT)/bin/python -m pytest -m convert --durations=10
+	HF_HUB_OFFLINE=1 $(CONVERT)/bin/python -m pytest -m convert --durations=10 tests
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -61,10 +61,13 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,tensorboard,fusion]"
 	touch $@
 
-# torchvision of the same build: by default from the index for processors alone.
+# PyTorch without the packages of CUDA.  The index is asked for nothing
+# else, and where it cannot be reached PyPI's will do.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 $(CONVERT)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(CONVERT)
-	$(CONVERT)/bin/python -m pip install --quiet --extra-index-url $(TORCH_INDEX) -e ".[convert,dev]"
+	-$(CONVERT)/bin/python -m pip install --quiet --no-deps --retries 1 \
+	  --index-url $(TORCH_INDEX) torch==2.14.1 torchvision==0.29.1
+	$(CONVERT)/bin/python -m pip install --quiet -e ".[convert,dev]"
 	touch $@

@@ -94,8 +94,12 @@ def _of_models(args: argparse.Namespace) -> tuple[Zoo, str]:
     if args.json:
         pathlib.Path(args.json).expanduser().write_text(report.as_json(found.cards))
     if not any(card.used for card in found.cards):
-        # The reasons are the answer, one a model.
+        # The reasons are the answer, one a model; the error need not repeat them.
         print(report.as_text(found.cards, found.notes), file=sys.stderr)
+        raise InputError(
+            f"{args.source}: nothing is written, for no model can be used; the reasons "
+            "stand above"
+        )
     assembled = hub.zoo_of(found)
     merged = assembled.classes.merged
     return assembled.zoo, report.as_text(found.cards, found.notes, merged)

@@ -303,7 +303,7 @@ def test_models_that_are_no_image_classifiers(vit):
                 "architectures": ["MineForImageClassification"],
                 "auto_map": {"AutoModel": "mine.Mine"},
             },
-            "code of its own .* not run unasked",
+            "code of its own .* name it in trust_code",
         ),
     ]
     for fields, said in cases:

@@ -244,7 +244,10 @@ def test_convert_needs_no_data_set_and_guesses_only_if_asked(tmp_path, capsys):
     put(models, "m.safetensors")
     line = [f"--source={models}", f"--target={target}", "--cache_dir="]
     assert convert_zoo.main(line) == 2
-    assert "teachers.yaml" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "teachers.yaml" in said and "0 of 1 models are used" in said
+    reason = hub.read_folder(models, HubOptions(cache_dir=""))[0].message
+    assert said.count(reason[:40]) == 1, "once is enough"
     assert convert_zoo.main([*line, "--guess"]) == 0
     zoo = fj_zoo.load_zoo(target)
     assert zoo.num_teachers == 1 and zoo.sources == ("m.safetensors",)

@@ -47,18 +47,22 @@ def models(tmp_path_factory):
     return target
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    """Programs are made once: what one test kept, the next one reads."""
+    return tmp_path_factory.mktemp("programs")
+
+
 def test_most_are_used_without_consent(models):
     cards = hub.read_folder(models, HubOptions(guess=True, cache_dir=""))
     assert len(cards) == 18 and sum(card.used for card in cards) == 15
     assert {c.path for c in cards if not c.used} == set(TRUSTED)
 
 
-def test_all_are_used_with_consent_and_a_table(models, tmp_path):
+def test_all_are_used_with_consent_and_a_table(models, cache, tmp_path):
     table = tmp_path / "table.yaml"
     table.write_text(TABLE)
-    options = HubOptions(
-        table=table, trust_code=TRUSTED, check=True, cache_dir=tmp_path / "cache"
-    )
+    options = HubOptions(table=table, trust_code=TRUSTED, check=True, cache_dir=cache)
     found = hub.survey(models, options)
     by_folder = {card.path: card for card in found.cards}
     manifest = json.loads((SHARED / "hub" / "manifest.json").read_text())
@@ -82,14 +86,15 @@ def test_all_are_used_with_consent_and_a_table(models, tmp_path):
     assert load_zoo(tmp_path / "zoo").num_teachers == 18
 
 
-def test_references_beside_the_models(tmp_path):
+def test_references_beside_the_models(cache, tmp_path):
     """Logits from raw images, as the original preprocessing and framework gave them."""
     for package in ("torchvision", "timm", "transformers", "onnx"):
         pytest.importorskip(package)
     table, found = tmp_path / "table.yaml", tmp_path / "found.json"
     table.write_text(TABLE)
     line = [str(SHARED / "hub"), "--check", f"--json={found}", f"--table={table}"]
-    line += ["--no-guess", f"--trust_code={','.join(TRUSTED)}", "--cache_dir="]
+    line += ["--no-guess", f"--trust_code={','.join(TRUSTED)}"]
+    line += [f"--cache_dir={cache}"]
     assert inspect_zoo.main(line) == 0
     rows = json.loads(found.read_text())
     assert len(rows) == 18

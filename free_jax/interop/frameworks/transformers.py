@@ -1,7 +1,7 @@
 """A Hugging Face image classifier from ``config.json`` and its weights.
 
 Classes of the installed ``transformers`` only: code that a repository brings along
-(``auto_map``) is not looked at here.
+(``auto_map``) is not looked at here, see `hub.own_code`.
 """
 
 import functools
@@ -94,6 +94,8 @@ def architecture(config: Mapping[str, Any], source: str) -> str:
             f"{source}: {SAID_BY} does not say what the model is (architectures)"
         )
     if not _CLASSIFIER.fullmatch(name):
+        if config.get("auto_map"):
+            raise _own_code(name, source)
         raise InputError(
             f"{source}: {name[:80]} is no image classifier; only "
             "..ForImageClassification models become teachers"
@@ -111,15 +113,19 @@ def _class(transformers: Any, name: str, config: Mapping[str, Any], source: str)
     kind = getattr(getattr(cls, "config_class", None), "model_type", None)
     if cls is None or kind != config.get("model_type"):
         if config.get("auto_map"):
-            raise InputError(
-                f"{source}: {name} is code of its own ({SAID_BY}: auto_map), which is "
-                "not run unasked; give it as code: in teachers.yaml with --trust_code"
-            )
+            raise _own_code(name, source)
         raise InputError(
             f"{source}: transformers {transformers.__version__} has no {name} of type "
             f"{str(config.get('model_type'))[:80]!r}; export the model as ONNX or .pt2"
         )
     return cls
+
+
+def _own_code(name: str, source: str) -> InputError:
+    return InputError(
+        f"{source}: {name[:80]} is code of its own ({SAID_BY}: auto_map), which is "
+        f"never run; if you trust it, name {source} in trust_code"
+    )
 
 
 def _check_depth(

@@ -85,9 +85,12 @@ def by_module(
 
 def converted(program: Any, variables: Any, framework: Any = None) -> Converted:
     """A program and its variables as a network with weights."""
+    # A program that ships or was kept is perhaps of a sibling with other classes.
+    head = variables["params"].get("head")
+    classes = program.num_classes if head is None else head["kernel"].shape[1]
     return Converted(
         "graph",
-        program.num_classes,
+        classes,
         variables,
         {"program": program.text},
         program.gives,

@@ -11,7 +11,7 @@ from free_jax.interop.hub.consent import allowed, digest_of
 from free_jax.interop.hub.conversion import by_description
 from free_jax.interop.hub.facts import Fact, Facts
 from free_jax.interop.hub.labels import names_beside, names_in
-from free_jax.interop.hub.own_code import remote_module
+from free_jax.interop.hub.own_code import class_of_auto_map, remote_module
 from free_jax.interop.hub.processors import processor_facts
 from free_jax.interop.hub.reading import Reading, Setting
 from free_jax.interop.hub.timm_config import config_facts
@@ -57,7 +57,7 @@ def read_huggingface(setting: Setting) -> Reading:
     _check_outputs(config, state)
     facts = dict(folder_facts(setting))
     code = {}
-    if config.get("auto_map") and allowed(setting.consent, setting.names):
+    if class_of_auto_map(config) and allowed(setting.consent, setting.names):
         make, code = remote_module(setting, config, state)
         kind, config = "remote code", {**config, "code": sorted(code.values())}
     else:
@@ -92,6 +92,9 @@ def check_classifier(config: Mapping[str, Any]) -> str:
     """
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
+    own = class_of_auto_map(config)
+    if own is not None:
+        return own.rpartition(".")[2][:80]
     if not isinstance(name, str):
         raise InputError(
             "config.json: does not say which network it is (architectures); copy the "

@@ -2,12 +2,14 @@
 
 import ast
 import contextlib
+import functools
 import hashlib
 import inspect
 import io
 import pathlib
 import re
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -17,9 +19,11 @@ import numpy as np
 from free_jax.errors import InputError
 from free_jax.interop.hub.consent import trusted_bytes
 from free_jax.interop.hub.reading import Setting
+from free_jax.interop.programs import as_float32
 from free_jax.interop.tensors.opening import open_within
 
 _LARGEST_CODE = 1 << 20
+_AUTO = "AutoModelForImageClassification"
 
 
 def code_beside(setting: Setting) -> tuple[pathlib.Path, str] | None:
@@ -200,10 +204,26 @@ def whole_module(setting: Setting, file: pathlib.Path) -> tuple[Any, dict[str, s
     return loaded.float().eval(), {setting.candidate.files[0]: digest}
 
 
+def class_of_auto_map(config: Mapping[str, Any]) -> str | None:
+    """The class that ``config.json`` names for image classification, "file.Class"."""
+    stated = config.get("auto_map")
+    if not isinstance(stated, Mapping) or _AUTO not in stated:
+        return None
+    return str(stated[_AUTO])
+
+
 def remote_module(
     setting: Setting, config: Mapping[str, Any], state: Mapping[str, np.ndarray]
 ) -> tuple[Callable[[], Any], dict[str, str]]:
     """What makes a model of Hugging Face whose code lies in its folder, with consent.
+
+    Consent that is bound to a SHA-256 has to name that of each file of code there, for
+    any may import any.
+
+    Args:
+      setting: of the model.
+      config: content of ``config.json``, with an ``auto_map``.
+      state: the weights.
 
     Returns:
       The function, and {file: SHA-256} of all code in the folder.
@@ -211,37 +231,83 @@ def remote_module(
     Raises:
       InputError: no consent, or the code is elsewhere.
     """
-    folder = setting.candidate.folder
-    stated = config["auto_map"].get("AutoModelForImageClassification")
-    if not isinstance(stated, str) or not re.fullmatch(r"\w+\.\w+", stated):
-        raise InputError(
-            "config.json:auto_map: names no class of a file in this folder for "
-            "AutoModelForImageClassification"
-        )
-    digests = {}
-    for file in sorted(folder.glob("*.py")):
-        real = open_within(file, setting.root, _LARGEST_CODE)
-        content = real.read_bytes()
-        digests[_relative(setting, file)] = hashlib.sha256(content).hexdigest()
-    main = open_within(folder / f"{stated.split('.')[0]}.py", setting.root)
-    trusted_bytes(setting.consent, setting.names, main)
-
-    def make():
-        from free_jax.interop.frameworks.loading import package
-
-        transformers = package("transformers", setting.candidate.path)
-        try:
-            with quiet():
-                model = transformers.AutoModelForImageClassification.from_pretrained(
-                    str(folder), trust_remote_code=True, local_files_only=True
-                )
-        except Exception as error:  # Code of strangers raises anything.
+    named = {key: config["auto_map"].get(key) for key in ("AutoConfig", _AUTO)}
+    for key, stated in named.items():
+        if key == "AutoConfig" and stated is None:
+            continue
+        # "owner/name--file.Class" would be code of another repository.
+        if not isinstance(stated, str) or not re.fullmatch(r"\w+\.\w+", stated):
             raise InputError(
-                f"{main.name}: fails ({type(error).__name__}: {str(error)[:120]})"
-            ) from error
-        return model.float().eval()
-
+                f"config.json:auto_map: {key} {str(stated)[:80]!r} must be FILE.CLASS, "
+                "of a file in this folder"
+            )
+    contents, digests = {}, {}
+    for file in sorted(setting.candidate.folder.glob("*.py")):
+        real = open_within(file, setting.root, _LARGEST_CODE)
+        contents[file.name], digest = trusted_bytes(
+            setting.consent, setting.names, real
+        )
+        digests[_relative(setting, file)] = digest
+    for stated in filter(None, named.values()):
+        if f"{stated.split('.')[0]}.py" not in contents:
+            raise InputError(
+                f"config.json:auto_map: there is no {stated.split('.')[0]}.py in this "
+                "folder; copy the model with its code"
+            )
+    make = functools.partial(
+        _remote, setting.candidate.path, contents, config, named, state
+    )
     return make, digests
+
+
+def _remote(source, contents, config, named, state):
+    """Runs files of these contents; nothing of the model's folder is read again."""
+    from free_jax.interop.frameworks.loading import package
+
+    dynamic = package("transformers.dynamic_module_utils", source)
+    import torch
+
+    tensors = {
+        key: torch.tensor(as_float32(np.asarray(value)))
+        if np.asarray(value).dtype.kind not in "biu"
+        else torch.tensor(np.asarray(value))
+        for key, value in state.items()
+    }
+    file = f"{named[_AUTO].split('.')[0]}.py"
+    try:
+        with tempfile.TemporaryDirectory() as place, quiet():
+            # Transformers keeps what it runs, under the name of the folder.
+            whole = hashlib.sha256(b"".join(contents.values())).hexdigest()
+            folder = pathlib.Path(place) / f"free_jax_trusted_{whole[:16]}"
+            folder.mkdir()
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+            find = functools.partial(
+                dynamic.get_class_from_dynamic_module,
+                pretrained_model_name_or_path=str(folder),
+                local_files_only=True,
+            )
+            cls = find(named[_AUTO])
+            of = find(named["AutoConfig"]) if named["AutoConfig"] else cls.config_class
+            settings = of.from_dict(dict(config))
+            model, loaded = cls.from_pretrained(
+                None,
+                config=settings,
+                state_dict=tensors,
+                dtype=torch.float32,
+                output_loading_info=True,
+            )
+    except (Exception, SystemExit) as error:  # Code of strangers raises anything.
+        raise InputError(
+            f"{file}: fails when run ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:120]})"
+        ) from error
+    if lacking := sorted(loaded["missing_keys"]):
+        raise InputError(
+            f"{file}: the weights lack {', '.join(lacking[:3])}; one of the two is not "
+            "of this model"
+        )
+    return model.eval()
 
 
 @contextlib.contextmanager

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from free_jax.models.cpu.convolution import conv2d as plain_conv2d
+from free_jax.models.cpu.depthwise import depthwise as depthwise_conv
 from free_jax.models.operators.kinds import spread
 
 # More taps of a depthwise convolution than these are no sum of slices.
@@ -88,7 +88,7 @@ def channels_last(
         return plain_conv2d(x, kernel, stride=stride[0], padding=(sides[0], sides[1]))
     depthwise = groups == x.shape[-1] > 1 and math.prod(taps) <= _MANY_TAPS
     if depthwise and jax.default_backend() == "cpu":
-        return _depthwise(x, kernel, stride, sides, dilation)
+        return depthwise_conv(x, kernel, stride, sides, dilation)
     letters = _LETTERS[count]
     return lax.conv_general_dilated(
         x,
@@ -111,33 +111,6 @@ def _patches(x: jax.Array, kernel: jax.Array) -> jax.Array:
     order = (*range(1, 2 * len(taps), 2), *range(2, 2 * len(taps) + 1, 2))
     x = x.transpose(0, *order, 2 * len(taps) + 1)
     return x.reshape(x.shape[0], *counts, -1) @ kernel.reshape(-1, o)
-
-
-def _depthwise(x, kernel, stride, sides, dilation):
-    """[n, *sizes, c] by [*taps, 1, c * times], as a sum over taps.
-
-    On CPU the backend's grouped convolution takes 5 to 90 times as long, its gradient
-    for the images included.
-    """
-    *taps, _, outputs = kernel.shape
-    if outputs != x.shape[-1]:
-        x = jnp.repeat(x, outputs // x.shape[-1], axis=-1)
-    x = lax.pad(
-        x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*s, 0) for s in sides), (0, 0, 0)]
-    )
-    counts = [
-        (size - d * (k - 1) - 1) // step + 1
-        for size, d, k, step in zip(x.shape[1:-1], dilation, taps, stride, strict=True)
-    ]
-    out = jnp.zeros((), x.dtype)
-    for tap in np.ndindex(*taps):
-        starts = [t * d for t, d in zip(tap, dilation, strict=True)]
-        seen = tuple(
-            slice(start, start + (n - 1) * step + 1, step)
-            for start, n, step in zip(starts, counts, stride, strict=True)
-        )
-        out = out + x[(slice(None), *seen)] * kernel[tap][0]
-    return out
 
 
 def _transposed(x, weight, stride, padding, dilation, output_padding, groups):
