@@ -346,6 +346,10 @@ def panel_of_many_ways():
     logits[6][5, 1] = np.nan
     logits[9] = np.roll(logits[9], 1, axis=1)  # permuted labels
     logits[12] = rng.normal(size=logits[12].shape)  # random
+    # What is recovered from either shows nothing to the others.
+    nothing = np.isin(owners, (9, 12))
+    for t in set(range(16)) - {3, 6, 9, 12}:
+        logits[t][nothing] = rng.normal(size=(nothing.sum(), widths[t]))
     columns = np.cumsum([0, *widths]).astype(np.int32)
     answers = Answers(np.concatenate(logits, 1).astype(np.float32), columns)
     return answers, logits, class_ids, classes, owners
@@ -390,6 +394,12 @@ def test_failed_inversions_and_single_classes_speak_against_nobody():
     ids = np.tile(np.arange(4), (3, 1))
     found = panel.trust(side_by_side(said), ids.ravel(), shown(classes, owners))
     assert found.weights.tolist() == [1.0] * 3 and found.agreement[0] == 1.0
+    # Whose images the others recognise is not mislabelled, whatever it is shown.
+    hidden = said.copy()
+    hidden[owners != 1, 1] = 6.0 * np.eye(4)[rng.integers(4, size=80)]
+    hidden[owners == 1] = 6.0 * np.eye(4)[classes[owners == 1]][:, None]
+    found = panel.trust(side_by_side(hidden), ids.ravel(), shown(classes, owners))
+    assert found.agreement[1] < 0.4 and found.weights[1] == 1.0
     # Teacher 2 answers class 0 by its neighbour; nothing else is shown to it.
     only = np.where(owners == 2, classes, 0)
     said[(owners != 2)] = 6.0 * np.eye(4)[0]

@@ -71,9 +71,10 @@ def trust(
     """Finds constant, broken, mislabelled and random teachers by recovered images.
 
     A teacher is left out if an answer is not finite, if its answers carry less than a
-    quarter of the panel's median information, or if its agreement with the others is
-    not above chance (by two standard errors; fewer than 30 images, or those of one
-    class, tell nothing).  Teachers of different numbers of classes
+    quarter of the panel's median information, or if it contradicts the others: neither
+    does it recognise their images better than by chance nor they its own (by two
+    standard errors; fewer than 30 images, or those of one class, tell nothing).
+    Teachers of different numbers of classes
     are compared by the share of the maximum for their number, ``log W``.  A teacher
     counts fully or not at all: weights by information and agreement scored the same and
     left out honest teachers of hard tasks.
@@ -116,12 +117,55 @@ def trust(
             chance = 1.0 / len(known)
             error = np.sqrt(chance * (1 - chance) / judged.sum())
             agrees[t] = agreement[t] > chance + 2 * error
+    agrees |= _believed(labels, classes, owners, answers.columns, class_ids, finite)
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
     weights = (finite & informative & agrees).astype(np.float32)
     return Trust(weights, information, agreement)
+
+
+def _believed(
+    labels: np.ndarray,
+    classes: np.ndarray,
+    owners: np.ndarray,
+    columns: np.ndarray,
+    class_ids: np.ndarray,
+    finite: np.ndarray,
+) -> np.ndarray:
+    """[T] whose images the others recognise better than by chance.
+
+    The other direction of agreement: a teacher that is shown nothing but what others'
+    inversions failed to show is not mislabelled if they know its own images.
+
+    Args:
+      labels: [T, n] the class that each teacher takes each image for.
+      classes: [n] the class that each image was recovered as.
+      owners: [n] rows of the teachers.
+      columns: [T + 1] of the teachers' outputs.
+      class_ids: [C] absolute classes of the outputs.
+      finite: [T] whose answers all are.
+    """
+    count = len(labels)
+    found = np.zeros(count, bool)
+    for t in range(count):
+        mine = np.flatnonzero((owners == t) & (labels[t] == classes))
+        if not mine.size:
+            continue
+        right = expected = variance = number = 0.0
+        for other in np.flatnonzero(finite):
+            known = class_ids[columns[other] : columns[other + 1]]
+            judged = mine[np.isin(classes[mine], known)]
+            if other == t or not judged.size:
+                continue
+            chance = 1.0 / len(known)
+            right += (labels[other, judged] == classes[judged]).sum()
+            expected += chance * judged.size
+            variance += chance * (1 - chance) * judged.size
+            number += judged.size
+        found[t] = number >= _ENOUGH and right > expected + 2 * np.sqrt(variance)
+    return found
 
 
 def _recognised(
