@@ -124,13 +124,20 @@ def reuse(
     images, answers = everything("reuse", folder, zoo, asked)
     keep = []
     if wanted.images_per_class:
+        quota = panel.quota_of(wanted)
         for owner, way in enumerate(np.diff(zoo.columns)):
-            most = wanted.images_per_class * way
+            network = zoo.groups[zoo.locate(owner)[0]].network
+            if not inversion.invertible(wanted.inversion, network):
+                continue
+            most = quota.images(int(way))
             # Labels run through the classes: the first ones hold each equally often.
             keep.append(np.flatnonzero(images.owners == owner)[:most])
-            _check_enough(folder, "images_per_class", len(keep[-1]) // way, wanted)
+            each = min(int(way), most)  # Its classes, or those that are drawn of it.
+            _check_enough(
+                folder, "images_per_class", len(keep[-1]) // each, most // each
+            )
     keep.append(np.flatnonzero(images.owners < 0)[: wanted.dead_leaves])
-    _check_enough(folder, "dead_leaves", len(keep[-1]), wanted)
+    _check_enough(folder, "dead_leaves", len(keep[-1]), wanted.dead_leaves)
     index = np.concatenate(keep)
     found = SyntheticImages(*(x[index] for x in images))
     return found, answers._replace(logits=answers.logits[index])
@@ -211,10 +218,7 @@ def _made(folder: str) -> dict[str, Any]:
     return {}
 
 
-def _check_enough(
-    folder: str, key: str, found: int, wanted: panel.RecoverOptions
-) -> None:
-    asked = getattr(wanted, key)
+def _check_enough(folder: str, key: str, found: int, asked: int) -> None:
     if found < asked:
         raise InputError(
             f"config.recover.reuse={folder} holds {key}={found}, fewer than "
