@@ -13,7 +13,7 @@ from experiments import inputs, train
 from experiments.data import procedural
 from experiments.inputs import command_line
 from experiments.inputs.options import DataOptions
-from experiments.stages import estimate
+from experiments.stages import estimate, reuse
 from free_jax import inversion, panel, zoo
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
@@ -298,3 +298,27 @@ def test_an_estimate_counts_what_is_asked_for(unequal):
     assert found.memory == weights + images * (16 * 16 * 3 + 4 * 21)
     assert of(inversion=inversion.Recipe(num_steps=1)).recovering < found.recovering
     assert estimate.operations(network(5, side=32)) > estimate.operations(network(5))
+
+
+def test_a_pool_is_reused_by_the_quotas_of_its_teachers(unequal, without):
+    workdir, _ = without
+    teachers = fj.load_zoo(unequal)
+
+    def reused():
+        wanted = panel.RecoverOptions(dead_leaves=10, images_per_teacher=6)
+        return reuse.reuse(str(workdir), teachers, np.arange(4), wanted)
+
+    images, answers = reused()
+    known = sorted(np.bincount(images.owners[images.owners >= 0], minlength=4).tolist())
+    assert known == [0, 4, 5, 6] and len(answers.logits) == 4 + 5 + 6 + 10
+    with pytest.raises(InputError, match="holds dead_leaves=10, fewer than"):
+        reuse.reuse(
+            str(workdir),
+            teachers,
+            np.arange(4),
+            panel.RecoverOptions(dead_leaves=11, images_per_teacher=6),
+        )
+    with pytest.raises(InputError, match="images_per_class=1, fewer than"):
+        reuse.reuse(
+            str(workdir), teachers, np.arange(4), panel.RecoverOptions(dead_leaves=10)
+        )
