@@ -6,8 +6,25 @@ PYTEST_WORKERS ?= 2
 
 .PHONY: demo serve-demo test test-all test-convert lint types clean
 
+# Three folders of models of two networks, that know 5, 4 and 7 classes; one model made of
+# them, with no image at hand; pictures of classes that none of them knows, told apart by it.
+# Each line can be run by itself, and continues what was interrupted.
+DEMO := runs/demo
+
 demo: $(VENV)/.installed
-	$(BIN)/python experiments/run.py --config=experiments/configs/demo.py
+	$(BIN)/python experiments/run.py --workdir=$(DEMO)/five \
+	  --config=experiments/configs/demo_teachers.py:way=5,seed=1
+	$(BIN)/python experiments/run.py --workdir=$(DEMO)/four \
+	  --config=experiments/configs/demo_teachers.py:way=4,seed=2
+	$(BIN)/python experiments/run.py --workdir=$(DEMO)/seven \
+	  --config=experiments/configs/demo_teachers.py:way=7,network=resnet10,seed=3
+	$(BIN)/python experiments/run.py --workdir=$(DEMO)/model \
+	  --config=experiments/configs/demo.py \
+	  --config.zoo.path=$(DEMO)/five/zoo,$(DEMO)/four/zoo,$(DEMO)/seven/zoo
+	$(BIN)/python experiments/draw_pictures.py --target=$(DEMO)/new_classes
+	$(BIN)/python experiments/classify.py --model=$(DEMO)/model --labelled \
+	  --support=$(DEMO)/new_classes/support --images=$(DEMO)/new_classes/pictures \
+	  --out=$(DEMO)/predictions.csv
 
 # Trains three small teachers, serves them by MLServer on loopback, and distils the
 # panel of what they answer over HTTP.

@@ -511,15 +511,20 @@ def test_onnx_files_are_endpoints_too(listed, served, truth):
 
 
 @pytest.mark.parametrize(
-    "name", ["resnet10", pytest.param("resnet50", marks=pytest.mark.slow)]
+    ("name", "kwargs"),
+    [
+        ("resnet10", {}),
+        ("resnet10", {"width": 8}),
+        pytest.param("resnet50", {}, marks=pytest.mark.slow),
+    ],
 )
-def test_resnets_as_onnx_agree(name):
+def test_resnets_as_onnx_agree(name, kwargs):
     import onnxruntime
     from flax import traverse_util
 
     from free_jax.interop.onnx_weights import to_onnx
 
-    arch = make_network(name, num_classes=3, image_shape=(16, 16, 3))
+    arch = make_network(name, num_classes=3, image_shape=(16, 16, 3), **kwargs)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(arch.init, jax.random.key(0))
     flat = {}

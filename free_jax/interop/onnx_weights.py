@@ -88,12 +88,12 @@ class _Graph:
         x = self._add("Transpose", "images", perm=[0, 3, 1, 2])
         x = self._conv(x, ("conv0",), ("bn0",))
         blocks = sum(name.startswith("block") for name in self._params)
-        width = 64
+        stem = width = np.shape(self._params["conv0"]["kernel"])[-1]
         for i in range(blocks):
-            x, width = self._block(x, f"block{i}", width)
+            x, width = self._block(x, f"block{i}", width, stem)
         self._head(self._add("Flatten", self._add("GlobalAveragePool", x)))
 
-    def _block(self, x: str, block: str, width: int) -> tuple[str, int]:
+    def _block(self, x: str, block: str, width: int, stem: int) -> tuple[str, int]:
         layers = self._params[block]
         last = "conv3" if "conv3" in layers else "conv2"
         features = np.shape(layers[last]["kernel"])[-1]
@@ -101,7 +101,7 @@ class _Graph:
         first = np.shape(layers["conv1"]["kernel"])[-1]
         # A stage halves its maps where it widens, but for the first one.
         stage_width = first * (4 if bottleneck else 1)
-        before = 64 * (4 if bottleneck else 1)
+        before = stem * (4 if bottleneck else 1)
         stride = 2 if width != stage_width and stage_width > before else 1
         strides = {"conv1": 1 if bottleneck else stride, "conv2": 1, "conv3": 1}
         if bottleneck:

@@ -73,6 +73,7 @@ class ResNet(nn.Module):
     Attributes:
       num_classes: number of outputs.
       depth: 10, 18, 34, 50 or 101.
+      width: channels of the first stage; each later one has twice as many.
       lowering: see `convolution.conv2d`.
       dtype: of activations and convolutions, e.g. "bfloat16"; parameters, moments
         and the head keep theirs.  None takes the images'.
@@ -80,6 +81,7 @@ class ResNet(nn.Module):
 
     num_classes: int = 5
     depth: int = 10
+    width: int = 64
     lowering: Lowering = "auto"
     dtype: str | None = None
 
@@ -91,11 +93,11 @@ class ResNet(nn.Module):
         bottleneck, stages = STAGES[self.depth]
         block = BottleneckBlock if bottleneck else SimpleBlock
         x = images.astype(self.dtype or images.dtype)
-        x = Conv(64, lowering=self.lowering, name="conv0")(x)
+        x = Conv(self.width, lowering=self.lowering, name="conv0")(x)
         x = BatchNorm(name="bn0")(x, norm=norm)
         index = 0
         for stage, blocks in enumerate(stages):
-            width = 64 * 2**stage * (4 if bottleneck else 1)
+            width = self.width * 2**stage * (4 if bottleneck else 1)
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 x = block(width, stride, self.lowering, name=f"block{index}")(
