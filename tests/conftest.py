@@ -1,5 +1,6 @@
 """Eight fake devices, strict numerics and the rules of the two marks."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -20,6 +21,8 @@ import hypothesis
 import jax
 import pytest
 
+# With a limit, processes that share the folder lock it.
+CACHE_BYTES = 2 << 30
 SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -33,17 +36,37 @@ hypothesis.settings.load_profile("free_jax")
 
 
 def pytest_configure(config):
-    """Tests that compile the same program share it.
+    """Tests that compile the same program share it, over all workers.
 
-    Each worker in its own folder, or, to keep programs between runs while working on
-    the code, all in $FREE_JAX_TEST_CACHE.
+    In a folder of this run, or, to keep programs between runs while working on the
+    code, in $FREE_JAX_TEST_CACHE.
     """
-    kept = os.environ.get("FREE_JAX_TEST_CACHE")
-    if not kept:
+    if "FREE_JAX_TEST_CACHE" not in os.environ:
         folder = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
         config.add_cleanup(folder.cleanup)
-    jax.config.update("jax_compilation_cache_dir", kept or folder.name)
+        os.environ["FREE_JAX_TEST_CACHE"] = folder.name  # Workers inherit it.
+        config.add_cleanup(lambda: os.environ.pop("FREE_JAX_TEST_CACHE"))
+    jax.config.update("jax_compilation_cache_dir", os.environ["FREE_JAX_TEST_CACHE"])
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_collection_finish():
+    """Objects of imported modules stay: the garbage collector need not visit them.
+
+    What tracing leaves grows to millions of objects, which take seconds to visit.
+    """
+    gc.set_threshold(20_000, 20, 20)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_behind():
+    """Nor what earlier files left, once their garbage is gone."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -78,11 +101,9 @@ def smoke_run(tmp_path_factory):
         folder = folder.parent
     folder = folder / "smoke"
     folder.mkdir(exist_ok=True)
-    kept = os.environ.get("FREE_JAX_TEST_CACHE")
     environment = {
-        "FREE_JAX_CACHE": str(pathlib.Path(kept or folder) / "compiled"),
-        # With a limit, processes that share the folder lock it.
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
+        "FREE_JAX_CACHE": os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "runs"),
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(CACHE_BYTES),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
     }
 
