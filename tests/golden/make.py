@@ -48,7 +48,7 @@ RUNS = {
     "free": ("free_cifar_fs_5w1s.py:smoke", [*ALONE, *EPISODES, *GENERATOR]),
     "bidf": ("bidf_cifar_fs_5w1s.py:smoke", [*ALONE, *EPISODES, *GENERATOR]),
     "purer": ("purer_cifar_fs_5w1s.py:smoke", [*ALONE, *EPISODES]),
-    "panel": ("panel_cifar_fs.py:smoke", []),
+    "panel": ("panel_cifar_fs.py:smoke", [*ALONE, "--config.eval.shots=(5,)"]),
     "preinverted": (
         "preinverted_cifar_fs.py:smoke",
         [*ALONE, "--config.replay.queries=3"],
