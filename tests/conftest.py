@@ -16,6 +16,9 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# Workers share the cores: threads of PyTorch would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import filelock
 import hypothesis
 import jax
@@ -42,11 +45,13 @@ def pytest_configure(config):
     code, in $FREE_JAX_TEST_CACHE.
     """
     if "FREE_JAX_TEST_CACHE" not in os.environ:
-        folder = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
-        config.add_cleanup(folder.cleanup)
-        os.environ["FREE_JAX_TEST_CACHE"] = folder.name  # Workers inherit it.
+        new = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
+        config.add_cleanup(new.cleanup)
+        os.environ["FREE_JAX_TEST_CACHE"] = new.name  # Workers inherit it.
         config.add_cleanup(lambda: os.environ.pop("FREE_JAX_TEST_CACHE"))
-    jax.config.update("jax_compilation_cache_dir", os.environ["FREE_JAX_TEST_CACHE"])
+    # The same as that of the runs below.
+    folder = os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
@@ -102,9 +107,9 @@ def smoke_run(tmp_path_factory):
     folder = folder / "smoke"
     folder.mkdir(exist_ok=True)
     environment = {
-        "FREE_JAX_CACHE": os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "runs"),
+        "FREE_JAX_CACHE": os.environ["FREE_JAX_TEST_CACHE"],
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(CACHE_BYTES),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
 
     def finished(name: str) -> pathlib.Path:
