@@ -49,7 +49,6 @@ def pytest_configure(config):
         config.add_cleanup(new.cleanup)
         os.environ["FREE_JAX_TEST_CACHE"] = new.name  # Workers inherit it.
         config.add_cleanup(lambda: os.environ.pop("FREE_JAX_TEST_CACHE"))
-    # The same as that of the runs below.
     folder = os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
