@@ -44,7 +44,7 @@ def pytest_configure(config):
     In a folder of this run, or, to keep programs between runs while working on the
     code, in $FREE_JAX_TEST_CACHE.
     """
-    if "FREE_JAX_TEST_CACHE" not in os.environ:
+    if not os.environ.get("FREE_JAX_TEST_CACHE"):
         new = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
         config.add_cleanup(new.cleanup)
         os.environ["FREE_JAX_TEST_CACHE"] = new.name  # Workers inherit it.
