@@ -1,5 +1,6 @@
 """Eight fake devices, strict numerics and the rules of the two marks."""
 
+import gc
 import os
 import pathlib
 import tempfile
@@ -15,11 +16,16 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 
+# Workers share the cores: threads of PyTorch would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import filelock
 import hypothesis
 import jax
 import pytest
 
+# With a limit, processes that share the folder lock it.
+CACHE_BYTES = 2 << 30
 SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
 
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -33,17 +39,38 @@ hypothesis.settings.load_profile("free_jax")
 
 
 def pytest_configure(config):
-    """Tests that compile the same program share it.
+    """Tests that compile the same program share it, over all workers.
 
-    Each worker in its own folder, or, to keep programs between runs while working on
-    the code, all in $FREE_JAX_TEST_CACHE.
+    In a folder of this run, or, to keep programs between runs while working on the
+    code, in $FREE_JAX_TEST_CACHE.
     """
-    kept = os.environ.get("FREE_JAX_TEST_CACHE")
-    if not kept:
-        folder = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
-        config.add_cleanup(folder.cleanup)
-    jax.config.update("jax_compilation_cache_dir", kept or folder.name)
+    if not os.environ.get("FREE_JAX_TEST_CACHE"):
+        new = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
+        config.add_cleanup(new.cleanup)
+        os.environ["FREE_JAX_TEST_CACHE"] = new.name  # Workers inherit it.
+        config.add_cleanup(lambda: os.environ.pop("FREE_JAX_TEST_CACHE"))
+    folder = os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "xla")
+    jax.config.update("jax_compilation_cache_dir", folder)
+    jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def pytest_collection_finish():
+    """Objects of imported modules stay: the garbage collector need not visit them.
+
+    What tracing leaves grows to millions of objects, which take seconds to visit.
+    """
+    gc.set_threshold(20_000, 20, 20)
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def left_behind():
+    """Nor what earlier files left, once their garbage is gone."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(config, items):
@@ -78,12 +105,10 @@ def smoke_run(tmp_path_factory):
         folder = folder.parent
     folder = folder / "smoke"
     folder.mkdir(exist_ok=True)
-    kept = os.environ.get("FREE_JAX_TEST_CACHE")
     environment = {
-        "FREE_JAX_CACHE": str(pathlib.Path(kept or folder) / "compiled"),
-        # With a limit, processes that share the folder lock it.
-        "JAX_COMPILATION_CACHE_MAX_SIZE": str(2 << 30),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+        "FREE_JAX_CACHE": os.environ["FREE_JAX_TEST_CACHE"],
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(CACHE_BYTES),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
     }
 
     def finished(name: str) -> pathlib.Path:

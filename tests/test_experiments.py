@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden import make
 from PIL import Image
 
 from experiments import inputs, pretrain_zoo, run, train
@@ -32,18 +33,10 @@ from free_jax.errors import InputError
 CONFIG = "experiments/configs/demo.py:smoke,free"
 # Smaller than the smoke variant: what is tested is the harness, not the learning.
 TINY = [
-    "--config.student.kwargs.width=4",
-    "--config.generator.width=4",
+    *make.SMALL,
+    *make.FREE,
     "--config.zoo.pretrain.model.kwargs.width=4",
     "--config.zoo.pretrain.epochs=1",
-    "--config.eval.episodes=8",
-    "--config.eval.val_episodes=4",
-    "--config.inversion.num_steps=2",
-    "--config.eval.queries=5",
-    "--config.replay.queries=5",
-    "--config.learner.test_steps=2",
-    "--config.learner.train_steps=1",
-    "--config.inversion.images_per_class=6",
     "--config.log.every_secs=0",
     "--config.checkpoint.every_steps=1",
 ]

@@ -97,9 +97,11 @@ def loops(teachers, step):
 def test_pixels_may_start_from_scenes():
     shape, labels = (8, 8, 3), jnp.arange(4)
     source = pixel_source(shape, 0.0, "dead_leaves")
-    images = source.render(source.start(jax.random.key(0), (), labels), labels)
+    start = jax.jit(lambda key: source.start(key, (), labels))
+    images = source.render(start(jax.random.key(0)), labels)
     keys = jax.random.split(jax.random.fold_in(jax.random.key(0), 1), 4)
-    drawn = jnp.stack([dead_leaves.draw(key, shape) for key in keys])
+    draw = jax.jit(lambda key: dead_leaves.draw(key, shape))
+    drawn = jnp.stack([draw(key) for key in keys])
     np.testing.assert_allclose(images, jnp.clip(drawn, 0.05, 0.95), atol=1e-5)
 
 

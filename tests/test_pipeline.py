@@ -28,10 +28,11 @@ RECOVER = panel.RecoverOptions(
 )
 OPTIONS = panel.PanelOptions(recover=RECOVER, trust=False)
 SHORT = panel.DistillOptions(batch_size=8, whitening=0.0, fit_images=6)
+LARGE = toy.tiny((20, 20, 3), width=6)
 NAMES = tuple(f"class {i}" for i in range(toy.CLASSES))
 
 
-def group_of(count, network=toy.ARCH, seed=0):
+def group_of(count, network=toy.TINY, seed=0):
     teachers = toy.random_teachers(network, count, seed=seed)
     return ZooGroup(network, teachers, np.full(count, np.nan), "toy")
 
@@ -39,7 +40,7 @@ def group_of(count, network=toy.ARCH, seed=0):
 @functools.cache
 def tiny_zoo():
     """Two networks of different image sizes; three teachers and one."""
-    return Zoo((group_of(3), group_of(1, toy.WIDE, seed=1)), NAMES)
+    return Zoo((group_of(3), group_of(1, LARGE, seed=1)), NAMES)
 
 
 @functools.cache
@@ -59,7 +60,7 @@ def from_a_zoo_to_a_model(teachers, student):
 def test_under_ten_lines_from_a_zoo_to_a_model():
     lines = inspect.getsource(from_a_zoo_to_a_model).splitlines()
     assert len(lines) < 10
-    made, _, ways = from_a_zoo_to_a_model(tiny_zoo(), toy.ARCH)
+    made, _, ways = from_a_zoo_to_a_model(tiny_zoo(), toy.TINY)
     assert made.network.num_classes == 4 * toy.WAY
     assert set(made.variables) == {"params", "batch_stats", "descriptions"}
     assert made.info.distill_loss.shape == (2,) and made.info.is_finite.all()
@@ -90,7 +91,7 @@ def test_a_described_set_holds_every_teachers_images_and_answers():
         for row in range(group.num_teachers):
             one = zoo.take(group.teachers, row)
             fitted = fit_to(pixels, group.network.image_shape)
-            said.append(group.network.apply(one.variables, fitted))
+            said.append(jax.jit(group.network.apply)(one.variables, fitted))
     np.testing.assert_allclose(
         np.asarray(found.described.logits).reshape(31, -1),
         np.concatenate(said, axis=1),
@@ -103,7 +104,7 @@ def test_an_inversion_of_a_whole_zoo_is_that_of_each_teacher():
     """By the direct constructor, one teacher at a time, whatever shares a job."""
     found = described().recovered
     labels = jnp.arange(6) % 3
-    inverter = inversion.pixel_inverter(toy.ARCH, num_steps=2, init="dead_leaves")
+    inverter = inversion.pixel_inverter(toy.TINY, num_steps=2, init="dead_leaves")
     for row in range(3):
         teacher = zoo.take(tiny_zoo().teachers[0], row)
         key = keys.named(KEY, "teacher", row)
@@ -119,7 +120,7 @@ def test_the_model_is_that_of_the_harness_loop():
     """A scan of the step that a loop runs, with the same keys."""
     data = described().described
     options = SHORT._replace(fit_images=1000)
-    made = panel.distil(KEY, data, toy.ARCH, options, num_steps=2)
+    made = panel.distil(KEY, data, toy.TINY, options, num_steps=2)
     columns = np.arange(0, 13, 3)
     algorithm = panel.distillation(made.network, columns, options, 2)
     state = jax.jit(algorithm.init)(keys.named(KEY, "init"))
@@ -206,7 +207,7 @@ def five(**changes):
         optimizer=adam(0.01),
         generator=GeneratorOptions(width=4, latent_dim=8),
     )
-    inverter = inversion.build(recipe, toy.ARCH)
+    inverter = inversion.build(recipe, toy.TINY)
     stack = tiny_zoo().teachers[0]
     return inverter, inversion.generator_jobs(
         KEY, inverter, stack, jnp.arange(3), **jobs | changes
@@ -293,10 +294,10 @@ def test_known_images_come_first_and_may_be_all():
 
 def test_images_of_held_out_classes_are_in_their_bank_alone():
     """Only what asked teachers made, and leaves, is described."""
-    teachers = toy.random_teachers(count=4)
+    teachers = toy.random_teachers(toy.TINY, 4)
     ids = jnp.asarray([[0, 1, 2], [3, 4, 5], [6, 7, 8], [0, 4, 8]], jnp.int32)
     group = ZooGroup(
-        toy.ARCH, Teachers(teachers.variables, ids), np.full(4, np.nan), "toy"
+        toy.TINY, Teachers(teachers.variables, ids), np.full(4, np.nan), "toy"
     )
     whole = Zoo((group,), NAMES)
     choice = panel.PanelChoice(np.asarray([0]), np.asarray([3, 4, 8]))
@@ -346,7 +347,7 @@ class Service:
 
 def test_asking_ends_with_the_service(monkeypatch):
     whole = Zoo((group_of(2),), NAMES)
-    service = Service(toy.ARCH, jobs=2)
+    service = Service(toy.TINY, jobs=2)
     monkeypatch.setattr(Zoo, "service", property(lambda self: service))
     describer = panel.transfer_set.describer
 
@@ -409,7 +410,7 @@ def test_answers_without_trust_are_no_panel():
 
 
 def test_the_student_gets_the_heads_of_all_teachers():
-    student = dataclasses.replace(toy.ARCH, num_classes=2)
+    student = dataclasses.replace(toy.TINY, num_classes=2)
     made = panel.distil(KEY, described().described, student, SHORT, num_steps=1)
     assert made.variables["params"]["head"]["bias"].shape == (12,)
     with pytest.raises(ValueError, match="num_steps=0"):

@@ -126,15 +126,14 @@ def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
     rival = adversarial_rounds.rival(config.recover.against, zoo)
     model, variables, _ = load_model(earlier[0] / "model.npz")
     images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
-    together = model.apply(variables, images).reshape(2, 3, 5)
+    together = jax.jit(model.apply)(variables, images).reshape(2, 3, 5)
     index = np.asarray([2, 0])
     stack = rival.of_teachers(index)
     np.testing.assert_array_equal(stack.weight, rival.weights[index])
+    apply = jax.jit(rival.student.apply)
     for row, teacher in enumerate(index):
         one = jax.tree.map(lambda x, row=row: jnp.asarray(x[row]), stack)
-        alone = rival.student.apply(
-            {"params": one.params, "batch_stats": one.stats}, images
-        )
+        alone = apply({"params": one.params, "batch_stats": one.stats}, images)
         np.testing.assert_allclose(alone, together[:, teacher], rtol=1e-5, atol=1e-6)
 
 
@@ -143,7 +142,8 @@ def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
     zoo = zoo_of((2, 4), (1, 6))
     arch = zoo.groups[1].architecture
     teacher = jax.tree.map(lambda x: x[0], zoo.teachers[1].variables)
-    near = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, teacher, arch.init(KEY))
+    drawn = jax.jit(arch.init)(KEY)
+    near = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, teacher, drawn)
     params = dict(near["params"])
     head = params.pop("head")
     heads = jax.tree.map(lambda x: np.stack([np.zeros_like(x)] * 2 + [x]), head)

@@ -264,7 +264,8 @@ def test_former_names_are_accepted_and_said(file, override, today, capsys):
     line = capsys.readouterr().out
     found = flat(config)
     assert {key: found[key] for key in today} == today
-    changed = {key for key, value in found.items() if value != flat(parse(file))[key]}
+    before = flat(parse(file))
+    changed = {key for key, value in found.items() if value != before[key]}
     extra = {"recover.inversion.optimizer.kwargs.b1"} if "five" in override else set()
     assert changed <= today.keys() | extra
     assert line.count("\n") == 1 and f"--config.{override} is now --config." in line

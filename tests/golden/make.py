@@ -34,7 +34,6 @@ ZOO = [
     "--config.pretrain.epochs=1",
 ]
 SMALL = [
-    "--config.zoo.pretrain.num_teachers=0",
     "--config.student.kwargs.width=4",
     "--config.eval.episodes=8",
     "--config.eval.val_episodes=4",
@@ -44,24 +43,40 @@ SMALL = [
 ALONE = ["--config.eval.yardsticks=()"]
 EPISODES = ["--config.replay.queries=5", "--config.learner.train_steps=1"]
 GENERATOR = ["--config.generator.width=4"]
+# Of `test_experiments` too.
+FREE = [
+    "--config.inversion.num_steps=2",
+    "--config.inversion.images_per_class=6",
+    "--config.learner.test_steps=2",
+    *EPISODES,
+    *GENERATOR,
+]
+# All but the one that draws two thousand images.
+BASELINES = "--config.eval.baselines=" + repr(
+    tuple("random average ota dro teacher best finetune panel panel_heads".split())
+)
+WHITENED = "--config.eval.baselines=('panel_whitened',)"
+FEW = "--config.eval.episodes=6"
 RUNS = {
-    "free": ("free_cifar_fs_5w1s.py:smoke", [*ALONE, *EPISODES, *GENERATOR]),
+    "free": ("free_cifar_fs_5w1s.py:smoke", [*ALONE, *FREE]),
     "bidf": ("bidf_cifar_fs_5w1s.py:smoke", [*ALONE, *EPISODES, *GENERATOR]),
     "purer": ("purer_cifar_fs_5w1s.py:smoke", [*ALONE, *EPISODES]),
-    "panel": ("panel_cifar_fs.py:smoke", []),
+    "panel": ("panel_cifar_fs.py:smoke", [*ALONE, "--config.eval.shots=(5,)"]),
     "preinverted": (
         "preinverted_cifar_fs.py:smoke",
         [*ALONE, "--config.replay.queries=3"],
     ),
     "episodic": ("maml_real_cifar_fs.py:smoke", [*ALONE, *EPISODES]),
-    "baselines": ("yardsticks_cifar_fs.py:smoke", ["--config.eval.episodes=6"]),
+    "baselines": ("yardsticks_cifar_fs.py:smoke", [BASELINES, FEW]),
+    "whitened": ("yardsticks_cifar_fs.py:smoke", [WHITENED, FEW]),
 }
 
 
 def command(name: str, workdir: pathlib.Path, zoo: pathlib.Path) -> list[str]:
     """The arguments of ``experiments/run.py`` for one method's run."""
     config, extra = RUNS[name]
-    teachers = [] if name == "episodic" else [f"--config.zoo.path={zoo}"]
+    teachers = ["--config.zoo.pretrain.num_teachers=0"]
+    teachers += [] if name == "episodic" else [f"--config.zoo.path={zoo}"]
     return [
         f"--config=experiments/configs/{config}",
         f"--workdir={workdir / name}",
