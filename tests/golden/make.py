@@ -53,7 +53,7 @@ FREE = [
 ]
 # All but the one that draws two thousand images.
 BASELINES = "--config.eval.baselines=" + repr(
-    tuple("random average ota dro teacher best finetune panel panel_heads".split())
+    tuple("average ota dro teacher best finetune panel panel_heads".split())
 )
 WHITENED = "--config.eval.baselines=('panel_whitened',)"
 FEW = "--config.eval.episodes=6"
