@@ -1,4 +1,4 @@
-"""The Makefile's lines of `make demo`, at the smallest size: models in, pictures told."""
+"""The lines of `make demo` at the smallest size: models in, pictures told apart."""
 
 import json
 import pathlib
