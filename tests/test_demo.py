@@ -1,4 +1,4 @@
-"""The lines of `make demo` at the smallest size: models in, pictures told apart."""
+"""The lines of `make demo`, at the smallest size: models in, pictures told apart."""
 
 import json
 import pathlib
@@ -6,6 +6,7 @@ import re
 import shlex
 
 import numpy as np
+import pytest
 from PIL import Image
 
 import free_jax as fj
@@ -16,7 +17,10 @@ from experiments.inputs import command_line
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 # Less than the smoke variants: what is tested is the way, not the learning.
 LESS = {
-    "demo_teachers.py": ["--config.pretrain.batch_size=256"],
+    "demo_teachers.py": [
+        "--config.data.image_size=16",
+        "--config.pretrain.batch_size=256",
+    ],
     "demo.py": [
         "--config.student.kwargs.width=4",
         "--config.num_steps=2",
@@ -27,11 +31,12 @@ LESS = {
 }
 
 
-def lines(folder):
+def lines(folder, second):
     """Script and arguments of each line of `make demo`, writing into `folder`."""
     text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     (rule,) = re.findall(r"^demo:.*\n((?:\t.*\n)+)", text, re.M)
-    for line in rule.replace("$(DEMO)", str(folder)).strip().split("\n"):
+    rule = rule.replace("$(DEMO)", str(folder)).replace("network=resnet10", second)
+    for line in rule.strip().split("\n"):
         _, script, *arguments = shlex.split(line)
         yield pathlib.Path(script).name, arguments
 
@@ -50,11 +55,15 @@ def run(script, arguments):
     return None
 
 
-def test_the_lines_of_the_demo(tmp_path, monkeypatch, capsys):
+# To compile a ResNet, its training and its inversion takes longer than all the rest.
+@pytest.mark.parametrize(
+    "second", ["conv4", pytest.param("resnet10", marks=pytest.mark.slow)]
+)
+def test_the_lines_of_the_demo(second, tmp_path, monkeypatch, capsys):
     def read_no_image(*args, **kwargs):
         raise AssertionError("the images are forgotten")
 
-    todo = list(lines(tmp_path))
+    todo = list(lines(tmp_path, f"network={second}"))
     assert len(todo) == 6
     for script, arguments in todo:
         with monkeypatch.context() as patch:
@@ -63,7 +72,7 @@ def test_the_lines_of_the_demo(tmp_path, monkeypatch, capsys):
             run(script, arguments)
     zoos = [fj.load_zoo(tmp_path / name / "zoo") for name in ("five", "four", "seven")]
     assert [z.way for z in zoos] == [5, 4, 7]
-    assert {z.networks[0].name for z in zoos} == {"conv4", "resnet10"}
+    assert {z.networks[0].name for z in zoos} == {"conv4", second}
     network, _, notes = fj.load_model(tmp_path / "model" / "model.npz")
     assert network.num_classes == 2 * (5 + 4 + 7) and notes["algorithm"] == "panel"
     assert json.loads((tmp_path / "model" / "result.json").read_text())["results"] == {}

@@ -50,7 +50,7 @@ def demo_zoo(tmp_path, monkeypatch):
         teachers = fj.Teachers(variables, ids)
         group = fj.ZooGroup(network, teachers, np.full(4, np.nan))
         zoo = fj.Zoo((group,), tuple("abcdefghijklmnopqrst"))
-        fj.save_zoo(zoo, tmp_path / "runs" / "demo" / "seed0" / "zoo")
+        fj.save_zoo(zoo, tmp_path / "runs" / "demo" / "five" / "zoo")
         return zoo
 
     return save
@@ -88,7 +88,7 @@ def test_example_of_a_distilled_model(tmp_path, monkeypatch):
         weights=jax.numpy.ones(3),
         temperature=2.0,
     )
-    file = tmp_path / "runs" / "demo" / "seed0" / "model.npz"
+    file = tmp_path / "runs" / "demo" / "model" / "model.npz"
     file.parent.mkdir(parents=True)
     fj.save_model(file, arch, variables)
     monkeypatch.chdir(tmp_path)
