@@ -97,6 +97,8 @@ def test_command_line_prints_totals_of_each_method(capsys):
     for name in cost.METHODS:
         assert name in text
     assert "200 x 150 x 0.028 =        849.4 GFLOPs" in text
+    cost.main(["--architecture=resnet18", "--width=64"])
+    assert "1.1108 GFLOPs" in capsys.readouterr().out  # 1.12 in FREE's table
     with pytest.raises(SystemExit):
-        cost.main(["--architecture=resnet18", "--width=64"])
+        cost.main(["--architecture=conv4", "--width=none"])
     assert "width" in capsys.readouterr().err

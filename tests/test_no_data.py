@@ -30,9 +30,10 @@ SMALL = [
     "--config.num_steps=2",
     "--config.distill.batch_size=8",
     "--config.eval.episodes=3",
-    "--config.eval.val_episodes=2",
+    "--config.eval.val_episodes=0",
+    "--config.eval.shots=(1,)",
     "--config.eval.queries=2",
-    "--config.eval.baselines=('panel','panel_heads')",
+    "--config.eval.baselines=('panel',)",
     "--config.learner.test_steps=1",
 ]
 
@@ -137,7 +138,12 @@ def test_a_finished_run_is_measured_later(unequal, without, pictures):
 
 def test_what_cannot_be_known_is_refused_at_the_start(unequal, tmp_path):
     with pytest.raises(InputError, match="no real images to select by"):
-        run(unequal, tmp_path, "--config.eval.select=val")
+        run(
+            unequal,
+            tmp_path,
+            "--config.eval.select=val",
+            "--config.eval.val_episodes=2",
+        )
     with pytest.raises(InputError, match="different numbers of classes"):
         argv = ["run.py", "--config=experiments/configs/free.py"]
         config = command_line.parse([*argv, f"--config.zoo.path={unequal}"]).config

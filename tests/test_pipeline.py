@@ -349,7 +349,7 @@ def test_asking_ends_with_the_service(monkeypatch):
     whole = Zoo((group_of(2),), NAMES)
     service = Service(toy.TINY, jobs=2)
     monkeypatch.setattr(Zoo, "service", property(lambda self: service))
-    describer = panel.transfer_set.describer
+    describer = panel.transfer_set.compiled_describer
 
     def limited(*args, **kwargs):
         describe = describer(*args, **kwargs)
@@ -364,7 +364,7 @@ def test_asking_ends_with_the_service(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(panel.transfer_set, "describer", limited)
+    monkeypatch.setattr(panel.transfer_set, "compiled_describer", limited)
     images = np.zeros((9, *toy.SHAPE), np.uint8)
     kept = []
 

@@ -110,7 +110,6 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     recipe = config.inversion
     if options.disjoint:
         zoo = zoo_lib.disjoint(zoo, options.disjoint)
-    base.check_way(common, zoo)
     student = base.student(common, way, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     train_learner = _started(config, train_learner, student, zoo)
@@ -120,6 +119,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             f"config.replay needs {needed} images a class (shots + queries) but "
             f"recover.images_per_class={options.images_per_class} are learned"
         )
+    base.check_way(common, zoo)
     counts = np.asarray(known_classes(zoo.teachers, zoo.num_classes))
     if counts.sum() < way:
         raise InputError(
