@@ -101,6 +101,7 @@ def _classify(args: argparse.Namespace) -> None:
     height, width, _ = network.image_shape
     size = (height, width)
     support = few_shot.read_support(args.support, size)
+    report.check_classes(support.classes)
     listed = few_shot.find_pictures(args.images)
     way, total = len(support.classes), len(listed.names)
     truth = few_shot.true_classes(listed, support.classes) if args.labelled else None

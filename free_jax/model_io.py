@@ -133,7 +133,31 @@ def _read_folder(folder: Any) -> tuple[Network, PyTree, dict[str, Any]]:
             f"{file}: is damaged ({error}); copy it again or export the model anew"
         ) from None
     _check_arrays(network, named, file)
+    _check_stated(config, named, folder)
     return network, _tree(named), config["notes"]
+
+
+def _check_stated(
+    config: Mapping[str, Any], named: Mapping[str, np.ndarray], folder: Any
+) -> None:
+    """InputError where numbers of ``config.json`` are not those of the arrays.
+
+    Both are read, by this library and by others: edited in one place only, the same
+    folder would be two models.
+    """
+    stated = {
+        "temperature": [config.get("temperature")],
+        "weights": [head.get("trust") for head in config.get("heads", ())],
+    }
+    for name, values in stated.items():
+        array = named.get(f"descriptions/{name}")
+        found = [] if array is None else np.atleast_1d(array).tolist()
+        if found and not np.array_equal(np.asarray(values, float), found):
+            raise InputError(
+                f"{folder}: {CONFIG_FILE} and {WEIGHTS_FILE} differ in the "
+                f"{'trust of teachers' if name == 'weights' else name}; one of them "
+                "was edited - change both, or export the model anew"
+            )
 
 
 def exported_config(folder: Any) -> dict[str, Any] | None:
@@ -147,7 +171,11 @@ def exported_config(folder: Any) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(file.read_text())
-    except ValueError:
+    except ValueError as error:
+        if (_file(folder) / WEIGHTS_FILE).exists():
+            raise InputError(
+                f"{file}: is no valid JSON ({error}); copy the folder again"
+            ) from None
         return None
     if not isinstance(config, dict) or config.get("format") != FORMAT:
         return None
@@ -213,4 +241,7 @@ def _descriptions(
         shapes["columns"] = (number + 1,)
     if f"{prefix}mean" in named or f"{prefix}whitening" in named:
         shapes |= {"mean": (outputs,), "whitening": (outputs, outputs)}
+    if f"{prefix}outside" in named:
+        leading = named.get(f"{prefix}whitening", np.zeros((1, 1))).shape[-1]
+        shapes |= {"outside": (), "whitening": (outputs, leading)}
     return {prefix + name: shape for name, shape in shapes.items()}

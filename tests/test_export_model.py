@@ -558,3 +558,24 @@ def test_a_readme_elsewhere_is_not_looked_at(tmp_path):
     models.mkdir()
     (models / "README.md").symlink_to(tmp_path / "secret.md")
     assert licence_of(models, None, models) is None
+
+
+@pytest.mark.parametrize("leading", [False, True])
+def test_numbers_are_stated_once(tmp_path, leading):
+    network, variables = a_model(RAGGED, whitening="leading" if leading else 1)
+    release.export(tmp_path, network, variables, {})
+    same(variables, fj.load_model(tmp_path)[1])
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, what in [
+        ({"temperature": 3.0}, "temperature"),
+        (
+            {"heads": [*config["heads"][:-1], config["heads"][-1] | {"trust": 0.3}]},
+            "tr",
+        ),
+    ]:
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=f"differ in the {what}"):
+            fj.load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config)[:-1])
+    with pytest.raises(InputError, match="no valid JSON"):
+        fj.load_model(tmp_path)

@@ -11,12 +11,14 @@ from PIL import Image
 import free_jax as fj
 from experiments import inputs, train
 from experiments.data import procedural
+from experiments.evaluation import predictions
 from experiments.inputs import command_line
 from experiments.inputs.options import DataOptions
 from experiments.stages import estimate, reuse
 from free_jax import inversion, panel, zoo
 from free_jax.errors import InputError
 from free_jax.fewshot import heads
+from free_jax.interop import hub
 from free_jax.inversion import Quota
 from free_jax.inversion.objective import moments_weight
 from free_jax.objectives import moment_matching
@@ -328,3 +330,11 @@ def test_a_pool_is_reused_by_the_quotas_of_its_teachers(unequal, without):
         reuse.reuse(
             str(workdir), teachers, np.arange(4), panel.RecoverOptions(dead_leaves=10)
         )
+
+
+def test_columns_and_converted_zoos_are_named(unequal):
+    with pytest.raises(InputError, match="a class named 'score' would be mistaken"):
+        predictions.check_classes(("oak", "score"))
+    predictions.check_classes(("oak", "scores"))
+    with pytest.raises(InputError, match="is a converted zoo already"):
+        hub.survey(unequal)

@@ -8,9 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 
 # Of more classes, a table of all against all is for files, not for a terminal.
+# Columns before one of each class.
+COLUMNS = ("image", "predicted", "score")
 _MOST_SHOWN = 12
 _WIDEST = 12  # Characters of a column on a terminal.
 
@@ -51,11 +54,21 @@ class Judgement(NamedTuple):
     confusion: np.ndarray
 
 
+def check_classes(classes: Sequence[str]) -> None:
+    """Refuses classes that would be mistaken for another column of the table."""
+    for name in classes:
+        if name in COLUMNS:
+            raise InputError(
+                f"--support: a class named {name!r} would be mistaken for that column "
+                "of the table; rename its folder"
+            )
+
+
 def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
     """``image,predicted,score,<class>...``; what could not be read has empty cells."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "predicted", "score", *classes])
+    writer.writerow([*COLUMNS, *classes])
     for said in predictions:
         if said.scores is None:
             writer.writerow([said.name] + [""] * (2 + len(classes)))

@@ -66,6 +66,11 @@ def select(zoo: zoo_lib.Zoo, options: ZooOptions) -> zoo_lib.Zoo:
     """The teachers of a zoo that are asked for."""
     if options.num_teachers:
         zoo = zoo_lib.subset(zoo, options.num_teachers)
+        print(
+            f"{zoo.num_teachers} teachers: the first {options.num_teachers} (at most) "
+            f"of each of {len(zoo.groups)} networks",
+            flush=True,
+        )
     return zoo
 
 

@@ -15,6 +15,8 @@ from free_jax.zoo.network import Network
 
 # A gradient takes about two forward passes more.
 _GRADIENT = 3
+# Seconds a network, both programs: 10 for a Conv4, 15 to 60 for those of a hub.
+_COMPILING = 30
 
 
 class Estimate(NamedTuple):
@@ -25,12 +27,14 @@ class Estimate(NamedTuple):
       asking: all teachers about all images.
       training: the model.
       memory: of the teachers, the images and the answers together.
+      networks: different ones, whose programs are compiled.
     """
 
     recovering: float
     asking: float
     training: float
     memory: int
+    networks: int
 
 
 def estimate(
@@ -72,7 +76,11 @@ def estimate(
     held = total * (side * side * student.image_shape[2] + 4 * student.num_classes)
     training = num_steps * batch_size * _GRADIENT * operations(student)
     return Estimate(
-        inverting / rate, answering / rate, training / rate, int(weights + held)
+        inverting / rate,
+        answering / rate,
+        training / rate,
+        int(weights + held),
+        len(counts),
     )
 
 
@@ -105,8 +113,9 @@ def tell(found: Estimate, devices: int = 1) -> None:
         for name, seconds in stages
     )
     print(
-        f"about: {said} (counted operations at this machine's speed; compiling each "
-        f"network's programs comes on top), {found.memory / 1e6:.0f} MB for teachers, "
-        "images and answers",
+        f"about: {said} (counted operations at this machine's speed), compiling "
+        f"{metrics.format_duration(found.networks * _COMPILING)} ({found.networks} "
+        f"different networks), {found.memory / 1e6:.0f} MB for teachers, images and "
+        "answers",
         flush=True,
     )

@@ -82,19 +82,20 @@ def described(
             # Row i is about the teacher that has this number in the whole zoo.
             told = {"teachers": choice.asked, **found.trust._asdict()}
             files.write_json(run.path("teachers.json"), told)
-    _tell_doubts(found, run)
+    _tell_doubts(found, zoo, run)
     return found
 
 
-def _tell_doubts(found: panel.DescribedZoo, run: Run) -> None:
+def _tell_doubts(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:
     if found.trust is None:
         return
     weights = found.trust.weights
     doubted = found.choice.asked[weights == 0]
     if doubted.size:
+        names = [zoo.sources[row] for row in doubted[:20]]
         print(
             f"{doubted.size} of {len(weights)} teachers tell little or contradict "
-            f"the others and are left out: {doubted[:20].tolist()}; see "
+            f"the others and are left out: {', '.join(names)}; see "
             f"{run.path('teachers.json')}",
             flush=True,
         )

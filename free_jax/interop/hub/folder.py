@@ -71,6 +71,11 @@ def read_folder(path: Any, options: HubOptions = HubOptions()) -> list[Card]:
 def survey(path: Any, options: HubOptions = HubOptions()) -> Survey:
     """`read_folder`, with what was passed over."""
     path = pathlib.Path(path).expanduser()
+    if (path / "zoo.json").is_file():
+        raise InputError(
+            f"{path}: is a converted zoo already; load_zoo reads it, and runs do by "
+            "config.zoo.path"
+        )
     found = walk(path)
     root = path.parent if path.is_file() else path
     if not found.candidates:
