@@ -164,7 +164,8 @@ def test_killed_at_random_moments(toy, uninterrupted, tmp_path, seed):
     while not (tmp_path / "result.json").exists():
         process = toy(tmp_path, "--config.sleep=0.1")
         try:
-            process.wait(rng.uniform(1.0, 8.0))
+            # The first one surely before its end.
+            process.wait(rng.uniform(1.0, 8.0 if kills else 2.5))
         except subprocess.TimeoutExpired:
             process.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
             kills += 1
