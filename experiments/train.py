@@ -189,7 +189,8 @@ def about(config: Any) -> report.About:
 def may_change(config: Any) -> tuple[str, ...]:
     """What may differ between the runs that share a working directory."""
     free = MAY_CHANGE
-    if not config.common.data.name:
+    common: Common = config.common
+    if not common.data.name and common.eval.select != "val":
         # Real images only measure the model: what it learns from has no data.
         free += ("data.path",)
     if getattr(getattr(config, "distill", None), "cosine", False):

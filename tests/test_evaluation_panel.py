@@ -400,6 +400,11 @@ def test_failed_inversions_and_single_classes_speak_against_nobody():
     hidden[owners == 1] = 6.0 * np.eye(4)[classes[owners == 1]][:, None]
     found = panel.trust(side_by_side(hidden), ids.ravel(), shown(classes, owners))
     assert found.agreement[1] < 0.4 and found.weights[1] == 1.0
+    # Unless all of its images are of the one class that it likes to say.
+    one = np.where(owners == 1, 2, classes)
+    hidden[owners == 1] = 6.0 * np.eye(4)[2]
+    found = panel.trust(side_by_side(hidden), ids.ravel(), shown(one, owners))
+    assert found.agreement[1] < 0.4 and found.weights.tolist() == [1.0, 0.0, 1.0]
     # Teacher 2 answers class 0 by its neighbour; nothing else is shown to it.
     only = np.where(owners == 2, classes, 0)
     said[(owners != 2)] = 6.0 * np.eye(4)[0]

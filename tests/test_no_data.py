@@ -14,6 +14,7 @@ from experiments.data import procedural
 from experiments.evaluation import predictions
 from experiments.inputs import command_line
 from experiments.inputs.options import DataOptions
+from experiments.methods import checks
 from experiments.stages import estimate, reuse
 from free_jax import inversion, panel, zoo
 from free_jax.errors import InputError
@@ -338,3 +339,22 @@ def test_columns_and_converted_zoos_are_named(unequal):
     predictions.check_classes(("oak", "scores"))
     with pytest.raises(InputError, match="is a converted zoo already"):
         hub.survey(unequal)
+
+
+def test_what_only_real_images_could_measure_is_refused_without_them(unequal, tmp_path):
+    def refused(config, *extra):
+        argv = ["run.py", f"--config=experiments/configs/{config}", *extra]
+        argv += [f"--config.zoo.path={unequal}"]
+        train.main(command_line.parse(argv).config, str(tmp_path / "run"))
+
+    with pytest.raises(InputError, match="baselines are measured on real images"):
+        refused("baselines_cifar_fs.py")
+    with pytest.raises(InputError, match="episodes are of the meta-model's own size"):
+        refused("preinverted_cifar_fs.py", "--config.recover.image_size=64")
+    assert not (tmp_path / "run").exists()
+    # What chose the model may not change, or the table would say what is not so.
+    for select, free in (("last", True), ("val", False)):
+        argv = ["run.py", "--config=experiments/configs/panel.py"]
+        argv += [f"--config.zoo.path={unequal}", f"--config.eval.select={select}"]
+        settings = checks.validate(command_line.parse(argv).config)
+        assert ("data.path" in train.may_change(settings)) == free

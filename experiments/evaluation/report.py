@@ -22,10 +22,9 @@ from free_jax.types import ImageBank
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
 TABLE_FILE = "table.md"
-NO_IMAGES = (
-    "not measured on real images: none were given (config.data.path); the same command "
-    "with them measures this model"
-)
+NO_IMAGES = "not measured on real images: none were given (config.data.path)"
+# Where teachers take nothing from the data.
+LATER = "; the same command with them measures this model"
 
 
 class About(NamedTuple):
@@ -117,7 +116,7 @@ def write(
         text = metrics.print_table(_rows(table, about.shots), COLUMNS, title=title)
     else:
         title = f"{method.title}, seed {run.seed}, model selected by: {about.selection}"
-        text = NO_IMAGES
+        text = NO_IMAGES + ("" if about.data else LATER)
         print(text)
     if hosts.is_writer():
         files.write_text(run.path(TABLE_FILE), f"{title}\n\n{text}\n")

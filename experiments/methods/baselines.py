@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from experiments import inputs
 from experiments.evaluation.options import EvalOptions
 from experiments.harness.method import Meters, Method
 from experiments.harness.run import Run
@@ -53,6 +54,11 @@ class Config(NamedTuple):
 
 def check(config: Config) -> None:
     """Refuses keys that contradict each other."""
+    if not inputs.has_images(config.common.data):
+        raise InputError(
+            "config.data.path is empty: baselines are measured on real images, and "
+            "nothing else is made"
+        )
     select = config.common.eval.select
     if select != "last":
         raise InputError(

@@ -20,8 +20,9 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import EpisodeOptions
+from free_jax.inversion import invertible
 from free_jax.options import adam
-from free_jax.panel import RecoverOptions
+from free_jax.panel import RecoverOptions, quota_of
 from free_jax.panel import options as panel_options
 
 # From noise, in three times the steps.
@@ -63,6 +64,11 @@ def check(config: Config) -> None:
             f"config.recover.dead_leaves={leaves}: they have no class and make no "
             "episodes; set it to 0"
         )
+    if config.recover.anew.image_size:
+        raise InputError(
+            "config.recover.image_size: episodes are of the meta-model's own size; set "
+            "config.data.image_size"
+        )
     if config.recover.against:
         raise InputError(
             "config.recover.against: there is no panel's model to be new to; leave it "
@@ -85,7 +91,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     )
     wanted = base.images_wanted(config.recover, common, zoo)
     needed = episode.shots + episode.queries
-    _check_classes(zoo, wanted.images_per_class, common.way, needed)
+    _check_classes(zoo, wanted, common.way, needed)
     # Last: it takes minutes.
     bank = recover.pre_inverted(
         zoo,
@@ -112,12 +118,20 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     )
 
 
-def _check_classes(zoo: zoo_lib.Zoo, images: int, way: int, needed: int) -> None:
+def _check_classes(
+    zoo: zoo_lib.Zoo, wanted: RecoverOptions, way: int, needed: int
+) -> None:
     """Refuses to recover for minutes what makes no episodes."""
-    counts = images * np.bincount(zoo.class_ids)
+    quota, counts = quota_of(wanted), np.zeros(zoo.num_classes)
+    for group in zoo.groups:
+        if invertible(wanted.inversion, group.network):
+            classes = group.network.num_classes
+            ids = np.asarray(group.teachers.class_ids).ravel()
+            np.add.at(counts, ids, quota.images(classes) / classes)
     if (counts >= needed).sum() < way:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
-            f"recover.images_per_class={images} recovers at "
-            f"most {counts.max()}; ask for more images or fewer queries"
+            f"recover.images_per_class={wanted.images_per_class} (and at most "
+            f"images_per_teacher={wanted.images_per_teacher} in all) recovers at "
+            f"most {counts.max():g}; ask for more images or fewer queries"
         )

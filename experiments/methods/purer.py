@@ -108,9 +108,10 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     common, way = config.common, config.common.way
     options, replay = config.recover, config.replay
     recipe = config.inversion
+    # Of the size that all teachers of the run say, as its real images are.
+    student = base.student(common, way, zoo)
     if options.disjoint:
         zoo = zoo_lib.disjoint(zoo, options.disjoint)
-    student = base.student(common, way, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     train_learner = _started(config, train_learner, student, zoo)
     needed = replay.shots + replay.queries

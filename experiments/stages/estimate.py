@@ -71,6 +71,7 @@ def estimate(
     groups = [zoo.locate(int(row))[0] for row in asked]
     answering = total * sum(counts[zoo.networks[number]] for number in groups)
     rate = operations(student) * batch_size / _seconds_of(student, batch_size)
+    rate = rate or 1e10  # Where nothing is known of the model's operations.
     side = wanted.image_size or student.image_shape[0]
     weights = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.teachers))
     held = total * (side * side * student.image_shape[2] + 4 * student.num_classes)
@@ -105,12 +106,11 @@ def _seconds_of(network: Network, count: int) -> float:
     return time.monotonic() - clock
 
 
-def tell(found: Estimate, devices: int = 1) -> None:
+def tell(found: Estimate) -> None:
     """One line; compiling is not in it."""
     stages = zip(("recovering", "asking", "training"), found[:3], strict=True)
     said = ", ".join(
-        f"{name} {metrics.format_duration(seconds / devices)}"
-        for name, seconds in stages
+        f"{name} {metrics.format_duration(seconds)}" for name, seconds in stages
     )
     print(
         f"about: {said} (counted operations at this machine's speed), compiling "

@@ -203,6 +203,8 @@ def recover_zoo(
     if options.images_per_class and trains:
         shared = [
             _meta_trained(key, number, group, options, run, map_tasks)
+            if inversion.invertible(options.inversion, group.network)
+            else None
             for number, group in enumerate(zoo.groups)
         ]
     jobs = inversion.recovery_jobs(

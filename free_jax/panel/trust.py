@@ -153,18 +153,21 @@ def _believed(
         mine = np.flatnonzero((owners == t) & (labels[t] == classes))
         if not mine.size:
             continue
-        right = expected = variance = number = 0.0
+        # By image: how many judge it, rightly, and how many would by chance.
+        judges, right, expected = np.zeros((3, len(classes)))
         for other in np.flatnonzero(finite):
             known = class_ids[columns[other] : columns[other + 1]]
             judged = mine[np.isin(classes[mine], known)]
             if other == t or not judged.size:
                 continue
-            chance = 1.0 / len(known)
-            right += (labels[other, judged] == classes[judged]).sum()
-            expected += chance * judged.size
-            variance += chance * (1 - chance) * judged.size
-            number += judged.size
-        found[t] = number >= _ENOUGH and right > expected + 2 * np.sqrt(variance)
+            judges[judged] += 1
+            right[judged] += labels[other, judged] == classes[judged]
+            expected[judged] += 1.0 / len(known)
+        seen = np.flatnonzero(judges)
+        if seen.size < _ENOUGH or len(np.unique(classes[seen])) < 2:
+            continue
+        share, chance = (np.mean(x[seen] / judges[seen]) for x in (right, expected))
+        found[t] = share > chance + 2 * np.sqrt(chance * (1 - chance) / seen.size)
     return found
 
 
