@@ -258,7 +258,14 @@ def test_preinverted_counts_images_of_all_teachers_of_a_class(zoo_path):
     variables = toy.random_teachers(arch, 2).variables
     group = ZooGroup(arch, Teachers(variables, jnp.asarray(ids)), np.full(2, np.nan))
     zoo = Zoo((group,), procedural.class_names("train"))
-    preinverted._check_classes(zoo, images=4, way=5, needed=4)
+    four = panel.RecoverOptions(images_per_class=4)
+    preinverted._check_classes(zoo, four, way=5, needed=4)
     # Four classes have 8 images, two have 4: too few for five.
     with pytest.raises(InputError, match="recovers at most 8"):
-        preinverted._check_classes(zoo, images=4, way=5, needed=5)
+        preinverted._check_classes(zoo, four, way=5, needed=5)
+    # Ten from a teacher are two of each of its classes.
+    with pytest.raises(
+        InputError, match=r"images_per_teacher=10 .* recovers at most 4"
+    ):
+        few = four._replace(images_per_teacher=10)
+        preinverted._check_classes(zoo, few, way=5, needed=4)
