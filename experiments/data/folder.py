@@ -66,23 +66,20 @@ def list_split(name: str, split: str, path: str | os.PathLike | None) -> Files:
     return _scan(_resolve(name, path), split, tell=False)[0]
 
 
-def read_image(
-    path: pathlib.Path, image_size: int | tuple[int, int], *, as_seen: bool = False
-) -> np.ndarray:
+def read_image(path: pathlib.Path, image_size: int) -> np.ndarray:
     """Decodes one image file to RGB of a given size.
 
     Args:
       path: the file.
-      image_size: height and width, one number where they are equal.
-      as_seen: see `open_image`.
+      image_size: height and width.
 
     Returns:
-      uint8 [height, width, 3].
+      uint8 [image_size, image_size, 3].
 
     Raises:
       DataError: the file is no readable image.
     """
-    return resized(open_image(path, as_seen=as_seen), image_size)
+    return resized(open_image(path), (image_size, image_size))
 
 
 def open_image(path: pathlib.Path, *, as_seen: bool = False) -> Image.Image:
@@ -126,9 +123,9 @@ def open_image(path: pathlib.Path, *, as_seen: bool = False) -> Image.Image:
         ) from error
 
 
-def resized(image: Image.Image, image_size: int | tuple[int, int]) -> np.ndarray:
+def resized(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
     """An RGB image in another size, bilinear with antialiasing, whatever its aspect."""
-    height, width = np.broadcast_to(image_size, 2).tolist()
+    height, width = size
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     return np.asarray(image)

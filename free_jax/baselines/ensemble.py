@@ -44,7 +44,6 @@ def whitened(
       setting: teachers and episodes.
       num_images: dead leaves that are described.
       strength: see `heads.whitening`.
-
     """
     raw = described(setting)
     size = raw.images.shape[-1]

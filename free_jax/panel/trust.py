@@ -74,10 +74,10 @@ def trust(
     quarter of the panel's median information, or if it contradicts the others: neither
     does it recognise their images better than by chance nor they its own (by two
     standard errors; fewer than 30 images, or those of one class, tell nothing).
-    Teachers of different numbers of classes
-    are compared by the share of the maximum for their number, ``log W``.  A teacher
-    counts fully or not at all: weights by information and agreement scored the same and
-    left out honest teachers of hard tasks.
+    Teachers of different numbers of classes are compared by the share of the maximum
+    for their number, ``log W``.  A teacher counts fully or not at all: weights by
+    information and agreement scored the same and left out honest teachers of hard
+    tasks.
 
     Args:
       answers: of T teachers about each image.
