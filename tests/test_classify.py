@@ -253,7 +253,8 @@ def test_pictures_are_read_as_people_see_them(tmp_path):
     Image.fromarray(deep).save(tmp_path / "deep.tif")
 
     def read(name, **kwargs):
-        return folder.read_image(tmp_path / name, 8, **kwargs)
+        image = folder.open_image(tmp_path / name, **kwargs)
+        return folder.resized(image, (8, 8))
 
     seen = read("alpha.png", as_seen=True)
     assert (seen[:, :4] == [200, 0, 0]).all() and (seen[:, 4:] == 255).all()
@@ -274,7 +275,8 @@ def test_pictures_are_read_as_people_see_them(tmp_path):
     Image.fromarray(floats).save(tmp_path / "floats.tif")
     with pytest.raises(InputError, match=r"floats.tif: .*pixels are floats"):
         read("floats.tif", as_seen=True)
-    assert folder.read_image(tmp_path / "deep.tif", (4, 6)).shape == (4, 6, 3)
+    deep = folder.open_image(tmp_path / "deep.tif")
+    assert folder.resized(deep, (4, 6)).shape == (4, 6, 3)
 
 
 def test_pictures_below_a_folder(tmp_path):
