@@ -83,8 +83,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
                 return {"stopped_at": stopped.step}
             zoo_path = str(pathlib.Path(workdir) / "zoo")
         else:
-            loaded = inputs.load_zoo(zoo, settings.data)
-            inputs.check_way(loaded, zoo, settings.way)
+            inputs.load_zoo(zoo, settings.data)
         cells = [
             Cell(name, seed, pathlib.Path(workdir) / "cells" / name / f"seed{seed}")
             for seed in settings.seeds

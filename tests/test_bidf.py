@@ -99,7 +99,7 @@ def mixed():
     archs = (toy.TINY, LARGE)
     algorithm = build(archs)
     data = (toy.random_teachers(toy.TINY, 3), toy.random_teachers(LARGE, 2, seed=1))
-    step = toy.traced_once(algorithm.step)
+    step = toy.compiled_once(algorithm)
     state, path = start(algorithm), []
     for i in range(4):
         state, info = step(jax.random.key(i), state, data)

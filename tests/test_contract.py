@@ -203,7 +203,7 @@ def begin(case):
 def ran(name):
     """Two steps of two seeds, one after the other."""
     case = CASES[name]()
-    step = toy.traced_once(case.algorithm.step)
+    step = toy.compiled_once(case.algorithm)
     starts = list(map(jax.jit(begin(case)), jax.random.split(jax.random.key(0), 2)))
     ends, infos = [], []
     for seed, state in enumerate(starts):
@@ -233,7 +233,8 @@ rows = pytest.mark.parametrize("name", CASES)
 @rows
 def test_arguments_are_called_alike(name):
     case = CASES[name]()
-    init, step, model = map(inspect.signature, case.algorithm)
+    parts = (case.algorithm.init, case.algorithm.step, case.algorithm.model)
+    init, step, model = map(inspect.signature, parts)
     assert list(init.parameters) == ["key", "data"][: 1 + case.init_data]
     assert list(step.parameters) == ["key", "state", "data"]
     assert list(model.parameters) == ["state"]

@@ -142,7 +142,7 @@ def start(case, seed=0):
 def stepper(build):
     """The step, which may be traced once in the whole module."""
     case = build()
-    return toy.traced_once(case.algorithm.step)
+    return toy.compiled_once(case.algorithm)
 
 
 def test_warm_up_trains_the_generator_only():

@@ -207,13 +207,13 @@ def small_free(mapped):
 
 @needs_eight
 def test_free_step_on_a_mesh_sends_three_sums_and_is_that_of_one_device():
-    """Meta-gradient and images; alignment's views; the gradient of replay."""
+    """Meta-gradient, images and views; the gradient of replay, in two."""
     mesh = mesh_of(4)
     spread = functools.partial(map_tasks, mesh=mesh, local="vmap")
     algorithm, alone = small_free(spread), small_free(map_tasks)
     state = toy.random_like(jax.eval_shape(algorithm.init, jax.random.key(0)))
     arguments = state, (toy.random_teachers(toy.TINY, 5),)
-    expected = jax.jit(alone.step)(jax.random.key(1), *arguments)
+    expected = alone.compiled()(jax.random.key(1), *arguments)
 
     arguments = jax.device_put(arguments, jax.NamedSharding(mesh, jax.P()))
     lowered = jax.jit(algorithm.step).lower(jax.random.key(1), *arguments)
@@ -260,7 +260,7 @@ def test_panel_distillation_and_description_are_those_of_one_device():
         describe = panel.describer((toy.TINY,), map_tasks=mapping)
         found.append(
             (
-                jax.jit(algorithm.step)(jax.random.key(1), state, data),
+                algorithm.compiled()(jax.random.key(1), state, data),
                 jax.jit(describe)((stack,), data.images),
             )
         )

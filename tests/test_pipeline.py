@@ -125,7 +125,7 @@ def test_the_model_is_that_of_the_harness_loop():
     algorithm = panel.distillation(made.network, columns, options, 2)
     state = jax.jit(algorithm.init)(keys.named(KEY, "init"))
     for number in range(2):
-        state, _ = jax.jit(algorithm.step)(keys.named(KEY, "step", number), state, data)
+        state, _ = algorithm.compiled()(keys.named(KEY, "step", number), state, data)
     toy.assert_close(made.variables["params"], algorithm.model(state)["params"])
     images = panel.calibration_images(np.random.default_rng(0), data, 1000)
     assert len(images) == 24  # All that was recovered; no leaves.

@@ -258,7 +258,7 @@ def teachers():
 
 @functools.cache
 def stepper():
-    return toy.traced_once(build().step)
+    return toy.compiled_once(build())
 
 
 @pytest.mark.parametrize("adversarial", [False, True])
@@ -324,7 +324,7 @@ def test_prefix_weights_count_teachers_down(teachers):
             num_classes=12,
         )
         state = start(algorithm)
-        found, _ = jax.jit(algorithm.step)(jax.random.key(0), state, (sure,))
+        found, _ = algorithm.compiled()(jax.random.key(0), state, (sure,))
         moved = np.linalg.norm((found.pixels - state.pixels).reshape(12, -1), axis=1)
         ends.append(moved)
     np.testing.assert_allclose(
@@ -452,7 +452,7 @@ def test_bad_config_is_an_input_error(tmp_path, override, message):
     from experiments import methods
     from experiments.methods import checks
 
-    config = parse(override)
+    config = parse("--config.way=3", "--config.zoo.pretrain.way=3", override)
     found = toy.random_teachers(toy.TINY, 2)
     pool = toy_zoo(np.asarray(found.class_ids), [0.5, 0.5])
     with pytest.raises(InputError, match=message):

@@ -1,6 +1,7 @@
 """Teachers that do not divide over the groups go round them."""
 
 import functools
+import unittest.mock
 from collections import Counter
 
 import jax
@@ -149,7 +150,7 @@ def free_by_hand(key, state, data, number):
 
 def test_free_inverts_teachers_of_all_groups_as_a_loop_does():
     algorithm, data = free(), five_groups()
-    step = toy.traced_once(algorithm.step)
+    step = toy.compiled_once(algorithm)
     state = start(algorithm)._replace(generator={"w": jnp.ones(3)})
     seen = Counter()
     for number in range(GROUPS):
@@ -174,7 +175,7 @@ def test_free_with_shares_and_places_that_go_round():
     """Seven teachers: one of every group, and two that go round."""
     algorithm = free(7)
     before = start(algorithm)._replace(step=jnp.int32(2))
-    state, info = jax.jit(algorithm.step)(jax.random.key(0), before, five_groups())
+    state, info = algorithm.compiled()(jax.random.key(0), before, five_groups())
     counts = state.memory.counts.reshape(GROUPS, 3).sum(1)
     assert bool(info.is_finite)
     # Step 2: places 4 and 5, groups 4 and 0.
@@ -222,8 +223,23 @@ def test_groups_of_other_architectures_take_turns():
     )
     data = (toy.random_teachers(toy.TINY, 3), toy.random_teachers(large, 2))
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    after, _ = jax.eval_shape(algorithm.step, jax.random.key(0), state, data)
+    state = start(algorithm)
+    with pytest.raises(ValueError, match="many programs"):
+        jax.eval_shape(algorithm.step, jax.random.key(0), state, data)
+    with unittest.mock.patch("free_jax.algorithm.Programs", Shapes):
+        after, _ = algorithm.compiled()(jax.random.key(0), state, data)
     assert jax.tree.structure(after) == jax.tree.structure(state)
+
+
+class Shapes:
+    """Programs that are traced and not run."""
+
+    def __init__(self, parts, donate):
+        self.parts = parts
+
+    def __call__(self, fn, *fixed, donate=()):
+        bound = functools.partial(fn, self.parts, *fixed)
+        return functools.partial(jax.eval_shape, bound)
 
 
 # ---- PURER -----------------------------------------------------------------------
@@ -287,7 +303,7 @@ def purer_by_hand(key, pixels, data, number, per_step, weighting):
 )
 def test_purer_asks_teachers_of_all_groups_as_a_loop_does(per_step, weighting):
     algorithm, data = purer(per_step, weighting=weighting), five_groups()
-    step = toy.traced_once(algorithm.step)
+    step = toy.compiled_once(algorithm)
     state = start(algorithm)
     state = state._replace(pixels=toy.random_like(state.pixels))
     seen = Counter()
@@ -320,11 +336,11 @@ def test_turns_on_a_mesh_are_those_of_one_device():
     mesh = make_mesh({"task": 4}, devices)
     data = five_groups()
     state = start(free())._replace(generator={"w": jnp.ones(3)}, step=jnp.int32(1))
-    alone, _ = jax.jit(free().step)(jax.random.key(0), state, data)
+    alone, _ = free().compiled()(jax.random.key(0), state, data)
     for local in ("vmap", "map"):
         spread = functools.partial(map_tasks, mesh=mesh, local=local)
         algorithm = free(map_tasks=spread)
-        found, _ = jax.jit(algorithm.step)(jax.random.key(0), state, data)
+        found, _ = algorithm.compiled()(jax.random.key(0), state, data)
         np.testing.assert_array_equal(found.memory.counts, alone.memory.counts)
         toy.assert_close(found.params, alone.params, rtol=1e-3, atol=1e-5)
         toy.assert_close(found.generator, alone.generator)

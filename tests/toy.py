@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import unittest.mock
 
 import flax.linen as nn
 import jax
@@ -206,6 +207,27 @@ def traced_once(fn):
         return fn(*args)
 
     return jax.jit(counted)
+
+
+class OncePrograms:
+    """`algorithm.Programs` each of which may be traced once."""
+
+    def __init__(self, parts, donate):
+        self.parts, self.compiled = parts, {}
+
+    def __call__(self, fn, *fixed, donate=()):
+        name = (fn, *fixed)
+        if name not in self.compiled:
+            self.compiled[name] = traced_once(functools.partial(fn, self.parts, *fixed))
+        return self.compiled[name]
+
+
+def compiled_once(algorithm):
+    """The step as it is called; no program that it is made of may be traced twice."""
+    if algorithm.dispatch is None:
+        return traced_once(algorithm.step)
+    with unittest.mock.patch("free_jax.algorithm.Programs", OncePrograms):
+        return algorithm.compiled()
 
 
 def orders(count):

@@ -18,6 +18,7 @@ from experiments.harness import (
 from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
 from free_jax import model_io
+from free_jax.algorithm import total_draws
 from free_jax.types import ImageBank
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
@@ -133,6 +134,7 @@ def write(
         _draw_recovered(run, method, outcome, class_names)
         _draw_curves(run, about, method, outcome)
     queries = _queries(method, outcome, bill)
+    drawn = _drawn(run, method, outcome, [entry["source"] for entry in teachers])
     if bill:
         each = max(count["queries"] for count in bill["endpoints"].values())
         print(f"queries: {bill['queries']} images in total, at most {each} an endpoint")
@@ -157,6 +159,7 @@ def write(
             + outcome.steps * method.meters.images_per_step,
             "curve": outcome.curve,
             **queries,
+            **drawn,
         },
         run.identity,
     )
@@ -184,6 +187,30 @@ def _queries(
         return {}
     spent = method.meters.queries_of(outcome.state)
     return {"queries": {"total": int(spent.sum()), "per_teacher": spent.tolist()}}
+
+
+def _drawn(
+    run: Run, method: Method, outcome: Outcome, names: Sequence[str]
+) -> dict[str, Any]:
+    """How often each teacher's turn came, for methods that draw them."""
+    counts = total_draws(
+        method.algorithm,
+        lambda number: run.key("step", number),
+        outcome.steps,
+        method.data,
+    )
+    if counts is None:
+        return {}
+    names = names or [f"teacher {row}" for row in range(len(counts))]
+    never = [name for name, count in zip(names, counts, strict=True) if not count]
+    line = (
+        f"drawn: each of {len(counts)} teachers {counts.min()} to {counts.max()} times"
+    )
+    if never:
+        more = ", ..." if len(never) > 5 else ""
+        line += f"; never: {', '.join(never[:5])}{more} ({len(never)} teachers)"
+    print(line)
+    return {"drawn": {"per_teacher": counts.tolist(), "never": len(never)}}
 
 
 def _draw_recovered(

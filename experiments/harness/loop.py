@@ -127,7 +127,7 @@ class _Training:
         )
         # A step whose queries found no answer is undone: the state before must
         # outlive it.
-        self.step_fn = jax.jit(algorithm.step, donate_argnums=() if service else 1)
+        self.step_fn = algorithm.compiled(donate=not service)
         self.checkpoints = checkpointing.Checkpoints(
             run.workdir,
             config=run.identity,

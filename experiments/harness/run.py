@@ -41,7 +41,7 @@ class Run:
     every_secs: float = 10.0
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
-    def key(self, purpose: str, number: int | None = None) -> jax.Array:
+    def key(self, purpose: str, number: int | jax.Array | None = None) -> jax.Array:
         """The key of a named purpose, see `keys.named`."""
         return keys.named(jax.random.key(self.seed), purpose, number)
 

@@ -9,7 +9,6 @@ from experiments.inputs.images import (
 )
 from experiments.inputs.teachers import (
     HOW_TO_GIVE_TEACHERS,
-    check_way,
     computing_in,
     load_zoo,
     place_zoo,
@@ -20,7 +19,6 @@ from experiments.inputs.teachers import (
 __all__ = [
     "HOW_TO_GIVE_TEACHERS",
     "check_evaluation",
-    "check_way",
     "computing_in",
     "evaluation_bank",
     "has_images",

@@ -74,20 +74,6 @@ def select(zoo: zoo_lib.Zoo, options: ZooOptions) -> zoo_lib.Zoo:
     return zoo
 
 
-def check_way(zoo: zoo_lib.Zoo, options: ZooOptions, way: int) -> None:
-    """Refuses teachers that do not know `way` classes each.
-
-    Raises:
-      InputError: says which number they know.
-    """
-    if zoo.way != way:
-        raise InputError(
-            f"config.way={way} but the teachers in "
-            f"{options.path or options.apis} are "
-            f"{zoo.way}-way; set --config.way={zoo.way}"
-        )
-
-
 def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.Zoo:
     if (epath.Path(path).expanduser() / "zoo.json").exists():
         zoo = zoo_lib.load_zoo(epath.Path(path).expanduser())

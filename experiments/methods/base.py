@@ -1,8 +1,9 @@
 """The parts of a method that several share."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
+import numpy as np
 import optax
 
 from experiments import inputs
@@ -12,11 +13,13 @@ from experiments.methods.options import Common
 from experiments.stages.options import Recovery
 from free_jax import panel
 from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 from free_jax.fewshot import learners as learners_lib
 from free_jax.fewshot import replay as replay_lib
 from free_jax.fewshot.replay import EpisodeOptions, ReplayOptions
 from free_jax.inversion import invertible
+from free_jax.zoo import tasks as task_lib
 from free_jax.zoo.network import Network
 
 __all__ = ["learners"]  # What methods read of a config besides.
@@ -32,13 +35,54 @@ def student(common: Common, outputs: int, zoo: zoo_lib.Zoo | None = None) -> Net
     return networks.student(common.student, outputs, common.data, common.dtype, zoo)
 
 
-def check_way(common: Common, zoo: zoo_lib.Zoo) -> None:
-    """Refuses teachers of other numbers of classes than an episode has.
+class Tasks(NamedTuple):
+    """The teachers that tasks are made of, see `free_jax.zoo.tasks`.
+
+    Attributes:
+      zoo: of those that can take part.
+      networks: one a group, narrowed to the classes of a task.
+      rows: their numbers in the whole zoo; None: all take part.
+    """
+
+    zoo: zoo_lib.Zoo
+    networks: tuple[Network, ...]
+    rows: np.ndarray | None
+
+
+def tasks(
+    algorithm: str,
+    zoo: zoo_lib.Zoo,
+    way: int,
+    *,
+    needs: Collection[str] = (),
+    respond: Callable | None = None,
+) -> Tasks:
+    """The teachers that a method can make tasks of; says who is left out, and why.
+
+    Args:
+      algorithm: the method's name.
+      zoo: all teachers.
+      way: classes of a task.
+      needs: what the method asks of a network besides answers.
+      respond: see `zoo.tasks.narrowed`.
 
     Raises:
-      InputError: says which number they know.
+      InputError: no teacher can take part.
     """
-    inputs.check_way(zoo, common.zoo, common.way)
+    try:
+        able = task_lib.able(zoo, way, needs)
+    except InputError as error:
+        raise InputError(
+            f"{algorithm} makes tasks of {way} classes (config.way): {error}; lower "
+            "config.way, or use the panel (experiments/configs/panel.py), which takes "
+            "teachers of any kind"
+        ) from None
+    for line in able.left_out:
+        print(f"left out: {line}; the panel would use it", flush=True)
+    networks = tuple(
+        task_lib.narrowed(network, way, respond) for network in able.zoo.networks
+    )
+    return Tasks(able.zoo, networks, able.rows if able.left_out else None)
 
 
 def episode_options(

@@ -70,7 +70,6 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
     del run
-    base.check_way(config.common, zoo)
     student = base.student(config.common, way, zoo)
     _, learner = base.learners(config.learner, student)
 

@@ -1,6 +1,6 @@
 """BiDf-MKD from a config."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -89,7 +89,6 @@ def check(config: Config) -> None:
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
-    base.check_way(config.common, zoo)
     student = base.student(config.common, way, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     options, recipe = config.recover, config.inversion
@@ -105,10 +104,16 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     beside = base.episode_options(config.replay, way, run.map_tasks)
     beside["episodes_per_update"] -= 1
     try:
-        respond = respond_of(config.black_box)
+        tasks = base.tasks(
+            config.algorithm,
+            zoo,
+            way,
+            needs=("gradients",) if config.black_box.gradient == "white_box" else (),
+            respond=respond_of(config.black_box),
+        )
         algorithm = bidf(
-            inverters(config, zoo, student, respond),
-            zoo.networks,
+            inverters(config, tasks.networks, student),
+            tasks.networks,
             train_learner,
             student,
             bidf_bilevel.bilevel(
@@ -125,21 +130,21 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             ),
             optimizer=tx,
             generator_optimizer=optimizer(options.outer_optimizer),
-            num_teachers=tuple(group.num_teachers for group in zoo.groups),
+            num_teachers=tuple(group.num_teachers for group in tasks.zoo.groups),
             num_classes=zoo.num_classes,
             images_per_class=options.images_per_class,
             memory_per_class=config.memory.per_class,
             boundary_after=options.boundary_after,
             generator_start=options.generator_init,
             augment_per_image=recipe.objective.augment_per_image,
-            respond=respond,
         )
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     return Method(
-        title=base.title(config.algorithm, zoo),
+        title=base.title(config.algorithm, tasks.zoo),
         algorithm=algorithm,
-        data=zoo.teachers,
+        data=tasks.zoo.teachers,
+        rows=tasks.rows,
         network=student,
         predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
         learner=test_learner,
@@ -160,24 +165,26 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     )
 
 
-def respond_of(box: BlackBoxOptions) -> Callable:
-    """What the teachers tell of their logits."""
+def respond_of(box: BlackBoxOptions) -> Callable | None:
+    """What the teachers tell of their logits; None: all."""
+    if box.gives == "logits":
+        return None
     return answers.answers(box.gives, digits=box.digits, top_k=box.top_k)
 
 
 def inverters(
-    config: Config, zoo: zoo_lib.Zoo, student: Network, respond: Callable
+    config: Config, networks: Sequence[Network], student: Network
 ) -> tuple[inversion.Inverter, ...]:
-    """One an architecture; all adapt the same generator.
+    """One a network; all adapt the same generator.
 
     Raises:
       ValueError: options that contradict each other or the teachers.
     """
-    recipe = config.inversion
-    if config.black_box.gradient == "white_box":
-        recipe = recipe._replace(estimator=None)
-    shape = student.image_shape
-    return tuple(
-        inversion.build(recipe, arch, student, image_shape=shape, respond=respond)
-        for arch in zoo.networks
-    )
+    shape, found = student.image_shape, []
+    for network in networks:
+        recipe, gradient = config.inversion, config.black_box.gradient
+        given = "gradients" in network.gives
+        if gradient == "white_box" or (gradient == "where_given" and given):
+            recipe = inversion.suited(recipe._replace(estimator=None), network)
+        found.append(inversion.build(recipe, network, student, image_shape=shape))
+    return tuple(found)

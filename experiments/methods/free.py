@@ -56,8 +56,8 @@ class Config(NamedTuple):
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
-    base.check_way(config.common, zoo)
     student = base.student(config.common, way, zoo)
+    tasks = base.tasks(config.algorithm, zoo, way, needs=("gradients",))
     train_learner, test_learner = base.learners(config.learner, student)
     options, recipe = config.recover, config.inversion
     needed = config.replay.shots + config.replay.queries
@@ -70,12 +70,17 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     update = base.episodic_update(config.replay, way, train_learner, tx, run.map_tasks)
     try:
         inverters = tuple(
-            inversion.build(recipe, arch, student, image_shape=student.image_shape)
-            for arch in zoo.networks
+            inversion.build(
+                inversion.suited(recipe, arch),
+                arch,
+                student,
+                image_shape=student.image_shape,
+            )
+            for arch in tasks.networks
         )
         algorithm = free(
             inverters,
-            zoo.networks,
+            tasks.networks,
             train_learner,
             student,
             replay_lib.replay(
@@ -102,9 +107,10 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     return Method(
-        title=base.title(config.algorithm, zoo),
+        title=base.title(config.algorithm, tasks.zoo),
         algorithm=algorithm,
-        data=zoo.teachers,
+        data=tasks.zoo.teachers,
+        rows=tasks.rows,
         network=student,
         predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
         learner=test_learner,

@@ -79,7 +79,6 @@ def check(config: Config) -> None:
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     common, episode = config.common, config.replay
-    base.check_way(common, zoo)
     parts = episodic.learning(
         config.algorithm,
         common,

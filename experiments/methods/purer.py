@@ -23,6 +23,7 @@ from free_jax.fewshot.learners import LearnerOptions, MetaLearner
 from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.inversion.recipe import Recipe
 from free_jax.options import AtLeast, adam
+from free_jax.zoo import tasks as task_lib
 from free_jax.zoo.network import Network
 
 
@@ -110,8 +111,12 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     recipe = config.inversion
     # Of the size that all teachers of the run say, as its real images are.
     student = base.student(common, way, zoo)
+    tasks = base.tasks(config.algorithm, zoo, way, needs=("gradients",))
+    zoo, rows = tasks.zoo, tasks.rows
     if options.disjoint:
-        zoo = zoo_lib.disjoint(zoo, options.disjoint)
+        chosen = zoo_lib.disjoint_rows(zoo, options.disjoint)
+        zoo = zoo_lib.select(zoo, chosen)
+        rows = chosen if rows is None else rows[chosen]
     train_learner, test_learner = base.learners(config.learner, student)
     train_learner = _started(config, train_learner, student, zoo)
     needed = replay.shots + replay.queries
@@ -120,7 +125,6 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             f"config.replay needs {needed} images a class (shots + queries) but "
             f"recover.images_per_class={options.images_per_class} are learned"
         )
-    base.check_way(common, zoo)
     counts = np.asarray(known_classes(zoo.teachers, zoo.num_classes))
     if counts.sum() < way:
         raise InputError(
@@ -144,7 +148,9 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         algorithm = purer(
             source,
             tuple(
-                inversion.build_objective_gradient(recipe, arch)
+                inversion.build_objective_gradient(
+                    inversion.suited(recipe, arch), task_lib.narrowed(arch, way)
+                )
                 for arch in zoo.networks
             ),
             train_learner,
@@ -154,6 +160,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             optimizer=tx,
             teachers_per_step=options.teachers_per_step,
             num_classes=zoo.num_classes,
+            way=way,
             images_per_class=options.images_per_class,
             adversarial=config.curriculum.adversarial,
             curriculum_start=config.curriculum.after_steps,
@@ -171,6 +178,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
+        rows=rows,
         network=student,
         predictors=predictors,
         learner=test_learner,

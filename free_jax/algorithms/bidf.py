@@ -6,6 +6,10 @@ the meta-model to it; recover a query set, later on where teacher and copy agree
 of distillation together with that of replayed episodes; then replay until it stops
 helping.
 
+A teacher of more classes than the meta-model is asked about as many of them, drawn
+anew each time (see `zoo.tasks`).  Where teachers of several networks take part, each
+network is asked by a program of its own, and what follows is another.
+
 Reference:
   Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning",
   ICML 2023, and its released code; every difference between the two and our default is
@@ -21,7 +25,8 @@ Example::
         num_teachers=(zoo.num_teachers,), num_classes=zoo.num_classes,
     )
     state = jax.jit(algorithm.init)(key)
-    state, info = jax.jit(algorithm.step)(step_key, state, zoo.teachers)
+    step = algorithm.compiled()
+    state, info = step(step_key, state, zoo.teachers)
     variables = algorithm.model(state)  # {"params": ...}
 """
 
@@ -33,7 +38,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
-from free_jax import augment, zoo
+from free_jax import augment
 from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms.bidf_bilevel import Bilevel, Taught
 from free_jax.fewshot import banks
@@ -42,6 +47,7 @@ from free_jax.fewshot.learners import MetaLearner
 from free_jax.inversion import Adversary, InversionInfo, Inverter
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
 from free_jax.zoo.network import Network
+from free_jax.zoo.tasks import draw_classes, take_task
 
 
 class BidfState(NamedTuple):
@@ -97,8 +103,9 @@ class Parts(NamedTuple):
 
     Attributes:
       inverters: one an architecture group.
-      architectures: of the zoo's groups, in its order; a step draws a group, then a
-        teacher of it, both uniformly.
+      architectures: of the zoo's groups, in its order, as `zoo.tasks.narrowed` to the
+        student's number of classes; a step draws a group, then a teacher of it, both
+        uniformly.
       learner: trained on replayed episodes; gives the initialisation.
       student: the meta-model's architecture.
       levels: from `bidf_bilevel.bilevel`.
@@ -117,7 +124,6 @@ class Parts(NamedTuple):
       generator_start: each inversion starts from the generator "shared" by all
         teachers so far, or from a "fresh" one (released code).
       augment_per_image: one crop and flip an image or one for all (released code).
-      respond: the form in which a teacher gives its logits, see `inversion.answers`.
     """
 
     inverters: tuple[Inverter, ...]
@@ -136,12 +142,19 @@ class Parts(NamedTuple):
     boundary_after: int
     generator_start: Literal["shared", "fresh"]
     augment_per_image: bool
-    respond: Callable[[jax.Array], jax.Array]
 
     @property
     def labels(self) -> Int[Array, " n"]:
         """What each of a teacher's two sets is recovered for."""
         return balanced_labels(self.student.num_classes, self.images_per_class)
+
+
+class Given(NamedTuple):
+    """What a teacher's program is given of the state, see `BidfState`."""
+
+    step: jax.Array
+    generator: PyTree
+    params: PyTree
 
 
 class TaskResult(NamedTuple):
@@ -185,13 +198,60 @@ def init(parts: Parts, key: Key[Array, ""]) -> BidfState:
 
 
 def step(
-    parts: Parts, key: Key[Array, ""], state: BidfState, data: tuple[Teachers, ...]
+    parts: Parts,
+    key: Key[Array, ""],
+    state: BidfState,
+    data: tuple[Teachers, ...],
+    programs: Callable,
 ) -> tuple[BidfState, BidfInfo]:
     """Asks one teacher, remembers its images, distils it and replays."""
     key_group, key_teacher, key_task, key_episodes, key_replay = jax.random.split(
         key, 5
     )
-    result, queries = ask(parts, key_group, key_teacher, key_task, state, data)
+    group = 0
+    if len(data) > 1:
+        group = int(_draw_group(parts, key_group))
+    given = Given(state.step, state.generator, state.params)
+    result, queries = programs(learn_from, group)(
+        (key_teacher, key_task), given, data[group], state.queries[group]
+    )
+    queries = (*state.queries[:group], queries, *state.queries[group + 1 :])
+    return programs(learn, donate=0)(
+        state._replace(queries=queries), result, (key_episodes, key_replay)
+    )
+
+
+def draws(
+    parts: Parts, key: Key[Array, ""], step: jax.Array, data: tuple[Teachers, ...]
+) -> tuple[jax.Array, ...]:
+    """How often a step draws each teacher, see `Algorithm.draws`."""
+    del step, data
+    key_group, key_teacher, _, _, _ = jax.random.split(key, 5)
+    drawn = _draw_group(parts, key_group)
+    return tuple(
+        jnp.zeros(held, jnp.int32)
+        .at[_draw_teacher(key_teacher, held)]
+        .set((drawn == group).astype(jnp.int32))
+        for group, held in enumerate(parts.num_teachers)
+    )
+
+
+def _draw_group(parts: Parts, key: jax.Array) -> jax.Array:
+    return jax.random.randint(key, (), 0, len(parts.num_teachers))
+
+
+def _draw_teacher(key: jax.Array, held: int) -> jax.Array:
+    return jax.random.randint(key, (), 0, held)
+
+
+def learn(
+    parts: Parts,
+    state: BidfState,
+    result: TaskResult,
+    keys: tuple[jax.Array, jax.Array],
+) -> tuple[BidfState, BidfInfo]:
+    """All of a step but the teacher's part: memory, generator and meta-model."""
+    key_episodes, key_replay = keys
     memory = banks.add(state.memory, result.support)
     memory = banks.add(memory, result.query)
     generator, generator_opt = state.generator, state.generator_opt
@@ -224,55 +284,64 @@ def step(
         params=params,
         opt=opt,
         memory=memory,
-        queries=queries,
+        queries=state.queries,
     ), info
 
 
-def ask(
-    parts: Parts,
-    key_group: jax.Array,
-    key_teacher: jax.Array,
-    key_task: jax.Array,
-    state: BidfState,
-    data: tuple[Teachers, ...],
-) -> tuple[TaskResult, tuple[jax.Array, ...]]:
-    """Draws the step's teacher; what it gave, and all teachers' counts of queries."""
-
-    def of_group(number: int) -> Callable:
-        def run(state: BidfState) -> tuple[TaskResult, tuple[jax.Array, ...]]:
-            index = jax.random.randint(key_teacher, (), 0, parts.num_teachers[number])
-            teacher = zoo.take(data[number], index)
-            result = learn_from(parts, number, key_task, state, teacher)
-            queries = list(state.queries)
-            queries[number] = queries[number].at[index].add(result.queries)
-            return result, tuple(queries)
-
-        return run
-
-    groups = len(parts.architectures)
-    group = jax.random.randint(key_group, (), 0, groups)
-    return jax.lax.switch(group, [of_group(number) for number in range(groups)], state)
-
-
 def learn_from(
-    parts: Parts, group: int, key: jax.Array, state: BidfState, teacher: Teachers
-) -> TaskResult:
-    """Both sets of one teacher and the gradient of both levels."""
-    keys = jax.random.split(key, 6)
+    parts: Parts,
+    group: int,
+    keys: tuple[jax.Array, jax.Array],
+    given: Given,
+    teachers: Teachers,
+    queries: Int[Array, " t"],
+) -> tuple[TaskResult, Int[Array, " t"]]:
+    """Both sets of one teacher and the gradient of both levels.
+
+    Args:
+      parts: of the algorithm.
+      group: the teacher's.
+      keys: one to draw the teacher, one for the rest.
+      given: of the state.
+      teachers: all of the group.
+      queries: [T] images that each of them was asked about so far.
+
+    Returns:
+      What the teacher gave, and the queries with its own.
+    """
+    key_teacher, key_task = keys
+    each = jax.random.split(key_task, 6)
+    row = _draw_teacher(key_teacher, parts.num_teachers[group])
+    chosen = draw_classes(
+        # Beyond the six.
+        jax.random.fold_in(key_task, 6),
+        1,
+        teachers.class_ids.shape[-1],
+        parts.architectures[group].num_classes,
+    )
+    teacher = take_task(teachers, row, None if chosen is None else chosen[0])
     support, support_info, support_direction = recover(
-        parts, group, state, teacher, keys[0], keys[1], None
+        parts, group, given, teacher, each[0], each[1], None
     )
-    taught = teach(parts, group, keys[2], teacher, support)
-    fast, pull_back = jax.vjp(lambda p: parts.levels.adapt(p, taught), state.params)
-    sought = (state.step >= parts.boundary_after).astype(jnp.float32)
+    taught = teach(parts, group, each[2], teacher, support)
+    fast, pull_back = jax.vjp(lambda p: parts.levels.adapt(p, taught), given.params)
+    sought = (given.step >= parts.boundary_after).astype(jnp.float32)
     query, query_info, query_direction = recover(
-        parts, group, state, teacher, keys[3], keys[4], Adversary(fast, sought)
+        parts,
+        group,
+        given,
+        teacher,
+        each[3],
+        each[4],
+        Adversary(fast, sought),
     )
-    asked = teach(parts, group, keys[5], teacher, query)
+    asked = teach(parts, group, each[5], teacher, query)
     (loss, accuracy), outer = jax.value_and_grad(parts.levels.loss, has_aux=True)(
         fast, asked
     )
-    return TaskResult(
+    # Both inversions, and each set once more for the distillation.
+    spent = support_info.queries + query_info.queries + 2 * len(parts.labels)
+    result = TaskResult(
         support=_fitted(parts, support),
         query=_fitted(parts, query),
         loss=loss,
@@ -280,22 +349,22 @@ def learn_from(
         grads=pull_back(outer)[0],
         direction=jax.tree.map(jnp.add, support_direction, query_direction),
         infos=(support_info, query_info),
-        # Both inversions, and each set once more for the distillation.
-        queries=support_info.queries + query_info.queries + 2 * len(parts.labels),
+        queries=spent,
     )
+    return result, queries.at[row].add(spent)
 
 
 def recover(
     parts: Parts,
     group: int,
-    state: BidfState,
+    given: Given,
     teacher: Teachers,
     key_start: jax.Array,
     key: jax.Array,
     adversary: Adversary | None,
 ) -> tuple[Recovered, InversionInfo, PyTree]:
     """One set of a teacher's images; see `Inverter.invert`."""
-    start, inverter = state.generator, parts.inverters[group]
+    start, inverter = given.generator, parts.inverters[group]
     if parts.generator_start == "fresh":
         start = inverter.init(key_start)
     return inverter.invert(key, start, teacher, parts.labels, adversary)
@@ -308,7 +377,7 @@ def teach(
     arch = parts.architectures[group]
     views = augment.crop_flip(key, recovered.images, per_image=parts.augment_per_image)
     seen = augment.fit_to(views, arch.image_shape)
-    logits = parts.respond(arch.apply(teacher.variables, seen))
+    logits = arch.apply(teacher.variables, seen)
     views = augment.fit_to(views, parts.student.image_shape)
     return Taught(views, logits, parts.labels)
 
@@ -343,7 +412,6 @@ def bidf(
     boundary_after: int = 0,
     generator_start: Literal["shared", "fresh"] = "shared",
     augment_per_image: bool = True,
-    respond: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> Algorithm:
     """Composes inversion by queries, bi-level distillation and replay.
 
@@ -370,10 +438,9 @@ def bidf(
         boundary_after=boundary_after,
         generator_start=generator_start,
         augment_per_image=augment_per_image,
-        respond=respond,
     )
     _check(parts)
-    return bind(init, step, parts)
+    return bind(init, step, parts, num_programs=len(architectures), draws=draws)
 
 
 def _check(parts: Parts) -> None:
@@ -389,7 +456,7 @@ def _check(parts: Parts) -> None:
             raise ValueError(
                 f"{arch.name} teachers are {arch.num_classes}-way but the meta-model "
                 f"is {parts.student.num_classes}-way; BiDf-MKD distils outputs one to "
-                "one"
+                "one: give narrowed networks (zoo.tasks.narrowed)"
             )
     if parts.images_per_class > parts.memory_per_class:
         raise ValueError(

@@ -4,6 +4,10 @@ One step: draw teachers, invert each with the meta-generator, move the generator
 after a warm-up, store the recovered tasks, align the meta-model with the teachers one
 after the other, and train it on episodes replayed from memory.
 
+A teacher of more classes than the meta-model is inverted for as many of them, drawn
+anew each time (see `zoo.tasks`).  Where teachers of several networks take part, each
+network is inverted by a program of its own, and what follows is another.
+
 Reference:
   Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024, and its
   released code; every difference between the two and our default is a keyword here
@@ -17,7 +21,8 @@ Example::
         optimizer=optax.adam(1e-3), align_optimizer=optax.sgd(1e-2),
     )
     state = jax.jit(algorithm.init)(key)
-    state, info = jax.jit(algorithm.step)(step_key, state, zoo.teachers)
+    step = algorithm.compiled()
+    state, info = step(step_key, state, zoo.teachers)
     variables = algorithm.model(state)  # {"params": ...}
 """
 
@@ -30,7 +35,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
-from free_jax import augment, objectives, parallel, zoo
+from free_jax import augment, objectives, parallel
 from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms import bell, turns
 from free_jax.fewshot import banks
@@ -39,6 +44,7 @@ from free_jax.fewshot.learners import MetaLearner, batch_apply
 from free_jax.inversion import Adversary, InversionInfo, Inverter, outer_update
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
 from free_jax.zoo.network import Network
+from free_jax.zoo.tasks import take_task
 
 
 class FreeState(NamedTuple):
@@ -89,7 +95,8 @@ class Parts(NamedTuple):
 
     Attributes:
       inverters: one an architecture group; they share one generator.
-      architectures: of the zoo's groups, in its order.
+      architectures: of the zoo's groups, in its order, as `zoo.tasks.narrowed` to the
+        student's number of classes.
       learner: trained on replayed episodes; gives the initialisation.
       student: the meta-model's architecture.
       replay: from `replay.replay`.
@@ -98,8 +105,7 @@ class Parts(NamedTuple):
       optimizer: of the meta-model, shared by alignment and replay.
       align_optimizer: inner optimiser of the alignment, fresh in each step.
       teachers_per_step: all groups' teachers of a step together, spread evenly (see
-        `turns`; where they do not divide, all groups' inverters must recover images
-        of one size in one number of steps), or how many each group contributes.
+        `turns`), or how many each group contributes.
       num_classes: absolute class ids in the zoo.
       images_per_class: recovered per teacher.
       memory_per_class: capacity of the memory.
@@ -149,18 +155,34 @@ class Parts(NamedTuple):
         return balanced_labels(self.student.num_classes, self.images_per_class)
 
 
-class Found(NamedTuple):
-    """What the teachers of one batch gave, with a leading axis T.
+class Given(NamedTuple):
+    """What an inversion is given of the state.
 
     Attributes:
-      rows: [T] int32 which teachers of their groups.
-      recovered: their images.
-      info: of the inversions.
+      generator: parameters of the shared generator.
+      adversary: the meta-model, which counts from the end of the warm-up on.
     """
 
-    rows: jax.Array
+    generator: PyTree
+    adversary: Adversary
+
+
+class Found(NamedTuple):
+    """What some teachers gave, with a leading axis T; images have the student's size.
+
+    Attributes:
+      recovered: images, labels and absolute classes.
+      info: of the inversions.
+      views: [T, N, h, w, c] the images, augmented.
+      logits: [T, N, W] what each teacher answers about its own.
+      direction: the sum of their gradients for the generator.
+    """
+
     recovered: Recovered
     info: InversionInfo
+    views: jax.Array
+    logits: jax.Array
+    direction: PyTree
 
 
 class Learned(NamedTuple):
@@ -190,21 +212,95 @@ def init(parts: Parts, key: Key[Array, ""]) -> FreeState:
 
 
 def step(
-    parts: Parts, key: Key[Array, ""], state: FreeState, data: tuple[Teachers, ...]
+    parts: Parts,
+    key: Key[Array, ""],
+    state: FreeState,
+    data: tuple[Teachers, ...],
+    programs: Callable,
 ) -> tuple[FreeState, FreeInfo]:
     """Recovers tasks, moves the generator and, after the warm-up, learns."""
     key_draw, key_invert, key_learn = jax.random.split(key, 3)
-    found, grads = recover(parts, key_draw, key_invert, state, data)
+    key_views, key_order, key_replay = jax.random.split(key_learn, 3)
+    # The student knows nothing during warm-up; disagreeing with it would be noise.
+    after = (state.step >= parts.warmup_steps).astype(jnp.float32)
+    given = Given(state.generator, Adversary(state.params, after))
+    found = []
+    for place in turns.places(parts.batches, state.step):
+        batch, teachers = place.batch, data[place.group]
+        keys = [jax.random.fold_in(k, batch.number) for k in (key_invert, key_views)]
+        invert, view = (jax.random.split(k, batch.count) for k in keys)
+        if not parts.augment_per_image:
+            view = jnp.broadcast_to(keys[1], (batch.count,))
+        rows = turns.draw(
+            jax.random.fold_in(key_draw, batch.number), batch, state.step, data
+        )
+        chosen = turns.draw_tasks(
+            key_draw, place, teachers, parts.architectures[place.group].num_classes
+        )
+        tasks = (*map(place.of, (invert, view, rows)), chosen)
+        found.append(programs(recover, place.group)(given, teachers, tasks))
+    return programs(learn, donate=0)(state, found, (key_order, key_replay))
+
+
+def recover(
+    parts: Parts, group: int, given: Given, teachers: Teachers, tasks: PyTree
+) -> Found:
+    """Inverts teachers of one group, and asks them about what they gave.
+
+    Args:
+      parts: of the algorithm.
+      group: the teachers'.
+      given: of the state.
+      teachers: all of the group.
+      tasks: (keys of the inversions [T], keys of the views [T], rows [T], the chosen
+        classes [T, W] or None).
+    """
+    shape, labels, arch = (
+        parts.student.image_shape,
+        parts.labels,
+        parts.architectures[group],
+    )
+
+    def one(both: PyTree, task: PyTree) -> PyTree:
+        # A task takes its teacher itself: a device copies the weights of its own only.
+        (given, teachers), (key, view_key, row, chosen) = both, task
+        teacher = take_task(teachers, row, chosen)
+        recovered, info, direction = parts.inverters[group].invert(
+            key, given.generator, teacher, labels, given.adversary
+        )
+        views = augment.crop_flip(
+            view_key, recovered.images, per_image=parts.augment_per_image
+        )
+        logits = arch.apply(teacher.variables, augment.fit_to(views, arch.image_shape))
+        images = augment.fit_to(recovered.images, shape)
+        return (images, info, augment.fit_to(views, shape), logits), direction
+
+    mapped = parts.map_tasks(one, everywhere=True, summed=True)
+    (images, info, views, logits), direction = mapped((given, teachers), tasks)
+    # Known here: devices need not tell each other.
+    _, _, rows, chosen = tasks
+    ids = teachers.class_ids[rows]
+    ids = ids if chosen is None else jnp.take_along_axis(ids, chosen, axis=1)
+    recovered = Recovered(images, jnp.broadcast_to(labels, images.shape[:2]), ids)
+    return Found(recovered, info, views, logits, direction)
+
+
+def learn(
+    parts: Parts,
+    state: FreeState,
+    found: list[Found],
+    keys: tuple[jax.Array, jax.Array],
+) -> tuple[FreeState, FreeInfo]:
+    """All of a step but the inversions: moves the generator, then the meta-model."""
     warm = state.step >= parts.warmup_steps
-    state = update_generator(parts, state, grads)
+    state = update_generator(parts, state, [batch.direction for batch in found])
     state, learned = jax.lax.cond(
         warm,
-        functools.partial(learn, parts),
+        functools.partial(meta_train, parts),
         functools.partial(idle, parts),
-        key_learn,
+        keys,
         state,
         found,
-        data,
     )
 
     def mean(pick: Callable[[InversionInfo], jax.Array]) -> jax.Array:
@@ -221,55 +317,6 @@ def step(
     return state._replace(step=state.step + 1), info
 
 
-def recover(
-    parts: Parts,
-    key_draw: jax.Array,
-    key_invert: jax.Array,
-    state: FreeState,
-    data: tuple[Teachers, ...],
-) -> tuple[list[Found], list[PyTree]]:
-    """Draws the step's teachers and inverts each.
-
-    Returns:
-      One entry a batch of teachers: what they gave, and the sum of their gradients for
-      the generator.
-    """
-    labels = parts.labels
-
-    def one(group: int, shared: PyTree, pool: Teachers, task: PyTree) -> PyTree:
-        generator, adversary = shared
-        task_key, row = task
-        recovered, info, grads = parts.inverters[group].invert(
-            task_key, generator, zoo.take(pool, row), labels, adversary
-        )
-        return (recovered.images, info), grads
-
-    # The student knows nothing during warm-up; disagreeing with it would be noise.
-    adversarial = (state.step >= parts.warmup_steps).astype(jnp.float32)
-    shared = (state.generator, Adversary(state.params, adversarial))
-    found, gradients = [], []
-    for batch in parts.batches:
-        key = jax.random.fold_in(key_draw, batch.number)
-        rows = turns.draw(key, batch, state.step, data)
-        key = jax.random.fold_in(key_invert, batch.number)
-        (images, info), grads = turns.map_batch(
-            one,
-            batch,
-            state.step,
-            shared,
-            data,
-            (jax.random.split(key, batch.count), rows),
-            map_tasks=parts.map_tasks,
-            everywhere=True,
-            summed=True,
-        )
-        ids = turns.class_ids(batch, state.step, data, rows)
-        repeated = jnp.broadcast_to(labels, images.shape[:2])
-        found.append(Found(rows, Recovered(images, repeated, ids), info))
-        gradients.append(grads)
-    return found, gradients
-
-
 def update_generator(parts: Parts, state: FreeState, grads: list[PyTree]) -> FreeState:
     """One outer step along the sum of all teachers' gradients."""
     opt_state = state.generator_opt
@@ -281,78 +328,52 @@ def update_generator(parts: Parts, state: FreeState, grads: list[PyTree]) -> Fre
     return state._replace(generator=generator, generator_opt=opt_state)
 
 
-def learn(
+def meta_train(
     parts: Parts,
-    key: jax.Array,
+    keys: tuple[jax.Array, jax.Array],
     state: FreeState,
     found: list[Found],
-    data: tuple[Teachers, ...],
 ) -> tuple[FreeState, Learned]:
     """Remembers what was found, aligns the meta-model and replays."""
-    key_views, key_order, key_replay = jax.random.split(key, 3)
+    key_order, key_replay = keys
     memory = remember(parts, state.memory, [batch.recovered for batch in found])
-    tasks = teach(parts, key_views, state.step, found, data)
+    tasks = jax.tree.map(
+        lambda *x: jnp.concatenate(x), *[(batch.views, batch.logits) for batch in found]
+    )
     params, opt, losses = align(parts, key_order, state.params, state.opt, tasks)
     params, opt, info = parts.replay(key_replay, params, opt, memory)
     learned = Learned(losses.mean(), info.loss, info.accuracy, info.num_updates)
     return state._replace(params=params, opt=opt, memory=memory), learned
 
 
-def idle(parts: Parts, key: jax.Array, state: FreeState, found, data):
-    """What `learn` is during the warm-up."""
-    del parts, key, found, data
+def idle(
+    parts: Parts,
+    keys: tuple[jax.Array, jax.Array],
+    state: FreeState,
+    found: list[Found],
+) -> tuple[FreeState, Learned]:
+    """What `meta_train` is during the warm-up."""
+    del parts, keys, found
     zero = jnp.zeros(())
     return state, Learned(zero, zero, zero, jnp.int32(0))
 
 
+def draws(
+    parts: Parts, key: Key[Array, ""], step: jax.Array, data: tuple[Teachers, ...]
+) -> tuple[jax.Array, ...]:
+    """How often a step draws each teacher, see `Algorithm.draws`."""
+    key_draw, _, _ = jax.random.split(key, 3)
+    return turns.counts(key_draw, parts.batches, step, data)
+
+
 def remember(parts: Parts, memory: ImageBank, recovered: list[Recovered]) -> ImageBank:
-    """Stores images, at the student's size, under their classes."""
-    shape = parts.student.image_shape
+    """Stores images under their classes."""
     kept = recovered if parts.store == "all" else recovered[-1:]
     for stack in kept:
         if parts.store == "last":
             stack = jax.tree.map(lambda x: x[-1:], stack)
-        fitted = jax.vmap(lambda x: augment.fit_to(x, shape))(stack.images)
-        memory = banks.add_many(memory, stack._replace(images=fitted))
+        memory = banks.add_many(memory, stack)
     return memory
-
-
-def teach(
-    parts: Parts,
-    key: jax.Array,
-    step: jax.Array,
-    found: list[Found],
-    data: tuple[Teachers, ...],
-) -> tuple[jax.Array, jax.Array]:
-    """All teachers' answers: (student views [T, N, h, w, c], logits [T, N, W])."""
-    shape = parts.student.image_shape
-
-    def one(group: int, shared: tuple[()], pool: Teachers, task: PyTree) -> PyTree:
-        del shared
-        arch, (task_key, images, row) = parts.architectures[group], task
-        variables = zoo.take(pool, row).variables
-        views = augment.crop_flip(task_key, images, per_image=parts.augment_per_image)
-        logits = arch.apply(variables, augment.fit_to(views, arch.image_shape))
-        return augment.fit_to(views, shape), logits
-
-    tasks = []
-    for batch, (rows, recovered, _) in zip(parts.batches, found, strict=True):
-        batch_key = jax.random.fold_in(key, batch.number)
-        keys = jnp.broadcast_to(batch_key, (batch.count,))
-        if parts.augment_per_image:
-            keys = jax.random.split(batch_key, batch.count)
-        answered = turns.map_batch(
-            one,
-            batch,
-            step,
-            (),
-            data,
-            (keys, recovered.images, rows),
-            map_tasks=parts.map_tasks,
-            everywhere=True,
-        )
-        tasks.append(answered)
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *tasks)
 
 
 def align(
@@ -439,7 +460,7 @@ def free(
         map_tasks=map_tasks,
     )
     _check(parts)
-    return bind(init, step, parts)
+    return bind(init, step, parts, num_programs=len(architectures), draws=draws)
 
 
 def _check(parts: Parts) -> None:
@@ -455,7 +476,8 @@ def _check(parts: Parts) -> None:
         if arch.num_classes != parts.student.num_classes:
             raise ValueError(
                 f"{arch.name} teachers are {arch.num_classes}-way but the meta-model "
-                f"is {parts.student.num_classes}-way; FREE distils outputs one to one"
+                f"is {parts.student.num_classes}-way; FREE distils outputs one to one: "
+                "give narrowed networks (zoo.tasks.narrowed)"
             )
     objectives.distillation(parts.distill)
     if parts.store not in ("all", "last"):

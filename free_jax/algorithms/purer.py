@@ -4,6 +4,10 @@ One step: all teachers (or a few drawn ones) judge the pixels of their classes, 
 then a random episode is made harder for the meta-model, the pixels make one optimiser
 step; then the meta-model makes one on episodes drawn from the pixels.
 
+A teacher of more classes than a task has judges as many of them, drawn anew each time
+(see `zoo.tasks`).  Where teachers of several networks take part, each network judges by
+a program of its own, and what follows is another.
+
 Reference:
   Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning",
   CVPR 2023, and the released codes of PURER and PURER-Plus; what those do by mistake is
@@ -21,12 +25,13 @@ Example::
         num_classes=zoo.num_classes,
     )
     state = jax.jit(algorithm.init)(key)
-    state, info = jax.jit(algorithm.step)(step_key, state, zoo.teachers)
+    step = algorithm.compiled()
+    state, info = step(step_key, state, zoo.teachers)
     variables = algorithm.model(state)  # {"params": ...}
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple, get_args
 
 import jax
@@ -43,6 +48,7 @@ from free_jax.fewshot import banks
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.inversion import ObjectiveGradient, Source
 from free_jax.types import Episode, ImageBank, PyTree, Teachers
+from free_jax.zoo.tasks import about
 
 Weighting = Literal["uniform", "prefix"]
 LabelOrder = Literal["teacher", "sorted"]
@@ -104,6 +110,8 @@ class Parts(NamedTuple):
         draw.
       num_classes: absolute class ids in the zoo; those that no teacher knows are
         never drawn.
+      way: classes that a teacher judges at a time, drawn where it knows more; the
+        objectives are those of networks `zoo.tasks.narrowed` to it.  None: all.
       images_per_class: n; shots + queries in the released codes.
       adversarial: weight of the episode's loss in an adversarial step.
       curriculum_start: last update that is not judged, see `purer_curriculum.advance`.
@@ -126,6 +134,7 @@ class Parts(NamedTuple):
     optimizer: optax.GradientTransformation
     teachers_per_step: turns.PerStep
     num_classes: int
+    way: int | None
     images_per_class: int
     adversarial: float
     curriculum_start: int
@@ -155,14 +164,155 @@ def init(parts: Parts, key: Key[Array, ""]) -> PurerState:
 
 
 def step(
-    parts: Parts, key: Key[Array, ""], state: PurerState, data: tuple[Teachers, ...]
+    parts: Parts,
+    key: Key[Array, ""],
+    state: PurerState,
+    data: tuple[Teachers, ...],
+    programs: Callable,
 ) -> tuple[PurerState, PurerInfo]:
     """Moves the pixels as teachers and curriculum want, then learns from them."""
     key_judge, key_harder, key_learn = jax.random.split(key, 3)
-    render = functools.partial(render_pixels, parts.source)
-    images, pull_back = jax.vjp(render, state.pixels)
-    losses, ces, gradient = judge(parts, key_judge, images, state.step, data)
-    counts = known_classes(data, parts.num_classes) * parts.images_per_class
+    images = programs(render)(state.pixels)
+    gradient, losses, ces = jnp.zeros_like(images), [], []
+    held = [teachers.class_ids.shape[0] for teachers in data]
+    batches = turns.batches(parts.teachers_per_step, len(data), held)
+    weights, first = _weights(parts, sum(batch.count for batch in batches)), 0
+    for place in turns.places(batches, state.step):
+        teachers = data[place.group]
+        tasks = (
+            _task_keys(key_judge, place),
+            weights[first : first + place.count],
+            turns.draw_tasks(
+                key_judge, place, teachers, parts.way or teachers.class_ids.shape[1]
+            ),
+        )
+        rows = _rows(key_judge, batches, place, held)
+        loss, ce, gradient = programs(judge, place.group, donate=1)(
+            images, gradient, teachers, rows, tasks
+        )
+        losses.append(loss)
+        ces.append(ce)
+        first += place.count
+    known = tuple(Teachers((), teachers.class_ids) for teachers in data)
+    return programs(learn, donate=(0, 1))(
+        state, gradient, (losses, ces), known, (key_harder, key_learn)
+    )
+
+
+def draws(
+    parts: Parts, key: Key[Array, ""], step: jax.Array, data: tuple[Teachers, ...]
+) -> tuple[jax.Array, ...]:
+    """How often a step draws each teacher, see `Algorithm.draws`."""
+    key, _, _ = jax.random.split(key, 3)
+    held = [teachers.class_ids.shape[0] for teachers in data]
+    batches = turns.batches(parts.teachers_per_step, len(data), held)
+    found = [jnp.zeros(many, jnp.int32) for many in held]
+    for batch in batches:
+        goes_round = len(batch.groups) > 1
+        turn = turns.positions(batch, step)
+        for position, group in enumerate(batch.groups):
+            place = turns.Place(batch, group, 0, 1 if goes_round else batch.count)
+            rows = _rows(key, batches, place, held)
+            rows = jnp.arange(held[group]) if rows is None else rows
+            mine = (turn == position).any().astype(jnp.int32)
+            found[group] = found[group].at[rows].add(mine)
+    return tuple(found)
+
+
+def _weights(parts: Parts, total: int) -> jax.Array:
+    """Of a step's teachers, in their order."""
+    if parts.weighting == "prefix":
+        return jnp.arange(total, 0, -1.0)
+    return jnp.ones(total)
+
+
+def _task_keys(key: jax.Array, place: turns.Place) -> jax.Array:
+    """Of the views of a place's teachers."""
+    batch = place.batch
+    key = jax.random.fold_in(key, batch.number)
+    if len(batch.groups) == 1:  # The other half draws its teachers.
+        _, key = jax.random.split(key)
+    return place.of(jax.random.split(key, batch.count))
+
+
+def _rows(
+    key: jax.Array,
+    batches: tuple[turns.Batch, ...],
+    place: turns.Place,
+    held: Sequence[int],
+) -> Int[Array, " t"] | None:
+    """Distinct teachers in random order; None: all of the group, as they are.
+
+    Those whose turn it is are the first that the group's share leaves.
+    """
+    group, many = place.group, held[place.group]
+    key_draw, _ = jax.random.split(jax.random.fold_in(key, group))
+    if len(place.batch.groups) == 1:
+        if place.count == many:
+            return None
+        return jax.random.permutation(key_draw, many)[: place.count]
+    taken = sum(batch.count for batch in batches if batch.number == group)
+    return jax.random.permutation(key_draw, many)[taken : taken + 1]
+
+
+def render(parts: Parts, pixels: jax.Array) -> jax.Array:
+    """The images [C, n, h, w, c] of all classes."""
+    return render_pixels(parts.source, pixels)
+
+
+def judge(
+    parts: Parts,
+    group: int,
+    images: jax.Array,
+    gradient: jax.Array,
+    teachers: Teachers,
+    rows: Int[Array, " t"] | None,
+    tasks: PyTree,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The losses of some teachers of a group on the images of their classes.
+
+    Args:
+      parts: of the algorithm.
+      group: the teachers'.
+      images: [C, n, h, w, c] of all classes.
+      gradient: of the teachers before, the same shape.
+      teachers: all of the group.
+      rows: [T] which of them; None: all.
+      tasks: (keys of their views [T], weights [T], chosen classes [T, W] or None).
+
+    Returns:
+      Losses [T], their cross-entropy parts [T] and the gradient with theirs added.
+    """
+    keys, weights, chosen = tasks
+    some = teachers if rows is None else zoo.take(teachers, rows)
+
+    def one(images: jax.Array, task: PyTree) -> PyTree:
+        key, teacher, chosen = task
+        return judge_block(
+            parts.objective_gradients[group],
+            images,
+            (key, about(teacher, chosen)),
+            label_order=parts.label_order,
+        )
+
+    losses, ces, ids, blocks = parts.map_tasks(one)(images, (keys, some, chosen))
+    blocks *= weights[:, None, None, None, None, None]
+    return losses, ces, gradient.at[ids].add(blocks)
+
+
+def learn(
+    parts: Parts,
+    state: PurerState,
+    gradient: jax.Array,
+    judged: tuple[list[jax.Array], list[jax.Array]],
+    known: tuple[Teachers, ...],
+    keys: tuple[jax.Array, jax.Array],
+) -> tuple[PurerState, PurerInfo]:
+    """All of a step but the teachers' part: moves the pixels, trains the meta-model."""
+    key_harder, key_learn = keys
+    losses, ces = map(jnp.concatenate, judged)
+    images, pull_back = jax.vjp(functools.partial(render, parts), state.pixels)
+    counts = known_classes(known, parts.num_classes) * parts.images_per_class
     gradient = jax.lax.cond(
         state.curriculum.adversarial,
         functools.partial(make_harder, parts),
@@ -174,7 +324,7 @@ def step(
         gradient,
     )
     pixels, pixels_opt = move(parts, state, pull_back(gradient)[0])
-    bank = ImageBank(render(pixels), counts, jnp.zeros_like(counts))
+    bank = ImageBank(render(parts, pixels), counts, jnp.zeros_like(counts))
     params, opt, learned = parts.update(key_learn, state.params, state.opt, bank)
     number = state.step + 1
     rule = curriculum_lib.advance(
@@ -194,114 +344,6 @@ def step(
         is_finite=all_finite(losses, pixels, params),
     )
     return PurerState(number, pixels, pixels_opt, params, opt, rule), info
-
-
-def judge(
-    parts: Parts,
-    key: jax.Array,
-    images: jax.Array,
-    step: jax.Array,
-    data: tuple[Teachers, ...],
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The teachers' losses on the images of their classes.
-
-    Args:
-      parts: of the algorithm.
-      key: draws the teachers and their views.
-      images: [C, n, h, w, c] of all classes.
-      step: [] int32 steps made, which say whose turn it is.
-      data: all groups of teachers.
-
-    Returns:
-      Losses [T], their cross-entropy parts [T] and the gradient [C, n, h, w, c] of
-      the losses' weighted sum.
-    """
-    held = [teachers.class_ids.shape[0] for teachers in data]
-    batches = turns.batches(parts.teachers_per_step, len(data), held)
-    total = sum(batch.count for batch in batches)
-    weights = jnp.ones(total)
-    if parts.weighting == "prefix":
-        weights = jnp.arange(total, 0, -1.0)
-    gradient, losses, ces, first = jnp.zeros_like(images), [], [], 0
-    for batch in batches:
-        its_weights = weights[first : first + batch.count]
-        if len(batch.groups) == 1 and batch.number < len(data):
-            loss, ce, ids, blocks = judge_group(parts, key, images, batch, data)
-            blocks *= its_weights[:, None, None, None, None, None]
-            gradient = gradient.at[ids].add(blocks)
-        else:
-            loss, ce, more = judge_in_turn(
-                parts, key, images, batch, step, data, its_weights
-            )
-            gradient += more
-        losses.append(loss)
-        ces.append(ce)
-        first += batch.count
-    return jnp.concatenate(losses), jnp.concatenate(ces), gradient
-
-
-def judge_group(
-    parts: Parts,
-    key: jax.Array,
-    images: jax.Array,
-    batch: turns.Batch,
-    data: tuple[Teachers, ...],
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The teachers that one group contributes to every step, see `judge_block`."""
-    (group,) = batch.groups
-    key_draw, key_judge = jax.random.split(jax.random.fold_in(key, group))
-    teachers = draw_teachers(key_draw, data[group], batch.count)
-    one = functools.partial(
-        judge_block, parts.objective_gradients[group], label_order=parts.label_order
-    )
-    keys = jax.random.split(key_judge, batch.count)
-    return parts.map_tasks(one)(images, (keys, teachers))
-
-
-def judge_in_turn(
-    parts: Parts,
-    key: jax.Array,
-    images: jax.Array,
-    batch: turns.Batch,
-    step: jax.Array,
-    data: tuple[Teachers, ...],
-    weights: jax.Array,
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The groups whose turn it is contribute one teacher more; see `judge`."""
-
-    def next_row(group: int) -> jax.Array:
-        """The first row that `draw_teachers` leaves."""
-        key_draw, _ = jax.random.split(jax.random.fold_in(key, group))
-        held = data[group].class_ids.shape[0]
-        always = turns.batches(parts.teachers_per_step, len(data))
-        taken = sum(b.count for b in always if b.number == group)
-        return jax.random.permutation(key_draw, held)[taken]
-
-    def one(group: int, images: jax.Array, pool: Teachers, task: PyTree) -> PyTree:
-        task_key, row, weight = task
-        loss, ce, ids, block = judge_block(
-            parts.objective_gradients[group],
-            images,
-            (task_key, zoo.take(pool, row)),
-            label_order=parts.label_order,
-        )
-        return (loss, ce), jnp.zeros_like(images).at[ids].add(weight * block)
-
-    rows = jnp.stack([next_row(group) for group in batch.groups])
-    rows = rows[turns.positions(batch, step)]
-    keys = jax.random.split(jax.random.fold_in(key, batch.number), batch.count)
-    (losses, ces), gradient = turns.map_batch(
-        one,
-        batch,
-        step,
-        images,
-        data,
-        (keys, rows, weights),
-        map_tasks=parts.map_tasks,
-        everywhere=True,
-        summed=True,
-    )
-    return losses, ces, gradient
 
 
 def make_harder(
@@ -377,14 +419,6 @@ def judge_block(
     return loss, ce, ids, gradient.reshape(block.shape)
 
 
-def draw_teachers(key: jax.Array, teachers: Teachers, count: int) -> Teachers:
-    """`count` distinct teachers in random order, or all of them as they are."""
-    held = teachers.class_ids.shape[0]
-    if count == held:
-        return teachers
-    return zoo.take(teachers, jax.random.permutation(key, held)[:count])
-
-
 def known_classes(
     data: tuple[Teachers, ...], num_classes: int
 ) -> Int[Array, " classes"]:
@@ -420,6 +454,7 @@ def purer(
     optimizer: optax.GradientTransformation,
     teachers_per_step: turns.PerStep,
     num_classes: int,
+    way: int | None = None,
     images_per_class: int = 16,
     adversarial: float = 10.0,
     curriculum_start: int = 4000,
@@ -447,6 +482,7 @@ def purer(
         optimizer=optimizer,
         teachers_per_step=teachers_per_step,
         num_classes=num_classes,
+        way=way,
         images_per_class=images_per_class,
         adversarial=adversarial,
         curriculum_start=curriculum_start,
@@ -457,7 +493,7 @@ def purer(
         map_tasks=map_tasks,
     )
     _check(parts)
-    return bind(init, step, parts)
+    return bind(init, step, parts, num_programs=len(objective_gradients), draws=draws)
 
 
 def _check(parts: Parts) -> None:

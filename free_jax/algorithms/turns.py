@@ -7,24 +7,27 @@ that are left go round the groups: place j of step s is that of group ``(s * pla
 places.  Going round was chosen over drawing because it leaves no group out for long,
 needs no key and costs nothing where the teachers divide.
 
-A place that goes round is one ``lax.switch`` over the groups within the one program of
-a step, so nothing is compiled anew from step to step.
+Every group has a program of its own (see `algorithm`), and a step calls those whose
+turn it is.  One program that held all of them, with a branch a group, would take as
+long to compile as all of them together, in every run and for every mesh.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 from jaxtyping import Array, Int, Key
 
-from free_jax.types import PyTree, Teachers
+from free_jax.types import Teachers
+from free_jax.zoo.tasks import draw_classes
 
 PerStep = int | tuple[int, ...]
 
 
 class Batch(NamedTuple):
-    """Teachers of a step that are handled together.
+    """Teachers of a step whose keys and rows are drawn together.
 
     Attributes:
       number: different for the batches of a step, to be folded into keys: the group,
@@ -36,6 +39,26 @@ class Batch(NamedTuple):
     number: int
     groups: tuple[int, ...]
     count: int
+
+
+class Place(NamedTuple):
+    """Teachers of one group that one program handles together.
+
+    Attributes:
+      batch: they belong to.
+      group: they are of.
+      first: of them in the batch.
+      count: how many of the batch's.
+    """
+
+    batch: Batch
+    group: int
+    first: int
+    count: int
+
+    def of(self, stacked: jax.Array) -> jax.Array:
+        """The rows of this place among those of its batch."""
+        return stacked[self.first : self.first + self.count]
 
 
 def batches(
@@ -75,13 +98,39 @@ def batches(
     return tuple(found)
 
 
-def positions(batch: Batch, step: jax.Array) -> Int[Array, " t"]:
+def positions(batch: Batch, step: int | jax.Array) -> Int[Array, " t"]:
     """Position in ``batch.groups`` of each of its teachers, in this step."""
     return (step * batch.count + jnp.arange(batch.count)) % len(batch.groups)
 
 
+def places(batches: Sequence[Batch], step: int | jax.Array) -> list[Place]:
+    """A step's teachers by the programs that handle them.
+
+    Args:
+      batches: of the step, see `batches`.
+      step: steps made so far; a number where groups take turns.
+
+    Raises:
+      ValueError: groups take turns, and the step is traced.
+    """
+    found = []
+    for batch in batches:
+        if len(batch.groups) == 1:
+            found.append(Place(batch, batch.groups[0], 0, batch.count))
+            continue
+        if isinstance(step, Tracer):
+            raise ValueError(
+                "groups take turns by the number of the step, which is traced here: "
+                "call algorithm.compiled(), which is many programs, outside of jax.jit"
+            )
+        for j in range(batch.count):
+            turn = (int(step) * batch.count + j) % len(batch.groups)
+            found.append(Place(batch, batch.groups[turn], j, 1))
+    return found
+
+
 def draw(
-    key: Key[Array, ""], batch: Batch, step: jax.Array, data: Sequence[Teachers]
+    key: Key[Array, ""], batch: Batch, step: int | jax.Array, data: Sequence[Teachers]
 ) -> Int[Array, " t"]:
     """Uniform rows of the batch's teachers in their groups, with replacement."""
     held = [data[group].class_ids.shape[0] for group in batch.groups]
@@ -91,61 +140,40 @@ def draw(
     return jax.random.randint(key, (batch.count,), 0, most)
 
 
-def class_ids(
-    batch: Batch, step: jax.Array, data: Sequence[Teachers], rows: Int[Array, " t"]
-) -> Int[Array, "t w"]:
-    """Absolute class ids of the batch's teachers."""
-    by_group = [data[group].class_ids[rows] for group in batch.groups]
-    if len(by_group) == 1:
-        return by_group[0]
-    return jnp.stack(by_group)[positions(batch, step), jnp.arange(batch.count)]
-
-
-def map_batch(
-    one: Callable[[int, PyTree, Teachers, PyTree], PyTree],
-    batch: Batch,
-    step: jax.Array,
-    shared: PyTree,
-    data: Sequence[Teachers],
-    tasks: PyTree,
-    *,
-    map_tasks: Callable,
-    **options: bool,
-) -> PyTree:
-    """Maps a function over the batch's teachers.
+def draw_tasks(
+    key: Key[Array, ""], place: Place, teachers: Teachers, way: int
+) -> Int[Array, "t n"] | None:
+    """Which of their classes the teachers of a place are asked about.
 
     Args:
-      one: ``(group, shared, teachers of the group, task)``; `group` is a Python number.
-        Where groups take turns, results must have one shape for all of them.
-      batch: of teachers.
-      step: [] int32 steps made so far, which decide whose turn it is.
-      shared: the same for all tasks.
-      data: all groups.
-      tasks: with a leading axis of ``batch.count``.
-      map_tasks: see `parallel.map_tasks`.
-      **options: of `map_tasks`, ``everywhere`` and ``summed``.
+      key: of the step's draws; the same for all places.
+      place: of the step.
+      teachers: of its group.
+      way: classes of a task.
+
+    Returns:
+      [count, way] positions among a teacher's outputs; None where it is asked about
+      all.
     """
-    # A task takes its teacher itself: a device copies the weights of its own only.
-    pools = tuple(data[group] for group in batch.groups)
-    if len(pools) == 1:
-        (group,) = batch.groups
+    held = teachers.class_ids.shape[-1]
+    # Beyond the numbers of batches: their keys draw rows.
+    key = jax.random.fold_in(jax.random.fold_in(key, 1 << 16), place.batch.number)
+    key = jax.random.fold_in(key, place.first)
+    return draw_classes(key, place.count, held, way)
 
-        def alone(both: PyTree, task: PyTree) -> PyTree:
-            shared, pool = both
-            return one(group, shared, pool, task)
 
-        return map_tasks(alone, **options)((shared, *pools), tasks)
-
-    def branch(position: int) -> Callable:
-        group = batch.groups[position]
-        return lambda shared, pools, task: one(group, shared, pools[position], task)
-
-    branches = [branch(position) for position in range(len(pools))]
-
-    def in_turn(both: PyTree, task: PyTree) -> PyTree:
-        turn, task = task
-        return jax.lax.switch(turn, branches, *both, task)
-
-    # Under vmap a switch computes all branches: a device's teachers go one by one.
-    mapped = map_tasks(in_turn, local="map", **options)
-    return mapped((shared, pools), (positions(batch, step), tasks))
+def counts(
+    key: Key[Array, ""],
+    batches: Sequence[Batch],
+    step: int | jax.Array,
+    data: Sequence[Teachers],
+) -> tuple[Int[Array, " t"], ...]:
+    """How often `draw` takes each teacher of each group in a step; traceable."""
+    found = [jnp.zeros(stack.class_ids.shape[0], jnp.int32) for stack in data]
+    for batch in batches:
+        rows = draw(jax.random.fold_in(key, batch.number), batch, step, data)
+        turn = positions(batch, step)
+        for position, group in enumerate(batch.groups):
+            mine = (turn == position).astype(jnp.int32)
+            found[group] = found[group].at[rows].add(mine, mode="drop")
+    return tuple(found)

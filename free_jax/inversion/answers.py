@@ -76,13 +76,14 @@ class BlackBoxOptions(NamedTuple):
 
     Attributes:
       gradient: "zero_order" estimates it from answers, "white_box" differentiates
-        the teachers, for comparison.
+        the teachers, for comparison; "where_given" differentiates those that can be
+        and estimates the gradient of the others.
       gives: see `answers`.
       digits: of "rounded" probabilities.
       top_k: classes reported by "top_k".
     """
 
-    gradient: Literal["zero_order", "white_box"] = "zero_order"
+    gradient: Literal["zero_order", "white_box", "where_given"] = "zero_order"
     gives: Gives = "logits"
     digits: Annotated[int, AtLeast(1)] = 3
     top_k: Annotated[int, AtLeast(1)] = 2

@@ -2,7 +2,7 @@
 
 from free_jax.zoo.assembly import Assembled, Teacher, assemble
 from free_jax.zoo.checkpoint import load_zoo, save_zoo
-from free_jax.zoo.disjoint import disjoint
+from free_jax.zoo.disjoint import disjoint, disjoint_rows
 from free_jax.zoo.pool import (
     Zoo,
     ZooGroup,
@@ -21,6 +21,7 @@ __all__ = [
     "ZooGroup",
     "assemble",
     "disjoint",
+    "disjoint_rows",
     "first_of_each_group",
     "load_zoo",
     "merge",

@@ -1,6 +1,7 @@
 """Teachers that share no class: the pool of PURER, chosen from a larger one."""
 
 import numpy as np
+from jaxtyping import Int
 
 from free_jax.errors import InputError
 from free_jax.zoo.pool import Zoo, select
@@ -23,6 +24,11 @@ def disjoint(zoo: Zoo, num_teachers: int) -> Zoo:
     Raises:
       InputError: there is no such set; says how large the largest is.
     """
+    return select(zoo, disjoint_rows(zoo, num_teachers))
+
+
+def disjoint_rows(zoo: Zoo, num_teachers: int) -> Int[np.ndarray, " n"]:
+    """Which teachers `disjoint` chooses: their numbers in the zoo, increasing."""
     if num_teachers < 1:
         raise InputError(f"num_teachers={num_teachers} must be at least 1")
     member = np.zeros((zoo.num_classes, zoo.num_teachers))
@@ -38,7 +44,7 @@ def disjoint(zoo: Zoo, num_teachers: int) -> Zoo:
             f"zoo of {zoo.num_teachers} teachers and {zoo.num_classes} classes holds "
             f"at most {int(most.sum())}; ask for no more, or give a zoo made that way"
         )
-    return select(zoo, np.flatnonzero(chosen))
+    return np.flatnonzero(chosen)
 
 
 def _pack(

@@ -1,0 +1,227 @@
+"""A task is a teacher and N of its classes.
+
+Methods that meta-learn N-way tasks take part in any teacher of N classes and more: in
+each step it is asked about N of them, drawn anew, and answers with the softmax over
+those.  For the method it is an N-way teacher; nothing else knows of the others.
+
+Example::
+
+    networks = tuple(narrowed(network, 5) for network in zoo.networks)
+    chosen = draw_classes(key, count=4, held=zoo.networks[0].num_classes, way=5)
+    teacher = take_task(zoo.teachers[0], row, chosen[0])
+    networks[0].apply(teacher.variables, images)  # [n, 5]
+    teacher.class_ids  # the five classes
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, Num
+
+from free_jax.errors import InputError
+from free_jax.models.normalization import Norm
+from free_jax.types import PyTree, Teachers
+from free_jax.zoo.network import Network
+from free_jax.zoo.pool import Zoo, select, take
+
+# The collection of a teacher's variables that says which outputs a task is about.
+CHOSEN = "chosen"
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskNetwork(Network):
+    """A network that is asked about `num_classes` of its classes.
+
+    Which ones is part of a teacher's variables (see `take_task`), so that the teachers
+    of one network share a program whatever they are asked about.
+
+    Attributes:
+      whole: the network.
+      respond: what a service makes of all of its logits, before some are picked.
+    """
+
+    whole: Network | None = None
+    respond: Callable[[jax.Array], jax.Array] | None = None
+
+    @property
+    def module(self) -> Any:
+        """The whole network's Linen module."""
+        return self._whole.module
+
+    @property
+    def _whole(self) -> Network:
+        assert self.whole is not None
+        return self.whole
+
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Random variables, asked about the first classes."""
+        chosen = jnp.arange(self.num_classes, dtype=jnp.int32)
+        return {**self._whole.init(key), CHOSEN: chosen}
+
+    def apply(
+        self,
+        variables: PyTree,
+        images: Num[Array, "n h w c"],
+        *,
+        norm: Norm = "running",
+        features: bool = False,
+    ) -> Float[Array, "n f"]:
+        """Logits [n, num_classes] of the chosen classes; see `Network.apply`."""
+        rest = _without_choice(variables)
+        out = self._whole.apply(rest, images, norm=norm, features=features)
+        return out if features else self._chosen(variables, out)
+
+    def apply_with_moments(
+        self,
+        variables: PyTree,
+        images: Num[Array, "n h w c"],
+        *,
+        norm: Norm = "running",
+        features: bool = False,
+    ) -> tuple[Float[Array, "n f"], PyTree]:
+        """The same, and the moments; see `Network.apply_with_moments`."""
+        rest = _without_choice(variables)
+        out, moments = self._whole.apply_with_moments(
+            rest, images, norm=norm, features=features
+        )
+        return (out if features else self._chosen(variables, out)), moments
+
+    def _chosen(self, variables: PyTree, logits: jax.Array) -> jax.Array:
+        if self.respond is not None:
+            logits = self.respond(logits)
+        return logits[..., variables[CHOSEN]] if CHOSEN in variables else logits
+
+
+def narrowed(
+    network: Network,
+    way: int,
+    respond: Callable[[jax.Array], jax.Array] | None = None,
+) -> Network:
+    """The network as one that tells `way` classes apart.
+
+    Args:
+      network: of at least so many classes.
+      way: classes of a task.
+      respond: the form in which a service gives its logits, see `inversion.answers`.
+        What it does to those of all classes happens before some are picked: a service
+        does not know which ones are asked about.
+
+    Returns:
+      The network itself where it has `way` classes and nothing is done to its logits.
+
+    Raises:
+      ValueError: it has fewer classes.
+    """
+    if network.num_classes < way:
+        raise ValueError(
+            f"{network.name} tells {network.num_classes} classes apart, a task has "
+            f"{way}"
+        )
+    if network.num_classes == way and respond is None:
+        return network
+    given = {f.name: getattr(network, f.name) for f in dataclasses.fields(Network)}
+    given["num_classes"] = way
+    return TaskNetwork(**given, whole=network, respond=respond)
+
+
+def draw_classes(
+    key: Key[Array, ""], count: int, held: int, way: int
+) -> Int[Array, "t n"] | None:
+    """Which classes each of `count` tasks is about, uniform and distinct.
+
+    Args:
+      key: consumed where there is anything to draw.
+      count: tasks.
+      held: classes of the teachers.
+      way: classes of a task.
+
+    Returns:
+      [count, way] positions among a teacher's outputs; None where all are taken, as
+      they are.
+    """
+    if held == way:
+        return None
+    keys = jax.random.split(key, count)
+    return jax.vmap(lambda k: jax.random.permutation(k, held)[:way])(keys)
+
+
+def take_task(
+    teachers: Teachers,
+    row: int | Int[Array, ""],
+    chosen: Int[Array, " n"] | None,
+) -> Teachers:
+    """One teacher of a stack, asked about the chosen of its classes.
+
+    Args:
+      teachers: of one network.
+      row: of the stack; may be traced.
+      chosen: positions among its outputs, see `draw_classes`; None: all.
+
+    Returns:
+      The teacher of a `narrowed` network; its ``class_ids`` are those of the task.
+    """
+    return about(take(teachers, row), chosen)
+
+
+def about(teacher: Teachers, chosen: Int[Array, " n"] | None) -> Teachers:
+    """One teacher, asked about the chosen of its classes; see `take_task`."""
+    if chosen is None:
+        return teacher
+    variables = {**teacher.variables, CHOSEN: chosen}
+    return Teachers(variables, jnp.asarray(teacher.class_ids)[chosen])
+
+
+def _without_choice(variables: PyTree) -> PyTree:
+    return {name: value for name, value in variables.items() if name != CHOSEN}
+
+
+class Able(NamedTuple):
+    """The teachers of a zoo that tasks can be made of.
+
+    Attributes:
+      zoo: of them alone, over the classes of the whole zoo.
+      rows: [t] their numbers in the whole zoo, increasing.
+      left_out: a line each on those of a network that cannot take part, and why.
+    """
+
+    zoo: Zoo
+    rows: Int[np.ndarray, " t"]
+    left_out: tuple[str, ...]
+
+
+def able(zoo: Zoo, way: int, needs: Collection[str] = ()) -> Able:
+    """The teachers that know enough classes and give what a method asks for.
+
+    Args:
+      zoo: of any teachers.
+      way: classes of a task.
+      needs: of `network.GIVES`.
+
+    Raises:
+      InputError: none can take part; says why of each network.
+    """
+    rows, left_out, first = [], [], 0
+    for group in zoo.groups:
+        network, last = group.network, first + group.num_teachers
+        lacking = sorted(set(needs) - network.gives)
+        why = ""
+        if network.num_classes < way:
+            why = f"{network.num_classes} classes, a task has {way}"
+        elif lacking:
+            why = f"no {' and no '.join(lacking)}"
+        if why:
+            names = list(zoo.sources[first:last])
+            more = f", ... ({len(names)} teachers)" if len(names) > 3 else ""
+            left_out.append(f"{network.name} ({', '.join(names[:3])}{more}): {why}")
+        else:
+            rows.append(np.arange(first, last))
+        first = last
+    if not rows:
+        raise InputError(f"no teacher can take part: {'; '.join(left_out)}")
+    index = np.concatenate(rows)
+    kept = zoo if not left_out else select(zoo, index)
+    return Able(kept, index, tuple(left_out))
