@@ -3,8 +3,8 @@ r"""PURER from a folder of models: their weights, and nothing else.
     python experiments/run.py --config=experiments/configs/purer.py \
         --workdir=runs/purer --config.zoo.path=MODELS
 
-Teachers of equal numbers of classes (``--config.way``); the meta-model's images are of
-the size that most of them see.  ``--config.data.path=DIR`` measures the result on real
+Teachers of ``--config.way`` classes and more, of any network: each step asks a teacher
+about as many of its classes.  The meta-model's images are of the size that most see.  ``--config.data.path=DIR`` measures the result on real
 images, {train,val,test}/<class>/*; without it the model is the same.
 
 Variants: ``:cpu``, ``:reference``, ``:pool=disjoint13``, ``:learner=anil`` or

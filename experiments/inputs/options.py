@@ -68,7 +68,8 @@ class ZooOptions(NamedTuple):
         ``teachers.yaml`` beside them.
       guess: whether what neither says is guessed.
       trust_code: models, by their paths, whose code may run.
-      apis: in place of a path: a list of endpoints, see `experiments.inputs.endpoints`.
+      apis: in place of a path, or beside it: a list of endpoints, see
+        `experiments.inputs.endpoints`.
       num_teachers: the first ones of each group; 0 is all.
       sabotage: share of teachers broken on purpose, to see what it costs.
       pretrain: teachers that are trained before the run, in place of a path.

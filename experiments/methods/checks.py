@@ -65,18 +65,17 @@ def upgraded(flat: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_zoo(zoo: ZooOptions, way: int) -> None:
-    """Refuses a section ``zoo`` that both loads and trains teachers."""
+    """Refuses a section ``zoo`` that both finds and trains teachers."""
     pretrain = zoo.pretrain
     if zoo.apis:
         for key, given in (
-            ("path", zoo.path),
             ("pretrain.num_teachers", pretrain.num_teachers),
             ("sabotage", zoo.sabotage),
         ):
             if given:
                 raise InputError(
                     f"config.zoo.apis and config.zoo.{key} exclude each other: the "
-                    "teachers are endpoints, or they are here"
+                    "teachers are endpoints, with or without others in config.zoo.path"
                 )
     if not pretrain.num_teachers:
         return
@@ -86,9 +85,10 @@ def check_zoo(zoo: ZooOptions, way: int) -> None:
             "load teachers or train them"
         )
     check_pretraining(pretrain, "zoo.pretrain")
-    if pretrain.way != way:
+    if pretrain.way < way:
         raise InputError(
-            f"config.zoo.pretrain.way={pretrain.way} differs from config.way={way}"
+            f"config.zoo.pretrain.way={pretrain.way}: teachers of fewer classes than "
+            f"config.way={way}, a task's; train them on as many at least"
         )
 
 

@@ -9,7 +9,7 @@ from experiments.harness.run import Run
 from experiments.inputs import endpoints
 from experiments.inputs.options import DataOptions, ZooOptions
 from experiments.stages import pretrain
-from free_jax.zoo import Zoo
+from free_jax.zoo import Zoo, merge
 
 
 @contextlib.contextmanager
@@ -42,11 +42,13 @@ def opened(
             zoo = pretrain.train_zoo(
                 options.pretrain, run, data=data, dtype=dtype, checkpoint=checkpoint
             )
-        elif options.path:
-            zoo = inputs.load_zoo(options, data)
-        elif options.apis:
-            remote = endpoints.opened(options.apis, run.workdir, data.name)
-            zoo = inputs.select(exits.enter_context(remote), options)
+        else:
+            found = [inputs.load_zoo(options, data)] if options.path else []
+            if options.apis:
+                remote = endpoints.opened(options.apis, run.workdir, data.name)
+                found.append(inputs.select(exits.enter_context(remote), options))
+            if found:
+                zoo = found[0] if len(found) == 1 else merge(found)
         if zoo is not None:
             zoo = inputs.sabotaged(zoo, options.sabotage, run.seed)
             zoo = inputs.computing_in(zoo, dtype)
