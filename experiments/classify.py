@@ -61,7 +61,8 @@ def _parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--head",
         choices=HEADS,
         help="centroid (default of distilled models), ridge, soft_kmeans (sees all "
-        "pictures at once), or adapt: by gradient (default of meta-learned models)",
+        "pictures at once), balanced_kmeans (the same, where all classes have about "
+        "equally many), or adapt: by gradient (default of meta-learned models)",
     )
     add(
         "--labelled",

@@ -30,7 +30,9 @@ from free_jax.panel import model as distilled
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
-HEADS = ("centroid", "ridge", "soft_kmeans", "adapt")
+HEADS = ("centroid", "ridge", "soft_kmeans", "balanced_kmeans", "adapt")
+# They see all pictures at once: with others, the answer about one may change.
+_TRANSDUCTIVE = ("soft_kmeans", "balanced_kmeans")
 _SCALE = 10.0  # Of cosines, to make logits.
 
 
@@ -73,9 +75,10 @@ def fit(
     """Fits a trained model to a support set.
 
     Scores are a softmax over classes, of ten times the cosine to class means
-    ("centroid", "soft_kmeans"), of ten times ridge regression's answer, of the adapted
-    cosines times the scale that they were adapted with (a distilled model's "adapt"),
-    or of the adapted model's own logits (a meta-learned one's).
+    ("centroid", "soft_kmeans", "balanced_kmeans"), of ten times ridge regression's
+    answer, of the adapted cosines times the scale that they were adapted with (a
+    distilled model's "adapt"), or of the adapted model's own logits (a meta-learned
+    one's).
 
     Args:
       network: as `load_model` returns it.
@@ -85,8 +88,9 @@ def fit(
       labels: in [0, way), each at least once.
       way: number of classes; None: as many as labels name.
       head: "centroid", "ridge", "soft_kmeans" (transductive: it sees all pictures at
-        once), or "adapt", the model's own adaptation by gradient (or to prototypes);
-        None: "centroid" for a distilled model, else "adapt".
+        once), "balanced_kmeans" (the same, where all classes have about equally many
+        pictures), or "adapt", the model's own adaptation by gradient (or to
+        prototypes); None: "centroid" for a distilled model, else "adapt".
       size: pictures at once.
 
     Raises:
@@ -155,7 +159,8 @@ def classify(
 ) -> Float[np.ndarray, "m way"]:
     """Scores pictures by a trained model and a few labelled images.
 
-    Each picture is treated alone, but for ``head="soft_kmeans"``.
+    Each picture is treated alone, but for the heads "soft_kmeans" and
+    "balanced_kmeans".
 
     Args:
       network: as `load_model` returns it.
@@ -247,12 +252,15 @@ def _described(
         "centroid": heads.centered(heads.nearest_centroid(way), "none"),
         "ridge": heads.centered(heads.ridge(way), "none"),
         "soft_kmeans": heads.centered(heads.soft_kmeans(way), "episode"),
+        "balanced_kmeans": heads.centered(
+            heads.soft_kmeans(way, sharpness=2 * _SCALE, prior="balanced"), "episode"
+        ),
     }[head]
     decide = jax.jit(
         lambda rows, said: jax.nn.softmax(_SCALE * classify_rows(rows, labels, said))
     )
     return Predictor(
-        head, way, head != "soft_kmeans", size, encode, lambda x: decide(rows, x)
+        head, way, head not in _TRANSDUCTIVE, size, encode, lambda x: decide(rows, x)
     )
 
 

@@ -4,8 +4,9 @@ r"""BiDf-MKD from a folder of models that are only asked, or from endpoints.
         --workdir=runs/bidf --config.zoo.path=MODELS
 
 Teachers of ``--config.way`` classes and more, of any network: each step asks a teacher
-about as many of its classes.  The meta-model's images are of the size that most see.  ``--config.data.path=DIR`` measures the result on real
-images, {train,val,test}/<class>/*; without it the model is the same.
+about as many of its classes.  The meta-model's images are of the size that most of them
+see.  ``--config.data.path=DIR`` measures the result on real images,
+{train,val,test}/<class>/*; without it the model is the same.
 
 Variants: ``:api=SH`` several architectures, ``:api=MH`` several image sizes too;
 ``:white_box`` differentiates the teachers, for comparison; ``:cpu``, ``:reference``,

@@ -4,8 +4,9 @@ r"""PURER from a folder of models: their weights, and nothing else.
         --workdir=runs/purer --config.zoo.path=MODELS
 
 Teachers of ``--config.way`` classes and more, of any network: each step asks a teacher
-about as many of its classes.  The meta-model's images are of the size that most see.  ``--config.data.path=DIR`` measures the result on real
-images, {train,val,test}/<class>/*; without it the model is the same.
+about as many of its classes.  The meta-model's images are of the size that most of them
+see.  ``--config.data.path=DIR`` measures the result on real images,
+{train,val,test}/<class>/*; without it the model is the same.
 
 Variants: ``:cpu``, ``:reference``, ``:pool=disjoint13``, ``:learner=anil`` or
 ``protonet``, ``:start=average``, ``:calibrate``, ``:smoke``, ``:seed=N``;

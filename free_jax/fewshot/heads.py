@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from free_jax.fewshot import labels as labels_lib
+from free_jax.fewshot.assignment import Prior, class_offsets
 from free_jax.fewshot.descend import descend
 
 Head = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
@@ -172,13 +173,21 @@ def nearest_centroid(way: int) -> Head:
     return head
 
 
-def soft_kmeans(way: int, *, num_iterations: int = 5, sharpness: float = 10.0) -> Head:
+def soft_kmeans(
+    way: int,
+    *,
+    num_iterations: int = 5,
+    sharpness: float = 10.0,
+    prior: Prior = "none",
+) -> Head:
     """Class means refined by the queries' own soft assignments.
 
     Args:
       way: classes.
       num_iterations: of assigning queries and averaging; 0 is `nearest_centroid`.
       sharpness: of the assignments, multiplies cosines.
+      prior: what is known of how many queries belong to each class; other than "none"
+        it is information about the test set, see `assignment.class_offsets`.
 
     Reference:
       Ren et al., "Meta-Learning for Semi-Supervised Few-Shot Classification", ICLR
@@ -192,11 +201,15 @@ def soft_kmeans(way: int, *, num_iterations: int = 5, sharpness: float = 10.0) -
         start = members.T @ support
 
         def refine(means: jax.Array, _: None) -> tuple[jax.Array, None]:
-            soft = jax.nn.softmax(sharpness * unit(queries) @ unit(means).T)
+            scores = sharpness * unit(queries) @ unit(means).T
+            soft = jax.nn.softmax(scores + class_offsets(scores, prior))
             return start + soft.T @ queries, None
 
         means, _ = jax.lax.scan(refine, start, length=num_iterations)
-        return unit(queries) @ unit(means).T
+        cosines = unit(queries) @ unit(means).T
+        if prior == "none":
+            return cosines
+        return cosines + class_offsets(sharpness * cosines, prior) / sharpness
 
     return head
 
