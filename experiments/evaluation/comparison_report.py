@@ -10,8 +10,8 @@ import numpy as np
 from experiments.harness import metrics, pictures, results
 from experiments.harness.files import write_text
 from experiments.harness.run import Run
+from free_jax.fewshot.evaluation import PROTOCOLS
 
-PROTOCOLS = ("transductive", "inductive")
 COSTS = ("recovery_seconds", "images_recovered", "meta_updates", "wall_seconds")
 
 
@@ -94,6 +94,8 @@ def _accuracy(cells: list[dict[str, Any]]) -> dict[str, Any]:
         return {"skipped": skipped[0]}
     found = {}
     for protocol in PROTOCOLS:
+        if any(protocol not in cell for cell in cells):
+            continue
         # Numbers that are not finite are text in files.
         means = [float(cell[protocol]["mean"]) for cell in cells]
         widths = [float(cell[protocol]["ci95"]) for cell in cells]
@@ -120,7 +122,8 @@ def _formatted(row: dict[str, Any]) -> dict[str, Any]:
             if "skipped" in cell:
                 shown[column] = f"- ({cell['skipped']})"
             else:
-                shown[column] = _figure(cell[protocol])
+                # A network without batch norm has no transductive figure.
+                shown[column] = _figure(cell[protocol]) if protocol in cell else "-"
     names = ("recovery s", "images", "meta-updates", "wall s")
     for name, cost in zip(names, COSTS, strict=True):
         shown[name] = "in training" if row[cost] is None else f"{row[cost]:.0f}"
@@ -141,10 +144,12 @@ def _draw(
     shots: int,
 ) -> None:
     """Accuracy over time and against cost, recovery time, and recovered images."""
-    metric = f"val_{shots}shot_transductive"
+    metrics = [f"val_{shots}shot_{protocol}" for protocol in PROTOCOLS]
     curves, sheets = {}, {}
     for cell, result in outcomes.items():
-        points = pictures.points(result.get("curve", ()), "seconds", metric)
+        curve = result.get("curve", ())
+        found = (pictures.points(curve, "seconds", metric) for metric in metrics)
+        points = next(filter(None, found), None)
         if points and cell.method not in curves:
             curves[cell.method] = points
         sheet = cell.workdir / "recovered.png"
@@ -162,8 +167,9 @@ def _draw(
     for row in rows:
         accuracy = row.get("accuracy", {}).get(str(shots), {})
         # A cell of many baselines has one time for all of them.
-        if "transductive" in accuracy and row["meta_updates"]:
-            value = accuracy["transductive"]
+        measured = [name for name in PROTOCOLS if name in accuracy]
+        if measured and row["meta_updates"]:
+            value = accuracy[measured[0]]
             point = (row["wall_seconds"], value["mean"], value["ci95"])
             ends[row["method"]] = [point]
         if row.get("recovery_seconds"):

@@ -73,10 +73,13 @@ def measure(
 
 
 def shown(cell: Mapping[str, Any]) -> tuple[str, str]:
-    """A cell as the table shows it: transductive and inductive."""
+    """A cell as the table shows it: transductive and inductive, "-" for none."""
     if "skipped" in cell:
         return f"- ({cell['skipped']})", ""
-    first, second = (_shown(cell[name]) for name in ("transductive", "inductive"))
+    # A network without batch norm has no transductive figure.
+    first, second = (
+        _shown(cell[name]) if name in cell else "-" for name in evaluation.PROTOCOLS
+    )
     return first, second
 
 

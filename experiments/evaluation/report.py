@@ -19,6 +19,7 @@ from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
 from free_jax import model_io
 from free_jax.algorithm import total_draws
+from free_jax.fewshot.evaluation import PROTOCOLS
 from free_jax.types import ImageBank
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
@@ -241,8 +242,9 @@ def _draw_curves(run: Run, about: About, method: Method, outcome: Outcome) -> No
     for file, (x, xlabel) in axes.items():
         series = {}
         for shots in about.shots:
-            name = f"val_{shots}shot_{about.protocol}"
-            points = pictures.points(curve, x, name)
+            names = [f"val_{shots}shot_{p}" for p in (about.protocol, *PROTOCOLS)]
+            found = (pictures.points(curve, x, name) for name in names)
+            points = next(filter(None, found), None)
             if points:
                 series[f"{shots}-shot, validation classes"] = points
         if series:

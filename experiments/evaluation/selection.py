@@ -28,10 +28,12 @@ def rule(options: EvalOptions, method: Method) -> str | None:
             "config.eval.select=pseudo: this method recovers no images; choose last or "
             "val"
         )
+    measured = evaluation.protocols(next(iter(method.predictors.values())))
+    protocol = options.protocol if options.protocol in measured else measured[0]
     return {
         "last": None,
-        "val": f"val_{options.shots[0]}shot_{options.protocol}",
-        "pseudo": f"pseudo_{options.protocol}",
+        "val": f"val_{options.shots[0]}shot_{protocol}",
+        "pseudo": f"pseudo_{protocol}",
     }[options.select]
 
 

@@ -321,8 +321,9 @@ class _Training:
 
 
 def _val(scalars: dict[str, float]) -> dict[str, float]:
-    """Validation accuracies for the status line, transductive."""
-    end = "_transductive"
+    """Validation accuracies for the status line, transductive where there are such."""
+    ends = ("_transductive", "_inductive")
+    end = next((e for e in ends if any(name.endswith(e) for name in scalars)), "")
     return {
         name.removesuffix(end).replace("_", " "): value
         for name, value in scalars.items()

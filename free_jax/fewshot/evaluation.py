@@ -18,9 +18,11 @@ from jaxtyping import Array, Key
 from free_jax import images, objectives, parallel
 from free_jax.fewshot import episodes, heads
 from free_jax.fewshot.learners import MetaLearner
+from free_jax.models.normalization import Norm
 from free_jax.types import Episode, ImageBank, PyTree
 
 Classify = Callable[[PyTree, Episode], dict[str, jax.Array]]
+PROTOCOLS = ("transductive", "inductive")
 
 
 class Accuracy(NamedTuple):
@@ -63,14 +65,18 @@ class _Adapting:
 
     learner: MetaLearner
 
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        return PROTOCOLS if self.learner.sees_batches else ("inductive",)
+
     def __call__(self, variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
         predict, queries = self.learner.predict, episode.query_images
         adapted = self.learner.adapt(
             variables["params"], episode.support_images, episode.support_labels
         )
+        norms: dict[str, Norm] = {"transductive": "batch", "inductive": "running"}
         return {
-            "transductive": predict(adapted, queries),
-            "inductive": predict(adapted, queries, norm="running"),
+            name: predict(adapted, queries, norm=norms[name]) for name in self.protocols
         }
 
 
@@ -78,10 +84,16 @@ def learner_classifier(learner: MetaLearner) -> Classify:
     """Adapts on the support set and predicts the queries.
 
     "transductive" normalises the queries by their own batch (as all published numbers
-    of this field do); "inductive" by the support set's statistics.  Classifiers of one
-    learner are equal, so that what was compiled for one serves the others.
+    of this field do); "inductive" by the support set's statistics, and the only figure
+    of a network without batch norm.  Classifiers of one learner are equal, so that what
+    was compiled for one serves the others.
     """
     return _Adapting(learner)
+
+
+def protocols(classify: Classify) -> tuple[str, ...]:
+    """The names of the logits that a classifier gives, of `PROTOCOLS`."""
+    return getattr(classify, "protocols", PROTOCOLS)
 
 
 def head_classifier(

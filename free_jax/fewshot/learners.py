@@ -51,12 +51,15 @@ class MetaLearner(NamedTuple):
         "batch" normalises the queries together (transductive, as all published
         numbers are), "running" by the support set's moments (inductive).
       loss: ``(params, episode) -> (query loss, EpisodeInfo)``, differentiable.
+      sees_batches: whether its answer about a query may depend on the others: a
+        network without batch norm treats each alone, and has no transductive figure.
     """
 
     init: Callable[..., PyTree]
     adapt: Callable[..., Adapted]
     predict: Callable[..., jax.Array]
     loss: Callable[..., tuple[jax.Array, EpisodeInfo]]
+    sees_batches: bool = True
 
 
 def batch_apply(
@@ -148,7 +151,13 @@ def maml(
         variables = {"params": adapted.params, "batch_stats": adapted.stats}
         return student.apply(variables, images, norm=norm)
 
-    return MetaLearner(_init(student), adapt, predict, _episode_loss(adapt, predict))
+    return MetaLearner(
+        _init(student),
+        adapt,
+        predict,
+        _episode_loss(adapt, predict),
+        "moments" in student.gives,
+    )
 
 
 def protonet(student: Network, *, way: int | None = None) -> MetaLearner:
@@ -188,7 +197,13 @@ def protonet(student: Network, *, way: int | None = None) -> MetaLearner:
         gaps = features[:, None, :] - adapted.prototypes[None]  # [n, W, f]
         return -jnp.square(gaps).sum(-1)
 
-    return MetaLearner(_init(student), adapt, predict, _episode_loss(adapt, predict))
+    return MetaLearner(
+        _init(student),
+        adapt,
+        predict,
+        _episode_loss(adapt, predict),
+        "moments" in student.gives,
+    )
 
 
 class LearnerOptions(NamedTuple):

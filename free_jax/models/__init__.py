@@ -3,18 +3,24 @@
 import flax.linen as nn
 
 from free_jax.models.conv4 import Conv4
+from free_jax.models.convnext import ConvNeXt
 from free_jax.models.cpu.convolution import conv2d, upsample_conv2d
 from free_jax.models.generator import Generator
 from free_jax.models.graph import Graph
 from free_jax.models.normalization import BatchNorm
 from free_jax.models.resnet import ResNet, resnet
+from free_jax.models.resnet12 import ResNet12
+from free_jax.models.vit import ViT
 
 __all__ = [
     "BatchNorm",
     "Conv4",
+    "ConvNeXt",
     "Generator",
     "Graph",
     "ResNet",
+    "ResNet12",
+    "ViT",
     "conv2d",
     "get_model",
     "model_names",
@@ -24,6 +30,9 @@ __all__ = [
 _CLASSIFIERS = {
     "conv4": Conv4,
     **{f"resnet{depth}": resnet(depth) for depth in (10, 18, 34, 50, 101)},
+    "resnet12": ResNet12,
+    "vit": ViT,
+    "convnext": ConvNeXt,
     "graph": Graph,
 }
 

@@ -149,6 +149,11 @@ class Network:
         return described
 
 
+def _hashable(value: Any) -> Any:
+    """Lists, as files have them, as tuples."""
+    return tuple(map(_hashable, value)) if isinstance(value, list) else value
+
+
 def make_network(
     name: str,
     *,
@@ -165,15 +170,15 @@ def make_network(
     """Describes a network and its images.
 
     Args:
-      name: "conv4" or "resnet10", "resnet18", "resnet34", "resnet50", "resnet101"; any
-        where there is a `family`.
+      name: of `models.model_names()`, such as "conv4", "resnet12" or "vit"; any where
+        there is a `family`.
       num_classes: number of classes it separates.
       image_shape: (h, w, c).
       mean: subtracted from each channel of images in [0, 1].
       std: then divides each channel.
       family: makes the Linen module, which is called as those of `models` are.
-      gives: what can be had besides logits, of `GIVES`; None: all of it, but for the
-        moments of a family without batch norm.
+      gives: what can be had besides logits, of `GIVES`; None: what the module says
+        (``gives``), else all of it, but for the moments of a family without batch norm.
       service: the hub that answers for remote networks.
       bgr: whether the network reads blue, green, red; `mean` and `std` stay RGB.
       **kwargs: further fields of the module, e.g. ``width=64``.
@@ -216,13 +221,16 @@ def make_network(
         image_shape,
         mean,
         std,
-        tuple(sorted(kwargs.items())),
+        tuple(sorted((name, _hashable(value)) for name, value in kwargs.items())),
         family,
         GIVES if gives is None else frozenset(gives),
         service,
         bgr,
     )
-    network.module  # noqa: B018 - an unknown name or field fails here, not under jit
+    module = network.module  # An unknown name or field fails here, not under jit.
+    said = getattr(module, "gives", None)
+    if gives is None and said is not None:
+        return dataclasses.replace(network, gives=frozenset(said))
     if family is not None and gives is None:
         variables = jax.eval_shape(network.init, jax.random.key(0))
         if not jax.tree.leaves(variables["batch_stats"]):

@@ -1,0 +1,161 @@
+"""A student may be any network: with or without batch norm, of images of any size."""
+
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import toy
+
+from experiments.evaluation import final, selection
+from experiments.evaluation.options import EvalOptions
+from free_jax import load_model, save_model
+from free_jax.algorithms import episodic
+from free_jax.fewshot import evaluation, replay
+from free_jax.fewshot.learners import maml, protonet
+from free_jax.panel import model as distilled
+from free_jax.zoo.network import GIVES, make_network
+
+SMALL = {
+    "vit": {"patch": 8, "width": 8, "depth": 1, "heads": 2, "expansion": 2},
+    "convnext": {"patch": 4, "widths": [4, 8], "depths": [1, 1], "kernel": 3},
+    "resnet12": {"widths": [4, 4, 4, 4]},
+    "conv4": {"width": 4},
+}
+ALONE = ("vit", "convnext")  # Without batch norm.
+names = pytest.mark.parametrize("name", SMALL)
+
+
+def network(name, side=20, way=toy.WAY):
+    return make_network(
+        name, num_classes=way, image_shape=(side, side + 2, 3), **SMALL[name]
+    )
+
+
+@functools.cache
+def student(name):
+    """A network for images of 20 x 22 pixels and its variables."""
+    made = network(name)
+    return made, jax.jit(made.init)(jax.random.key(0))
+
+
+def images(count, side=20):
+    rng = np.random.default_rng(count)
+    return jnp.asarray(rng.uniform(size=(count, side, side + 2, 3)), jnp.float32)
+
+
+@names
+def test_it_takes_images_of_any_size_and_says_what_it_gives(name):
+    made, variables = student(name)
+    said = made.apply(variables, images(3))
+    features = made.apply(variables, images(3), features=True)
+    assert said.shape == (3, toy.WAY) and np.isfinite(said).all()
+    np.testing.assert_allclose(
+        made.head(variables["params"], features), said, rtol=1e-4, atol=1e-5
+    )
+    assert made.gives == (GIVES - {"moments"} if name in ALONE else GIVES)
+    assert hash(made) == hash(network(name))
+    described = json.loads(json.dumps(made.as_dict()))
+    assert make_network(**described) == made
+    if name in ALONE:
+        alone = made.apply(variables, images(3)[:1], norm="batch")
+        np.testing.assert_allclose(alone, said[:1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_every_pixel_counts(name):
+    """Also those that padding is added to."""
+    made, variables = student(name)
+    grads = jax.grad(lambda x: made.apply(variables, x)[0, 0])(images(1))
+    assert (np.abs(np.asarray(grads)).sum(-1) > 0).mean() > 0.99
+
+
+@names
+@pytest.mark.parametrize("kind", ["maml", "anil", "protonet"])
+def test_it_is_meta_learned(name, kind):
+    made, variables = student(name)
+    learner = (
+        protonet(made)
+        if kind == "protonet"
+        else maml(made, num_steps=1, inner_lr=0.1, head_only=kind == "anil")
+    )
+    bank = toy.bank(per_class=4, shape=(20, 20, 3))
+    bank = bank._replace(images=jnp.pad(bank.images, [(0, 0)] * 3 + [(0, 2), (0, 0)]))
+    update = replay.episodic_update(
+        learner,
+        optax.sgd(0.05),
+        way=toy.WAY,
+        shots=1,
+        queries=1,
+        episodes_per_update=1,
+    )
+    algorithm = episodic(learner, update, optax.sgd(0.05))
+    state = jax.eval_shape(algorithm.init, jax.random.key(0))
+    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    state = state._replace(params=variables["params"])
+    after, info = algorithm.compiled()(jax.random.key(1), state, bank)
+    assert bool(info.is_finite)
+    moved = jax.tree.map(
+        lambda a, b: jnp.abs(a - b).max(), after.params, variables["params"]
+    )
+    moved.pop("head") if kind == "protonet" else None
+    moved = jax.tree_util.tree_leaves_with_path(moved)
+    still = [jax.tree_util.keystr(path) for path, x in moved if x == 0]
+    assert not [path for path in still if "kernel" in path], still
+    # A network without batch norm has one figure.
+    run = evaluation.evaluator(
+        evaluation.learner_classifier(learner),
+        way=toy.WAY,
+        shots=1,
+        queries=2,
+        num_episodes=2,
+    )
+    if kind == "maml":
+        found = run(jax.random.key(0), {"params": after.params}, bank)
+        wanted = {"inductive"} if name in ALONE else {"inductive", "transductive"}
+        assert set(found) == wanted
+
+
+@names
+def test_it_is_distilled_saved_and_describes(name, tmp_path):
+    model = network(name, way=2 * toy.WAY)
+    variables = jax.jit(model.init)(jax.random.key(1))
+    columns = np.asarray([0, toy.WAY, 2 * toy.WAY], np.int32)
+    fitted = distilled.fit_statistics(
+        model,
+        variables,
+        (255 * images(8)).astype(jnp.uint8),
+        weights=jnp.ones(2),
+        temperature=2.0,
+        columns=columns,
+        whitening=0.5,
+        at_once=4,
+    )
+    said = distilled.describe(model, fitted, images(5))
+    assert said.shape[0] == 5 and np.isfinite(said).all()
+    assert bool(jax.tree.leaves(fitted["batch_stats"])) == (name not in ALONE)
+    save_model(tmp_path / "model.npz", model, fitted, steps=1)
+    loaded, again, _ = load_model(tmp_path / "model.npz")
+    assert loaded == model
+    np.testing.assert_allclose(
+        distilled.describe(loaded, again, images(5)), said, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_one_figure_selects_and_stands_in_the_table():
+    class Made:
+        recovered = holdout = None
+
+    def rule(name):
+        learner = protonet(student(name)[0])
+        Made.predictors = {"ours": evaluation.learner_classifier(learner)}
+        options = EvalOptions(select="val", protocol="transductive")
+        return selection.rule(options, Made)
+
+    assert rule("vit") == "val_1shot_inductive"
+    assert rule("conv4") == "val_1shot_transductive"
+    cell = {"inductive": {"mean": 50.0, "ci95": 1.0}}
+    assert final.shown(cell) == ("-", "50.00 +- 1.00")
