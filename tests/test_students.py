@@ -12,8 +12,10 @@ import toy
 
 from experiments.evaluation import final, selection
 from experiments.evaluation.options import EvalOptions
+from experiments.inputs import command_line
 from free_jax import load_model, save_model
 from free_jax.algorithms import episodic
+from free_jax.errors import InputError
 from free_jax.fewshot import evaluation, replay
 from free_jax.fewshot.learners import maml, protonet
 from free_jax.panel import model as distilled
@@ -159,3 +161,26 @@ def test_one_figure_selects_and_stands_in_the_table():
     assert rule("conv4") == "val_1shot_transductive"
     cell = {"inductive": {"mean": 50.0, "ci95": 1.0}}
     assert final.shown(cell) == ("-", "50.00 +- 1.00")
+
+
+@pytest.mark.parametrize(
+    ("written", "kwargs"),
+    [
+        ("convnext", {}),
+        ("vit(depth=4)", {"depth": 4}),
+        ("resnet12(widths=(8, 8, 8, 8))", {"widths": (8, 8, 8, 8)}),
+    ],
+)
+def test_the_command_line_names_it_in_one_piece(written, kwargs):
+    """Keywords of the config's own student are not another's."""
+    line = ["run.py", "--config=experiments/configs/panel.py"]
+    config = command_line.parse([*line, f"--config.student={written}"]).config
+    assert config.student.name == written.partition("(")[0]
+    assert config.student.kwargs.to_dict() == kwargs
+
+
+@pytest.mark.parametrize("written", ["vit(4)", "vit(depth=", "vit(depth=os)", "4", ""])
+def test_what_is_no_call_is_refused(written):
+    line = ["run.py", "--config=experiments/configs/panel.py"]
+    with pytest.raises(InputError, match="write a name and its keywords"):
+        command_line.parse([*line, f"--config.student={written}"])

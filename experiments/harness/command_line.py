@@ -1,5 +1,6 @@
 """From the command line to a checked config; every mistake is an InputError."""
 
+import ast
 import importlib.util
 import inspect
 import os
@@ -46,6 +47,7 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
     file, _, variant = spec.partition(":")
     config = load_config(file, variant)
     argv = _of_today(argv, config, names)
+    argv = _take_calls(argv, config)
     _check_overrides(argv, config, names)
     values = define_flags(argv, config)
     try:
@@ -211,6 +213,52 @@ def _of_today(argv: Sequence[str], config: Any, names: Names) -> list[str]:
         found += [text for k, text in new.items() if k in (name, key)]
         implied += [text for k, text in new.items() if k not in (name, key)]
     return [*found[:1], *implied, *found[1:]]
+
+
+def _take_calls(argv: Sequence[str], config: ml_collections.ConfigDict) -> list[str]:
+    """The arguments without those that write a section as a call, which replace it.
+
+    ``--config.optimizer=sgd(learning_rate=0.1)`` is a section ``dict(name=...,
+    kwargs=...)`` in one piece; its ``kwargs`` are those written, and no others.
+    """
+    rest = []
+    for arg in argv:
+        match = OVERRIDE.match(arg)
+        path = match[1].split(".") if match and "=" in arg else []
+        section: Any = config
+        for name in path:
+            section = section.get(name) if hasattr(section, "keys") else None
+        if not path or not hasattr(section, "keys") or set(section) != _CALL:
+            rest.append(arg)
+            continue
+        parent: Any = config
+        for name in path[:-1]:
+            parent = parent[name]
+        with config.unlocked():
+            parent[path[-1]] = ml_collections.ConfigDict(_call(arg))
+    return rest
+
+
+# Keys of a section that names a function.
+_CALL = {"name", "kwargs"}
+
+
+def _call(arg: str) -> dict[str, Any]:
+    """Name and keywords of ``--config.key=name`` or ``--config.key=name(a=1)``."""
+    key, _, text = arg.partition("=")
+    try:
+        node = ast.parse(text, mode="eval").body
+        named, given = (node.func, node) if isinstance(node, ast.Call) else (node, None)
+        assert isinstance(named, ast.Name) and not (given and given.args)
+        kwargs = {
+            str(word.arg): ast.literal_eval(word.value)
+            for word in (given.keywords if given else ())
+        }
+    except (SyntaxError, ValueError, AssertionError):
+        raise InputError(
+            f"{arg}: write a name and its keywords, such as {key}=name(width=64)"
+        ) from None
+    return {"name": named.id, "kwargs": kwargs}
 
 
 def _check_overrides(argv: Sequence[str], config: Any, names: Names) -> None:
