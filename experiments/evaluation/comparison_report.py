@@ -10,6 +10,7 @@ import numpy as np
 from experiments.harness import metrics, pictures, results
 from experiments.harness.files import write_text
 from experiments.harness.run import Run
+from free_jax.interop.hub.names import no_formula
 
 PROTOCOLS = ("transductive", "inductive")
 COSTS = ("recovery_seconds", "images_recovered", "meta_updates", "wall_seconds")
@@ -107,7 +108,10 @@ def _accuracy(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _formatted(row: dict[str, Any]) -> dict[str, Any]:
     """A row as the table shows it."""
-    shown: dict[str, Any] = {"method": row["method"], "seeds": len(row["seeds"])}
+    shown: dict[str, Any] = {
+        "method": no_formula(row["method"]),
+        "seeds": len(row["seeds"]),
+    }
     if row["errors"]:
         line = next(iter(row["errors"].values())).replace("|", "/")
         if not row["seeds"]:

@@ -20,8 +20,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from experiments.harness import contents as contents_lib
 from experiments.harness import files, hosts
-from experiments.harness.workdir import differences
+from experiments.harness.workdir import differences, noted
 from free_jax.errors import InputError
 from free_jax.types import PyTree
 
@@ -74,6 +75,9 @@ class Checkpoints:
         self._config = {} if config is None else files.flatten(config)
         self._may_change = may_change
         self._upgrade = upgrade
+        # A copied checkpoint is known by what its run was made from.
+        here = noted(self._workdir) if hosts.is_writer() else None
+        self._contents: contents_lib.Noted = hosts.agreed(here)
         self._step: int | None = None
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -130,6 +134,7 @@ class Checkpoints:
         record = {
             "format": FORMAT,
             "config": self._config,
+            "contents": self._contents,
             "layout": _layout(state),
             "extra": extra,
         }
@@ -200,9 +205,14 @@ class Checkpoints:
         composite = args.Composite(extra=args.JsonRestore())
         record = self._manager.restore(step, args=composite)["extra"]
         before = self._upgrade(record.get("config", {}))
+        # Where things are may change; what they hold was compared at the claim.
+        free = {key for known in self._contents.values() for key in known["keys"]}
+        may_change = (*self._may_change, *free)
+        others = contents_lib.contradict(record.get("contents", {}), self._contents)
         found = [
             differences({"format": record.get("format")}, {"format": FORMAT}),
-            differences(before, self._config, self._may_change) if before else "",
+            differences(before, self._config, may_change) if before else "",
+            *others,
             differences(record.get("layout", {}), _layout(abstract), limit=5),
         ]
         if any(found):

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import optax
 
 from experiments import inputs
@@ -73,6 +74,17 @@ def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:
     return sum(
         group.num_teachers * quota.images(group.network.num_classes) for group in able
     )
+
+
+def images_of_classes(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> np.ndarray:
+    """[C] how many images are recovered of each class; of those drawn, on average."""
+    quota, counts = panel.quota_of(wanted), np.zeros(zoo.num_classes)
+    for group in zoo.groups:
+        if invertible(wanted.inversion, group.network):
+            classes = group.network.num_classes
+            ids = np.asarray(group.teachers.class_ids).ravel()
+            np.add.at(counts, ids, quota.images(classes) / classes)
+    return counts
 
 
 def episodic_update(
