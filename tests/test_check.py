@@ -6,12 +6,16 @@ import pytest
 import toy
 from PIL import Image
 
+import free_jax as fj
 from experiments import compare, pretrain_zoo, run, train
+from experiments.evaluation.options import EvalOptions
 from experiments.harness import loop, metrics
 from experiments.harness import workdir as workdir_lib
 from experiments.inputs import command_line
 from experiments.inputs.options import TeacherRecipe, ZooOptions
 from experiments.methods import dry
+from experiments.methods import panel as panel_method
+from experiments.methods.options import Common
 from experiments.stages import pretrain
 from free_jax import Teachers, Zoo, ZooGroup, make_network, panel, save_zoo
 from free_jax.errors import InputError
@@ -93,23 +97,18 @@ PRETRAINED = [
         ("free.py", ["--config.zoo.sabotage=2.0"], "must be between 0 and 1"),
         ("free.py", ["--config.zoo.pretrain.batch_size=500"], "lower it"),
         (
-            "free.py",
-            ["--config.inversion.meta_gradient=exact", "--config.student.name=resnet9"],
-            "resnet9",
-        ),
-        (
             "purer.py",
             ["--config.init=average", "--config.student.kwargs.width=8"],
             "must be one architecture",
         ),
         (
             "panel.py",
-            ["--config.learner.inner_lr=-1.0"],
+            ["--config.learner.inner_lr=-1.0", "--config.eval.shots=(1,)"],
             "config.learner: ",
         ),
         (
             "panel.py",
-            ["--config.distill.ghost_batches=7"],
+            ["--config.distill.ghost_batches=7", "--config.eval.shots=(1,)"],
             "config.distill: ",
         ),
     ],
@@ -132,23 +131,31 @@ def test_a_panel_is_refused_before_images_are_made(zoo_path, data, tmp_path, not
                 function(parse(config, *override), str(tmp_path / "run"))
 
     refused("config.learner: ", "--config.learner.inner_lr=-1.0")
-    refused(
-        r"config\.eval\.select=pseudo: 5 held-out classes of 16 images",
-        "--config.panel.held_out_classes=5",
-        "--config.eval.select=pseudo",
-        "--config.eval.val_episodes=2",
-        "--config.recover.images_per_class=4",
-    )
     refused(r"config\.recover\.reuse", f"--config.recover.reuse={tmp_path}/nowhere")
     refused("no such folder", f"--config.data.path={tmp_path}/nowhere")
     refused(
         "temperature", "--config.eval.temperature=0.0", f"--config.data.path={data}"
     )
     refused(
-        "config.learner.init_from",
+        "not a model saved by free_jax",
         "--config.learner.init_from=nowhere.npz",
         config="free.py",
     )
+
+
+def test_held_out_classes_are_enough_for_an_episode(zoo_path):
+    zoo = fj.load_zoo(zoo_path)
+    choice = panel.PanelChoice(np.asarray([0]), np.arange(5, 10))
+
+    def check(images, select="pseudo"):
+        common = Common(eval=EvalOptions(select=select))
+        wanted = panel.RecoverOptions(images_per_class=images)
+        panel_method.check_held_out(common, wanted, zoo, choice)
+
+    check(16)
+    check(15, select="last")
+    with pytest.raises(InputError, match=r"select=pseudo: 5 held-out classes of 16"):
+        check(15)
 
 
 def test_a_package_that_is_missing_is_told_at_the_start(
@@ -206,7 +213,7 @@ def test_rounds_of_another_size_are_refused_at_the_start(
         )
     more = [
         "--config.recover.images_per_class=2",
-        "--config.recover.images_per_teacher=8",
+        "--config.recover.images_per_teacher=10",
     ]
     with pytest.raises(InputError, match="holds images_per_teacher=5, fewer than"):
         more[0] = "--config.recover.images_per_class=40"
@@ -218,6 +225,7 @@ def test_check_tells_what_it_looked_at_and_writes_nothing(
 ):
     workdir = tmp_path / "run"
     argv = [*TINY, f"--config.zoo.path={zoo_path}", f"--workdir={workdir}", "--check"]
+    argv += ["--config.eval.shots=(1,)"]
     assert command("panel.py", *argv, f"--config.data.path={data}") == 0
     said = capsys.readouterr().out
     for line in (

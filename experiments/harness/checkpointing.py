@@ -47,6 +47,7 @@ class Checkpoints:
         keep: int = 2,
         save_every_steps: int | None = None,
         save_every_secs: float | None = None,
+        made_in: epath.PathLike | None = None,
     ):
         """Opens or makes the folder.
 
@@ -59,6 +60,7 @@ class Checkpoints:
           save_every_steps: `due` at multiples of this.
           save_every_secs: `due` when the last save is this long ago, by the clock of
             process 0.
+          made_in: the directory that was claimed, where it is another one.
         """
         if keep < 2:
             raise InputError(f"checkpoint.keep={keep}: keep at least 2")
@@ -76,7 +78,7 @@ class Checkpoints:
         self._may_change = may_change
         self._upgrade = upgrade
         # A copied checkpoint is known by what its run was made from.
-        here = noted(self._workdir) if hosts.is_writer() else None
+        here = noted(made_in or workdir) if hosts.is_writer() else None
         self._contents: contents_lib.Noted = hosts.agreed(here)
         self._step: int | None = None
         self._manager = ocp.CheckpointManager(

@@ -116,7 +116,8 @@ def claim_workdir(
             with _clear_os_errors(path):
                 record = compare()
                 files.write_json(path / FORMAT_FILE, record)
-                files.write_json(path / CONFIG_FILE, config)
+                if "moving" not in record:  # Else when it is known to be the same.
+                    files.write_json(path / CONFIG_FILE, config)
         except BaseException:
             claim.release()
             raise
@@ -242,6 +243,8 @@ def confirm(workdir: epath.PathLike, config: Any, contents: Contents) -> None:
             record["former"] = record.get("former", {}) | moved
         with _clear_os_errors(path):
             files.write_json(path / FORMAT_FILE, record)
+            if moved:
+                files.write_json(path / CONFIG_FILE, config)
 
     hosts.first_only(check)
 

@@ -142,7 +142,7 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
     wanted = base.images_wanted(config.recover, common, zoo)
     asking = config.panel._replace(recover=wanted)
     choice = panel.choose(run.rng("held-out classes"), zoo, asking, way=common.way)
-    _check_held_out(common, wanted, zoo, choice)
+    check_held_out(common, wanted, zoo, choice)
     columns = panel.columns_of(zoo.columns, choice.asked)
     model = base.student(common, int(columns[-1]), zoo)
     try:
@@ -177,13 +177,23 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
     )
 
 
-def _check_held_out(
+def check_held_out(
     common: Common,
     wanted: panel.RecoverOptions,
     zoo: zoo_lib.Zoo,
     choice: panel.PanelChoice,
 ) -> None:
-    """Refuses to select by episodes that would never be drawn."""
+    """Refuses to select by episodes that would never be drawn.
+
+    Args:
+      common: how the model is selected.
+      wanted: how many images are recovered.
+      zoo: from which teachers.
+      choice: the classes that are held out.
+
+    Raises:
+      InputError: too few images of each, or too few classes.
+    """
     if common.eval.select != "pseudo":
         return
     counts = base.images_of_classes(wanted, zoo)[choice.held_out]

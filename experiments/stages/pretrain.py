@@ -218,6 +218,7 @@ def _trained(
         run.path("pretraining"),
         config={"data": data, "seed": run.seed, "teachers": recipe},
         may_change=("data.cache_dir",),
+        made_in=run.workdir,
         save_every_steps=checkpoint.every_steps or None,
         save_every_secs=checkpoint.every_secs or None,
     )

@@ -77,7 +77,8 @@ def looked_at(
         if recipe.num_teachers and pretrain.is_trained(run):
             zoo = zoo_lib.load_zoo(run.path("zoo"))
         elif recipe.num_teachers:
-            zoo = pretrain.untrained(recipe, run, data=data, dtype=dtype)
+            yield pretrain.untrained(recipe, run, data=data, dtype=dtype)
+            return
         elif is_given(options):
             # A ledger of its own: the run's is not even opened.
             place = exits.enter_context(tempfile.TemporaryDirectory())
