@@ -60,7 +60,7 @@ def check(config: Any, workdir: str) -> dry.Findings:
 
 def _identity(config: Any, settings: Pretraining) -> dict[str, Any]:
     """By what a run is known in its working directory."""
-    data = contents.of_data(settings.data, ("train",))
+    data = contents.of_data(settings.data, ("train",), ("train",))
     return {"identity": config, "may_change": (), "contents": {"data": data}}
 
 

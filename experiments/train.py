@@ -95,6 +95,7 @@ def check(config: Any, workdir: str) -> Findings:
         found += dry.earlier(settings)
         if told := methods.estimated(settings, zoo, run):
             found += [("about", told)]
+    found += dry.packages()
     return [*found, ("not tried", dry.not_tried(common.zoo))]
 
 
@@ -271,7 +272,8 @@ def contents(config: Any) -> Contents:
     learns = methods.learns_from(config.algorithm)
     learns += ("train",) if common.zoo.pretrain.num_teachers else ()
     learns += ("val",) if common.eval.select == "val" else ()
-    found = {"data": contents_lib.of_data(common.data, learns)}
+    looked_at = dict.fromkeys((*learns, *_splits(common)))
+    found = {"data": contents_lib.of_data(common.data, learns, tuple(looked_at))}
     if teachers.is_given(common.zoo):
         found["zoo"] = contents_lib.of_teachers()  # Told when they are there.
     recovery = getattr(config, "recover", None)

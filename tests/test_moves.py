@@ -133,6 +133,8 @@ def test_looking_at_a_folder_writes_nothing(used, tmp_path):
     for bad in (folder / "metrics.jsonl", folder / "metrics.jsonl" / "under"):
         with pytest.raises(InputError, match="not a folder"):
             workdir_lib.check_workdir(bad, config)
+    with pytest.raises(InputError, match="cannot be written"):
+        workdir_lib.check_workdir("/proc/nothing", config)
 
 
 def test_a_copied_checkpoint_is_known_by_what_its_run_was_made_from(tmp_path):
@@ -308,6 +310,22 @@ def test_other_images_measure_anew_and_others_teach_nobody(places, copy):
         np.testing.assert_array_equal(value, kept[name])
     with pytest.raises(InputError, match="content of the zoo has changed since"):
         train.main(config_of(there / "zoo-other", data=here / "data"), str(folder))
+
+
+def test_a_table_is_of_one_content(places, copy, monkeypatch):
+    """Cells that were measured on other images are measured anew."""
+    here, there = places
+    folder, _ = copy
+    shutil.copytree(here / "data", folder.parent / "data")
+    more = ["--config.eval.episodes=3"]
+    config = config_of(here / "zoo", *more, data=folder.parent / "data")
+    first = train.main(config, str(folder))["results"]
+    (folder / "result.json").unlink()  # Was killed before its end.
+    assert train.main(config, str(folder))["results"] == first
+    (folder / "result.json").unlink()
+    shutil.rmtree(folder.parent / "data")
+    shutil.copytree(there / "data-other", folder.parent / "data")
+    assert train.main(config, str(folder))["results"] != first
 
 
 def test_a_zoo_that_is_edited_in_place_is_refused(places, copy, tmp_path):

@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -162,6 +163,9 @@ def _check_local(path: epath.Path) -> None:
             raise NotADirectoryError
         if not os.access(there, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, "permission denied")
+        if there != pathlib.Path(path):
+            with tempfile.TemporaryFile(dir=there):  # What permissions do not tell.
+                pass
         if (path / LOCK_FILE).exists():
             # Given back at once: only an owner keeps it.
             os.close(_lock(path, note=False))

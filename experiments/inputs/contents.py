@@ -22,20 +22,22 @@ _SAMPLE = 64
 _ZOO_KEYS = ("zoo.path", "zoo.apis", "zoo.table", "zoo.guess", "zoo.trust_code")
 
 
-def of_data(data: DataOptions, needed: Sequence[str] = ()) -> Content:
+def of_data(
+    data: DataOptions, needed: Sequence[str] = (), splits: Sequence[str] = SPLITS
+) -> Content:
     """The splits of a data folder.
 
     Args:
       data: where they are; a data set that is made and not read has no content.
       needed: splits that the model depends on; the others only measure it.
+      splits: those that are looked at, where they are there.
     """
     parts = {}
     if data.path and not data_lib.needs_no_path(data.name):
-        root = pathlib.Path(data.path).expanduser()
-        found = {split: root / split for split in SPLITS}
-        parts = {
-            split: of_split(path) for split, path in found.items() if path.is_dir()
-        }
+        for split in splits:
+            path = pathlib.Path(data.path).expanduser() / split
+            if path.is_dir():
+                parts[split] = of_split(path)
     return Content(("data.path",), parts, tuple(needed))
 
 

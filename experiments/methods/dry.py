@@ -1,5 +1,6 @@
 """What ``--check`` tells: what was looked at, what was found, what was not tried."""
 
+import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,12 @@ def earlier(config: Any) -> Findings:
     key = "reuse" if section.reuse else "against"
     folder = section.reuse or section.against
     return [("earlier run", f"recover.{key}={folder}: enough, of these teachers")]
+
+
+def packages() -> Findings:
+    """What is left out because a package for it is missing."""
+    missing = importlib.util.find_spec("matplotlib") is None
+    return [("packages", "matplotlib is missing: nothing is drawn")] * missing
 
 
 def not_tried(options: ZooOptions) -> str:
