@@ -6,10 +6,12 @@ function that runs it alone, in a working directory of its own below
 """
 
 import functools
+import os
 import pathlib
 import shlex
 import time
 import traceback
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +19,13 @@ import jax
 from experiments import inputs, train
 from experiments.evaluation import comparison_report
 from experiments.harness import stopping
-from experiments.inputs import command_line
-from experiments.methods import checks, runs
+from experiments.harness.run import Run
+from experiments.inputs import command_line, contents
+from experiments.methods import checks, dry, runs
 from experiments.methods.options import Comparison
-from experiments.stages import pretrain
+from experiments.stages import pretrain, teachers
 from free_jax.errors import InputError
+from free_jax.zoo import Zoo
 
 # What may differ between the runs that share a working directory: more methods and
 # seeds, and whatever cells may change.
@@ -62,28 +66,31 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         wrong with one method only is reported in its cell.
     """
     settings: Comparison = checks.validate(config)
-    names, zoo, options = _chosen(settings), settings.zoo, settings.eval
-    with runs.opened(settings, workdir, identity=config, may_change=MAY_CHANGE) as run:
-        # Bad data or teachers would fail every cell: better at once.
-        largest = max(options.shots) + options.queries
-        inputs.evaluation_bank(
-            settings.data, options.split, way=settings.way, images_per_class=largest
-        )
+    names, zoo = _chosen(settings), settings.zoo
+    _check_images(settings)
+    with runs.opened(settings, workdir, **_identity(config, settings)) as run:
+        planned = None
+        if zoo.pretrain.num_teachers and not pretrain.is_trained(run):
+            planned = _planned(settings, run)
+            _tell(_refused(config, names, planned, run))
+        try:
+            with teachers.opened(
+                zoo._replace(sabotage=0.0),  # Cells do it themselves.
+                run,
+                data=settings.data,
+                dtype=settings.dtype,
+                checkpoint=settings.checkpoint,
+            ) as loaded:
+                assert loaded is not None
+                if planned is None:
+                    _tell(_refused(config, names, loaded, run))
+                # Bad data would fail every cell: better at once.
+                _images(settings, loaded)
+        except stopping.Stopped as stopped:
+            return {"stopped_at": stopped.step}
         zoo_path = zoo.path
         if zoo.pretrain.num_teachers:
-            try:
-                pretrain.train_zoo(
-                    zoo.pretrain,
-                    run,
-                    data=settings.data,
-                    dtype=settings.dtype,
-                    checkpoint=settings.checkpoint,
-                )
-            except stopping.Stopped as stopped:
-                return {"stopped_at": stopped.step}
             zoo_path = str(pathlib.Path(workdir) / "zoo")
-        else:
-            inputs.load_zoo(zoo, settings.data)
         cells = [
             Cell(name, seed, pathlib.Path(workdir) / "cells" / name / f"seed{seed}")
             for seed in settings.seeds
@@ -91,7 +98,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         ]
         outcomes: dict[Cell, dict[str, Any]] = {}
         write = functools.partial(
-            comparison_report.write, run, _title(settings), shots=options.shots
+            comparison_report.write, run, _title(settings), shots=settings.eval.shots
         )
         for number, cell in enumerate(cells):
             if run.stop.requested:
@@ -110,10 +117,107 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         return write(outcomes, final=True)
 
 
+def check(config: Any, workdir: str) -> dry.Findings:
+    """Looks at what all cells need, as `main` does; nothing is computed or written.
+
+    Raises:
+      InputError: what `main` would refuse, or would report as a cell's failure.
+    """
+    settings: Comparison = checks.validate(config)
+    names, zoo = _chosen(settings), settings.zoo
+    _check_images(settings)
+    run, state = runs.looked_at(settings, workdir, **_identity(config, settings))
+    found = [
+        ("workdir", f"{workdir}: {state}"),
+        *dry.images(settings.data, _splits(settings)),
+    ]
+    with teachers.looked_at(
+        zoo, run, data=settings.data, dtype=settings.dtype
+    ) as loaded:
+        assert loaded is not None
+        found += dry.teachers(zoo, loaded)
+        for name, problem in _refused(config, names, loaded, run).items():
+            raise InputError(f"{name}: {problem}")
+    found += [(name, "fits these teachers and images") for name in names]
+    return [*found, ("not tried", dry.not_tried(zoo))]
+
+
+def _identity(config: Any, settings: Comparison) -> dict[str, Any]:
+    """By what a comparison is known in its working directory."""
+    # Cells may learn from any split, or select by it.
+    data = contents.of_data(settings.data, _splits(settings))
+    found = {"data": data}
+    if data.parts:
+        found["data"] = data._replace(needed=tuple(data.parts))
+    if teachers.is_given(settings.zoo):
+        found["zoo"] = contents.of_teachers()
+    return {"identity": config, "may_change": MAY_CHANGE, "contents": found}
+
+
+def _splits(config: Comparison) -> tuple[str, ...]:
+    return (config.eval.split,) if inputs.has_images(config.data) else ()
+
+
+def _largest(config: Comparison) -> int:
+    return max(config.eval.shots) + config.eval.queries
+
+
+def _check_images(config: Comparison) -> None:
+    """Refuses a split without images, or too few, before anything is computed."""
+    if not inputs.has_images(config.data):
+        raise InputError(
+            "config.data.path is empty: a comparison is measured on real images, and "
+            "makes nothing else"
+        )
+    inputs.check_evaluation(
+        config.data,
+        config.eval.split,
+        way=config.way,
+        images_per_class=_largest(config),
+    )
+
+
+def _images(config: Comparison, zoo: Zoo) -> None:
+    """Reads the images that all cells are measured on."""
+    inputs.evaluation_bank(
+        config.data,
+        config.eval.split,
+        way=config.way,
+        images_per_class=_largest(config),
+        zoo=zoo,
+    )
+
+
+def _planned(config: Comparison, run: Run) -> Zoo:
+    """The teachers that will be trained, with zeros for weights."""
+    recipe = config.zoo.pretrain
+    return pretrain.untrained(recipe, run, data=config.data, dtype=config.dtype)
+
+
+def _refused(
+    config: Any, names: Sequence[str], zoo: Zoo, run: Run
+) -> dict[str, InputError]:
+    """The methods whose cells would be refused, and why."""
+    found: dict[str, InputError] = {}
+    for name in names:
+        cell = Cell(name, 0, pathlib.Path(run.workdir) / "cells" / name / "seed0")
+        try:
+            train.check_method(cell_config(config, cell, "teachers"), zoo, run)
+        except InputError as error:
+            found[name] = error
+    return found
+
+
+def _tell(refused: dict[str, InputError]) -> None:
+    for name, problem in refused.items():
+        print(f"{name} will fail: {problem}", flush=True)
+
+
 def _title(config: Comparison) -> str:
+    name = config.data.name or os.path.basename(config.data.path.rstrip("/"))
     budget = f"{config.max_seconds:g} s a cell" if config.max_seconds else "full length"
     return (
-        f"{config.data.name}, {config.eval.split} classes, {config.way}-way, "
+        f"{name}, {config.eval.split} classes, {config.way}-way, "
         f"{config.eval.queries} queries, {config.eval.episodes} episodes a seed, 95 % "
         f"intervals, seeds {', '.join(map(str, config.seeds))}, budget: {budget}"
     )

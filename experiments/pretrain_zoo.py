@@ -5,7 +5,9 @@ from typing import Any
 import numpy as np
 
 from experiments.harness import metrics, results, stopping
-from experiments.methods import checks, runs
+from experiments.inputs import contents
+from experiments.inputs.options import ZooOptions
+from experiments.methods import checks, dry, runs
 from experiments.methods.options import Pretraining
 from experiments.stages import pretrain
 from free_jax.zoo import Zoo
@@ -22,9 +24,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
       The contents of ``result.json``, or ``{"stopped_at": step}``.
     """
     settings: Pretraining = checks.validate(config)
-    with runs.opened(
-        settings, workdir, identity=config, may_change=("log", "checkpoint")
-    ) as run:
+    with runs.opened(settings, workdir, **_identity(config, settings)) as run:
         try:
             zoo = pretrain.train_zoo(
                 settings.pretrain,
@@ -36,6 +36,32 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
         return _report(config, workdir, zoo)
+
+
+def check(config: Any, workdir: str) -> dry.Findings:
+    """Looks at everything that `main` needs; nothing is trained or written.
+
+    Raises:
+      InputError: what `main` would refuse.
+    """
+    settings: Pretraining = checks.validate(config)
+    run, state = runs.looked_at(settings, workdir, **_identity(config, settings))
+    zoo = pretrain.untrained(
+        settings.pretrain, run, data=settings.data, dtype=settings.dtype
+    )
+    recipe = ZooOptions(pretrain=settings.pretrain)
+    return [
+        ("workdir", f"{workdir}: {state}"),
+        ("images, train", dry.of_split(settings.data, "train")),
+        *dry.teachers(recipe, zoo),
+        ("not tried", dry.not_tried(recipe)),
+    ]
+
+
+def _identity(config: Any, settings: Pretraining) -> dict[str, Any]:
+    """By what a run is known in its working directory."""
+    data = contents.of_data(settings.data, ("train",), ("train",))
+    return {"identity": config, "may_change": (), "contents": {"data": data}}
 
 
 def _report(config: Any, workdir: str, zoo: Zoo) -> dict[str, Any]:

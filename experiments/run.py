@@ -2,6 +2,9 @@
 
 --workdir=DIR            where to write; the same command continues a stopped run
 --config.KEY=VALUE       overrides one key of the config
+--check                  looks at everything that the run needs, and at nothing else:
+                         nothing is computed, asked for or written; exit status 2
+                         and one line say what a run would be refused for
 --distributed=auto|on|off  several hosts; with --coordinator=HOST:PORT,
                          --num_processes=N, --process_id=I where no cluster tells them
 --compilation_cache=DIR|off
@@ -13,7 +16,8 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Sequence
 from typing import Any
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -26,7 +30,8 @@ from experiments.harness import metrics, results  # noqa: E402
 from experiments.inputs import command_line  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
-# Values of config.run; each module has main(config, workdir) -> dict.
+# Values of config.run; each module has main(config, workdir) -> dict, and
+# check(config, workdir) -> what --check looked at and found.
 RUNS = {
     "meta_train": "experiments.train",
     "pretrain": "experiments.pretrain_zoo",
@@ -47,12 +52,16 @@ def main(argv: Sequence[str]) -> int:
             # With it, programs that wait for the host can wait for each other.
             jax.config.update("jax_cpu_enable_async_dispatch", False)
         set_compilation_cache(command.compilation_cache)
-        run = find_run(command.config)
+        module = find_run(command.config)
+        if command.check:
+            for name, found in module.check(command.config, command.workdir):
+                print(f"{name:<14}  {found}")
+            return 0
         start_distributed(command)
         if jax.process_index():
             sys.stdout = open(os.devnull, "w")
         print(describe(), flush=True)
-        outcome = run(command.config, command.workdir)
+        outcome = module.main(command.config, command.workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -77,12 +86,12 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def find_run(config: Any) -> Callable[[Any, str], dict[str, Any]]:
-    """Imports the main function that ``config.run`` names."""
+def find_run(config: Any) -> types.ModuleType:
+    """Imports the module that ``config.run`` names."""
     name = config.get("run")
     if name not in RUNS:
         raise InputError(f"config.run={name!r}: choose one of {', '.join(RUNS)}")
-    return importlib.import_module(RUNS[name]).main
+    return importlib.import_module(RUNS[name])
 
 
 def set_host_devices(count: int) -> None:

@@ -7,13 +7,17 @@ import jax
 
 from experiments import inputs, methods
 from experiments.evaluation import final, report, selection
-from experiments.harness import files, loop, stopping
+from experiments.harness import files, loop, metrics, stopping
+from experiments.harness.contents import Contents
 from experiments.harness.method import Schedule
 from experiments.harness.run import Run
+from experiments.inputs import contents as contents_lib
 from experiments.inputs import networks
-from experiments.methods import checks, runs
+from experiments.methods import checks, dry, runs
+from experiments.methods.dry import Findings
 from experiments.methods.options import Common
-from experiments.stages import teachers
+from experiments.stages import pretrain, reuse, teachers
+from experiments.stages.options import Recovery
 from free_jax import baselines, release
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank
@@ -23,10 +27,6 @@ from free_jax.zoo import Zoo
 MAY_CHANGE = (
     "num_steps",
     "max_seconds",
-    "log",
-    "checkpoint",
-    "data.cache_dir",
-    "mesh",
     # A finished run may be evaluated anew: other episodes, classes, or calibration.
     "icfil",
     "eval.split",
@@ -52,21 +52,66 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     """
     settings = checks.validate(config)
     _check_evaluation(settings.common)
-    with runs.opened(
-        settings.common, workdir, identity=config, may_change=may_change(settings)
-    ) as run:
+    with runs.opened(settings.common, workdir, **_identity(config, settings)) as run:
         try:
             return report.finished(run) or _result(settings, run)
         except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
 
 
+def check(config: Any, workdir: str) -> Findings:
+    """Looks at everything that a run needs, as `main` does before it computes.
+
+    Nothing is trained, recovered, asked for or written.
+
+    Args:
+      config: see `main`.
+      workdir: see `main`.
+
+    Returns:
+      What was looked at, in order, and what was found.
+
+    Raises:
+      InputError: what `main` would refuse.
+    """
+    settings = checks.validate(config)
+    common: Common = settings.common
+    _check_evaluation(common)
+    run, state = runs.looked_at(common, workdir, **_identity(config, settings))
+    found = [
+        ("config", f"{settings.algorithm}, {common.way}-way, seed {common.seed}"),
+        ("workdir", f"{workdir}: {state}"),
+        *dry.images(common.data, _splits(common)),
+    ]
+    with teachers.looked_at(
+        common.zoo, run, data=common.data, dtype=common.dtype
+    ) as zoo:
+        found += dry.teachers(common.zoo, zoo)
+        if common.zoo.pretrain.num_teachers and zoo is not None:
+            methods.check_untrained(settings, zoo, run)
+        else:
+            methods.prepare(settings, zoo, run)
+        found += [("method", f"{settings.algorithm} fits these teachers and images")]
+        found += dry.earlier(settings)
+        if told := methods.estimated(settings, zoo, run):
+            found += [("about", told)]
+    found += dry.packages()
+    return [*found, ("not tried", dry.not_tried(common.zoo))]
+
+
 def _result(config: Any, run: Run) -> dict[str, Any]:
     common: Common = config.common
-    data, options = common.data, common.eval
+    data, options, recipe = common.data, common.eval, common.zoo.pretrain
+    if recipe.num_teachers and not pretrain.is_trained(run):
+        # What cannot be made of these teachers is told before they are trained.
+        planned = pretrain.untrained(recipe, run, data=data, dtype=common.dtype)
+        methods.check_untrained(config, planned, run)
     with teachers.opened(
         common.zoo, run, data=data, dtype=common.dtype, checkpoint=common.checkpoint
     ) as zoo:
+        if teachers.is_given(common.zoo) and (known := report.finished(run)):
+            return known  # It moved, with the very teachers.
+        made = methods.prepare(config, zoo, run)
         banks = {
             split: inputs.evaluation_bank(
                 data,
@@ -77,7 +122,7 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             )
             for split in _splits(common)
         }
-        method = methods.build(config, zoo, run)  # recovers and asks, for some
+        method = made()  # recovers and asks, for some
         judge = selection.judge(
             run,
             method,
@@ -107,13 +152,32 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             class_names=zoo.class_names if zoo else (),
             teachers=release.made_from(zoo, outcome.model, method.rows) if zoo else (),
             bill=service.bill() if service else None,
+            guessed=bool(common.zoo.path) and common.zoo.guess,
         )
+
+
+def check_method(config: Any, zoo: Zoo | None, run: Run) -> None:
+    """Refuses a config that does not fit teachers which others have opened.
+
+    Args:
+      config: see `main`.
+      zoo: the teachers; their weights may yet have to be trained.
+      run: only looked at.
+
+    Raises:
+      InputError: what `main` would refuse.
+    """
+    settings = checks.validate(config)
+    _check_evaluation(settings.common)
+    # Where real images are learned from nothing else may be known.
+    methods.check_untrained(settings, zoo if settings.common.zoo.path else None, run)
 
 
 def _check_evaluation(common: Common) -> None:
     """Refuses what the end needs and has not, before the run claims its folder."""
     options, measured = common.eval, _splits(common)
     selection.check(options, measured)
+    metrics.check_packages(tensorboard=common.log.tensorboard)
     for split in measured:
         inputs.check_evaluation(
             common.data,
@@ -190,10 +254,41 @@ def may_change(config: Any) -> tuple[str, ...]:
     """What may differ between the runs that share a working directory."""
     free = MAY_CHANGE
     common: Common = config.common
+    if common.eval.select == "last":
+        free += ("eval.val_episodes",)  # Scores then decide nothing.
     if not common.data.name and common.eval.select != "val":
-        # Real images only measure the model: what it learns from has no data.
+        # Real images only measure the model: what it learns from has no data.  Of runs
+        # that noted what their data held, `contents` says it of any data.
         free += ("data.path",)
     if getattr(getattr(config, "distill", None), "cosine", False):
         # The decay ends at the last step: more steps are another run from the start.
         return tuple(key for key in free if key != "num_steps")
     return free
+
+
+def contents(config: Any) -> Contents:
+    """What the keys that are paths hold, by which a run is known wherever it is."""
+    common: Common = config.common
+    learns = methods.learns_from(config.algorithm)
+    learns += ("train",) if common.zoo.pretrain.num_teachers else ()
+    learns += ("val",) if common.eval.select == "val" else ()
+    looked_at = dict.fromkeys((*learns, *_splits(common)))
+    found = {"data": contents_lib.of_data(common.data, learns, tuple(looked_at))}
+    if teachers.is_given(common.zoo):
+        found["zoo"] = contents_lib.of_teachers()  # Told when they are there.
+    recovery = getattr(config, "recover", None)
+    if isinstance(recovery, Recovery):
+        found |= reuse.contents(recovery)
+    if path := getattr(config.learner, "init_from", ""):
+        named = "model of learner.init_from"
+        found[named] = contents_lib.of_file("learner.init_from", path)
+    return found
+
+
+def _identity(config: Any, settings: Any) -> dict[str, Any]:
+    """By what a run is known in its working directory."""
+    return {
+        "identity": config,
+        "may_change": may_change(settings),
+        "contents": contents(settings),
+    }

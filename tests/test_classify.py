@@ -345,6 +345,19 @@ def table(path):
         return list(csv.reader(file))
 
 
+def test_a_spreadsheet_computes_no_name():
+    scores = np.asarray([0.25, 0.75], np.float32)
+    said = [
+        report.Prediction("=HYPERLINK(1).png", scores),
+        report.Prediction("@b.png", None),
+    ]
+    rows = list(csv.reader(report.as_csv(said, ("+x", "dog")).splitlines()))
+    assert rows[0][-2:] == ["'+x", "dog"]
+    assert [row[0] for row in rows[1:]] == ["'=HYPERLINK(1).png", "'@b.png"]
+    said = [report.Prediction("a.png", scores[::-1])]
+    assert report.as_csv(said, ("-x", "dog")).splitlines()[1].split(",")[1] == "'-x"
+
+
 def test_a_folder_of_pictures(run, tmp_path):
     pictures = tmp_path / "pictures"
     put(pictures / "z.png", (0, 180, 0))

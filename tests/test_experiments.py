@@ -142,7 +142,7 @@ def test_sabotage_reaches_teachers_trained_in_the_run(finished, tmp_path, monkey
         seen.append(zoo)
         raise stopping.Stopped
 
-    monkeypatch.setattr(train.methods, "build", build)
+    monkeypatch.setattr(train.methods, "prepare", build)
     config = parse("--config.zoo.sabotage=0.3")
     assert train.main(config, str(tmp_path)) == {"stopped_at": 0}
     honest, used = load_zoo(tmp_path / "zoo").groups[0], seen[0].groups[0]

@@ -350,7 +350,11 @@ def test_card_says_what_it_was_made_from_and_measured(exported):
     assert rows and all(line.startswith("|") for line in rows)
     bars = {line.replace("\\|", "").count("|") for line in rows}
     assert bars == {6}
-    assert "licence" in card.model_card("x", config_of(exported))
+    config = config_of(exported)
+    assert "licence" in card.model_card("x", config)
+    assert "was guessed" not in card.model_card("x", config)
+    guessed = {**config, "notes": {**config["notes"], "guessed": True}}
+    assert "was guessed (zoo.guess)" in card.model_card("x", guessed)
 
 
 def config_of(exported):

@@ -235,7 +235,6 @@ def test_held_out_classes_are_seen_by_the_judge_alone(
         f"--config.recover.reuse={earlier}",
         "--config.panel.held_out_classes=7",
         "--config.panel.trust=False",  # judging one teacher alone is another test
-        "--config.eval.select=pseudo",
     )
     train.main(config, str(tmp_path))
     pool, held_out, bank = told[0]

@@ -1,6 +1,7 @@
 """Image folders `{train,val,test}/<class>/*`, prepared once and read from a cache."""
 
 import hashlib
+import importlib.util
 import os
 import pathlib
 import struct
@@ -14,6 +15,10 @@ from experiments.data.base import SPLITS, DataError, Split
 from experiments.data.listing import SUFFIXES, list_classes, say_strays
 
 _ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
+_MISSING = (
+    "reading image folders needs {}; install it with `pip install tensorflow-datasets "
+    "array_record`"
+)
 _LAYOUT = "{train,val,test}/<class>/*.png (or jpg, bmp, webp, tif, ppm, gif)"
 # Part of the cache key: raise it when `read_image` or the records change.
 _FORMAT = 1
@@ -64,6 +69,17 @@ def load(
 def list_split(name: str, split: str, path: str | os.PathLike | None) -> Files:
     """The image files of each class of a split, sorted; see `load`."""
     return _scan(_resolve(name, path), split, tell=False)[0]
+
+
+def check_packages() -> None:
+    """Refuses to read where the packages for it are missing.
+
+    Raises:
+      DataError: names one.
+    """
+    for name in ("tensorflow_datasets", "array_record"):
+        if importlib.util.find_spec(name) is None:
+            raise DataError(_MISSING.format(name))
 
 
 def read_image(path: pathlib.Path, image_size: int) -> np.ndarray:
@@ -198,10 +214,7 @@ def _prepared_builder(name, split, files, image_size, data_dir):
     try:
         from experiments.data.builder import ClassFolder
     except ImportError as error:
-        raise DataError(
-            f"reading image folders needs {error.name}; install it with "
-            "`pip install tensorflow-datasets array_record`"
-        ) from error
+        raise DataError(_MISSING.format(error.name)) from error
 
     def make():
         return ClassFolder(

@@ -29,6 +29,7 @@ def list_split(name: str, split: str, *, path: str | None = None) -> Split:
     preset(name)
     if needs_no_path(name):
         return load_split(name, split, path=path, image_size=8)
+    folder.check_packages()
     files = folder.list_split(name, split, path)
     counts = np.asarray([len(images) for images in files.values()], np.int32)
     return Split(np.zeros((len(files), 0, 0, 0, 3), np.uint8), counts, tuple(files))

@@ -11,6 +11,7 @@ from experiments.harness import metrics, pictures, results
 from experiments.harness.files import write_text
 from experiments.harness.run import Run
 from free_jax.fewshot.evaluation import PROTOCOLS
+from free_jax.interop.hub.names import no_formula
 
 COSTS = ("recovery_seconds", "images_recovered", "meta_updates", "wall_seconds")
 
@@ -109,7 +110,10 @@ def _accuracy(cells: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _formatted(row: dict[str, Any]) -> dict[str, Any]:
     """A row as the table shows it."""
-    shown: dict[str, Any] = {"method": row["method"], "seeds": len(row["seeds"])}
+    shown: dict[str, Any] = {
+        "method": no_formula(row["method"]),
+        "seeds": len(row["seeds"]),
+    }
     if row["errors"]:
         line = next(iter(row["errors"].values())).replace("|", "/")
         if not row["seeds"]:

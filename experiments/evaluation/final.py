@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from etils import epath
 
 from experiments.evaluation import former_rows
+from experiments.harness import contents as contents_lib
 from experiments.harness import files, hosts, stopping, workdir
 from experiments.harness.method import Outcome
 from experiments.harness.run import Run
@@ -59,7 +60,7 @@ def measure(
     """
     rows = _rows(predictors, outcome.model, baselines)
     known = workdir.hashes(run.workdir, run.identity)
-    store = _Store(run.path(CELLS_FILE), known)
+    store = _Store(run.path(CELLS_FILE), known, workdir.noted(run.workdir))
     for number, name, row in _cells(rows, shots):
         cell = store.get(name, number)
         if cell is None:
@@ -128,9 +129,11 @@ def _measured(row: Callable[[Setting], Scores], setting: Setting) -> dict[str, A
 class _Store:
     """Measured cells on disk."""
 
-    def __init__(self, file: epath.Path, hashes: tuple[str, ...]):
-        self._file, self._hash = file, hashes[0]
-        stored: dict[str, Any] = hosts.agreed(_stored(file, hashes)) or {}
+    def __init__(
+        self, file: epath.Path, hashes: tuple[str, ...], contents: contents_lib.Noted
+    ):
+        self._file, self._hash, self._contents = file, hashes[0], contents
+        stored: dict[str, Any] = hosts.agreed(_stored(file, hashes, contents)) or {}
         known = stored.get("results", {})
         self.results: dict[str, dict[str, Any]] = {
             former_rows.row_name(name): cells for name, cells in known.items()
@@ -145,6 +148,7 @@ class _Store:
         self.seconds += seconds
         stored = {
             "config_hash": self._hash,
+            "contents": self._contents,
             "results": self.results,
             "seconds": self.seconds,
         }
@@ -152,10 +156,16 @@ class _Store:
             files.write_json(self._file, stored)
 
 
-def _stored(file: epath.Path, hashes: tuple[str, ...]) -> dict[str, Any] | None:
-    """The cells, if they are of a config of these hashes."""
+def _stored(
+    file: epath.Path, hashes: tuple[str, ...], contents: contents_lib.Noted
+) -> dict[str, Any] | None:
+    """The cells, if they are of a config of these hashes and of the same images."""
     if not hosts.is_writer() or not file.exists():
         return None
     record = json.loads(file.read_text())
     # With another config, more steps or episodes were asked for since.
-    return record if record.get("config_hash") in hashes else None
+    if record.get("config_hash") not in hashes:
+        return None
+    before = record.get("contents", {})
+    other = contents_lib.contradict(before, contents, needed=False)
+    return None if other else record

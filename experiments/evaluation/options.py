@@ -3,7 +3,7 @@
 from typing import Annotated, Literal, NamedTuple
 
 from free_jax.baselines import BASELINES
-from free_jax.options import AtLeast, NotEmpty, OneOf
+from free_jax.options import AtLeast, NotEmpty, OneOf, Positive
 
 Shots = Annotated[
     tuple[Annotated[int, AtLeast(1)], ...], NotEmpty("give at least one, as (1,)")
@@ -42,7 +42,7 @@ class EvalOptions(NamedTuple):
         "finetune",
         "panel",
     )
-    temperature: float = 4.0
+    temperature: Annotated[float, Positive()] = 4.0
 
 
 class TableOptions(NamedTuple):
@@ -60,4 +60,4 @@ class TableOptions(NamedTuple):
     queries: Annotated[int, AtLeast(1)] = 15
     split: Literal["test", "val"] = "test"
     episodes: Annotated[int, AtLeast(1)] = 600
-    temperature: float = 4.0
+    temperature: Annotated[float, Positive()] = 4.0

@@ -10,6 +10,7 @@ import numpy as np
 
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
+from free_jax.interop.hub.names import no_formula
 
 # Of more classes, a table of all against all is for files, not for a terminal.
 # Columns before one of each class.
@@ -65,16 +66,21 @@ def check_classes(classes: Sequence[str]) -> None:
 
 
 def as_csv(predictions: Sequence[Prediction], classes: Sequence[str]) -> str:
-    """``image,predicted,score,<class>...``; what could not be read has empty cells."""
+    """``image,predicted,score,<class>...``; what could not be read has empty cells.
+
+    Names that a spreadsheet would compute start with an apostrophe, see `no_formula`.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*COLUMNS, *classes])
+    names = [no_formula(name) for name in classes]
+    writer.writerow([*COLUMNS, *names])
     for said in predictions:
+        image = no_formula(said.name)
         if said.scores is None:
-            writer.writerow([said.name] + [""] * (2 + len(classes)))
+            writer.writerow([image] + [""] * (2 + len(classes)))
             continue
         scores = [f"{score:.6f}" for score in said.scores]
-        writer.writerow([said.name, classes[said.best], scores[said.best], *scores])
+        writer.writerow([image, names[said.best], scores[said.best], *scores])
     return text.getvalue()
 
 

@@ -20,8 +20,9 @@ import jax
 import orbax.checkpoint as ocp
 from etils import epath
 
+from experiments.harness import contents as contents_lib
 from experiments.harness import files, hosts
-from experiments.harness.workdir import differences
+from experiments.harness.workdir import differences, noted
 from free_jax.errors import InputError
 from free_jax.types import PyTree
 
@@ -46,6 +47,7 @@ class Checkpoints:
         keep: int = 2,
         save_every_steps: int | None = None,
         save_every_secs: float | None = None,
+        made_in: epath.PathLike | None = None,
     ):
         """Opens or makes the folder.
 
@@ -58,6 +60,7 @@ class Checkpoints:
           save_every_steps: `due` at multiples of this.
           save_every_secs: `due` when the last save is this long ago, by the clock of
             process 0.
+          made_in: the directory that was claimed, where it is another one.
         """
         if keep < 2:
             raise InputError(f"checkpoint.keep={keep}: keep at least 2")
@@ -74,6 +77,9 @@ class Checkpoints:
         self._config = {} if config is None else files.flatten(config)
         self._may_change = may_change
         self._upgrade = upgrade
+        # A copied checkpoint is known by what its run was made from.
+        here = noted(made_in or workdir) if hosts.is_writer() else None
+        self._contents: contents_lib.Noted = hosts.agreed(here)
         self._step: int | None = None
         self._manager = ocp.CheckpointManager(
             self._folder,
@@ -130,6 +136,7 @@ class Checkpoints:
         record = {
             "format": FORMAT,
             "config": self._config,
+            "contents": self._contents,
             "layout": _layout(state),
             "extra": extra,
         }
@@ -200,9 +207,14 @@ class Checkpoints:
         composite = args.Composite(extra=args.JsonRestore())
         record = self._manager.restore(step, args=composite)["extra"]
         before = self._upgrade(record.get("config", {}))
+        # Where things are may change; what they hold was compared at the claim.
+        free = {key for known in self._contents.values() for key in known["keys"]}
+        may_change = (*self._may_change, *free)
+        others = contents_lib.contradict(record.get("contents", {}), self._contents)
         found = [
             differences({"format": record.get("format")}, {"format": FORMAT}),
-            differences(before, self._config, self._may_change) if before else "",
+            differences(before, self._config, may_change) if before else "",
+            *others,
             differences(record.get("layout", {}), _layout(abstract), limit=5),
         ]
         if any(found):

@@ -18,6 +18,8 @@ from experiments.harness import hosts, metrics, stopping
 from free_jax.jobs import Job
 
 _DIGITS = re.compile(r"\d+")
+# What reading a file that is damaged raises.
+DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
 
 
 def seconds_spent(workdir: epath.PathLike, *stages: str) -> float:
@@ -104,7 +106,7 @@ def _is_sound(file: epath.Path) -> bool:
         return False
     try:
         read_chunk(file)
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         print(f"warning: {file} is damaged ({error}); made anew", file=sys.stderr)
         return False
     return True

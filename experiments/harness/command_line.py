@@ -31,6 +31,7 @@ class Command(NamedTuple):
     coordinator: str
     num_processes: int
     process_id: int
+    check: bool = False
 
 
 def parse(argv: Sequence[str], names: Names = Names()) -> Command:
@@ -71,6 +72,7 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
         values.coordinator,
         values.num_processes,
         values.process_id,
+        values.check,
     )
 
 
@@ -89,6 +91,12 @@ def define_flags(
         None,
         "Where to write; default runs/<config>[_<variant>]/seed<seed>. A run in the "
         "same workdir continues.",
+        values,
+    )
+    flags.DEFINE_bool(
+        "check",
+        False,
+        "Only look at what the run needs; nothing is computed or written.",
         values,
     )
     flags.DEFINE_enum(

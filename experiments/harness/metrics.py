@@ -252,11 +252,25 @@ def print_table(
     return markdown_table(rows, columns)
 
 
+def check_packages(*, tensorboard: bool) -> None:
+    """Refuses metrics for TensorBoard where the package for them is missing.
+
+    Raises:
+      InputError: names the package.
+    """
+    if tensorboard:
+        _writer()
+
+
 def _board(workdir: epath.PathLike) -> Any:
+    return _writer()(os.fspath(epath.Path(workdir) / "tensorboard"))
+
+
+def _writer() -> Any:
     try:
         import tensorboardX
     except ImportError:
         raise InputError(
             "log.tensorboard=True needs tensorboardX: pip install tensorboardX"
         ) from None
-    return tensorboardX.SummaryWriter(os.fspath(epath.Path(workdir) / "tensorboard"))
+    return tensorboardX.SummaryWriter

@@ -10,6 +10,7 @@ import numpy as np
 from etils import epath
 
 from experiments.harness import chunks, stopping, workdir
+from experiments.harness.contents import NOTHING, Contents
 from free_jax import keys
 from free_jax.jobs import Job
 
@@ -77,6 +78,14 @@ class Run:
         """Seconds that the kept results of stages took, over all interruptions."""
         return chunks.seconds_spent(self.workdir, *stages)
 
+    def confirm(self, contents: Contents) -> None:
+        """Compares contents that were claimed unknown with those of the run's start.
+
+        Raises:
+          InputError: what results depend on is another.
+        """
+        workdir.confirm(self.workdir, self.identity, contents)
+
 
 @contextlib.contextmanager
 def opened(
@@ -87,6 +96,8 @@ def opened(
     map_tasks: Callable[..., Callable],
     identity: Any,
     may_change: tuple[str, ...] = (),
+    elsewhere: tuple[str, ...] = (),
+    contents: Contents = NOTHING,
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     redrawn: tuple[str, ...] = (),
     every_secs: float = 10.0,
@@ -100,7 +111,13 @@ def opened(
     """
     with (
         workdir.claim_workdir(
-            folder, identity, may_change=may_change, upgrade=upgrade, redrawn=redrawn
+            folder,
+            identity,
+            may_change=may_change,
+            elsewhere=elsewhere,
+            contents=contents,
+            upgrade=upgrade,
+            redrawn=redrawn,
         ),
         stopping.StopRequest() as stop,
     ):
@@ -111,7 +128,7 @@ def opened(
             map_tasks,
             stop,
             identity,
-            may_change,
+            may_change + elsewhere,
             every_secs,
             upgrade,
         )

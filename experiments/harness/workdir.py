@@ -3,14 +3,19 @@
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
+import pathlib
+import tempfile
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from etils import epath
 
+from experiments.harness import contents as contents_lib
 from experiments.harness import files, hosts
+from experiments.harness.contents import NOTHING, Contents, Noted
 from experiments.harness.results import RESULT_FILE
 from free_jax.errors import InputError
 
@@ -53,6 +58,8 @@ def claim_workdir(
     config: Any,
     *,
     may_change: tuple[str, ...] = (),
+    elsewhere: tuple[str, ...] = (),
+    contents: Contents = NOTHING,
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     redrawn: tuple[str, ...] = (),
 ) -> Claim:
@@ -61,6 +68,10 @@ def claim_workdir(
     The first use writes ``config.json``.  Once a run has left anything else there,
     later uses must bring the same config, but for the keys under `may_change`, whose
     new values are then recorded.
+
+    A run may move: what `contents` names is compared by what it holds, as noted in
+    ``format.json``, and not by its path.  A run that moved and is finished stays
+    finished, see `hashes`.
 
     ``format.json`` names how keys are made from the seed.  A run of an earlier version,
     which made them otherwise, cannot go on here; if it is finished, it may be read and
@@ -71,6 +82,9 @@ def claim_workdir(
         (remote paths have no lock).
       config: nested dict or ConfigDict.
       may_change: dotted prefixes, such as ``("num_steps", "log")``.
+      elsewhere: the same, of what only says where and how a run works: results are
+        those of the run before.
+      contents: what keys point to, by name.
       upgrade: the flat config of an earlier version's run as it reads today.
       redrawn: keys that draw anew, if random keys are made otherwise, even where
         nothing is trained.
@@ -83,6 +97,16 @@ def claim_workdir(
         holds a run of another config or an unfinished one of an earlier version.
     """
     path = epath.Path(workdir)
+    compare = functools.partial(
+        _compared,
+        path,
+        config,
+        may_change=may_change,
+        elsewhere=elsewhere,
+        contents=contents,
+        upgrade=upgrade,
+        redrawn=redrawn,
+    )
 
     def claim() -> Claim:
         with _clear_os_errors(path):
@@ -91,15 +115,10 @@ def claim_workdir(
         claim = Claim(path, handle)
         try:
             with _clear_os_errors(path):
-                written = _config_before(path)
-                before = None if written is None else upgrade(files.flatten(written))
-                _check_config(path, before, config, may_change)
-                scheme = _check_keys(path, before, written, config, redrawn)
-                record: dict[str, Any] = {"keys": scheme}
-                if former := _former(path, before, written):
-                    record["former"] = former
+                record = compare()
                 files.write_json(path / FORMAT_FILE, record)
-                files.write_json(path / CONFIG_FILE, config)
+                if "moving" not in record:  # Else when it is known to be the same.
+                    files.write_json(path / CONFIG_FILE, config)
         except BaseException:
             claim.release()
             raise
@@ -108,7 +127,150 @@ def claim_workdir(
     return hosts.first_only(claim) or Claim(path, None)
 
 
-def _lock(path: epath.Path) -> int:
+def check_workdir(workdir: epath.PathLike, config: Any, **options: Any) -> str:
+    """Refuses what `claim_workdir` would refuse; nothing is made or written.
+
+    Args:
+      workdir: as of `claim_workdir`, as the rest.
+      config: of the run.
+      **options: those of `claim_workdir`.
+
+    Returns:
+      What the directory is, in words.
+
+    Raises:
+      InputError: as `claim_workdir`.
+    """
+    path = epath.Path(workdir)
+    if "://" not in os.fspath(path):
+        _check_local(path)
+    if not path.exists():
+        return "new"
+    with _clear_os_errors(path):
+        used = _config_before(path) is not None
+        _compared(path, config, **options)
+    finished = any(_is_finished(path, known) for known in hashes(path, config))
+    return "finished" if finished else "continued" if used else "new"
+
+
+def _check_local(path: epath.Path) -> None:
+    """Refuses a folder that cannot be made, written or locked; nothing is left."""
+    there = pathlib.Path(path)
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    with _clear_os_errors(path):
+        if not there.is_dir():
+            raise NotADirectoryError
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "permission denied")
+        if there != pathlib.Path(path):
+            with tempfile.TemporaryFile(dir=there):  # What permissions do not tell.
+                pass
+        if (path / LOCK_FILE).exists():
+            # Given back at once: only an owner keeps it.
+            os.close(_lock(path, note=False))
+
+
+def _compared(
+    path: epath.Path,
+    config: Any,
+    *,
+    may_change: tuple[str, ...] = (),
+    elsewhere: tuple[str, ...] = (),
+    contents: Contents = NOTHING,
+    upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
+    redrawn: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """What ``format.json`` shall say, if the run that is there may go on like this.
+
+    Raises:
+      InputError: it may not.
+    """
+    written = _config_before(path)
+    if written is None:
+        return {"keys": KEYS} | _noted({}, contents)
+    before, known = upgrade(files.flatten(written)), noted(path)
+    free = contents_lib.free_keys(known, contents, config, path)
+    _check_config(path, before, config, (*may_change, *elsewhere, *free))
+    record: dict[str, Any] = {
+        "keys": _check_keys(path, before, written, config, redrawn, elsewhere + free),
+        **_noted(known, contents),
+    }
+    if former := _former(path, before, written):
+        record["former"] = former
+    pointing = {k: name for name in contents for k in contents[name].keys}
+    old, new = before, files.flatten(config)
+    changed = [k for k in old.keys() | new.keys() if old.get(k) != new.get(k)]
+    names = {pointing[key] for key in changed if key in pointing}
+    rest = [key for key in changed if key not in pointing]
+    if not changed or differences(
+        {key: old.get(key) for key in rest},
+        {key: new.get(key) for key in rest},
+        elsewhere,
+    ):
+        return record  # The same run, or another one.
+    late = [name for name in names if contents[name].parts is None]
+    told = names.difference(late)
+    if all(contents_lib.is_same(known, name, contents[name]) for name in told):
+        # It moved, or what it points to has to be seen first.
+        moved = {files.config_hash(config): files.config_hash(written)}
+        if late:
+            record["moving"] = moved
+        else:
+            record["former"] = record.get("former", {}) | moved
+    return record
+
+
+def confirm(workdir: epath.PathLike, config: Any, contents: Contents) -> None:
+    """Compares what became known after the claim, and notes it.
+
+    Args:
+      workdir: that was claimed.
+      config: of the run.
+      contents: all that were claimed without their parts.
+
+    Raises:
+      InputError: what results depend on is another than when the run was started.
+    """
+    path = epath.Path(workdir)
+
+    def check() -> None:
+        record = _format(path)
+        known = record.get("contents", {})
+        contents_lib.free_keys(known, contents, config, path)
+        same = all(
+            contents_lib.is_same(known, name, contents[name]) for name in contents
+        )
+        record |= _noted(known, contents)
+        moved = record.pop("moving", {})
+        if moved and same:
+            record["former"] = record.get("former", {}) | moved
+        with _clear_os_errors(path):
+            files.write_json(path / FORMAT_FILE, record)
+            if moved:
+                files.write_json(path / CONFIG_FILE, config)
+
+    hosts.first_only(check)
+
+
+def _noted(known: Noted, now: Contents) -> dict[str, Any]:
+    found = contents_lib.noted(known, now)
+    return {"contents": found} if found else {}
+
+
+def check_contents(workdir: epath.PathLike, config: Any, contents: Contents) -> None:
+    """Refuses what `confirm` would refuse; nothing is written."""
+    path = epath.Path(workdir)
+    if path.exists() and _config_before(path) is not None:
+        contents_lib.free_keys(noted(path), contents, config, path)
+
+
+def noted(workdir: epath.PathLike) -> Noted:
+    """What is noted of the contents that a run was started with."""
+    return _format(epath.Path(workdir)).get("contents", {})
+
+
+def _lock(path: epath.Path, *, note: bool = True) -> int:
     # A bare descriptor, not a file object: it must outlive a claim that the caller
     # drops, and flock gives it back when the process ends.
     handle = os.open(path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
@@ -121,8 +283,9 @@ def _lock(path: epath.Path) -> int:
             f"workdir {path} is in use by another run (process {owner or 'unknown'}); "
             "wait for it to end, stop it, or use another --workdir"
         ) from None
-    os.ftruncate(handle, 0)
-    os.write(handle, str(os.getpid()).encode())
+    if note:
+        os.ftruncate(handle, 0)
+        os.write(handle, str(os.getpid()).encode())
     return handle
 
 
@@ -148,8 +311,6 @@ def _config_before(path: epath.Path) -> Any:
 def _check_config(
     path: epath.Path, before: Any, config: Any, may_change: tuple[str, ...]
 ) -> None:
-    if before is None:
-        return
     changes = differences(files.flatten(before), files.flatten(config), may_change)
     if changes:
         raise InputError(
@@ -164,10 +325,9 @@ def _check_keys(
     written: Any,
     config: Any,
     redrawn: tuple[str, ...],
+    harmless: tuple[str, ...] = (),
 ) -> int:
     """How the keys of the run that is there are made, if it may be used like this."""
-    if before is None:
-        return KEYS
     file = path / FORMAT_FILE
     scheme = json.loads(file.read_text())["keys"] if file.exists() else 1
     if scheme == KEYS:
@@ -176,13 +336,17 @@ def _check_keys(
     remedy = "use another --workdir, or the version that wrote it"
     if scheme > KEYS:
         raise InputError(f"workdir {path} is of a later version, {draws}; {remedy}")
-    if not file.exists() and not _is_finished(path, written):
+    if not file.exists() and not _is_finished(path, files.config_hash(written)):
         raise InputError(
             f"workdir {path} holds an unfinished run of an earlier version, {draws}; "
             "finish it with that version, or use another --workdir"
         )
     old, new = files.flatten(before), files.flatten(config)
-    changed = [key for key in sorted(old | new) if old.get(key) != new.get(key)]
+    changed = [
+        key
+        for key in sorted(old | new)
+        if old.get(key) != new.get(key) and not _under(key, harmless)
+    ]
     drawn = [key for key in redrawn if old.get(key)]
     wrong = changed if drawn else [key for key in changed if key in _TRAINS]
     if wrong:
@@ -194,12 +358,12 @@ def _check_keys(
     return scheme
 
 
-def _is_finished(path: epath.Path, config: Any) -> bool:
+def _is_finished(path: epath.Path, config_hash: str) -> bool:
     try:
         result = json.loads((path / RESULT_FILE).read_text())
     except (OSError, ValueError):
         return False
-    return result.get("config_hash") == files.config_hash(config)
+    return result.get("config_hash") == config_hash
 
 
 def hashes(workdir: epath.PathLike, config: Any) -> tuple[str, ...]:
@@ -219,7 +383,7 @@ def _format(path: epath.Path) -> dict[str, Any]:
 def _former(path: epath.Path, before: Any, written: Any) -> dict[str, str]:
     """Hash of a config of today -> that of the config.json that said the same."""
     known = _format(path).get("former", {})
-    if before is None or files.flatten(written) == before:
+    if files.flatten(written) == before:
         return known
     return known | {files.config_hash(_nested(before)): files.config_hash(written)}
 
@@ -252,10 +416,14 @@ def differences(
         f"{key}: {before.get(key, absent)} -> {now.get(key, absent)}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key, absent) != now.get(key, absent)
-        and not any(key == p or key.startswith(p + ".") for p in may_change)
+        and not _under(key, may_change)
     ]
     more = len(found) - limit if limit else 0
     return ", ".join(found[:limit]) + (f" and {more} more" if more > 0 else "")
+
+
+def _under(key: str, prefixes: tuple[str, ...]) -> bool:
+    return any(key == p or key.startswith(p + ".") for p in prefixes)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from experiments.inputs.images import (
     check_evaluation,
     evaluation_bank,
     has_images,
+    list_split,
     load_split,
     preset,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "computing_in",
     "evaluation_bank",
     "has_images",
+    "list_split",
     "load_split",
     "load_zoo",
     "place_zoo",

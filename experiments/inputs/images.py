@@ -70,6 +70,11 @@ def has_images(data: DataOptions) -> bool:
     return bool(data.path) or needs_no_path(data.name)
 
 
+def list_split(data: DataOptions, split: str) -> Split:
+    """The classes of a split and how many images they hold; none is read."""
+    return _list_split(data.name or _FOLDER, split, path=data.path or None)
+
+
 def load_split(data: DataOptions, split: str) -> Split:
     """One split of a data set."""
     return _load(data, split, preset(data).image_size)
@@ -101,8 +106,8 @@ def check_evaluation(
     Raises:
       InputError: the split holds fewer, or is not there.
     """
-    found = _list_split(data.name or _FOLDER, split, path=data.path or None)
     what = f"the {split} split in {data.path or data.name}"
+    found = list_split(data, split)
     require(found, way=way, images_per_class=images_per_class, what=what)
 
 

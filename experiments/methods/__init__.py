@@ -1,5 +1,10 @@
-"""Values of ``config.algorithm``: a file each, with ``Config`` and ``build``."""
+"""Values of ``config.algorithm``: a file each, with ``Config`` and ``build``.
 
+One whose ``build`` takes minutes has ``prepare`` as well.
+"""
+
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from experiments import inputs
@@ -14,6 +19,7 @@ from experiments.methods import (
     preinverted,
     purer,
 )
+from experiments.stages.options import Recovery
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 
@@ -26,7 +32,15 @@ ALGORITHMS = {
     "preinverted": preinverted,
     "baselines": baselines,
 }
-__all__ = ["ALGORITHMS", "Method", "build"]
+__all__ = [
+    "ALGORITHMS",
+    "Method",
+    "build",
+    "check_untrained",
+    "estimated",
+    "learns_from",
+    "prepare",
+]
 
 
 def build(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
@@ -42,6 +56,61 @@ def build(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
       InputError: options that contradict each other or the teachers.
       Stopped: stop was requested; what is finished is kept.
     """
+    return prepare(config, zoo, run)()
+
+
+def prepare(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Callable[[], Method]:
+    """Does what `build` does at once; the rest, which may take minutes, is returned.
+
+    Whatever is wrong with options, teachers or an earlier run's images is told here,
+    and nothing is written.
+
+    Args:
+      config: of the run.
+      zoo: teachers, or None.
+      run: only looked at.
+
+    Returns:
+      What makes the method: recovers images and asks teachers, for some.
+
+    Raises:
+      InputError: options that contradict each other or the teachers.
+    """
     if config.algorithm != "episodic" and zoo is None:
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")
-    return ALGORITHMS[config.algorithm].build(config, zoo, run)
+    module = ALGORITHMS[config.algorithm]
+    if hasattr(module, "prepare"):
+        return module.prepare(config, zoo, run)
+    method = module.build(config, zoo, run)
+    return lambda: method
+
+
+def estimated(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> str:
+    """What a method's stages will take, in words; "" where nobody can say."""
+    module = ALGORITHMS[config.algorithm]
+    if zoo is None or not hasattr(module, "estimated"):
+        return ""
+    return module.estimated(config, zoo, run)
+
+
+def learns_from(algorithm: str) -> tuple[str, ...]:
+    """Splits of real images that a method's model is made from; none, for most."""
+    return getattr(ALGORITHMS[algorithm], "LEARNS_FROM", ())
+
+
+def check_untrained(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> None:
+    """`prepare` for teachers that have yet to be trained.
+
+    Args:
+      config: of the run.
+      zoo: the teachers with other weights; an earlier run's images are not theirs.
+      run: only looked at.
+
+    Raises:
+      InputError: options that contradict each other or the teachers.
+    """
+    recovery = getattr(config, "recover", None)
+    if isinstance(recovery, Recovery):
+        config = config._replace(recover=recovery._replace(reuse="", against=""))
+    # What is kept in the run's own folder is not of them either.
+    prepare(config, zoo, dataclasses.replace(run, workdir=f"{run.workdir}/untrained"))

@@ -119,6 +119,17 @@ def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:
     )
 
 
+def images_of_classes(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> np.ndarray:
+    """[C] how many images are recovered of each class; of those drawn, on average."""
+    quota, counts = panel.quota_of(wanted), np.zeros(zoo.num_classes)
+    for group in zoo.groups:
+        if invertible(wanted.inversion, group.network):
+            classes = group.network.num_classes
+            ids = np.asarray(group.teachers.class_ids).ravel()
+            np.add.at(counts, ids, quota.images(classes) / classes)
+    return counts
+
+
 def episodic_update(
     section: EpisodeOptions | ReplayOptions,
     way: int,

@@ -67,6 +67,8 @@ def upgraded(flat: dict[str, Any]) -> dict[str, Any]:
 def check_zoo(zoo: ZooOptions, way: int) -> None:
     """Refuses a section ``zoo`` that both finds and trains teachers."""
     pretrain = zoo.pretrain
+    if not 0 <= zoo.sabotage < 1:
+        raise InputError(f"config.zoo.sabotage={zoo.sabotage}: must be between 0 and 1")
     if zoo.apis:
         for key, given in (
             ("pretrain.num_teachers", pretrain.num_teachers),

@@ -1,10 +1,10 @@
 """Meta-learning on episodes of real images: the upper bound, from a config."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from experiments import inputs
-from experiments.data import require
 from experiments.evaluation.options import EvalOptions
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer as make_optimizer
@@ -14,10 +14,14 @@ from experiments.methods import base
 from experiments.methods.options import Common, Optimizer, Shared
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import episodic
+from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.options import adam
+
+# Splits of real images that the model is made from.
+LEARNS_FROM = ("train",)
 
 
 class Config(NamedTuple):
@@ -34,8 +38,17 @@ class Config(NamedTuple):
     replay: EpisodeOptions = EpisodeOptions()
 
 
-def build(config: Config, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
-    """See `methods.build`."""
+def check(config: Config) -> None:
+    """Refuses keys that contradict each other."""
+    if config.common.eval.select == "pseudo":
+        raise InputError(
+            "config.eval.select=pseudo: this method recovers no images; choose last or "
+            "val"
+        )
+
+
+def prepare(config: Config, zoo: zoo_lib.Zoo | None, run: Run) -> Callable[[], Method]:
+    """See `methods.prepare`."""
     common = config.common
     parts = learning(
         config.algorithm,
@@ -45,10 +58,21 @@ def build(config: Config, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
         config.replay,
         run,
     )
-    split = inputs.load_split(common.data, "train")
     needed = config.replay.shots + config.replay.queries
-    what = f"the train split in {common.data.path or common.data.name}"
-    require(split, way=common.way, images_per_class=needed, what=what)
+    inputs.check_evaluation(
+        common.data, "train", way=common.way, images_per_class=needed
+    )
+    return functools.partial(_built, config, zoo, parts)
+
+
+def build(config: Config, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
+    """See `methods.build`."""
+    return prepare(config, zoo, run)()
+
+
+def _built(config: Config, zoo: zoo_lib.Zoo | None, parts: dict[str, Any]) -> Method:
+    """The method, with all images of the train split."""
+    split = inputs.load_split(config.common.data, "train")
     return Method(
         title=base.title(config.algorithm, zoo),
         **parts,

@@ -1,6 +1,8 @@
 """Panel distillation from a config."""
 
-from typing import Annotated, Literal, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -16,11 +18,16 @@ from experiments.stages import estimate, recover
 from experiments.stages.options import Recovery
 from free_jax import panel
 from free_jax import zoo as zoo_lib
+from free_jax.algorithm import Algorithm
 from free_jax.errors import InputError
 from free_jax.fewshot.learners import LearnerOptions, MetaLearner
 from free_jax.options import Positive
 from free_jax.panel import PanelOptions, classifiers
 from free_jax.panel.distillation import DistillOptions
+from free_jax.zoo.network import Network
+
+# Shots and queries of episodes of held-out classes.
+PSEUDO_TASK = (1, 15)
 
 
 class AdaptationOptions(NamedTuple):
@@ -101,40 +108,153 @@ def check(config: Config) -> None:
         )
 
 
-def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
-    """See `methods.build`."""
+class Plan(NamedTuple):
+    """A distillation whose images have yet to be made.
+
+    Attributes:
+      asking: which images, and who is asked.
+      choice: the teachers that are asked.
+      columns: where each of them has its outputs.
+      model: the network that is distilled.
+      algorithm: trains it.
+      predictors: see `Method`, as the next.
+      learner: of the baselines.
+      begun: what is there of earlier runs.
+    """
+
+    asking: PanelOptions
+    choice: panel.PanelChoice
+    columns: np.ndarray
+    model: Network
+    algorithm: Algorithm
+    predictors: dict[str, Callable[..., Any]]
+    learner: MetaLearner
+    begun: recover.Beginning
+
+
+def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
+    """Everything that needs no minutes.
+
+    Raises:
+      InputError: options that contradict each other, the teachers or an earlier run.
+    """
     common, earlier = config.common, config.recover
     wanted = base.images_wanted(config.recover, common, zoo)
-    asking, options = config.panel._replace(recover=wanted), config.distill
-    rng = run.rng("held-out classes")
-    choice = panel.choose(rng, zoo, asking, way=common.way)
+    asking = config.panel._replace(recover=wanted)
+    choice = panel.choose(run.rng("held-out classes"), zoo, asking, way=common.way)
+    check_held_out(common, wanted, zoo, choice)
     columns = panel.columns_of(zoo.columns, choice.asked)
     model = base.student(common, int(columns[-1]), zoo)
     try:
         algorithm = panel.distillation(
-            model, columns, options, common.num_steps, map_tasks=run.map_tasks
+            model, columns, config.distill, common.num_steps, map_tasks=run.map_tasks
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
-    if not earlier.reuse:
-        estimate.tell(
-            estimate.estimate(
-                zoo,
-                model,
-                wanted,
-                asked=choice.asked,
-                batch_size=options.batch_size,
-                num_steps=common.num_steps,
-            )
+    predictors = classifiers.methods(
+        model,
+        way=common.way,
+        num_steps=config.learner.test_steps,
+        learning_rate=config.learner.test_lr or config.learner.inner_lr,
+        head_scale=config.learner.head_scale,
+    )
+    return Plan(
+        asking,
+        choice,
+        columns,
+        model,
+        algorithm,
+        predictors,
+        _beside(config.learner, common, zoo),
+        recover.beginning(
+            zoo,
+            choice.asked,
+            run,
+            wanted,
+            reuse_of=earlier.reuse,
+            against=earlier.against,
+        ),
+    )
+
+
+def check_held_out(
+    common: Common,
+    wanted: panel.RecoverOptions,
+    zoo: zoo_lib.Zoo,
+    choice: panel.PanelChoice,
+) -> None:
+    """Refuses to select by episodes that would never be drawn.
+
+    Args:
+      common: how the model is selected.
+      wanted: how many images are recovered.
+      zoo: from which teachers.
+      choice: the classes that are held out.
+
+    Raises:
+      InputError: too few images of each, or too few classes.
+    """
+    if common.eval.select != "pseudo":
+        return
+    counts = base.images_of_classes(wanted, zoo)[choice.held_out]
+    needed = sum(PSEUDO_TASK)
+    if (counts >= needed).sum() < common.way:
+        raise InputError(
+            f"config.eval.select=pseudo: {common.way} held-out classes of {needed} "
+            f"images each make an episode, but recover.images_per_class="
+            f"{wanted.images_per_class} recovers at most {counts.max(initial=0):g}; "
+            "ask for more, or choose last or val"
         )
+
+
+def estimated(config: Config, zoo: zoo_lib.Zoo, run: Run) -> str:
+    """What it will take, in words; "" where another run's images are taken."""
+    if config.recover.reuse:
+        return ""
+    return estimate.text(_estimated(config, zoo, plan(config, zoo, run)))
+
+
+def _estimated(config: Config, zoo: zoo_lib.Zoo, planned: Plan) -> estimate.Estimate:
+    return estimate.estimate(
+        zoo,
+        planned.model,
+        planned.asking.recover,
+        asked=planned.choice.asked,
+        batch_size=config.distill.batch_size,
+        num_steps=config.common.num_steps,
+    )
+
+
+def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:
+    """See `methods.prepare`."""
+    return functools.partial(_built, config, zoo, run, plan(config, zoo, run))
+
+
+def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
+    return prepare(config, zoo, run)()
+
+
+def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
+    """The method, from images that are recovered or those of the earlier run."""
+    earlier, options = config.recover, config.distill
+    model, algorithm, columns = planned.model, planned.algorithm, planned.columns
+    if not earlier.reuse:
+        estimate.tell(_estimated(config, zoo, planned))
     found = recover.described(  # takes minutes
-        zoo, choice, run, asking, reuse_of=earlier.reuse, against=earlier.against
+        zoo,
+        planned.choice,
+        run,
+        planned.asking,
+        reuse_of=earlier.reuse,
+        against=earlier.against,
+        begun=planned.begun,
     )
     described = found.described
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
-    recovered = base.images_recovered(wanted, zoo)
+    recovered = base.images_recovered(planned.asking.recover, zoo)
     if earlier.against:
         recovered = int(described.recovered.sum())
     spent = recover.spent(earlier.reuse or run.workdir, recovered)
@@ -146,16 +266,11 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         ),
         data=described,
         network=model,
-        predictors=classifiers.methods(
-            model,
-            way=common.way,
-            num_steps=config.learner.test_steps,
-            learning_rate=config.learner.test_lr or config.learner.inner_lr,
-            head_scale=config.learner.head_scale,
-        ),
+        predictors=planned.predictors,
         holdout=found.held_out,
-        learner=_beside(config.learner, common, zoo),
-        rows=choice.asked,
+        pseudo_task=PSEUDO_TASK,
+        learner=planned.learner,
+        rows=planned.choice.asked,
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,

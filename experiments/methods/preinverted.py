@@ -4,7 +4,9 @@ The field's "pre-inverted memory": every teacher is inverted once, by any back-e
 a learner (MAML, ANIL or ProtoNet) is trained on episodes of the recovered images.
 """
 
-from typing import Literal, NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -20,9 +22,8 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import EpisodeOptions
-from free_jax.inversion import invertible
 from free_jax.options import adam
-from free_jax.panel import RecoverOptions, quota_of
+from free_jax.panel import RecoverOptions
 from free_jax.panel import options as panel_options
 
 # From noise, in three times the steps.
@@ -76,8 +77,8 @@ def check(config: Config) -> None:
         )
 
 
-def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
-    """See `methods.build`."""
+def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:
+    """See `methods.prepare`."""
     common, episode = config.common, config.replay
     parts = episodic.learning(
         config.algorithm,
@@ -91,15 +92,35 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     wanted = base.images_wanted(config.recover, common, zoo)
     needed = episode.shots + episode.queries
     _check_classes(zoo, wanted, common.way, needed)
-    # Last: it takes minutes.
-    bank = recover.pre_inverted(
+    reuse_of = config.recover.reuse
+    everyone = np.arange(zoo.num_teachers)
+    begun = recover.beginning(zoo, everyone, run, wanted, reuse_of=reuse_of)
+    return functools.partial(_built, config, zoo, run, parts, wanted, begun)
+
+
+def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
+    """See `methods.build`."""
+    return prepare(config, zoo, run)()
+
+
+def _built(
+    config: Config,
+    zoo: zoo_lib.Zoo,
+    run: Run,
+    parts: dict[str, Any],
+    wanted: RecoverOptions,
+    begun: recover.Beginning,
+) -> Method:
+    """The method, from images that are recovered or those of the earlier run."""
+    bank = recover.pre_inverted(  # takes minutes
         zoo,
         run,
         wanted,
         reuse_of=config.recover.reuse,
         labels=config.labels,
-        way=common.way,
-        images_per_episode=needed,
+        way=config.common.way,
+        images_per_episode=config.replay.shots + config.replay.queries,
+        begun=begun,
     )
     images = base.images_recovered(wanted, zoo)
     spent = recover.spent(config.recover.reuse or run.workdir, images)
@@ -121,12 +142,7 @@ def _check_classes(
     zoo: zoo_lib.Zoo, wanted: RecoverOptions, way: int, needed: int
 ) -> None:
     """Refuses to recover for minutes what makes no episodes."""
-    quota, counts = quota_of(wanted), np.zeros(zoo.num_classes)
-    for group in zoo.groups:
-        if invertible(wanted.inversion, group.network):
-            classes = group.network.num_classes
-            ids = np.asarray(group.teachers.class_ids).ravel()
-            np.add.at(counts, ids, quota.images(classes) / classes)
+    counts = base.images_of_classes(wanted, zoo)
     if (counts >= needed).sum() < way:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "

@@ -4,41 +4,88 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.harness import devices, run
+from experiments.harness import devices, run, stopping, workdir
+from experiments.harness.contents import NOTHING, Contents
 from experiments.inputs import former_keys
 from experiments.methods import checks
 from experiments.methods.options import Common, Comparison, Pretraining
 
+# What says where and how a run works: its results are those of the run before.
+ELSEWHERE = ("log", "checkpoint", "data.cache_dir", "host_devices", "mesh")
+Settings = Common | Comparison | Pretraining
+
 
 @contextlib.contextmanager
 def opened(
-    settings: Common | Comparison | Pretraining,
-    workdir: str,
+    settings: Settings,
+    folder: str,
     *,
     identity: Any = None,
     may_change: tuple[str, ...],
+    contents: Contents = NOTHING,
 ) -> Iterator[run.Run]:
     """A run in a working directory that is claimed for it.
 
     Args:
       settings: give its seed, its devices and how often it tells something.
-      workdir: run directory, made if missing.
+      folder: run directory, made if missing.
       identity: what names the run, nested; None is `settings`.
-      may_change: keys that may differ between the runs that share the directory.
+      may_change: keys that may differ between the runs that share the directory, beside
+        `ELSEWHERE`.
+      contents: what keys point to, compared by what it holds.
 
     Raises:
       InputError: the directory cannot be used, or the mesh does not fit the devices.
     """
     place, map_tasks = devices.placement(settings.mesh.task, settings.mesh.local)
     with run.opened(
-        workdir,
+        folder,
         seed=settings.seed,
         place=place,
         map_tasks=map_tasks,
         identity=settings if identity is None else identity,
         may_change=may_change,
+        elsewhere=ELSEWHERE,
+        contents=contents,
         upgrade=checks.upgraded,
         redrawn=former_keys.REDRAWN,
         every_secs=settings.log.every_secs,
     ) as found:
         yield found
+
+
+def looked_at(
+    settings: Settings,
+    folder: str,
+    *,
+    identity: Any,
+    may_change: tuple[str, ...],
+    contents: Contents = NOTHING,
+) -> tuple[run.Run, str]:
+    """A run that nothing may be written with, after what `opened` would refuse.
+
+    Args:
+      settings: see `opened`, as the rest.
+      folder: run directory.
+      identity: what names the run.
+      may_change: keys that may differ.
+      contents: what keys point to.
+
+    Returns:
+      The run, and what its directory is: "new", "continued" or "finished".
+
+    Raises:
+      InputError: as `opened`.
+    """
+    place, map_tasks = devices.placement(settings.mesh.task, settings.mesh.local)
+    state = workdir.check_workdir(
+        folder,
+        identity,
+        may_change=may_change,
+        elsewhere=ELSEWHERE,
+        contents=contents,
+        upgrade=checks.upgraded,
+        redrawn=former_keys.REDRAWN,
+    )
+    stop = stopping.StopRequest()
+    return run.Run(folder, settings.seed, place, map_tasks, stop, identity), state

@@ -136,3 +136,22 @@ def kept(against: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> reuse.Known | Non
         return None
     seconds(folder)
     return reuse.everything("against", folder, zoo, asked)
+
+
+def check_size(against: str, known: reuse.Known, size: int) -> None:
+    """Refuses images of another size than new ones: they could not be put together.
+
+    Args:
+      against: as in the config.
+      known: its images and answers.
+      size: of the images that are added.
+
+    Raises:
+      InputError: names both.
+    """
+    height = known[0].images.shape[1]
+    if height != size:
+        raise InputError(
+            f"config.recover.against={against}: its images have {height} pixels, those "
+            f"that are recovered here {size}; set --config.recover.image_size={height}"
+        )

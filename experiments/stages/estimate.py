@@ -107,15 +107,19 @@ def _seconds_of(network: Network, count: int) -> float:
 
 
 def tell(found: Estimate) -> None:
-    """One line; compiling is not in it."""
+    """One line."""
+    print(f"about: {text(found)}", flush=True)
+
+
+def text(found: Estimate) -> str:
+    """Stages, compiling and memory, in one line."""
     stages = zip(("recovering", "asking", "training"), found[:3], strict=True)
     said = ", ".join(
         f"{name} {metrics.format_duration(seconds)}" for name, seconds in stages
     )
-    print(
-        f"about: {said} (counted operations at this machine's speed), compiling "
+    return (
+        f"{said} (counted operations at this machine's speed), compiling "
         f"{metrics.format_duration(found.networks * _COMPILING)} ({found.networks} "
         f"different networks), {found.memory / 1e6:.0f} MB for teachers, images and "
-        "answers",
-        flush=True,
+        "answers"
     )

@@ -1,7 +1,7 @@
 """Trains a zoo of teachers on random groups of classes, vectorised and resumable."""
 
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from free_jax.fewshot import banks
 from free_jax.types import ImageBank, Teachers
 from free_jax.zoo import pretraining
 from free_jax.zoo.network import Network
+from free_jax.zoo.pool import abstract_variables
 
 
 def train_zoo(
@@ -46,24 +47,19 @@ def train_zoo(
       Stopped: stop was requested; the finished epochs are kept.
       InputError: the data is too small for the recipe.
     """
-    target = run.path("zoo")
-    if hosts.agreed((target / "zoo.json").exists()):
-        return zoo_lib.load_zoo(target)
+    if is_trained(run):
+        return zoo_lib.load_zoo(run.path("zoo"))
+    # What is wrong is told before any image is read.
+    _planned(recipe, run, inputs.list_split(data, "train"), data, dtype)
     split = inputs.load_split(data, "train")
     start = time.monotonic()
-    if recipe.way > len(split.class_names):
-        raise InputError(
-            f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
-            f"classes of {data.name}"
+    network, trainer, class_ids, shares = _planned(recipe, run, split, data, dtype)
+    if len(set(shares)) > 1:
+        print(
+            f"classes of unequal size: teachers learn from {min(shares)} to "
+            f"{max(shares)} images a class",
+            flush=True,
         )
-    rng = run.rng("class draw")
-    class_ids = np.stack(
-        [
-            rng.permutation(len(split.class_names))[: recipe.way]
-            for _ in range(recipe.num_teachers)
-        ]
-    ).astype(np.int32)
-    network, trainer = _trainer(recipe, split, class_ids, data, dtype)
     bank = run.place(banks.from_arrays(split.images, split.counts))
     state = _trained(recipe, run, trainer, bank, class_ids, data, checkpoint)
     _, _, evaluate = trainer
@@ -77,7 +73,7 @@ def train_zoo(
         data.name,
     )
     zoo = zoo_lib.Zoo((group,), split.class_names)
-    hosts.first_only(lambda: zoo_lib.save_zoo(zoo, target))
+    hosts.first_only(lambda: zoo_lib.save_zoo(zoo, run.path("zoo")))
     print(
         f"trained {recipe.num_teachers} {network.name} teachers in "
         f"{metrics.format_duration(time.monotonic() - start)}, "
@@ -87,18 +83,78 @@ def train_zoo(
     return zoo
 
 
-def _trainer(
-    recipe: TeacherRecipe,
-    split: Split,
-    class_ids: np.ndarray,
-    data: DataOptions,
-    dtype: Dtype,
-) -> tuple[Network, tuple]:
-    """The teachers' network, and `pretraining.teacher_trainer` of the recipe.
+def is_trained(run: Run) -> bool:
+    """Whether the zoo of a run is there already."""
+    return bool(hosts.agreed((run.path("zoo") / "zoo.json").exists()))
+
+
+def untrained(
+    recipe: TeacherRecipe, run: Run, *, data: DataOptions, dtype: Dtype = "float32"
+) -> zoo_lib.Zoo:
+    """What `train_zoo` will make, with zeros for weights: to check what comes after.
+
+    Args:
+      recipe: of the teachers.
+      run: decides their classes.
+      data: its train split is listed; no image is read.
+      dtype: what teachers compute in.
+
+    Raises:
+      InputError: the data is too small for the recipe.
+    """
+    split = inputs.list_split(data, "train")
+    network, _, class_ids, _ = _planned(recipe, run, split, data, dtype)
+    variables = jax.tree.map(
+        # Views of one zero: large zoos take no memory.
+        lambda x: np.broadcast_to(np.zeros((), x.dtype), (len(class_ids), *x.shape)),
+        abstract_variables(network),
+    )
+    ids: Any = class_ids
+    group = zoo_lib.ZooGroup(
+        network, Teachers(variables, ids), np.full(len(class_ids), np.nan), data.name
+    )
+    return zoo_lib.Zoo((group,), split.class_names)
+
+
+class _Plan(NamedTuple):
+    """A training that can be made.
+
+    Attributes:
+      network: of all teachers.
+      trainer: see `pretraining.teacher_trainer`.
+      class_ids: [T, way].
+      shares: [T] images a class that each learns from.
+    """
+
+    network: Network
+    trainer: tuple
+    class_ids: np.ndarray
+    shares: list[int]
+
+
+def _planned(
+    recipe: TeacherRecipe, run: Run, split: Split, data: DataOptions, dtype: Dtype
+) -> _Plan:
+    """The teachers' classes, network and trainer.
 
     A teacher learns from as many images of each of ITS classes as the smallest of them
     allows; one small class of the data limits those that know it, not all.
+
+    Raises:
+      InputError: the split is too small for the recipe.
     """
+    if recipe.way > len(split.class_names):
+        raise InputError(
+            f"pretrain.way={recipe.way} exceeds the {len(split.class_names)} training "
+            f"classes of {data.name}"
+        )
+    rng = run.rng("class draw")
+    class_ids = np.stack(
+        [
+            rng.permutation(len(split.class_names))[: recipe.way]
+            for _ in range(recipe.num_teachers)
+        ]
+    ).astype(np.int32)
     smallest = split.counts[class_ids].min(1)
     shares = [int(recipe.train_fraction * count) for count in smallest]
     if min(shares) < 1:
@@ -109,13 +165,7 @@ def _trainer(
             f"of which train_fraction={recipe.train_fraction} leaves none; add images "
             "or remove the class"
         )
-    per_class, unequal = max(shares), len(set(shares)) > 1
-    if unequal:
-        print(
-            f"classes of unequal size: teachers learn from {min(shares)} to "
-            f"{per_class} images a class",
-            flush=True,
-        )
+    per_class = max(shares)
     network = networks.classifier(recipe.model, recipe.way, inputs.preset(data), dtype)
     if recipe.batch_size > per_class * recipe.way:
         raise InputError(
@@ -129,7 +179,8 @@ def _trainer(
         tx = optax.chain(tx, optax.scale_by_schedule(decay))
     if recipe.clip_norm:
         tx = optax.chain(optax.clip_by_global_norm(recipe.clip_norm), tx)
-    return network, pretraining.teacher_trainer(
+    unequal = len(set(shares)) > 1
+    trainer = pretraining.teacher_trainer(
         network,
         tx,
         images_per_class=per_class,
@@ -137,6 +188,7 @@ def _trainer(
         flip=recipe.flip,
         train_fraction=recipe.train_fraction if unequal else None,
     )
+    return _Plan(network, trainer, class_ids, shares)
 
 
 def _trained(
@@ -166,6 +218,7 @@ def _trained(
         run.path("pretraining"),
         config={"data": data, "seed": run.seed, "teachers": recipe},
         may_change=("data.cache_dir",),
+        made_in=run.workdir,
         save_every_steps=checkpoint.every_steps or None,
         save_every_secs=checkpoint.every_secs or None,
     )

@@ -16,6 +16,56 @@ from free_jax.types import ImageBank, SyntheticImages
 from free_jax.zoo import Zoo
 
 
+class Beginning(NamedTuple):
+    """What is there before anything is recovered.
+
+    Attributes:
+      wanted: what is recovered in this run.
+      known: images and answers of earlier runs; None where there are none.
+      rival: whom new images should be new to; None for nobody.
+    """
+
+    wanted: panel.RecoverOptions
+    known: reuse.Known | None = None
+    rival: adversarial_rounds.Rival | None = None
+
+
+def beginning(
+    zoo: Zoo,
+    asked: np.ndarray,
+    run: Run,
+    wanted: panel.RecoverOptions,
+    *,
+    reuse_of: str = "",
+    against: str = "",
+) -> Beginning:
+    """Reads earlier runs and refuses what would fail later; nothing is written.
+
+    Args:
+      zoo: teachers that images are recovered from.
+      asked: rows of the teachers that describe every image.
+      run: only looked at.
+      wanted: which images.
+      reuse_of: run whose images and answers are taken instead; empty for none.
+      against: run to whose images and answers others are added; empty for none.
+
+    Raises:
+      InputError: an inversion that does not fit, an earlier run that is not as asked
+        for, or images of other teachers in the run's own folder.
+    """
+    if reuse_of:
+        known = reuse.reuse(reuse_of, zoo, asked, wanted)
+        return Beginning(wanted._replace(images_per_class=0, dead_leaves=0), known)
+    rival = adversarial_rounds.rival(against, zoo)
+    check(wanted, zoo, rival)
+    known = adversarial_rounds.kept(against, zoo, asked)
+    if known:
+        adversarial_rounds.check_size(against, known, wanted.image_size)
+    before = adversarial_rounds.earlier(against)
+    reuse.check_signature(run.workdir, zoo, asked, renewed=before)
+    return Beginning(wanted, known, rival)
+
+
 def described(
     zoo: Zoo,
     choice: panel.PanelChoice,
@@ -24,6 +74,7 @@ def described(
     *,
     reuse_of: str = "",
     against: str = "",
+    begun: Beginning | None = None,
 ) -> panel.DescribedZoo:
     """Recovers images, asks the chosen teachers about them, and judges the teachers.
 
@@ -34,6 +85,7 @@ def described(
       options: which images, and whether teachers are judged.
       reuse_of: run whose images and answers are taken instead; empty for none.
       against: run to whose images and answers others are added; empty for none.
+      begun: `beginning` of the same, where it was looked at before.
 
     Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
 
@@ -41,24 +93,17 @@ def described(
       Stopped: stop was requested; finished parts are kept.
       InputError: no teacher is left to believe.
     """
-    key, wanted = run.key("recover"), options.recover
-    rival = None
-    if reuse_of:
-        known = reuse.reuse(reuse_of, zoo, choice.asked, wanted)
-        wanted = wanted._replace(images_per_class=0, dead_leaves=0)
-    else:
-        rival = adversarial_rounds.rival(against, zoo)
-        if rival:  # Not the images of the earlier rounds again.
-            key = keys.named(key, "round", rival.number)
-        check(wanted, zoo, rival)
-        known = adversarial_rounds.kept(against, zoo, choice.asked)
-        reuse.sign(
-            run.workdir,
-            zoo,
-            choice.asked,
-            reuse.recipe(wanted, run.seed),
-            renewed=adversarial_rounds.earlier(against),
-        )
+    asked = choice.asked
+    begun = begun or beginning(
+        zoo, asked, run, options.recover, reuse_of=reuse_of, against=against
+    )
+    key, (wanted, known, rival) = run.key("recover"), begun
+    if rival:  # Not the images of the earlier rounds again.
+        key = keys.named(key, "round", rival.number)
+    if not reuse_of:
+        recipe = reuse.recipe(wanted, run.seed)
+        before = adversarial_rounds.earlier(against)
+        reuse.sign(run.workdir, zoo, asked, recipe, renewed=before)
     found = panel.describe_zoo(
         key,
         zoo,
@@ -80,7 +125,7 @@ def described(
             draw(run.path("recovered.png"), drawn, zoo)
         if found.trust:
             # Row i is about the teacher that has this number in the whole zoo.
-            told = {"teachers": choice.asked, **found.trust._asdict()}
+            told = {"teachers": asked, **found.trust._asdict()}
             files.write_json(run.path("teachers.json"), told)
     _tell_doubts(found, zoo, run)
     return found
@@ -110,6 +155,7 @@ def pre_inverted(
     labels: Literal["owner", "panel"] = "owner",
     way: int,
     images_per_episode: int,
+    begun: Beginning | None = None,
 ) -> ImageBank:
     """A memory of the images recovered from every teacher, by absolute class.
 
@@ -122,16 +168,17 @@ def pre_inverted(
         all teachers together take it for ("panel").
       way: classes of an episode.
       images_per_episode: shots and queries of a class.
+      begun: `beginning` of the same, where it was looked at before.
 
     Raises:
       Stopped: stop was requested; finished parts are kept.
       InputError: the panel's votes leave no episode, or no teacher is trusted.
     """
     everyone, answers = np.arange(zoo.num_teachers), None
-    if reuse_of:
-        images, answers = reuse.reuse(reuse_of, zoo, everyone, wanted)
+    begun = begun or beginning(zoo, everyone, run, wanted, reuse_of=reuse_of)
+    if begun.known:
+        images, answers = begun.known
     else:
-        check(wanted, zoo)
         recipe = reuse.recipe(wanted, run.seed)
         reuse.sign(run.workdir, zoo, everyone, recipe)
         images = panel.recover_zoo(

@@ -1,20 +1,25 @@
 """Images and answers that an earlier panel run left in its working directory."""
 
+import contextlib
 import hashlib
 import json
+import os
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
 from experiments.harness import chunks, files, hosts, sections
-from experiments.harness.chunks import finished, read_chunk
+from experiments.harness.chunks import DAMAGED, finished, read_chunk
+from experiments.harness.contents import Content, Contents
 from experiments.harness.workdir import CONFIG_FILE
 from experiments.inputs import former_keys
+from experiments.inputs.contents import fingerprint, of_file
+from experiments.stages.options import Recovery
 from free_jax import inversion, panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.model_io import MODEL_FILE
 from free_jax.types import Answers, SyntheticImages
 
 SIGNATURE_FILE = "zoo.json"
@@ -63,23 +68,101 @@ def sign(
       InputError: images of other teachers are there already.
     """
     file = _signature(workdir)
+    now = _checked(workdir, zoo, asked, renewed)
+
+    def write() -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # The second is for folders that moved together.
+        beside = os.path.relpath(renewed, workdir) if _is_local(renewed) else ""
+        place = {"renewed": renewed, "renewed_beside": beside}
+        files.write_json(file, now | place | {"recipe": recipe})
+
+    hosts.first_only(write)
+
+
+def check_signature(
+    workdir: str, zoo: zoo_lib.Zoo, asked: np.ndarray, *, renewed: str = ""
+) -> None:
+    """Refuses what `sign` would refuse; nothing is written.
+
+    Args:
+      workdir: run directory.
+      zoo: teachers that images are recovered from.
+      asked: rows of the teachers that are asked.
+      renewed: the earlier run whose images and answers this one adds to.
+
+    Raises:
+      InputError: images of other teachers are there already.
+    """
+    _checked(workdir, zoo, asked, renewed)
+
+
+def _checked(
+    workdir: str, zoo: zoo_lib.Zoo, asked: np.ndarray, renewed: str
+) -> dict[str, Any]:
     now = {
         "zoo": fingerprint(zoo),
         "asked": fingerprint(zoo_lib.select(zoo, asked)),
-        "renewed": renewed,
+        "renewed_content": _content_of(renewed),
     }
 
     def check() -> None:
-        before = {"renewed": ""} | _signed(workdir)
-        if file.exists() and any(before.get(key) != now[key] for key in now):
+        file, before = _signature(workdir), _signed(workdir)
+        if not file.exists():
+            return
+        # A run of an earlier version noted where the one before it was, nothing else.
+        known = before.get("renewed_content")
+        other = known != now["renewed_content"]
+        if known is None:
+            other = before.get("renewed", "") != renewed
+        if other or any(before.get(key) != now[key] for key in ("zoo", "asked")):
             raise InputError(
                 f"{file.parent} holds images of other teachers: the zoo has changed "
                 "since; use another --workdir"
             )
-        file.parent.mkdir(parents=True, exist_ok=True)
-        files.write_json(file, now | {"recipe": recipe})
 
     hosts.first_only(check)
+    return now
+
+
+def contents(section: Recovery) -> Contents:
+    """The earlier runs that a section names, by what they hold.
+
+    Images and answers are told by names and sizes of their files, how they were made,
+    whose they are, and the first of them; a model by its bytes.
+    """
+    found = {"images": _content_of(section.reuse)}
+    reused = Content(("recover.reuse",), _known(found), ("images",))
+    found = {"images": _content_of(section.against), "model": ""}
+    if section.against:
+        model = of_file("", f"{section.against}/{MODEL_FILE}").parts or {}
+        found["model"] = model.get("bytes", "")
+    against = Content(("recover.against",), _known(found), ("images", "model"))
+    return {"images of recover.reuse": reused, "run of recover.against": against}
+
+
+def _known(parts: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in parts.items() if value}
+
+
+def _content_of(folder: str) -> str:
+    """Twelve hex digits that name images and answers of a run; "" where none are."""
+    if not folder:
+        return ""
+    digest, some = hashlib.sha256(), False
+    for run in lineage(folder):
+        signed = _signed(run)
+        told = [signed.get(key) for key in ("zoo", "asked", "recipe")]
+        digest.update(json.dumps(told, sort_keys=True).encode())
+        for stage in ("recovered", "described"):
+            kept = finished(run, stage)
+            sizes = [(file.name, file.stat().length) for file in kept]
+            digest.update(json.dumps(sizes).encode())
+            if kept and stage == "recovered":
+                some = True
+                with contextlib.suppress(*DAMAGED):  # Told where it is read.
+                    digest.update(read_chunk(kept[0])["images"].tobytes())
+    return digest.hexdigest()[:12] if some else ""
 
 
 def _signature(workdir: str) -> epath.Path:
@@ -93,8 +176,15 @@ def _signed(workdir: str) -> dict[str, Any]:
 
 def lineage(workdir: str) -> list[str]:
     """A run and those whose images it renewed, oldest first."""
-    before = _signed(workdir).get("renewed")
+    signed = _signed(workdir)
+    before, beside = signed.get("renewed"), signed.get("renewed_beside")
+    if before and beside and not _signature(before).exists():
+        before = os.path.normpath(os.path.join(workdir, beside))
     return [*(lineage(before) if before else []), str(workdir)]
+
+
+def _is_local(folder: str) -> bool:
+    return bool(folder) and "://" not in folder
 
 
 def seconds_recovering(workdir: str) -> float:
@@ -132,10 +222,11 @@ def reuse(
             most = quota.images(int(way))
             # Labels run through the classes: the first ones hold each equally often.
             keep.append(np.flatnonzero(images.owners == owner)[:most])
+            found = len(keep[-1])
+            if most < wanted.images_per_class * int(way):  # The other key decides.
+                _check_enough(folder, "images_per_teacher", found, most)
             each = min(int(way), most)  # Its classes, or those that are drawn of it.
-            _check_enough(
-                folder, "images_per_class", len(keep[-1]) // each, most // each
-            )
+            _check_enough(folder, "images_per_class", found // each, most // each)
     keep.append(np.flatnonzero(images.owners < 0)[: wanted.dead_leaves])
     _check_enough(folder, "dead_leaves", len(keep[-1]), wanted.dead_leaves)
     index = np.concatenate(keep)
@@ -271,21 +362,3 @@ def _known_to_owners(zoo: zoo_lib.Zoo, images: SyntheticImages) -> bool:
         owner < 0 or (owner < len(ids) and known in ids[owner])
         for owner, known in pairs
     )
-
-
-def fingerprint(zoo: zoo_lib.Zoo) -> str:
-    """Twelve hex digits that name the teachers: networks, weights and classes."""
-    digest = hashlib.sha256()
-    for group in zoo.groups:
-        named = group.network.as_dict()
-        # As it was when the first fingerprints were taken, which must stay the same.
-        named = {"way" if k == "num_classes" else k: v for k, v in named.items()}
-        # The type that a teacher computes in changes its answers by rounding only.
-        named.pop("dtype", None)
-        if group.network.service is not None:  # Known by the names of its teachers.
-            named["hub"] = group.network.service.names
-        described = json.dumps(named)
-        digest.update(described.encode())
-        for leaf in jax.tree.leaves(group.teachers):
-            digest.update(np.ascontiguousarray(leaf).tobytes())
-    return digest.hexdigest()[:12]

@@ -211,6 +211,11 @@ def _how(notes: Mapping[str, Any]) -> str:
     lines = [f"- {shown(k)}: {shown(v)}" for k, v in said.items() if v is not None]
     if notes.get("learner"):
         lines.append(f"- adaptation: {shown(json.dumps(notes['learner']))}")
+    if notes.get("guessed"):
+        lines.append(
+            "- what the teachers' own files do not say (sizes, normalisation, class "
+            "names) was guessed (zoo.guess); a wrong guess makes the model worse"
+        )
     return "\n".join(lines) or "Not recorded with the model."
 
 

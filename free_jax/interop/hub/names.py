@@ -32,4 +32,13 @@ def for_cell(text: Any) -> str:
     """
     shown = legible(text)
     shown = shown.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return f"'{shown}" if shown.lstrip()[:1] in ("=", "+", "-", "@") else shown
+    return no_formula(shown)
+
+
+def no_formula(text: str) -> str:
+    """Text that a spreadsheet shows and does not compute: the one place for all.
+
+    >>> no_formula("=1+1"), no_formula("dog")
+    ("'=1+1", 'dog')
+    """
+    return f"'{text}" if text.lstrip()[:1] in ("=", "+", "-", "@") else text
