@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-
 # How a program allows guesses; a command has its own way to say it.
 GUESS_BY = "HubOptions(guess=True)"
 
