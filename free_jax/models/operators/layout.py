@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from free_jax.models.operators import activations, arithmetic, convolution
+from free_jax.models.operators import activations, arithmetic, convolution, onnx
 
 _ARRAYS = (jax.Array, np.ndarray)
 # They look along an axis, or at a weight for each channel.
@@ -25,10 +25,15 @@ _NOT_ELEMENTWISE = {
     "aten.prelu.default",
     "aten.softmax.int",
 }
-_ELEMENTWISE = frozenset(
-    name for name in (*arithmetic.TABLE, *activations.TABLE) if name.startswith("aten.")
-) - frozenset(_NOT_ELEMENTWISE)
-_CONVOLUTIONS = frozenset(convolution.TABLE) - {"aten.im2col.default"}
+_ELEMENTWISE = (
+    frozenset(
+        name
+        for name in (*arithmetic.TABLE, *activations.TABLE)
+        if name.startswith("aten.")
+    )
+    - _NOT_ELEMENTWISE
+) | onnx.ELEMENTWISE
+_CONVOLUTIONS = frozenset(convolution.TABLE) - {"aten.im2col.default"} | {"onnx.Conv"}
 
 
 def leaves_channels_last(op: str, args: Sequence[Any]) -> bool:
