@@ -47,7 +47,7 @@ test-all: $(VENV)/.installed-dev
 	$(PYTEST) -m "slow or not slow"
 
 # Models of torchvision, timm and Hugging Face, converted by their own packages: an
-# environment of 5 GB beside the usual one.
+# environment beside the usual one, of 5 GB, or 7 where only PyPI can be reached.
 CONVERT ?= .venv-convert
 
 test-convert: $(CONVERT)/.installed

@@ -16,6 +16,12 @@ Cases ``graph_..`` are usual networks of torchvision and timm, read as graphs, a
 the modules themselves; they need ``free_jax[convert]``.  One thread each::
 
     taskset -c 0 python benchmarks/against_torch.py --cases=graphs --compile=off
+
+Cases ``depthwise_..`` are those of depthwise convolutions once more, gradients beside
+a third side "plain": ours, with the sum over taps differentiated by JAX instead of our
+own gradient (`models/cpu/depthwise.py`)::
+
+    taskset -c 0 python benchmarks/against_torch.py --cases=depthwise --compile=off
 """
 
 import argparse
@@ -85,6 +91,8 @@ def measure(case: work.Case, repeats: int, compiled: bool) -> dict:
     sides = {"ours": case.ours, "eager": case.eager}
     if compiled and case.compiled is not None:
         sides["compiled"] = case.compiled
+    if case.plain is not None:
+        sides["plain"] = case.plain
     first = {name: clocked(fn)[0] for name, fn in sides.items()}
     rounds = {name: {"wall": [], "cpu": []} for name in sides}
     for _ in range(repeats):
@@ -143,7 +151,7 @@ def plot(rows: dict[str, dict], path: pathlib.Path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(figsize=(7, 0.45 * len(rows) + 1.2))
-    offsets = {"eager": -0.15, "compiled": 0.15}
+    offsets = {"eager": -0.15, "compiled": 0.15, "plain": 0.15}
     for side, offset in offsets.items():
         shown = [
             (i, r["ratios"][side]["wall"])
@@ -162,7 +170,7 @@ def plot(rows: dict[str, dict], path: pathlib.Path) -> None:
             ],
             fmt="o",
             capsize=3,
-            label=f"{side} PyTorch",
+            label="plain" if side == "plain" else f"{side} PyTorch",
         )
     axes.axvline(1.0, color="grey", linewidth=1)
     axes.set_yticks(range(len(rows)), list(rows))
@@ -185,8 +193,12 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--out", default="runs/against_torch", help="without suffix")
     options = parser.parse_args(argv)
     known = build(options.quick)
-    graphs = [name for name in known if name.startswith("graph_")]
-    groups = {"": list(known), "graphs": graphs}
+    groups = {
+        family: [name for name in known if name.startswith(start)]
+        for family, start in (("graphs", "graph_"), ("depthwise", "depthwise_"))
+    }
+    # They repeat graphs, with a side more.
+    groups[""] = [name for name in known if name not in groups["depthwise"]]
     names = options.cases.split(",")
     chosen = groups.get(options.cases) or [name for name in names if name]
     unknown = sorted(set(chosen) - set(known))

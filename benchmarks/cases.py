@@ -48,6 +48,7 @@ class Case(NamedTuple):
       units: how many inner steps, episodes, batches or steps one call holds.
       unit: their name.
       before: seconds that went into making it, by name.
+      plain: ours as it would be without the form that the case is about, or None.
     """
 
     ours: Callable[[], Any]
@@ -56,6 +57,7 @@ class Case(NamedTuple):
     units: int
     unit: str
     before: Mapping[str, float] = {}
+    plain: Callable[[], Any] | None = None
 
 
 def classifier(name: str, **kwargs) -> Network:

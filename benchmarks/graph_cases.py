@@ -4,10 +4,11 @@ Describing images is one forward pass; image gradients are what inversion takes 
 by.  Same weights, same images.  Needs ``free_jax[convert]``.
 """
 
+import contextlib
 import functools
 import importlib.util
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ import torch
 from benchmarks.cases import WAY, Case
 from free_jax.interop.batches import program_of
 from free_jax.interop.export import export_module
+from free_jax.models.cpu import depthwise
 from free_jax.models.graph import Graph
 
 PACKAGES = ("torchvision", "timm")
@@ -56,6 +58,7 @@ def vit(side: int) -> torch.nn.Module:
 
 
 NETWORKS = (resnet18, mobilenet, efficientnet, convnext, vit)
+DEPTHWISE = (mobilenet, efficientnet, convnext)
 
 
 def build(quick: bool) -> dict[str, Callable[[], Case]]:
@@ -69,6 +72,12 @@ def build(quick: bool) -> dict[str, Callable[[], Case]]:
         for what in ("describe", "gradient"):
             name = f"graph_{make.__name__}_{side}_{what}"
             found[name] = functools.partial(case, make, side, images, what)
+            if make in DEPTHWISE:
+                again = name.replace("graph_", "depthwise_")
+                plain = what == "gradient"  # Describing is the same sum.
+                found[again] = functools.partial(
+                    case, make, side, images, what, plain=plain
+                )
     return found
 
 
@@ -83,7 +92,20 @@ def converted(make: Callable, side: int) -> tuple:
     return module, program, variables, time.perf_counter() - start
 
 
-def case(make: Callable, side: int, images: int, what: str) -> Case:
+@contextlib.contextmanager
+def differentiated_by_jax() -> Iterator[None]:
+    """Depthwise convolutions that are traced within have no gradient of their own."""
+    own = depthwise._depthwise
+    depthwise._depthwise = depthwise._sum_over_taps
+    try:
+        yield
+    finally:
+        depthwise._depthwise = own
+
+
+def case(
+    make: Callable, side: int, images: int, what: str, plain: bool = False
+) -> Case:
     module, program, variables, seconds = converted(make, side)
     network = Graph(program.num_classes, program.text)
     variables = jax.tree.map(jnp.asarray, variables)
@@ -97,7 +119,13 @@ def case(make: Callable, side: int, images: int, what: str) -> Case:
 
     describe = jax.jit(lambda x: network.apply(variables, x, norm="running"))
     ours = describe if what == "describe" else jax.jit(jax.grad(loss))
+    by_jax = jax.jit(jax.grad(lambda x: loss(x)))
     x = jnp.asarray(pixels)
+
+    def without_own_gradient():
+        with differentiated_by_jax():  # Of effect in the first call, which traces.
+            return jax.block_until_ready(by_jax(x))
+
     y = torch.tensor(pixels.transpose(0, 3, 1, 2).copy())
     targets = torch.tensor(labels)
 
@@ -116,4 +144,5 @@ def case(make: Callable, side: int, images: int, what: str) -> Case:
         1,
         f"batch of {images}",
         {"to convert": seconds},
+        without_own_gradient if plain else None,
     )

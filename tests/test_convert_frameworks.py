@@ -13,7 +13,7 @@ for package in ("torchvision", "timm", "transformers"):
     pytest.importorskip(package)
 
 from free_jax.errors import InputError  # noqa: E402
-from free_jax.interop import program_library  # noqa: E402
+from free_jax.interop import hub, program_library  # noqa: E402
 from free_jax.interop.batches import program_of  # noqa: E402
 from free_jax.interop.export import export_module  # noqa: E402
 from free_jax.interop.frameworks import (  # noqa: E402
@@ -232,7 +232,7 @@ def test_torchvision_in_words():
     state = numbers(models.resnet18())
     with pytest.raises(InputError, match="weights are of resnet18, not of resnet50"):
         torchvision_module(state, "it", family="resnet50")
-    unknown = "it: a checkpoint of an unknown network; its code is needed: code: in"
+    unknown = "it: a checkpoint of an unknown network; name it in"
     with pytest.raises(InputError, match=unknown):
         torchvision_module({"a.weight": np.zeros((3, 3))}, "it")
     with pytest.raises(InputError, match=r"layer3\.0\.bn1\.weight"):
@@ -332,6 +332,29 @@ def test_timm_by_its_arguments():
     # What would read or fetch other files is not taken from a file.
     fetches = {"pretrained": True, "checkpoint_path": "/etc/passwd", "in_chans": 1}
     timm_module({**config, "model_args": fetches}, state, "it")
+
+
+def test_timm_by_the_name_that_a_checkpoint_says(tmp_path):
+    import timm
+
+    made = timm.create_model("test_resnet", num_classes=3)
+    content = {"arch": "test_resnet", "epoch": 3}
+    averaged = {f"module.{k}": v for k, v in made.state_dict().items()}
+    zeros = {k: torch.zeros_like(v) for k, v in averaged.items()}
+    torch.save(
+        {**content, "state_dict": zeros, "state_dict_ema": averaged},
+        tmp_path / "named.pth.tar",
+    )
+    # A name that timm does not have says nothing.
+    odd = {"arch": "our_best", "state_dict": {"a.weight": torch.zeros(3, 3, 3, 3)}}
+    torch.save(odd, tmp_path / "odd.pth")
+    named, odd = hub.read_folder(
+        tmp_path, hub.HubOptions(guess=True, check=True, cache_dir="")
+    )
+    assert named.used and named.recognised == "test_resnet (timm)", named.message
+    assert named.sources["network"] == "named.pth.tar:arch"
+    assert named.network_difference < 1e-5
+    assert not odd.used and "family: timm/NAME" in odd.message
 
 
 def test_timm_within_transformers():

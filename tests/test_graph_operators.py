@@ -13,6 +13,7 @@ from torch import nn  # noqa: E402
 from free_jax.interop.programs import canonical  # noqa: E402
 from free_jax.models import program_text  # noqa: E402
 from free_jax.models.graph import run  # noqa: E402
+from free_jax.models.operators import OPERATORS, layout  # noqa: E402
 
 # Exporting warns about its own future.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -315,3 +316,57 @@ def _double(program, variables, graph):
 def _apart(found, expected) -> float:
     scale = np.abs(expected).max() + 1e-9
     return float(np.abs(np.asarray(found) - expected).max() / scale)
+
+
+def test_elementwise_work_is_the_same_with_channels_last():
+    """Operands of all axes, of fewer, of one channel each, and numbers."""
+    rng = np.random.default_rng(0)
+    x = jax.numpy.asarray(rng.normal(size=(2, 3, 4, 5)), "float32")
+    shapes = ((3, 1, 1), (1, 3, 1, 1), (2, 3, 1, 1), (5,), (4, 1), ())
+    drawn = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    operands = [x + 1, *drawn, 0.5]
+    for other in operands:
+        found = layout.elementwise(OPERATORS["aten.mul.Tensor"], [x, other], {})
+        np.testing.assert_array_equal(found, x * other)
+        found = layout.elementwise(
+            OPERATORS["aten.add.Tensor"], [other, x], {"alpha": 2}
+        )
+        np.testing.assert_allclose(found, other + 2 * x, rtol=1e-6)
+    bias, picked = drawn[0][0, 0, 0], x > 0
+    found = layout.elementwise(OPERATORS["aten.where.self"], [picked, x, bias], {})
+    np.testing.assert_array_equal(found, np.where(picked, x, bias))
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "last"),
+    [
+        ("aten.permute.default", [None, [0, 3, 1, 2]], True),
+        ("aten.permute.default", [None, [0, -1, 1, 2]], True),
+        ("aten.permute.default", [None, [0, 2, 3, 1]], False),
+        ("aten.permute.default", [None, [0, 1]], False),
+        ("aten.conv2d.default", [], True),
+        ("aten.linear.default", [], False),
+    ],
+)
+def test_what_leaves_channels_last(op, args, last):
+    assert layout.leaves_channels_last(op, args) == last
+
+
+def test_activations_between_convolutions_are_not_transposed():
+    first, second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 2, 3)
+    module = Does(lambda x, f, s: s(F.silu(f(x)) * 0.5).mean((2, 3)), first, second)
+    program, variables = canonical(raw_graph(module, images(size=12)))
+    text = program_text.read(program.text)
+    traced = jax.make_jaxpr(lambda x: run(text, variables["params"], {}, x)[0])(
+        nhwc(images(size=12))
+    )
+    shapes = [e.outvars[0].aval.shape for e in every_equation(traced.jaxpr)
+              if e.primitive.name == "logistic"]  # fmt: skip
+    assert shapes == [(3, 10, 10, 4)]
+
+
+def every_equation(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from every_equation(inner)

@@ -15,6 +15,7 @@ from free_jax.interop.hub import HubOptions, labels, report
 from free_jax.interop.hub.names import for_cell, legible
 from free_jax.interop.hub.preprocessing import Preprocessing
 from free_jax.interop.hub.processors import processor_facts
+from free_jax.interop.hub.reasons import left_out
 from free_jax.interop.hub.timm_config import config_facts
 
 STATE = hub_files.conv4_state()
@@ -248,12 +249,39 @@ def test_convert_needs_no_data_set_and_guesses_only_if_asked(tmp_path, capsys):
     assert "teachers.yaml" in said and "0 of 1 models are used" in said
     reason = hub.read_folder(models, HubOptions(cache_dir=""))[0].message
     assert said.count(reason[:40]) == 1, "once is enough"
+    assert "allow guesses by --guess" in said
     assert convert_zoo.main([*line, "--guess"]) == 0
     zoo = fj_zoo.load_zoo(target)
     assert zoo.num_teachers == 1 and zoo.sources == ("m.safetensors",)
     inside = [f"--source={models}", f"--target={models / 'zoo'}"]
     assert convert_zoo.main([*inside, "--guess"]) == 2
     assert sorted(p.name for p in models.iterdir()) == ["m.safetensors"]
+
+
+def test_a_reason_that_many_share_is_said_once(tmp_path, capsys):
+    for i in range(6):
+        put(tmp_path, f"m{i}.safetensors", hub_files.conv4_state(seed=i))
+        (tmp_path / f"t{i}.safetensors").write_bytes(b"\0" * (3 + i))
+    found = tmp_path.parent / f"{tmp_path.name}.json"
+    line = [str(tmp_path), f"--json={found}", "--cache_dir=", "--no-guess"]
+    assert inspect_zoo.main(line) == 2
+    out = capsys.readouterr().out
+    names = "m0.safetensors, m1.safetensors, m2.safetensors and 3 more"
+    assert f"  6 models ({names}): no file says its size" in out
+    assert out.count("no file says") == 1 and "0 of 12 models are used" in out
+    cards = json.loads(found.read_text())
+    assert len(cards) == 12 and all("no file says" in c["message"] for c in cards[:6])
+
+
+def test_reasons_are_one_but_for_the_name_of_the_model():
+    cards = [
+        hub.Card(f"a/{i}.pth", "checkpoint", f"{i}.pth: bad; name a/{i}.pth ({why})")
+        for i, why in enumerate(("x", "x", "y"))
+    ]
+    assert left_out(cards) == [
+        "2 models (a/0.pth, a/1.pth): MODEL: bad; name MODEL (x)",
+        "a/2.pth (checkpoint): 2.pth: bad; name a/2.pth (y)",
+    ]
 
 
 def test_a_folder_that_cannot_be_written_is_read(tmp_path):

@@ -22,8 +22,10 @@ def models(tmp_path):
 
 
 def test_load_zoo_takes_models_and_converted_zoos(models, tmp_path):
-    with pytest.raises(InputError, match="none of 2 models can be used"):
+    nothing = "none of 2 models can be used.*guesses by HubOptions.guess=True"
+    with pytest.raises(InputError, match=nothing) as refused:
         fj.load_zoo(models)
+    assert str(refused.value).count("no file says") == 1, "one reason, said once"
     guessed = fj.load_zoo(models, fj.HubOptions(guess=True))
     (models / "teachers.yaml").write_text(hub_files.TABLE)
     zoo = fj.load_zoo(models)
@@ -41,8 +43,10 @@ def test_a_run_reads_models_once_and_without_data(
 ):
     data = DataOptions(cache_dir=str(tmp_path / "cache"))
     options = ZooOptions(path=str(models))
-    with pytest.raises(InputError, match="none of 2 models can be used"):
+    nothing = "none of 2 models can be used.*guesses by --config.zoo.guess=True"
+    with pytest.raises(InputError, match=nothing):
         inputs.load_zoo(options, data)
+    assert capsys.readouterr().err.count("no file says") == 1
     table = tmp_path / "table.yaml"
     table.write_text(hub_files.TABLE)
     options = options._replace(table=str(table))
@@ -54,6 +58,13 @@ def test_a_run_reads_models_once_and_without_data(
     # What may be guessed is another reading.
     guessed = inputs.load_zoo(ZooOptions(path=str(models), guess=True), data)
     assert guessed.networks != zoo.networks
+
+
+def test_models_that_are_left_out_are_told_of(models):
+    (models / "teachers.yaml").write_text(hub_files.TABLE)
+    (models / "broken.safetensors").write_bytes(b"{}")
+    with pytest.warns(UserWarning, match=r"2 of 3 models are used; left out: broken"):
+        assert fj.load_zoo(models).num_teachers == 2
 
 
 def test_a_network_saves_what_it_gives(tmp_path):

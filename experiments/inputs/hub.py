@@ -28,6 +28,7 @@ def hub_options(
     return HubOptions(
         table=args.table,
         guess=args.guess,
+        guess_by="--guess",
         trust_code=trusted,
         check=args.check,
         cache_dir=args.cache_dir,

@@ -89,6 +89,7 @@ def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.
         how = HubOptions(
             table=options.table or None,
             guess=options.guess,
+            guess_by="--config.zoo.guess=True",
             trust_code=options.trust_code,
             progress=conversion.show_progress,
             defaults={

@@ -18,7 +18,7 @@ from free_jax.errors import InputError
 from free_jax.models import program_text
 from free_jax.models.cpu.convolution import torch_uniform
 from free_jax.models.normalization import Norm
-from free_jax.models.operators import OPERATORS
+from free_jax.models.operators import OPERATORS, layout
 from free_jax.models.operators.normalization import moments, normalize_channels
 from free_jax.models.program_text import Instructions, Value
 from free_jax.types import PyTree
@@ -161,16 +161,20 @@ def _interpret(
     values = {**program.constants, "x": x}
     for name in program.shapes:
         values[name] = jnp.asarray(weights[name], dtype)
-    seen = {}
+    seen: dict[str, Any] = {}
+    standing: set[str] = set()  # Values that are channels last in memory.
     stop = program.features if features else program.output
     for i, (op, args, kwargs) in enumerate(program.nodes):
         if stop is not None and stop.name == f"v{i - 1}":
             break
         try:
             if op == "batch_norm":
+                last = args[0].name in standing
                 value, found = _batch_norm(
-                    args, values, stats, moments_wanted, axis_name
+                    args, values, stats, moments_wanted, axis_name, last
                 )
+                if last:
+                    standing.add(f"v{i}")
                 if moments_wanted:
                     seen[args[3].name] = found
             elif op == "head":
@@ -178,10 +182,16 @@ def _interpret(
                 head = weights["head"]
                 value = entering @ head["kernel"] + head["bias"]
             else:
-                value = OPERATORS[op](
-                    *(_get(arg, values) for arg in args),
-                    **{key: _get(arg, values) for key, arg in kwargs.items()},
-                )
+                given = [_get(arg, values) for arg in args]
+                named = {key: _get(arg, values) for key, arg in kwargs.items()}
+                names = {arg.name for arg in args if isinstance(arg, Value)}
+                if layout.keeps_channels_last(op, names, standing):
+                    value = layout.elementwise(OPERATORS[op], given, named)
+                    standing.add(f"v{i}")
+                else:
+                    value = OPERATORS[op](*given, **named)
+                    if layout.leaves_channels_last(op, args):
+                        standing.add(f"v{i}")
         except InputError:
             raise
         except _MISFITS as error:
@@ -206,7 +216,7 @@ def _get(value: Any, values: dict[str, Any]) -> Any:
     return value
 
 
-def _batch_norm(args, values, stats, moments_wanted, axis_name):
+def _batch_norm(args, values, stats, moments_wanted, axis_name, last):
     """The normalised value, and the moments of what entered."""
     x, weight, bias = (_get(arg, values) for arg in args[:3])
     name, eps = args[3].name, args[4]
@@ -218,7 +228,11 @@ def _batch_norm(args, values, stats, moments_wanted, axis_name):
             var = jax.lax.pmean(var + jnp.square(own - mean), axis_name)
         found = {"mean": mean, "var": var}
     used = stats.get(name, found)
-    return normalize_channels(x, weight, bias, used["mean"], used["var"], eps), found
+    given = weight, bias, used["mean"], used["var"], eps
+    if not last:
+        return normalize_channels(x, *given), found
+    out = normalize_channels(layout.channels_last(x), *given, axis=-1)
+    return layout.channels_first(out), found
 
 
 def _init_head(key: jax.Array, features: int, num_classes: int) -> PyTree:

@@ -60,6 +60,13 @@ def timm_module(
     return loading.load(loading.build(make, source, SAID_BY), state, source, SAID_BY)
 
 
+def is_known(name: str) -> bool:
+    """Whether timm has a network of that name."""
+    import timm
+
+    return timm.is_model(name)
+
+
 def check_architecture(name: Any, source: str) -> str:
     """A plain name: timm takes ``hf-hub:..`` and ``local-dir:..`` too."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_.\-]{1,200}", name):

@@ -72,8 +72,9 @@ def torchvision_module(
     found = _find(models, shapes)
     if found is None:
         raise InputError(
-            f"{source}: a checkpoint of an unknown network; its code is needed: "
-            "code: in teachers.yaml with --trust_code"
+            f"{source}: a checkpoint of an unknown network; name it in teachers.yaml "
+            "if it is timm's (family: timm/NAME), else its code is needed: code: in "
+            "teachers.yaml with --trust_code"
         )
     name, make, said = found
     if family is not None and not name.startswith(family):

@@ -1,5 +1,6 @@
 """A weight file by itself: bare or wrapped, of a network that its keys tell."""
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -78,6 +79,9 @@ def read_weights(setting: Setting) -> Reading:
         found = what_it_is(checkpoint.state)
         if found:
             raise InputError(f"{setting.name}: {found}") from error
+        named = extras.network_name(checkpoint.extra)
+        if not stated and named is not None and _timm_has(named[0]):
+            return _timm(setting, checkpoint, {"model": named[0]}, named_by=named[1])
         beside = own_code.code_beside(setting)
         if beside is not None and trusted:
             return _own_code(setting, checkpoint)
@@ -101,6 +105,15 @@ def _is_timm(args: Any) -> bool:
     if not isinstance(args, Mapping) or not isinstance(args.get("model"), str):
         return False
     return bool({"model_kwargs", "model_ema", "crop_pct", "img_size"} & set(args))
+
+
+def _timm_has(name: str) -> bool:
+    """Whether timm is there and has a network of that name."""
+    if importlib.util.find_spec("timm") is None:
+        return False
+    from free_jax.interop.frameworks.timm import is_known
+
+    return is_known(name)
 
 
 def _common(setting: Setting, checkpoint: Checkpoint, facts: Facts) -> dict[str, Any]:
@@ -129,8 +142,13 @@ def _channels(state: Mapping[str, np.ndarray]) -> int:
     return int(kernels[0].shape[1]) if kernels else 3
 
 
-def _timm(setting: Setting, checkpoint: Checkpoint, args: dict[str, Any]) -> Reading:
-    """A checkpoint of timm's train.py, or a network of timm that the table names."""
+def _timm(
+    setting: Setting,
+    checkpoint: Checkpoint,
+    args: dict[str, Any],
+    named_by: str = "args.model",
+) -> Reading:
+    """A checkpoint of timm's train.py, or a network of timm that something names."""
     stated = setting.row.values.get("family", "")
     name = setting.name
     architecture = stated.removeprefix("timm/") or args["model"]
@@ -152,7 +170,7 @@ def _timm(setting: Setting, checkpoint: Checkpoint, args: dict[str, Any]) -> Rea
         return timm_module(config, checkpoint.state, name)
 
     common["sources"]["network"] = (
-        setting.row.source if stated else f"{name}:args.model"
+        setting.row.source if stated else f"{name}:{named_by}"
     )
     return Reading(
         "timm",
@@ -168,7 +186,7 @@ def _torchvision(setting: Setting, checkpoint: Checkpoint) -> Reading:
     """A network of torchvision, recognised by its keys and shapes."""
     name, state = setting.name, checkpoint.state
     stated = setting.row.values.get("family")
-    hint = extras.network_name(checkpoint.extra)
+    hint, _ = extras.network_name(checkpoint.extra) or (None, "")
     module, said = _recognised(setting, state, stated)
     facts = dict(extras.extra_facts(checkpoint.extra, name))
     if said.get("image_size") and "size" not in facts:

@@ -92,13 +92,13 @@ def _put(found: dict[str, Fact], key: str, read: Any, source: str) -> None:
         pass
 
 
-def network_name(extra: Mapping[str, Any]) -> str | None:
-    """What the checkpoint calls its network, "resnet18"."""
+def network_name(extra: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What the checkpoint calls its network, "resnet18", and the key that says so."""
     for _, table in tables(extra):
         for key in _NETWORK:
             name = table.get(key)
             if isinstance(name, str) and re.fullmatch(r"[\w.\-/]{3,100}", name):
-                return name
+                return name, key
     return None
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from free_jax.errors import InputError
+from free_jax.interop.hub.options import GUESS_BY
 from free_jax.interop.hub.preprocessing import RESAMPLE, Preprocessing
 
 GUESSED, DEFAULT = "guessed", "default"
@@ -32,7 +33,12 @@ Facts = Mapping[str, Fact]
 
 
 def settle(
-    facts: Facts, channels: int, *, guess: bool, guessed_size: int | None = None
+    facts: Facts,
+    channels: int,
+    *,
+    guess: bool,
+    guess_by: str = GUESS_BY,
+    guessed_size: int | None = None,
 ) -> tuple[Preprocessing, dict[str, str]]:
     """One description of a model's images.
 
@@ -41,6 +47,7 @@ def settle(
       channels: that the network takes.
       guess: whether what is missing may be guessed: ImageNet's statistics and the
         size.
+      guess_by: what the user would write to allow it.
       guessed_size: usual for the family; None: 224.
 
     Returns:
@@ -55,7 +62,7 @@ def settle(
         raise InputError(
             f"no file says its {' and '.join(missing)}: write "
             f"{'it' if len(missing) == 1 else 'them'} into teachers.yaml "
-            "(inspect_zoo.py --write_table makes one), or allow guesses (guess)"
+            f"(inspect_zoo.py --write_table makes one), or allow guesses by {guess_by}"
         )
     _fill(found, channels, guessed_size)
     value = {name: fact.value for name, fact in found.items()}

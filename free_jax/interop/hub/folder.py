@@ -15,6 +15,7 @@ from free_jax.interop.hub.licence import licence_of
 from free_jax.interop.hub.measure import measured
 from free_jax.interop.hub.options import HubOptions
 from free_jax.interop.hub.reading import Reading, Setting
+from free_jax.interop.hub.reasons import left_out
 from free_jax.interop.hub.table import (
     NAMES,
     Table,
@@ -37,6 +38,10 @@ _READERS: dict[str, Callable[[Setting], Reading]] = {
     "onnx": graphs.read_onnx_file,
     "torch_export": graphs.read_torch_export,
 }
+
+
+# In an error; `report.as_text` has all.
+_REASONS = 3
 
 
 class Survey(NamedTuple):
@@ -196,12 +201,13 @@ def _card(setting: Setting, reading: Reading, blank: Card) -> Card:
     if reading.sources.get("heads") == GUESSED and not options.guess:
         raise InputError(
             f"the weights do not tell its heads ({reading.recognised}); write its "
-            "family into teachers.yaml, or allow guesses (guess)"
+            f"family into teachers.yaml, or allow guesses by {options.guess_by}"
         )
     preprocessing, sources = settle(
         facts,
         reading.channels,
         guess=options.guess,
+        guess_by=options.guess_by,
         guessed_size=reading.guessed_size,
     )
     h, w, c = preprocessing.image_shape
@@ -310,10 +316,12 @@ def zoo_of(found: Survey) -> Assembled:
     """
     used = [card for card in found.cards if card.used]
     if not used:
-        lines = [f"{c.path}: {c.message}" for c in found.cards[:3]]
+        reasons = left_out(found.cards)
+        rest = len(reasons) - _REASONS
         raise InputError(
             f"{found.root}: none of {len(found.cards)} models can be used: "
-            + "; ".join(lines)
+            + "; ".join(reasons[:_REASONS])
+            + (f"; and {rest} more reasons" if rest > 0 else "")
         )
     teachers = [
         Teacher(

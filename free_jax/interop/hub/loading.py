@@ -1,15 +1,19 @@
 """One call for teachers, converted already or not."""
 
 import pathlib
+import warnings
 from typing import Any
 
 from free_jax import zoo as zoo_lib
-from free_jax.interop.hub.folder import read_zoo
+from free_jax.interop.hub.folder import survey, zoo_of
 from free_jax.interop.hub.options import HubOptions
+from free_jax.interop.hub.reasons import left_out
 
 
 def load_zoo(path: Any, options: HubOptions = HubOptions()) -> zoo_lib.Zoo:
     """A zoo from a folder: one that `save_zoo` wrote, or a folder of models.
+
+    Models that cannot be used are left out, with a warning that says why.
 
     Args:
       path: of the folder.  A converted zoo may be remote, e.g. ``gs://``; models are
@@ -21,5 +25,14 @@ def load_zoo(path: Any, options: HubOptions = HubOptions()) -> zoo_lib.Zoo:
     """
     local = "://" not in str(path) and pathlib.Path(path).expanduser()
     if local and local.exists() and not (local / "zoo.json").exists():
-        return read_zoo(local, options)
+        found = survey(local, options)
+        zoo = zoo_of(found).zoo
+        reasons = left_out(found.cards)
+        if reasons:
+            warnings.warn(
+                f"{local}: {zoo.num_teachers} of {len(found.cards)} models are used; "
+                f"left out: {'; '.join(reasons)}",
+                stacklevel=2,
+            )
+        return zoo
     return zoo_lib.load_zoo(path)

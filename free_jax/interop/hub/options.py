@@ -4,6 +4,9 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+# How a program allows guesses; a command has its own way to say it.
+GUESS_BY = "HubOptions(guess=True)"
+
 
 class HubOptions(NamedTuple):
     """Settings of `read_folder`.
@@ -19,6 +22,7 @@ class HubOptions(NamedTuple):
         nowhere.
       limit: reads only the first models.
       defaults: settings, as a table's, of all models of which it says nothing.
+      guess_by: how the user would set `guess`, for messages.
       progress: called as ``progress(done, total)``.
     """
 
@@ -29,4 +33,5 @@ class HubOptions(NamedTuple):
     cache_dir: Any = None
     limit: int | None = None
     defaults: Mapping[str, Any] = MappingProxyType({})
+    guess_by: str = GUESS_BY
     progress: Callable[[int, int], None] | None = None

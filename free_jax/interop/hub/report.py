@@ -9,6 +9,7 @@ from free_jax.interop.hub.card import Card
 from free_jax.interop.hub.facts import GUESSED
 from free_jax.interop.hub.names import legible
 from free_jax.interop.hub.preprocessing import Preprocessing
+from free_jax.interop.hub.reasons import grouped, left_out
 
 _DIGITS = 6
 
@@ -96,17 +97,14 @@ def as_text(
       merged: class to (source, name) of the outputs that are one class.
     """
     lines = [*_table(cards), ""]
-    out = [card for card in cards if not card.used]
-    if out:
-        lines += ["Left out:"]
-        lines += [f"  {legible(c.path)} ({c.kind}): {_long(c.message)}" for c in out]
-        lines += [""]
-    remarks = [card for card in cards if card.used and card.message]
-    lines += [f"{legible(card.path)}: {_long(card.message)}" for card in remarks]
-    guessed = [card for card in cards if card.used and card.guessed]
+    reasons = left_out(cards)
+    if reasons:
+        lines += ["Left out:", *(f"  {reason}" for reason in reasons), ""]
+    lines += grouped((c, c.message) for c in cards if c.used and c.message)
+    guessed = grouped((c, ", ".join(c.guessed)) for c in cards if c.used and c.guessed)
     if guessed:
         lines += ["Guessed, for no file says it (correct it in teachers.yaml):"]
-        lines += [f"  {legible(c.path)}: {', '.join(c.guessed)}" for c in guessed]
+        lines += [f"  {line}" for line in guessed]
     trusted = [card for card in cards if card.consent]
     for card in trusted:
         for file, digest in card.consent.items():

@@ -19,15 +19,20 @@ def moments(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return mean, jnp.square(wide - per_channel(mean, x.ndim)).mean(axes)
 
 
-def normalize_channels(x, weight, bias, mean, var, eps):
-    """Affine map of each channel of [n, c, ...] that given moments make standard."""
+def normalize_channels(x, weight, bias, mean, var, eps, axis=1):
+    """Affine map of each channel of [n, c, ...] that given moments make standard.
+
+    With ``axis`` -1, channels are last.
+    """
     factor = lax.rsqrt(var + eps)
     if weight is not None:
         factor = weight * factor
     offset = -mean * factor
     if bias is not None:
         offset = bias + offset
-    factor, offset = (per_channel(v, x.ndim).astype(x.dtype) for v in (factor, offset))
+    factor, offset = factor.astype(x.dtype), offset.astype(x.dtype)
+    if axis == 1:
+        factor, offset = (per_channel(v, x.ndim) for v in (factor, offset))
     return x * factor + offset
 
 

@@ -240,6 +240,9 @@ EITHER = {
     "Xor": (np.logical_xor, jnp.logical_xor),
 }
 
+# Of values at one place, whatever the axes.
+ELEMENTWISE = frozenset(f"onnx.{name}" for name in (*_PLAIN, *EITHER))
+
 _REDUCTIONS = {
     "ReduceL1": _sums(jnp.abs),
     "ReduceL2": _sums(jnp.square, _root),
