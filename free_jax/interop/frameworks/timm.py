@@ -64,7 +64,8 @@ def is_known(name: str) -> bool:
     """Whether timm has a network of that name."""
     import timm
 
-    return timm.is_model(name)
+    packages: Any = timm
+    return packages.is_model(name)
 
 
 def check_architecture(name: Any, source: str) -> str:
