@@ -37,7 +37,9 @@ from experiments.harness import loop, stopping  # noqa: E402
 from experiments.harness.method import Meters, Method, Schedule  # noqa: E402
 from experiments.harness.run import Run  # noqa: E402
 from experiments.inputs import command_line, endpoints  # noqa: E402
-from experiments.methods import runs  # noqa: E402
+from experiments.inputs.options import DataOptions, ZooOptions  # noqa: E402
+from experiments.methods import bidf, runs  # noqa: E402
+from experiments.stages import teachers  # noqa: E402
 from free_jax import (  # noqa: E402
     InputError,
     Teachers,
@@ -51,7 +53,9 @@ from free_jax import (  # noqa: E402
 from free_jax import remote as remote_lib  # noqa: E402
 from free_jax.algorithm import Algorithm  # noqa: E402
 from free_jax.baselines import BASELINES  # noqa: E402
+from free_jax.inversion.answers import BlackBoxOptions  # noqa: E402
 from free_jax.panel import classifiers  # noqa: E402
+from free_jax.zoo import save_zoo  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WAY, COUNT = 5, 3
@@ -664,7 +668,7 @@ def test_a_wrong_command_is_one_line(listed, tmp_path, capsys):
     error = capsys.readouterr().err
     assert "no.yaml: No such file" in error and error.count("\n") == 1
     # The white-box stage of the panel is refused for endpoints.
-    both = parse(f"--config.zoo.apis={listed()}", "--config.zoo.path=here")
+    both = parse(f"--config.zoo.apis={listed()}", "--config.zoo.sabotage=0.5")
     with pytest.raises(InputError, match="exclude each other"):
         train.main(both, str(tmp_path / "x"))
     white = parse(
@@ -672,6 +676,33 @@ def test_a_wrong_command_is_one_line(listed, tmp_path, capsys):
     )
     with pytest.raises(InputError, match="asks for gradients, which endpoint does not"):
         train.main(white, str(tmp_path / "y"))
+
+
+def test_endpoints_stand_beside_models(listed, tmp_path, monkeypatch):
+    """Who gives gradients is differentiated, the others are asked."""
+    network = make_network("conv4", num_classes=WAY, image_shape=(32, 32, 3), width=4)
+    shapes = jax.eval_shape(network.init, jax.random.key(0))
+    variables = jax.tree.map(lambda x: np.ones((2, *x.shape), x.dtype), shapes)
+    ids = jnp.asarray([range(WAY), range(1, WAY + 1)], jnp.int32)
+    group = ZooGroup(network, Teachers(variables, ids), np.full(2, np.nan))
+    save_zoo(Zoo((group,), tuple(f"own {i}" for i in range(WAY + 1))), tmp_path / "zoo")
+    options = ZooOptions(path=str(tmp_path / "zoo"), apis=str(listed()))
+    made = Run(str(tmp_path), 0, lambda tree: tree, map_tasks, None)
+    recipes = []
+    monkeypatch.setattr(
+        bidf.inversion,
+        "build",
+        lambda recipe, network, *_, **__: recipes.append((network.name, recipe)),
+    )
+    with teachers.opened(options, made, data=DataOptions(name="procedural")) as zoo:
+        assert [g.network.name for g in zoo.groups] == ["conv4", "endpoint"]
+        assert zoo.num_teachers == 5 and zoo.service is not None
+        assert zoo.num_classes > WAY + 1
+        config = bidf.Config(black_box=BlackBoxOptions(gradient="where_given"))
+        bidf.inverters(config, zoo.networks, network)
+        assert zoo.service.queries == 0
+    given = [(name, recipe.estimator is None) for name, recipe in recipes]
+    assert given == [("conv4", True), ("endpoint", False)]
 
 
 class Asking(NamedTuple):
