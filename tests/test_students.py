@@ -149,7 +149,7 @@ def test_it_is_distilled_saved_and_describes(name, tmp_path):
 
 def test_one_figure_selects_and_stands_in_the_table():
     class Made:
-        recovered = holdout = None
+        recovered, holdouts = None, ()
 
     def rule(name):
         learner = protonet(student(name)[0])

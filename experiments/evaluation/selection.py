@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from experiments.evaluation.options import EvalOptions
 from experiments.harness.method import Judge, Method
 from experiments.harness.run import Run
@@ -22,7 +24,7 @@ def rule(options: EvalOptions, method: Method) -> str | None:
     Raises:
       InputError: the rule would never find a score, or look at the reported classes.
     """
-    recovers = method.recovered is not None or method.holdout is not None
+    recovers = method.recovered is not None or bool(method.holdouts)
     if options.select == "pseudo" and not recovers:
         raise InputError(
             "config.eval.select=pseudo: this method recovers no images; choose last or "
@@ -99,7 +101,7 @@ def judge(
         validation = run.place(bank)
         by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
     pseudo = None
-    if options.select == "pseudo" or method.holdout is not None:
+    if options.select == "pseudo" or method.holdouts:
         pseudo = evaluator(*method.pseudo_task)
 
     def scores(model: Any, state: Any) -> dict[str, float]:
@@ -107,18 +109,32 @@ def judge(
         for shots, evaluate in by_shots.items():
             for name, value in evaluate(key, model, validation).items():
                 found |= _figures(f"val_{shots}shot_{name}", value, interval=True)
-        recovered = method.holdout
-        if recovered is None and method.recovered is not None:
-            recovered = method.recovered(state)
-        if pseudo is not None and recovered is not None:
+        held = method.holdouts
+        if not held and method.recovered is not None:
+            held = (method.recovered(state),)
+        if pseudo is not None:
             # Before enough classes were recovered there is no pseudo-task to draw.
-            ready = int((recovered.counts >= sum(method.pseudo_task)).sum())
-            if ready >= way:
-                for name, value in pseudo(key, model, recovered).items():
-                    found |= _figures(f"pseudo_{name}", value)
+            ready = [
+                bank
+                for bank in held
+                if int((bank.counts >= sum(method.pseudo_task)).sum()) >= way
+            ]
+            every = [pseudo(key, model, bank) for bank in ready]
+            for name in every[0] if every else ():
+                values = [figures[name] for figures in every]
+                found |= _figures(f"pseudo_{name}", _together(values))
         return found
 
     return Judge(scores, selects_by)
+
+
+def _together(values: Sequence[evaluation.Accuracy]) -> evaluation.Accuracy:
+    """The accuracy over the episodes of several banks."""
+    if len(values) == 1:
+        return values[0]
+    rows = np.concatenate([value.per_episode for value in values])
+    ci95 = 1.96 * float(rows.std()) / len(rows) ** 0.5
+    return evaluation.Accuracy(float(rows.mean()), ci95, rows)
 
 
 def _figures(

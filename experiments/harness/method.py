@@ -47,8 +47,8 @@ class Method(NamedTuple):
       meters: what its steps are counted and shown by.
       recovered: ``state -> ImageBank`` of recovered images by class; None where a
         method keeps none.
-      holdout: recovered images of classes that training never sees, whose episodes
-        judge a model without data; None where there are none.
+      holdouts: images whose episodes judge a model without data, because training
+        never sees what their classes are; none for most methods.
       pseudo_task: (shots, queries) of episodes of recovered images.
       learner: how a model is adapted to an episode, for rows beside the method's own,
         which then share its compiled program; None where there are none.
@@ -63,7 +63,7 @@ class Method(NamedTuple):
     predictors: dict[str, Callable[..., Any]]
     meters: Meters
     recovered: Callable[[Any], ImageBank] | None = None
-    holdout: ImageBank | None = None
+    holdouts: tuple[ImageBank, ...] = ()
     pseudo_task: tuple[int, int] = (1, 15)
     learner: Any = None
     rows: Any = None

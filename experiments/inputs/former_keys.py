@@ -146,6 +146,7 @@ NAMES = former.Names(
     together={
         "objective.cross_entropy": OBJECTIVE,
         "recover.dead_leaves": RECOVERY,
+        "panel.held_out_classes": {"held_out_teachers": 0},
     },
 )
 

@@ -84,10 +84,11 @@ class Config(NamedTuple):
 def check(config: Config) -> None:
     """Refuses keys that contradict each other."""
     earlier, recover = config.recover, config.recover.anew
-    if config.common.eval.select == "pseudo" and not config.panel.held_out_classes:
+    held_out = config.panel.held_out_classes or config.panel.held_out_teachers
+    if config.common.eval.select == "pseudo" and not held_out:
         raise InputError(
             "config.eval.select=pseudo: nothing is held out to select by; set "
-            "config.panel.held_out_classes, or choose last or val"
+            "config.panel.held_out_teachers, or choose last or val"
         )
     if not recover.images_per_class and not recover.dead_leaves:
         raise InputError(
@@ -168,7 +169,7 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
         _beside(config.learner, common, zoo),
         recover.beginning(
             zoo,
-            choice.asked,
+            choice.everyone,
             run,
             wanted,
             reuse_of=earlier.reuse,
@@ -194,7 +195,7 @@ def check_held_out(
     Raises:
       InputError: too few images of each, or too few classes.
     """
-    if common.eval.select != "pseudo":
+    if common.eval.select != "pseudo" or not choice.held_out.size:
         return
     counts = base.images_of_classes(wanted, zoo)[choice.held_out]
     needed = sum(PSEUDO_TASK)
@@ -267,7 +268,7 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         data=described,
         network=model,
         predictors=planned.predictors,
-        holdout=found.held_out,
+        holdouts=(*((found.held_out,) if found.held_out else ()), *found.tasks),
         pseudo_task=PSEUDO_TASK,
         learner=planned.learner,
         rows=planned.choice.asked,

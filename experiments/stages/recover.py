@@ -93,7 +93,7 @@ def described(
       Stopped: stop was requested; finished parts are kept.
       InputError: no teacher is left to believe.
     """
-    asked = choice.asked
+    asked = choice.everyone
     begun = begun or beginning(
         zoo, asked, run, options.recover, reuse_of=reuse_of, against=against
     )

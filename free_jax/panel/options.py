@@ -72,10 +72,13 @@ class PanelOptions(NamedTuple):
       teachers: how many of each group are asked, not negative; 0: all.
       held_out_classes: classes that no asked teacher knows, not negative; episodes of
         their images, recovered from the other teachers, judge a model without data.
+      held_out_teachers: teachers that are asked, but only to judge a model by: it is
+        distilled neither from their answers nor from images of theirs.
       trust: leave out teachers without information or that contradict the others.
     """
 
     recover: RecoverOptions = RecoverOptions()
     teachers: Annotated[int, AtLeast(0)] = 0
     held_out_classes: Annotated[int, AtLeast(0)] = 0
+    held_out_teachers: Annotated[int, AtLeast(0)] = 0
     trust: bool = True

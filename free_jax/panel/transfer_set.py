@@ -24,6 +24,7 @@ from free_jax import jobs as jobs_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
+from free_jax.panel import judging
 from free_jax.panel.describe import compiled_describer
 from free_jax.panel.distillation import Described
 from free_jax.panel.options import PanelOptions, RecoverOptions
@@ -41,10 +42,17 @@ class PanelChoice(NamedTuple):
     Attributes:
       asked: [T'] increasing rows over the teachers of all groups.
       held_out: [H] class ids that no asked teacher knows.
+      judges: [J] increasing rows of teachers that are asked to judge by, see `judging`.
     """
 
     asked: np.ndarray
     held_out: np.ndarray
+    judges: np.ndarray = np.zeros(0, int)
+
+    @property
+    def everyone(self) -> Int[np.ndarray, " t"]:
+        """Rows of all who are asked, increasing."""
+        return np.sort(np.concatenate([self.asked, self.judges])).astype(int)
 
 
 class DescribedZoo(NamedTuple):
@@ -56,6 +64,7 @@ class DescribedZoo(NamedTuple):
       trust: in them; None where it was not wanted.
       held_out: images of the held-out classes, which are not in `described`; None where
         there are none.
+      tasks: what each held-out teacher makes of images that none of them made.
       recovered: images made by this call, whether or not they are in `described`; None
         where all were known before.
       made: how many images this call had made.
@@ -70,6 +79,11 @@ class DescribedZoo(NamedTuple):
     recovered: SyntheticImages | None
     made: int
     asked: int
+    tasks: tuple[ImageBank, ...] = ()
+
+
+# Images of a class that a held-out teacher judges by.
+_PER_TASK_CLASS = 60
 
 
 def describe_zoo(
@@ -90,7 +104,7 @@ def describe_zoo(
       zoo: teachers that images are recovered from.
       options: see `PanelOptions`.
       run: does the jobs of the stages "meta_generator", "recovered" and "described".
-      known: images and the chosen teachers' answers of earlier runs, put first; where
+      known: images and all asked teachers' answers of earlier runs, put first; where
         `options` ask for no image they are all.
       choice: the teachers to ask; None: drawn, see `choose`.
       adversaries: models that recovered images should be new to.
@@ -111,7 +125,7 @@ def describe_zoo(
         recovered = recover_zoo(
             key, zoo, recover, run, adversaries=adversaries, map_tasks=map_tasks
         )
-        panel = zoo_lib.select(zoo, choice.asked)
+        panel = zoo_lib.select(zoo, choice.everyone)
         answers = ask_zoo(panel, recovered.images, run, map_tasks=map_tasks)
         made, asked = len(recovered.images), len(answers.logits)
         if panel.service is not None:
@@ -126,9 +140,31 @@ def describe_zoo(
         seen = np.isin(images.owners, choice.asked) | (images.owners < 0)
         images = SyntheticImages(*(x[seen] for x in images))
         answers = answers._replace(logits=answers.logits[seen])
+    tasks = ()
+    if choice.judges.size:
+        images, answers, tasks = _without_judges(images, answers, choice)
     judged = judge(zoo, images, answers, choice.asked) if options.trust else None
     described = to_described(images, answers, judged.weights if judged else None)
-    return DescribedZoo(described, choice, judged, held_out, recovered, made, asked)
+    return DescribedZoo(
+        described, choice, judged, held_out, recovered, made, asked, tasks
+    )
+
+
+def _without_judges(
+    images: SyntheticImages, answers: Answers, choice: PanelChoice
+) -> tuple[SyntheticImages, Answers, tuple[ImageBank, ...]]:
+    """What is left to distil from, and the judges' tasks."""
+    seen = ~np.isin(images.owners, choice.judges)
+    images = SyntheticImages(*(x[seen] for x in images))
+    answers = answers._replace(logits=answers.logits[seen])
+    columns = answers.columns
+    parts = [
+        np.arange(int(columns[row]), int(columns[row + 1]))
+        for row in np.searchsorted(choice.everyone, choice.judges)
+    ]
+    tasks = judging.task_banks(images.images, answers.logits, parts, _PER_TASK_CLASS)
+    asked = np.searchsorted(choice.everyone, choice.asked)
+    return images, answers_of(answers, asked), tasks
 
 
 def choose(
@@ -143,7 +179,7 @@ def choose(
     Args:
       rng: draws the held-out classes.
       zoo: all teachers.
-      options: `teachers` and `held_out_classes` are read.
+      options: `teachers`, `held_out_classes` and `held_out_teachers` are read.
       way: classes of an episode; None: the zoo's.
 
     Raises:
@@ -154,7 +190,8 @@ def choose(
     if options.teachers:
         asked = zoo_lib.first_of_each_group(zoo, options.teachers)
     if not wanted:
-        return PanelChoice(asked, np.zeros(0, np.int32))
+        choice = PanelChoice(asked, np.zeros(0, np.int32))
+        return _with_judges(rng, zoo, options, choice, way)
     way = zoo.way if way is None else way
     classes, columns = zoo.class_ids, zoo.columns
     known = np.unique(classes)
@@ -172,7 +209,36 @@ def choose(
             f"held_out_classes={wanted}: every teacher knows one of them; hold out "
             "fewer"
         )
-    return PanelChoice(asked, np.sort(held_out).astype(np.int32))
+    choice = PanelChoice(asked, np.sort(held_out).astype(np.int32))
+    return _with_judges(rng, zoo, options, choice, way)
+
+
+def _with_judges(
+    rng: np.random.Generator,
+    zoo: zoo_lib.Zoo,
+    options: PanelOptions,
+    choice: PanelChoice,
+    way: int | None,
+) -> PanelChoice:
+    """The choice with some of its teachers held out to judge by, where asked for.
+
+    Raises:
+      InputError: too few know enough classes, or none would be left to distil from.
+    """
+    wanted = options.held_out_teachers
+    if not wanted:
+        return choice
+    asked, widths = choice.asked, np.diff(zoo.columns)
+    way = 2 if way is None else way
+    judges = judging.draw_judges(rng, asked, widths[asked], wanted, way)
+    if len(judges) < wanted or len(judges) == len(asked):
+        raise InputError(
+            f"held_out_teachers={wanted}: {len(judges)} of {len(asked)} teachers know "
+            f"the {way} classes of a task, and one at least must be left to distil "
+            "from; hold out fewer"
+        )
+    rest = np.setdiff1d(asked, judges)
+    return choice._replace(asked=rest, judges=judges)
 
 
 def recover_zoo(

@@ -1,0 +1,90 @@
+"""Judging a model without data: by teachers that it was not distilled from.
+
+A teacher that is held out makes few-shot tasks of images that it did not make: they are
+sorted by what it takes them for, and the most confident of each of its classes are the
+class.  A model that tells such classes apart by a few of their images describes what
+that teacher sees, which nobody told it.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from free_jax.fewshot import banks
+from free_jax.types import ImageBank
+
+
+def bank_of_answers(
+    images: UInt8[np.ndarray, "n h w c"],
+    logits: Float[np.ndarray, "n k"],
+    per_class: int,
+    num_classes: int = 0,
+) -> ImageBank:
+    """The images that a teacher is surest about, by what it takes them for.
+
+    Args:
+      images: that it did not make.
+      logits: its answers; images it gave none about (NaN) are left out.
+      per_class: at most so many of each of its classes.
+      num_classes: rows of the bank, empty beyond its own; 0: as many as it has.
+
+    Returns:
+      A row of each of its K classes, the surest image first; classes that it sees
+      less often hold fewer.
+    """
+    answered = np.flatnonzero(np.isfinite(logits).all(1))
+    shares = np.asarray(jax.nn.softmax(logits[answered], axis=1))
+    taken, sure = shares.argmax(1), shares.max(1)
+    order = np.argsort(-sure, kind="stable")
+    count = num_classes or logits.shape[1]
+    found = np.zeros((count, per_class, *images.shape[1:]), np.uint8)
+    counts = np.zeros(count, np.int32)
+    for known in range(logits.shape[1]):
+        rows = answered[order[taken[order] == known]][:per_class]
+        found[known, : len(rows)], counts[known] = images[rows], len(rows)
+    return banks.from_arrays(found, counts)
+
+
+def draw_judges(
+    rng: np.random.Generator,
+    candidates: Int[np.ndarray, " t"],
+    widths: Int[np.ndarray, " t"],
+    count: int,
+    way: int,
+) -> Int[np.ndarray, " j"]:
+    """Which teachers are held out as judges: of enough classes for a task.
+
+    Args:
+      rng: draws them.
+      candidates: rows of the teachers to draw from.
+      widths: numbers of classes of these.
+      count: how many.
+      way: classes of a task.
+
+    Returns:
+      Increasing rows; fewer than `count` where too few know enough classes.
+    """
+    able = candidates[widths >= way]
+    return np.sort(rng.permutation(able)[:count])
+
+
+def task_banks(
+    images: UInt8[np.ndarray, "n h w c"],
+    logits: Float[np.ndarray, "n outputs"],
+    parts: Sequence[Int[np.ndarray, " _"]],
+    per_class: int,
+) -> tuple[ImageBank, ...]:
+    """`bank_of_answers` of each judge, all of one shape: one program measures them.
+
+    Args:
+      images: that none of them made.
+      logits: their answers and others'.
+      parts: the columns of each judge's outputs.
+      per_class: see `bank_of_answers`.
+    """
+    most = max(len(part) for part in parts)
+    return tuple(
+        bank_of_answers(images, logits[:, part], per_class, most) for part in parts
+    )
