@@ -118,12 +118,12 @@ def measured(args: argparse.Namespace, name: str) -> dict[str, float]:
         "tasks": row["pseudo_inductive"],
         "loss": -row["distill_loss"],
     }
-    kept = folder / "judged.json"
-    if kept.exists():
-        return found | json.loads(kept.read_text())
-    more = judged(config, folder, args.images)
-    kept.write_text(json.dumps(more))
-    return found | more
+    kept, of = folder / "judged.json", {"images": args.images, "pool": args.pool}
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    if before.get("of") != of:
+        before = {"of": of, "found": judged(config, folder, args.images)}
+        kept.write_text(json.dumps(before))
+    return found | before["found"]
 
 
 def judged(config, folder: pathlib.Path, images: int) -> dict[str, float]:
@@ -156,7 +156,8 @@ def judged(config, folder: pathlib.Path, images: int) -> dict[str, float]:
 
 def main() -> None:
     """Prints the table and the rank correlations."""
-    own, _, rest = " ".join(sys.argv[1:]).partition(" -- ")
+    given = sys.argv[1:]
+    cut = given.index("--") if "--" in given else len(given)
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
     parser.add_argument("--workdir", required=True)
     parser.add_argument("--pool", required=True)
@@ -165,8 +166,8 @@ def main() -> None:
     parser.add_argument("--judges", type=int, default=4)
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--images", type=int, default=3000)
-    args = parser.parse_args(own.split())
-    args.rest = rest.split()
+    args = parser.parse_args(given[:cut])
+    args.rest = given[cut + 1 :]
     found = {name: measured(args, name) for name in SETTINGS}
     columns = list(next(iter(found.values())))
     print(f"\n{'setting':30s}", *(f"{key:>8s}" for key in columns))

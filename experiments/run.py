@@ -3,8 +3,9 @@
 --workdir=DIR            where to write; the same command continues a stopped run
 --config.KEY=VALUE       overrides one key of the config
 --check                  looks at everything that the run needs, and at nothing else:
-                         nothing is computed, asked for or written; exit status 2
-                         and one line say what a run would be refused for
+                         nothing is computed or written, and endpoints are asked what
+                         they are only; exit status 2 and one line say what a run would
+                         be refused for
 --distributed=auto|on|off  several hosts; with --coordinator=HOST:PORT,
                          --num_processes=N, --process_id=I where no cluster tells them
 --compilation_cache=DIR|off

@@ -62,7 +62,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
 def check(config: Any, workdir: str) -> Findings:
     """Looks at everything that a run needs, as `main` does before it computes.
 
-    Nothing is trained, recovered, asked for or written.
+    Nothing is trained, recovered or written; endpoints are asked what they are only.
 
     Args:
       config: see `main`.

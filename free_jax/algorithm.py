@@ -123,7 +123,7 @@ class Inline:
 def total_draws(
     algorithm: Algorithm,
     key_of: Callable[[jax.Array], jax.Array],
-    num_steps: int,
+    numbers: Int[np.ndarray, " steps"],
     data: Any,
 ) -> Int[np.ndarray, " t"] | None:
     """How often each teacher was drawn in all steps; None where nothing is drawn.
@@ -132,8 +132,8 @@ def total_draws(
 
     Args:
       algorithm: that made the steps.
-      key_of: a step's number, from 0 on, to its key; traceable.
-      num_steps: steps made.
+      key_of: what a step's key is made of; traceable in the number.
+      numbers: of the keys of the steps that count, one step after the other.
       data: of the steps.
     """
     count = algorithm.draws
@@ -144,12 +144,12 @@ def total_draws(
 
     @jax.jit
     def total(data: Any) -> Any:
-        def body(number: jax.Array, total: Any) -> Any:
-            drawn = count(key_of(number), number, data)
+        def body(step: jax.Array, total: Any) -> Any:
+            drawn = count(key_of(jnp.asarray(numbers)[step]), step, data)
             return jax.tree.map(jnp.add, total, drawn)
 
         zeros = tuple(jnp.zeros(x.class_ids.shape[0], jnp.int32) for x in data)
-        return jax.lax.fori_loop(0, num_steps, body, zeros)
+        return jax.lax.fori_loop(0, len(numbers), body, zeros)
 
     return np.concatenate([np.asarray(drawn) for drawn in total(data)])
 

@@ -89,8 +89,9 @@ def fit(
       way: number of classes; None: as many as labels name.
       head: "centroid", "ridge", "soft_kmeans" (transductive: it sees all pictures at
         once), "balanced_kmeans" (the same, where all classes have about equally many
-        pictures), or "adapt", the model's own adaptation by gradient (or to
-        prototypes); None: "centroid" for a distilled model, else "adapt".
+        pictures; half of what evens them out is added to ten times the cosine), or
+        "adapt", the model's own adaptation by gradient (or to prototypes); None:
+        "centroid" for a distilled model, else "adapt".
       size: pictures at once.
 
     Raises:

@@ -467,3 +467,17 @@ def test_teachers_in_training_move_to_other_devices(tmp_path, monkeypatch):
     first.write_bytes(first.read_bytes()[:-1] + b"!")
     with pytest.raises(InputError, match="content of the data has changed"):
         run(tmp_path / "b", tmp_path / "copy")
+
+
+def test_a_run_that_moves_back_and_forth_keeps_all_of_its_names(tmp_path):
+    """What it measured in the first place is found from each of them."""
+    names = []
+    for seconds in (10, 20, 30, 20, 10):
+        config = {"seed": 0, "log": {"every_secs": seconds}}
+        options = {"may_change": ("log",), "elsewhere": ("log",)}
+        with workdir_lib.claim_workdir(tmp_path, config, **options):
+            (tmp_path / "metrics.jsonl").touch()  # It has been used.
+        names.append(workdir_lib.hashes(tmp_path, config))
+    first = names[0][0]
+    assert len(set(names[0])) == 1 and all(first in each for each in names)
+    assert {*names[3]} == {*names[2]} | {names[1][0]}

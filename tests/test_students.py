@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,21 @@ def test_it_takes_images_of_any_size_and_says_what_it_gives(name):
     if name in ALONE:
         alone = made.apply(variables, images(3)[:1], norm="batch")
         np.testing.assert_allclose(alone, said[:1], rtol=1e-4, atol=1e-5)
+
+
+@names
+def test_it_computes_in_the_type_that_it_is_told(name):
+    made, variables = student(name)
+    half = make_network(**{**made.as_dict(), "dtype": "bfloat16"})
+    text = str(jax.make_jaxpr(half.apply)(variables, images(2)))
+    wide = re.findall(r"f32\[2(?:,\d+)*\] = dot_general", text)
+    assert len(wide) == 1, wide  # The head's.
+    np.testing.assert_allclose(
+        half.apply(variables, images(2)),
+        made.apply(variables, images(2)),
+        rtol=0.05,
+        atol=0.1,
+    )
 
 
 @pytest.mark.parametrize("name", ALONE)

@@ -17,6 +17,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import EpisodeInfo, protonet
 from free_jax.inversion import answers
+from free_jax.types import Teachers
 from free_jax.zoo import Zoo, ZooGroup, tasks
 
 CLASSES = 20
@@ -229,7 +230,7 @@ def test_draws_are_counted_afterwards(make, per_step):
     """As often as the memory grew: by 2 or 4 images of 3 classes a teacher."""
     algorithm, num_steps = make(), 6
     states = run(algorithm, num_steps)
-    counts = total_draws(algorithm, jax.random.key, num_steps, data())
+    counts = total_draws(algorithm, jax.random.key, np.arange(num_steps), data())
     assert counts.shape == (6,) and counts.sum() == num_steps * per_step
     of_groups = [counts[:2].sum(), counts[2:3].sum(), counts[3:].sum()]
     grown = np.asarray(states[-1].memory.counts)
@@ -247,11 +248,38 @@ def test_purer_moves_the_images_of_drawn_classes():
     algorithm = purer()
     states = run(algorithm, 3)
     before = start(algorithm).pixels
-    for state in states:
+    for number, state in enumerate(states):
         moved = np.asarray(jnp.abs(state.pixels - before).reshape(CLASSES, -1).max(1))
-        for first, last in ((0, 3), (3, 8), (8, 16)):
-            # Four teachers a step: at most two of a group, of three classes each.
-            assert 3 <= (moved[first:last] > 0).sum() <= 6
+        # The one teacher of five classes judges three of them, those that were drawn.
+        key = jax.random.split(jax.random.key(number), 3)[0]
+        place = turns.Place(turns.Batch(1, (1,), 1), 1, 0, 1)
+        chosen = turns.draw_tasks(key, place, data()[1], 3)
+        ids = np.asarray(data()[1].class_ids[0])[np.asarray(chosen[0])]
+        assert set(3 + np.flatnonzero(moved[3:8])) == set(ids.tolist())
+        assert 3 <= (moved[8:16] > 0).sum() <= 6
         before = state.pixels
-    counts = total_draws(algorithm, jax.random.key, 3, data())
+    counts = total_draws(algorithm, jax.random.key, np.arange(3), data())
     assert counts.sum() == 12 and counts[2] == 3
+
+
+def test_purer_asks_no_teacher_twice_where_one_group_holds_what_is_left():
+    """Groups of one, one and three: the fourth of a step is another of the third's."""
+    sizes = (1, 1, 3)
+    stacks = tuple(Teachers((), jnp.zeros((size, 3), jnp.int32)) for size in sizes)
+    for number in range(8):
+        counts = purer().draws(jax.random.key(number), jnp.int32(number), stacks)
+        assert [int(c.sum()) for c in counts] == [1, 1, 2]
+        assert int(counts[2].max()) == 1
+
+
+@pytest.mark.parametrize("make", [lambda: free(4), bidf, purer])
+def test_a_state_that_is_given_away_ends_the_same(make):
+    algorithm = make()
+    ends = []
+    for donate in (False, True):
+        step = algorithm.compiled(donate=donate)
+        state = start(algorithm)
+        for number in range(2):
+            state, _ = step(jax.random.key(number), state, data())
+        ends.append(state)
+    toy.assert_equal(*ends)

@@ -198,11 +198,12 @@ def _drawn(
     run: Run, method: Method, outcome: Outcome, names: Sequence[str]
 ) -> dict[str, Any]:
     """How often each teacher's turn came, for methods that draw them."""
+    numbers = outcome.key_numbers
+    # An earlier version's steps had other keys.
+    if numbers is None or workdir.key_scheme(run.workdir) != workdir.KEYS:
+        return {}
     counts = total_draws(
-        method.algorithm,
-        lambda number: run.key("step", number),
-        outcome.steps,
-        method.data,
+        method.algorithm, lambda number: run.key("step", number), numbers, method.data
     )
     if counts is None:
         return {}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from experiments.evaluation.options import EvalOptions
@@ -52,7 +53,7 @@ def check(options: EvalOptions, splits: Sequence[str]) -> None:
     if options.select == "val" and "val" not in splits and options.val_episodes:
         raise InputError(
             "config.eval.select=val: there are no real images to select by; give "
-            "config.data.path, or choose last, or pseudo (panel.held_out_classes)"
+            "config.data.path, or choose last, or pseudo (panel.held_out_teachers)"
         )
     if options.select != "last" and not options.val_episodes:
         raise InputError(
@@ -119,7 +120,11 @@ def judge(
                 for bank in held
                 if int((bank.counts >= sum(method.pseudo_task)).sum()) >= way
             ]
-            every = [pseudo(key, model, bank) for bank in ready]
+            # The first by the key that it had when there was no other.
+            every = [
+                pseudo(jax.random.fold_in(key, number) if number else key, model, bank)
+                for number, bank in enumerate(ready)
+            ]
             for name in every[0] if every else ():
                 values = [figures[name] for figures in every]
                 found |= _figures(f"pseudo_{name}", _together(values))

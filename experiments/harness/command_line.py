@@ -257,12 +257,13 @@ def _call(arg: str) -> dict[str, Any]:
     try:
         node = ast.parse(text, mode="eval").body
         named, given = (node.func, node) if isinstance(node, ast.Call) else (node, None)
-        assert isinstance(named, ast.Name) and not (given and given.args)
+        if not isinstance(named, ast.Name) or (given and given.args):
+            raise ValueError(text)
         kwargs = {
             str(word.arg): ast.literal_eval(word.value)
             for word in (given.keywords if given else ())
         }
-    except (SyntaxError, ValueError, AssertionError):
+    except (SyntaxError, ValueError):
         raise InputError(
             f"{arg}: write a name and its keywords, such as {key}=name(width=64)"
         ) from None

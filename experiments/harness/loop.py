@@ -208,6 +208,7 @@ class _Training:
         else:
             assert self.service is not None
             self.extra["undone"], self.silent = undone + 1, self.silent + 1
+            self.extra.setdefault("undone_keys", []).append(self.done + undone)
             self.ending = self.service.exhausted()
             if self.silent == MOST_UNDONE and not self.ending:
                 self.ending = f"{self.silent} steps in a row found no answers"
@@ -307,12 +308,13 @@ class _Training:
                 "config.eval.every_steps, or give it more to be measured by"
             )
         updates = [self.method.meters.updates_of(row) for row in self.writer.read()]
-        self.extra.pop("undone", None)
+        count, undone = self.extra.pop("undone", 0), self.extra.pop("undone_keys", [])
         return Outcome(
             model=self.selected,
             state=self.state,
             steps=self.done,
             meta_updates=round(self.done * float(np.mean(updates or [0]))),
+            undone=tuple(undone) if len(undone) == count else None,
             **self.extra,
         )
 

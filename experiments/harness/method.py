@@ -143,6 +143,8 @@ class Outcome(NamedTuple):
       seconds: of training over all interruptions, and `Schedule.seconds_before`.
       curve: a row for each judged step: ``step``, ``seconds``, metrics and scores.
       best: the score that selected; None where no rule does.
+      undone: numbers of the keys of steps that found no answers and do not count; None
+        where an earlier version did not note them.
     """
 
     model: Any
@@ -152,3 +154,12 @@ class Outcome(NamedTuple):
     seconds: float
     curve: list[dict[str, Any]]
     best: float | None
+    undone: tuple[int, ...] | None = ()
+
+    @property
+    def key_numbers(self) -> np.ndarray | None:
+        """Of the steps that count, in order; None where they are not known."""
+        if self.undone is None:
+            return None
+        numbers = np.arange(self.steps + len(self.undone))
+        return numbers[~np.isin(numbers, self.undone)]

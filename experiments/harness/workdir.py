@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from etils import epath
@@ -148,8 +148,13 @@ def check_workdir(workdir: epath.PathLike, config: Any, **options: Any) -> str:
         return "new"
     with _clear_os_errors(path):
         used = _config_before(path) is not None
-        _compared(path, config, **options)
-    finished = any(_is_finished(path, known) for known in hashes(path, config))
+        now = _compared(path, config, **options)
+    # As it will be noted: the move itself is not yet.
+    former = dict(now.get("former", {}))
+    for name, then in now.get("moving", {}).items():
+        former = _with(former, name, then)
+    known = _all_names(files.config_hash(config), former)
+    finished = any(_is_finished(path, each) for each in known)
     return "finished" if finished else "continued" if used else "new"
 
 
@@ -213,11 +218,11 @@ def _compared(
     told = names.difference(late)
     if all(contents_lib.is_same(known, name, contents[name]) for name in told):
         # It moved, or what it points to has to be seen first.
-        moved = {files.config_hash(config): files.config_hash(written)}
+        now, then = files.config_hash(config), files.config_hash(written)
         if late:
-            record["moving"] = moved
+            record["moving"] = {now: then}
         else:
-            record["former"] = record.get("former", {}) | moved
+            record["former"] = _with(record.get("former", {}), now, then)
     return record
 
 
@@ -243,8 +248,9 @@ def confirm(workdir: epath.PathLike, config: Any, contents: Contents) -> None:
         )
         record |= _noted(known, contents)
         moved = record.pop("moving", {})
-        if moved and same:
-            record["former"] = record.get("former", {}) | moved
+        if same:
+            for now, then in moved.items():
+                record["former"] = _with(record.get("former", {}), now, then)
         with _clear_os_errors(path):
             files.write_json(path / FORMAT_FILE, record)
             if moved:
@@ -328,8 +334,7 @@ def _check_keys(
     harmless: tuple[str, ...] = (),
 ) -> int:
     """How the keys of the run that is there are made, if it may be used like this."""
-    file = path / FORMAT_FILE
-    scheme = json.loads(file.read_text())["keys"] if file.exists() else 1
+    file, scheme = path / FORMAT_FILE, key_scheme(path)
     if scheme == KEYS:
         return scheme
     draws = "whose random numbers come from other keys"
@@ -366,13 +371,32 @@ def _is_finished(path: epath.Path, config_hash: str) -> bool:
     return result.get("config_hash") == config_hash
 
 
+def key_scheme(workdir: epath.PathLike) -> int:
+    """How the keys of randomness of the run that is there are made, see `KEYS`."""
+    return _format(epath.Path(workdir)).get("keys", 1)
+
+
 def hashes(workdir: epath.PathLike, config: Any) -> tuple[str, ...]:
     """What names a config in files of this directory, also by former keys."""
-    found = [files.config_hash(config)]
     former = _format(epath.Path(workdir)).get("former", {})
-    while found[-1] in former and former[found[-1]] not in found:
-        found.append(former[found[-1]])  # Names may have changed several times.
+    return _all_names(files.config_hash(config), former)
+
+
+def _all_names(name: str, former: Mapping[str, Any]) -> tuple[str, ...]:
+    """A hash, and all that said the same before, the latest first."""
+    found = [name]
+    for known in found:  # Grows: names may have changed several times.
+        more = former.get(known, ())
+        # Earlier versions noted one.
+        more = [more] if isinstance(more, str) else more
+        found += [each for each in more if each not in found]
     return tuple(found)
+
+
+def _with(former: Mapping[str, Any], name: str, written: str) -> dict[str, Any]:
+    """The names with one more: what was written says the same as `name`."""
+    more = [written, *_all_names(name, former)[1:], *_all_names(written, former)[1:]]
+    return {**former, name: list(dict.fromkeys(x for x in more if x != name))}
 
 
 def _format(path: epath.Path) -> dict[str, Any]:
@@ -380,12 +404,13 @@ def _format(path: epath.Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def _former(path: epath.Path, before: Any, written: Any) -> dict[str, str]:
+def _former(path: epath.Path, before: Any, written: Any) -> dict[str, Any]:
     """Hash of a config of today -> that of the config.json that said the same."""
     known = _format(path).get("former", {})
     if files.flatten(written) == before:
         return known
-    return known | {files.config_hash(_nested(before)): files.config_hash(written)}
+    now, then = files.config_hash(_nested(before)), files.config_hash(written)
+    return _with(known, now, then)
 
 
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from free_jax.inversion.answers import BlackBoxOptions
 from free_jax.inversion.objective import Objective
 from free_jax.inversion.recipe import Recipe
 from free_jax.options import AtLeast, Named, adam, sgd
+from free_jax.zoo import tasks as task_lib
 from free_jax.zoo.network import Network
 
 
@@ -112,7 +113,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             respond=respond_of(config.black_box),
         )
         algorithm = bidf(
-            inverters(config, tasks.networks, student),
+            inverters(config, tasks.zoo.networks, student),
             tasks.networks,
             train_learner,
             student,
@@ -177,14 +178,23 @@ def inverters(
 ) -> tuple[inversion.Inverter, ...]:
     """One a network; all adapt the same generator.
 
+    Args:
+      config: of the run.
+      networks: of the teachers, with all of their classes.
+      student: the meta-model.
+
     Raises:
       ValueError: options that contradict each other or the teachers.
     """
-    shape, found = student.image_shape, []
+    shape, way, found = student.image_shape, student.num_classes, []
     for network in networks:
         recipe, gradient = config.inversion, config.black_box.gradient
         given = "gradients" in network.gives
         if gradient == "white_box" or (gradient == "where_given" and given):
+            # Of its logits: what a service makes of them may have no gradient.
             recipe = inversion.suited(recipe._replace(estimator=None), network)
+            network = task_lib.narrowed(network, way)
+        else:
+            network = task_lib.narrowed(network, way, respond_of(config.black_box))
         found.append(inversion.build(recipe, network, student, image_shape=shape))
     return tuple(found)

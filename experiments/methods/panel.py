@@ -1,7 +1,7 @@
 """Panel distillation from a config."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
@@ -24,6 +24,7 @@ from free_jax.fewshot.learners import LearnerOptions, MetaLearner
 from free_jax.options import Positive
 from free_jax.panel import PanelOptions, classifiers
 from free_jax.panel.distillation import DistillOptions
+from free_jax.types import ImageBank
 from free_jax.zoo.network import Network
 
 # Shots and queries of episodes of held-out classes.
@@ -97,10 +98,13 @@ def check(config: Config) -> None:
         )
     if not earlier.against:
         return
-    if earlier.reuse or config.panel.held_out_classes or config.panel.teachers:
+    asking = config.panel
+    some = asking.held_out_classes or asking.held_out_teachers or asking.teachers
+    if earlier.reuse or some:
         raise InputError(
             "config.recover.against: the earlier model was taught by all teachers; "
-            "leave recover.reuse, panel.teachers and panel.held_out_classes unset"
+            "leave recover.reuse, panel.teachers, panel.held_out_classes and "
+            "panel.held_out_teachers unset"
         )
     if not recover.images_per_class:
         raise InputError(
@@ -220,7 +224,7 @@ def _estimated(config: Config, zoo: zoo_lib.Zoo, planned: Plan) -> estimate.Esti
         zoo,
         planned.model,
         planned.asking.recover,
-        asked=planned.choice.asked,
+        asked=planned.choice.everyone,
         batch_size=config.distill.batch_size,
         num_steps=config.common.num_steps,
     )
@@ -251,6 +255,7 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         against=earlier.against,
         begun=planned.begun,
     )
+    _check_tasks(config.common, zoo, planned.choice, found.tasks)
     described = found.described
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)
@@ -279,6 +284,36 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
             making_images=spent.making_images,
         ),
     )
+
+
+def _check_tasks(
+    common: Common,
+    zoo: zoo_lib.Zoo,
+    choice: panel.PanelChoice,
+    tasks: Sequence[ImageBank],
+) -> None:
+    """Says which held-out teachers make no tasks; refuses to select by none.
+
+    Raises:
+      InputError: no model would be selected, after all of the training.
+    """
+    needed, silent = sum(PSEUDO_TASK), []
+    for row, bank in zip(choice.judges, tasks, strict=True):
+        seen = int((np.asarray(bank.counts) >= needed).sum())
+        if seen < common.way:
+            silent.append(f"{zoo.sources[row]} ({seen} classes)")
+    if not silent:
+        return
+    line = (
+        f"{len(silent)} of {len(tasks)} held-out teachers take too few images for "
+        f"each of {common.way} classes to judge by: {', '.join(silent)}"
+    )
+    if common.eval.select == "pseudo" and len(silent) == len(tasks):
+        raise InputError(
+            f"config.panel.held_out_teachers: {line}; hold out more, recover more "
+            "images, or choose eval.select=last (what is recovered is kept)"
+        )
+    print(line, flush=True)
 
 
 def _beside(

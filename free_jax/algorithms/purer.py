@@ -194,7 +194,7 @@ def step(
         ces.append(ce)
         first += place.count
     known = tuple(Teachers((), teachers.class_ids) for teachers in data)
-    return programs(learn, donate=(0, 1))(
+    return programs(learn, donate=0)(
         state, gradient, (losses, ces), known, (key_harder, key_learn)
     )
 
@@ -208,10 +208,10 @@ def draws(
     batches = turns.batches(parts.teachers_per_step, len(data), held)
     found = [jnp.zeros(many, jnp.int32) for many in held]
     for batch in batches:
-        goes_round = len(batch.groups) > 1
         turn = turns.positions(batch, step)
         for position, group in enumerate(batch.groups):
-            place = turns.Place(batch, group, 0, 1 if goes_round else batch.count)
+            share = batch.number == group
+            place = turns.Place(batch, group, 0, batch.count if share else 1)
             rows = _rows(key, batches, place, held)
             rows = jnp.arange(held[group]) if rows is None else rows
             mine = (turn == position).any().astype(jnp.int32)
@@ -230,7 +230,7 @@ def _task_keys(key: jax.Array, place: turns.Place) -> jax.Array:
     """Of the views of a place's teachers."""
     batch = place.batch
     key = jax.random.fold_in(key, batch.number)
-    if len(batch.groups) == 1:  # The other half draws its teachers.
+    if batch.number == place.group:  # The other half draws its teachers.
         _, key = jax.random.split(key)
     return place.of(jax.random.split(key, batch.count))
 
@@ -247,7 +247,8 @@ def _rows(
     """
     group, many = place.group, held[place.group]
     key_draw, _ = jax.random.split(jax.random.fold_in(key, group))
-    if len(place.batch.groups) == 1:
+    # What is left may go round one group alone, and is not its share.
+    if place.batch.number == group:
         if place.count == many:
             return None
         return jax.random.permutation(key_draw, many)[: place.count]

@@ -29,7 +29,9 @@ class ConvNeXtBlock(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (c,))
         sides = ((k // 2, k // 2),) * 2
         y = depthwise(x, kernel.astype(x.dtype), (1, 1), sides, (1, 1))
-        y = nn.LayerNorm(epsilon=1e-6, name="norm")(y + bias.astype(x.dtype))
+        y = nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name="norm")(
+            y + bias.astype(x.dtype)
+        )
         y = nn.gelu(nn.Dense(4 * c, dtype=x.dtype, name="fc0")(y))
         y = nn.Dense(c, dtype=x.dtype, name="fc1")(y)
         scale = self.param("scale", nn.initializers.constant(self.scale), (c,))
@@ -77,11 +79,11 @@ class ConvNeXt(nn.Module):
             zip(self.widths, self.depths, strict=True)
         ):
             if stage:
-                x = nn.LayerNorm(epsilon=1e-6, name=f"norm{stage}")(x)
+                x = nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name=f"norm{stage}")(x)
             x = patches(x, 2 if stage else self.patch)
             x = nn.Dense(width, dtype=x.dtype, name=f"down{stage}")(x)
             if not stage:
-                x = nn.LayerNorm(epsilon=1e-6, name="norm0")(x)
+                x = nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name="norm0")(x)
             for i in range(depth):
                 x = ConvNeXtBlock(self.kernel, name=f"block{stage}_{i}")(x)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(jnp.mean(x, axis=(1, 2)))

@@ -36,11 +36,11 @@ class EncoderBlock(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps tokens [n, t, d] to tokens of the same shape."""
         width = x.shape[-1]
-        seen = nn.LayerNorm(epsilon=1e-6, name="norm0")(x)
+        seen = nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name="norm0")(x)
         x = x + nn.MultiHeadDotProductAttention(
             num_heads=self.heads, dtype=x.dtype, name="attention"
         )(seen)
-        y = nn.LayerNorm(epsilon=1e-6, name="norm1")(x)
+        y = nn.LayerNorm(epsilon=1e-6, dtype=x.dtype, name="norm1")(x)
         y = nn.gelu(nn.Dense(self.expansion * width, dtype=x.dtype, name="fc0")(y))
         return x + nn.Dense(width, dtype=x.dtype, name="fc1")(y)
 

@@ -73,7 +73,8 @@ class PanelOptions(NamedTuple):
       held_out_classes: classes that no asked teacher knows, not negative; episodes of
         their images, recovered from the other teachers, judge a model without data.
       held_out_teachers: teachers that are asked, but only to judge a model by: it is
-        distilled neither from their answers nor from images of theirs.
+        distilled neither from their answers nor from images of theirs, which are
+        recovered all the same, so that a later run may take them (`recover.reuse`).
       trust: leave out teachers without information or that contradict the others.
     """
 

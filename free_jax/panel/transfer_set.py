@@ -180,7 +180,7 @@ def choose(
       rng: draws the held-out classes.
       zoo: all teachers.
       options: `teachers`, `held_out_classes` and `held_out_teachers` are read.
-      way: classes of an episode; None: the zoo's.
+      way: classes of an episode; None: the zoo's, and two for held-out teachers.
 
     Raises:
       InputError: too few classes are held out for an episode, or no teacher remains.

@@ -90,6 +90,14 @@ class TaskNetwork(Network):
         )
         return (out if features else self._chosen(variables, out)), moments
 
+    def head(self, params: PyTree, features: Float[Array, "n f"]) -> jax.Array:
+        """Not of a part of the classes: parameters do not say which are chosen."""
+        raise NotImplementedError("ask the whole network, and pick")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Not to be saved: what is kept is the whole network."""
+        raise NotImplementedError("describe the whole network")
+
     def _chosen(self, variables: PyTree, logits: jax.Array) -> jax.Array:
         if self.respond is not None:
             logits = self.respond(logits)
