@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments.evaluation.options import EvalOptions
@@ -122,7 +121,7 @@ def judge(
             ]
             # The first by the key that it had when there was no other.
             every = [
-                pseudo(jax.random.fold_in(key, number) if number else key, model, bank)
+                pseudo(run.key("selection", number) if number else key, model, bank)
                 for number, bank in enumerate(ready)
             ]
             for name in every[0] if every else ():
