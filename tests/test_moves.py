@@ -312,6 +312,7 @@ def test_other_images_measure_anew_and_others_teach_nobody(places, copy):
         train.main(config_of(there / "zoo-other", data=here / "data"), str(folder))
 
 
+@pytest.mark.slow
 def test_a_table_is_of_one_content(places, copy, monkeypatch):
     """Cells that were measured on other images are measured anew."""
     here, there = places
@@ -353,6 +354,7 @@ def test_data_that_selects_is_known_by_its_content(places, tmp_path):
         train.main(other, str(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_benchmark_without_its_folder_is_measured_later(places, tmp_path):
     here, _ = places
     named = ["--config.data.name=image_folder", "--config.data.image_size=16"]
@@ -420,6 +422,7 @@ def test_earlier_images_may_stand_elsewhere(places, finished, tmp_path):
         run(tmp_path / "moved", *extra)
 
 
+@pytest.mark.slow
 def test_rounds_that_moved_together_find_each_other(places, finished, tmp_path):
     here, _ = places
     (tmp_path / "runs").mkdir()
@@ -436,6 +439,7 @@ def test_rounds_that_moved_together_find_each_other(places, finished, tmp_path):
     assert result["steps"] == 2
 
 
+@pytest.mark.slow
 def test_teachers_in_training_move_to_other_devices(tmp_path, monkeypatch):
     pictures(tmp_path / "data", ("train",), classes=4, count=5)
     shutil.copytree(tmp_path / "data", tmp_path / "copy")
