@@ -40,7 +40,7 @@ from free_jax.panel import model as distilled
 
 SETTINGS: dict[str, tuple[str, ...]] = {
     "as it is": (),
-    "a fifth of the steps": ("num_steps",),
+    "100 steps": ("num_steps=100",),
     "8 filters": ("student=conv4(width=8)",),
     "16 filters": ("student=conv4(width=16)",),
     "rate 1e-3": ("distill.optimizer.kwargs.learning_rate=1e-3",),
@@ -84,25 +84,21 @@ def halves(rows: np.ndarray, columns: np.ndarray) -> float:
 
 
 def settings_of(args: argparse.Namespace, name: str) -> list[str]:
-    """The command line of one setting."""
-    overrides = list(SETTINGS[name])
-    steps = args.steps
-    if overrides == ["num_steps"]:
-        overrides, steps = [], args.steps // 5
+    """The command line of one setting; what it changes comes last."""
     return [
         "judges",
         *args.rest,
-        *(f"--config.{line}" for line in overrides),
-        f"--config.num_steps={steps}",
+        f"--config.num_steps={args.steps}",
         f"--config.recover.reuse={args.pool}",
         f"--config.panel.held_out_teachers={args.judges}",
         f"--config.data.path={args.data}",
-        f"--config.eval.every_steps={steps}",
+        f"--config.eval.every_steps={args.steps}",  # The last is judged in any case.
         f"--config.eval.val_episodes={args.episodes}",
         "--config.eval.split=val",
         "--config.eval.episodes=2",
         "--config.eval.shots=(1,5)",
         "--config.eval.baselines=()",
+        *(f"--config.{line}" for line in SETTINGS[name]),
     ]
 
 

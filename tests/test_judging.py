@@ -1,15 +1,20 @@
 """Models are judged by teachers that they were not distilled from."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 import toy
 
 from experiments.evaluation import selection
+from experiments.harness.run import Run
+from experiments.stages import recover
 from free_jax import panel
 from free_jax.errors import InputError
 from free_jax.fewshot.evaluation import Accuracy
 from free_jax.panel import judging
+from free_jax.parallel import map_tasks
 from free_jax.types import SyntheticImages
 from free_jax.zoo import Zoo, ZooGroup
 
@@ -55,24 +60,29 @@ def test_judges_know_enough_classes_and_are_not_asked_otherwise():
         choose(held_out_teachers=6, way=3)
 
 
+CHOICE = panel.PanelChoice(
+    np.asarray([0, 1, 3, 4]), np.zeros(0, np.int32), np.asarray([2, 5])
+)
+
+
+def asked_about(found):
+    """Images of all six teachers and of nobody, and what all say."""
+    images = toy_images(np.random.default_rng(0), 40)
+    owners = (np.arange(40) % 7 - 1).astype(np.int32)
+    made = SyntheticImages(images, np.full(40, -1, np.int32), owners, owners >= 0)
+    return made, panel.ask_zoo(found, images, chunk=40, at_once=40)
+
+
 def test_nothing_of_a_judge_reaches_the_described_set():
     """Its answers label other teachers' images; its own are left out."""
     found = zoo()
-    rng = np.random.default_rng(0)
-    images = toy_images(rng, 40)
-    owners = np.arange(40) % 7 - 1
-    made = SyntheticImages(
-        images, np.full(40, -1, np.int32), owners.astype(np.int32), owners >= 0
-    )
-    answers = panel.ask_zoo(found, images, chunk=40, at_once=40)
-    choice = panel.PanelChoice(
-        np.asarray([0, 1, 3, 4]), np.zeros(0, np.int32), np.asarray([2, 5])
-    )
+    made, answers = asked_about(found)
+    images, owners = made.images, made.owners
     options = panel.PanelOptions(
         panel.RecoverOptions(images_per_class=0, dead_leaves=0), trust=False
     )
     described = panel.describe_zoo(
-        jax.random.key(0), found, options, known=(made, answers), choice=choice
+        jax.random.key(0), found, options, known=(made, answers), choice=CHOICE
     )
     kept = ~np.isin(owners, [2, 5])
     np.testing.assert_array_equal(described.described.images, images[kept])
@@ -86,6 +96,21 @@ def test_nothing_of_a_judge_reaches_the_described_set():
     said = answers.logits[kept][:, 19:24].argmax(1)
     assert five.counts.tolist() == np.bincount(said, minlength=5).tolist()
     assert two.counts.tolist()[3:] == [0, 0]
+
+
+def test_what_is_kept_of_trust_is_about_those_it_is_in(tmp_path):
+    found = zoo()
+    wanted = panel.RecoverOptions(images_per_class=0, dead_leaves=0)
+    recover.described(
+        found,
+        CHOICE,
+        Run(str(tmp_path), 0, lambda tree: tree, map_tasks, None),
+        panel.PanelOptions(wanted),
+        reuse_of="another run",
+        begun=recover.Beginning(wanted, asked_about(found)),
+    )
+    told = json.loads((tmp_path / "teachers.json").read_text())
+    assert told["teachers"] == [0, 1, 3, 4] and len(told["weights"]) == 4
 
 
 def toy_images(rng, count):

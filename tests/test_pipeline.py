@@ -70,8 +70,8 @@ def test_under_ten_lines_from_a_zoo_to_a_model():
 
 
 def test_nothing_of_experiments_is_needed():
-    source = inspect.getsource(panel.transfer_set) + inspect.getsource(panel.student)
-    source += inspect.getsource(inversion.jobs)
+    parts = (panel.transfer_set, panel.asking, panel.membership, panel.student)
+    source = "".join(map(inspect.getsource, (*parts, inversion.jobs)))
     assert "experiments" not in source and "workdir" not in source
 
 
@@ -349,7 +349,7 @@ def test_asking_ends_with_the_service(monkeypatch):
     whole = Zoo((group_of(2),), NAMES)
     service = Service(toy.TINY, jobs=2)
     monkeypatch.setattr(Zoo, "service", property(lambda self: service))
-    describer = panel.transfer_set.compiled_describer
+    describer = panel.asking.compiled_describer
 
     def limited(*args, **kwargs):
         describe = describer(*args, **kwargs)
@@ -364,7 +364,7 @@ def test_asking_ends_with_the_service(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(panel.transfer_set, "compiled_describer", limited)
+    monkeypatch.setattr(panel.asking, "compiled_describer", limited)
     images = np.zeros((9, *toy.SHAPE), np.uint8)
     kept = []
 

@@ -125,7 +125,7 @@ def described(
             draw(run.path("recovered.png"), drawn, zoo)
         if found.trust:
             # Row i is about the teacher that has this number in the whole zoo.
-            told = {"teachers": asked, **found.trust._asdict()}
+            told = {"teachers": choice.asked, **found.trust._asdict()}
             files.write_json(run.path("teachers.json"), told)
     _tell_doubts(found, zoo, run)
     return found

@@ -3,7 +3,8 @@
 import flax.linen as nn
 import jax
 
-from free_jax.models.cpu.convolution import Conv, Lowering, torch_uniform
+from free_jax.models.cpu.convolution import Conv, Lowering
+from free_jax.models.head import with_head
 from free_jax.models.normalization import BatchNorm, Norm
 
 
@@ -49,13 +50,4 @@ class Conv4(nn.Module):
             x = nn.relu(BatchNorm(name=f"bn{i}")(x, norm=norm, max_pool=True))
         x = x.max(axis=(1, 2)) if self.global_pool else x.reshape(x.shape[0], -1)
         x = x.astype(images.dtype)
-        head = nn.Dense(
-            self.num_classes,
-            kernel_init=torch_uniform(x.shape[-1]),
-            bias_init=torch_uniform(x.shape[-1]),
-            name="head",
-        )
-        # The head is created even when features are asked, so that initialisation
-        # does not depend on the first call.
-        logits = head(x)
-        return x if features else logits
+        return with_head(x, self.num_classes, features=features)

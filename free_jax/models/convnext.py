@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from free_jax.models.cpu.convolution import torch_uniform
 from free_jax.models.cpu.depthwise import depthwise
+from free_jax.models.head import with_head
 from free_jax.models.normalization import Norm
 from free_jax.models.vit import patches
 
@@ -88,11 +89,4 @@ class ConvNeXt(nn.Module):
                 x = ConvNeXtBlock(self.kernel, name=f"block{stage}_{i}")(x)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(jnp.mean(x, axis=(1, 2)))
         x = x.astype(images.dtype)
-        head = nn.Dense(
-            self.num_classes,
-            kernel_init=torch_uniform(x.shape[-1]),
-            bias_init=torch_uniform(x.shape[-1]),
-            name="head",
-        )
-        logits = head(x)
-        return x if features else logits
+        return with_head(x, self.num_classes, features=features)

@@ -12,7 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from free_jax.models.cpu.convolution import Conv, Lowering, torch_uniform
+from free_jax.models.cpu.convolution import Conv, Lowering
+from free_jax.models.head import with_head
 from free_jax.models.normalization import BatchNorm, Norm
 
 STAGES = {
@@ -106,14 +107,7 @@ class ResNet(nn.Module):
                 index += 1
         x = jnp.mean(x, axis=(1, 2))
         x = x.astype(images.dtype)
-        head = nn.Dense(
-            self.num_classes,
-            kernel_init=torch_uniform(x.shape[-1]),
-            bias_init=torch_uniform(x.shape[-1]),
-            name="head",
-        )
-        logits = head(x)
-        return x if features else logits
+        return with_head(x, self.num_classes, features=features)
 
 
 def resnet(depth: int) -> Callable[..., ResNet]:

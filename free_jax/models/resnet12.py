@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from free_jax.models.cpu.convolution import Conv, Lowering, torch_uniform
+from free_jax.models.cpu.convolution import Conv, Lowering
+from free_jax.models.head import with_head
 from free_jax.models.normalization import BatchNorm, Norm
 
 
@@ -70,11 +71,4 @@ class ResNet12(nn.Module):
         for i, width in enumerate(self.widths):
             x = PooledBlock(width, self.lowering, name=f"block{i}")(x, norm=norm)
         x = jnp.mean(x, axis=(1, 2)).astype(images.dtype)
-        head = nn.Dense(
-            self.num_classes,
-            kernel_init=torch_uniform(x.shape[-1]),
-            bias_init=torch_uniform(x.shape[-1]),
-            name="head",
-        )
-        logits = head(x)
-        return x if features else logits
+        return with_head(x, self.num_classes, features=features)

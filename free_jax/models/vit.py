@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from free_jax.models.cpu.convolution import torch_uniform
+from free_jax.models.head import with_head
 from free_jax.models.normalization import Norm
 
 
@@ -92,11 +92,4 @@ class ViT(nn.Module):
         for i in range(self.depth):
             x = EncoderBlock(self.heads, self.expansion, name=f"block{i}")(x)
         x = nn.LayerNorm(epsilon=1e-6, name="norm")(x).mean(1).astype(images.dtype)
-        head = nn.Dense(
-            self.num_classes,
-            kernel_init=torch_uniform(x.shape[-1]),
-            bias_init=torch_uniform(x.shape[-1]),
-            name="head",
-        )
-        logits = head(x)
-        return x if features else logits
+        return with_head(x, self.num_classes, features=features)

@@ -1,5 +1,6 @@
 """The panel: an image's outputs by all teachers, and one network that learns them."""
 
+from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
 from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.describe import (
     compiled_describer,
@@ -12,6 +13,7 @@ from free_jax.panel.distillation import (
     DistillOptions,
     panel_distillation,
 )
+from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
 from free_jax.panel.ragged import answers_of, columns_of, equal_columns, outputs_of
 from free_jax.panel.student import (
@@ -23,18 +25,12 @@ from free_jax.panel.student import (
 )
 from free_jax.panel.transfer_set import (
     DescribedZoo,
-    PanelChoice,
     Voted,
-    answered_images,
-    ask_jobs,
-    ask_zoo,
     bank_of_classes,
-    choose,
     common_shape,
     describe_zoo,
     joined,
     judge,
-    most_answers,
     quota_of,
     recover_zoo,
     to_described,

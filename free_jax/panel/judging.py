@@ -47,29 +47,6 @@ def bank_of_answers(
     return banks.from_arrays(found, counts)
 
 
-def draw_judges(
-    rng: np.random.Generator,
-    candidates: Int[np.ndarray, " t"],
-    widths: Int[np.ndarray, " t"],
-    count: int,
-    way: int,
-) -> Int[np.ndarray, " j"]:
-    """Which teachers are held out as judges: of enough classes for a task.
-
-    Args:
-      rng: draws them.
-      candidates: rows of the teachers to draw from.
-      widths: numbers of classes of these.
-      count: how many.
-      way: classes of a task.
-
-    Returns:
-      Increasing rows; fewer than `count` where too few know enough classes.
-    """
-    able = candidates[widths >= way]
-    return np.sort(rng.permutation(able)[:count])
-
-
 def task_banks(
     images: UInt8[np.ndarray, "n h w c"],
     logits: Float[np.ndarray, "n outputs"],

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int, Key, UInt8
+from jaxtyping import Array, Int, Key
 
 from free_jax import inversion, keys, parallel
 from free_jax import jobs as jobs_lib
@@ -25,8 +25,9 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.panel import judging
-from free_jax.panel.describe import compiled_describer
+from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.distillation import Described
+from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import PanelOptions, RecoverOptions
 from free_jax.panel.ragged import answers_of, outputs_of
 from free_jax.panel.trust import Trust, rows_of, trust, vote
@@ -34,25 +35,6 @@ from free_jax.types import Answers, ImageBank, PyTree, SyntheticImages
 
 Known = tuple[SyntheticImages, Answers]
 _NOBODY = "no teacher of the zoo answers anything that depends on the image"
-
-
-class PanelChoice(NamedTuple):
-    """Which teachers are asked.
-
-    Attributes:
-      asked: [T'] increasing rows over the teachers of all groups.
-      held_out: [H] class ids that no asked teacher knows.
-      judges: [J] increasing rows of teachers that are asked to judge by, see `judging`.
-    """
-
-    asked: np.ndarray
-    held_out: np.ndarray
-    judges: np.ndarray = np.zeros(0, int)
-
-    @property
-    def everyone(self) -> Int[np.ndarray, " t"]:
-        """Rows of all who are asked, increasing."""
-        return np.sort(np.concatenate([self.asked, self.judges])).astype(int)
 
 
 class DescribedZoo(NamedTuple):
@@ -167,80 +149,6 @@ def _without_judges(
     return images, answers_of(answers, asked), tasks
 
 
-def choose(
-    rng: np.random.Generator,
-    zoo: zoo_lib.Zoo,
-    options: PanelOptions,
-    *,
-    way: int | None = None,
-) -> PanelChoice:
-    """Which teachers make the panel, and which classes it never hears of.
-
-    Args:
-      rng: draws the held-out classes.
-      zoo: all teachers.
-      options: `teachers`, `held_out_classes` and `held_out_teachers` are read.
-      way: classes of an episode; None: the zoo's, and two for held-out teachers.
-
-    Raises:
-      InputError: too few classes are held out for an episode, or no teacher remains.
-    """
-    wanted = options.held_out_classes
-    asked = np.arange(zoo.num_teachers)
-    if options.teachers:
-        asked = zoo_lib.first_of_each_group(zoo, options.teachers)
-    if not wanted:
-        choice = PanelChoice(asked, np.zeros(0, np.int32))
-        return _with_judges(rng, zoo, options, choice, way)
-    way = zoo.way if way is None else way
-    classes, columns = zoo.class_ids, zoo.columns
-    known = np.unique(classes)
-    if not way <= wanted <= len(known) - way:
-        raise InputError(
-            f"held_out_classes={wanted}: an episode takes {way} of them and a teacher "
-            f"as many of the others, so it must be between {way} and "
-            f"{len(known) - way}; 0 holds none out"
-        )
-    held_out = rng.permutation(known)[:wanted]
-    knows = np.isin(classes, held_out)
-    asked = asked[[not knows[columns[t] : columns[t + 1]].any() for t in asked]]
-    if not asked.size:
-        raise InputError(
-            f"held_out_classes={wanted}: every teacher knows one of them; hold out "
-            "fewer"
-        )
-    choice = PanelChoice(asked, np.sort(held_out).astype(np.int32))
-    return _with_judges(rng, zoo, options, choice, way)
-
-
-def _with_judges(
-    rng: np.random.Generator,
-    zoo: zoo_lib.Zoo,
-    options: PanelOptions,
-    choice: PanelChoice,
-    way: int | None,
-) -> PanelChoice:
-    """The choice with some of its teachers held out to judge by, where asked for.
-
-    Raises:
-      InputError: too few know enough classes, or none would be left to distil from.
-    """
-    wanted = options.held_out_teachers
-    if not wanted:
-        return choice
-    asked, widths = choice.asked, np.diff(zoo.columns)
-    way = 2 if way is None else way
-    judges = judging.draw_judges(rng, asked, widths[asked], wanted, way)
-    if len(judges) < wanted or len(judges) == len(asked):
-        raise InputError(
-            f"held_out_teachers={wanted}: {len(judges)} of {len(asked)} teachers know "
-            f"the {way} classes of a task, and one at least must be left to distil "
-            "from; hold out fewer"
-        )
-    rest = np.setdiff1d(asked, judges)
-    return choice._replace(asked=rest, judges=judges)
-
-
 def recover_zoo(
     key: Key[Array, ""],
     zoo: zoo_lib.Zoo,
@@ -339,145 +247,6 @@ def _meta_trained(
     )
     states = [left(result) for result in run("meta_generator", jobs)]
     return states[-1].generator
-
-
-def ask_zoo(
-    zoo: zoo_lib.Zoo,
-    images: UInt8[np.ndarray, "n h w c"],
-    run: jobs_lib.Run = jobs_lib.in_memory,
-    *,
-    chunk: int = 500,
-    at_once: int = 250,
-    map_tasks: Callable = parallel.map_tasks,
-) -> Answers:
-    """All teachers' answers about images; forward queries only.
-
-    Args:
-      zoo: teachers.
-      images: to ask about.
-      run: does the jobs of the stage "described".
-      chunk: see `ask_jobs`.
-      at_once: see `ask_jobs`.
-      map_tasks: how teachers are spread, see `parallel.map_tasks`.
-
-    Returns:
-      Answers; NaN where a service gave none.  Once it is exhausted no more images are
-      asked about, so that there may be fewer answers than images.
-    """
-    service, found = zoo.service, []
-    jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
-    for part in run("described", jobs):
-        # Kept by an earlier version, answers have an axis for the teachers.
-        found.append(part["logits"].reshape(len(part["logits"]), -1))
-        if service is None or not np.isnan(found[-1]).any():
-            continue
-        if service.exhausted():
-            break
-    return Answers(np.concatenate(found), zoo.columns)
-
-
-def ask_jobs(
-    zoo: zoo_lib.Zoo,
-    images: UInt8[np.ndarray, "n h w c"],
-    *,
-    chunk: int = 500,
-    at_once: int = 250,
-    map_tasks: Callable = parallel.map_tasks,
-) -> list[jobs_lib.Job]:
-    """All teachers' answers about images; one job for `chunk` images.
-
-    Args:
-      zoo: teachers.
-      images: to ask about.
-      chunk: images a job.
-      at_once: images that a teacher sees in one batch, so few that their maps stay
-        in a CPU's cache; a service is sent a whole chunk.
-      map_tasks: how teachers are spread, see `parallel.map_tasks`.
-
-    Returns:
-      Jobs whose results hold ``logits`` [n, C] and ``columns``, see `Answers`; where a
-      service answers, also ``complete``, whether all answers came.
-
-    Raises:
-      ValueError: a number of images is not positive.
-    """
-    if chunk < 1 or at_once < 1:
-        raise ValueError(f"chunk={chunk} and at_once={at_once} must be at least 1")
-    run = compiled_describer(
-        zoo.networks, output="logits", mirror=False, map_tasks=map_tasks
-    )
-    service = zoo.service
-
-    def ask(start: int) -> dict[str, np.ndarray]:
-        part = images[start : start + chunk]
-        # The last chunk is padded: one shape, one compilation.  A service is not asked
-        # about padding.
-        count = len(part)
-        missing = 0 if service else chunk - count
-        part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        size = len(part) if service else at_once
-        said = np.concatenate(
-            [
-                np.asarray(run(zoo.teachers, part[first : first + size]))
-                for first in range(0, len(part), size)
-            ]
-        )
-        result = {"logits": said[:count], "columns": zoo.columns}
-        if service:
-            service.raise_if_broken()
-            result["complete"] = np.asarray(np.isfinite(said).all())
-        return result
-
-    return [
-        jobs_lib.Job(f"images-{start:06d}", lambda start=start: ask(start))
-        for start in range(0, len(images), chunk)
-    ]
-
-
-def answered_images(answers: Answers) -> Int[np.ndarray, " k"]:
-    """Which images to use so that most answers are.
-
-    Teachers whose budget ended, or that were given up, answered the first images only;
-    others answered all but one or two.  A teacher counts if it answered all images that
-    are used.
-
-    Args:
-      answers: NaN where there is none.
-
-    >>> logits = np.asarray([[0, np.nan, 0], [0, 0, 0], [0, 0, np.nan], [0, 0, 0]])
-    >>> answered_images(Answers(logits, np.asarray([0, 1, 2, 3])))
-    array([1, 3])
-    """
-    silent = np.logical_or.reduceat(
-        np.isnan(answers.logits), answers.columns[:-1], axis=1
-    )
-    # With one more teacher at a time, the most talkative first.
-    order = np.argsort(silent.sum(0), kind="stable")
-    lost = np.logical_or.accumulate(silent[:, order], axis=1)
-    teachers = np.arange(1, len(order) + 1)
-    worth = (~lost).sum(0) * teachers
-    most = len(order) - 1 - worth[::-1].argmax()  # Of equal ones, more teachers.
-    return np.flatnonzero(~lost[:, most])
-
-
-def most_answers(answers: Answers) -> int:
-    """How many of the first images to use so that most answers are.
-
-    Like `answered_images`, but without leaving any out in between.
-
-    Args:
-      answers: NaN where there is none.
-
-    >>> logits = np.asarray([[0, 0], [0, 0], [0, np.nan]])
-    >>> most_answers(Answers(logits, np.asarray([0, 1, 2])))
-    2
-    """
-    silent = np.logical_or.reduceat(
-        np.isnan(answers.logits), answers.columns[:-1], axis=1
-    )
-    answered = np.where(silent.any(0), silent.argmax(0), len(silent))
-    counts = np.unique(answered)
-    return int(max(counts, key=lambda n: n * (answered >= n).sum()))
 
 
 def joined(parts: Sequence[Known]) -> Known:

@@ -17,98 +17,66 @@ import dataclasses
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, Num
+from jaxtyping import Array, Int, Key
 
 from free_jax.errors import InputError
 from free_jax.models.normalization import Norm
-from free_jax.types import PyTree, Teachers
+from free_jax.types import Teachers
 from free_jax.zoo.network import Network
 from free_jax.zoo.pool import Zoo, select, take
 
+Respond = Callable[[jax.Array], jax.Array]
 # The collection of a teacher's variables that says which outputs a task is about.
 CHOSEN = "chosen"
 
 
-@dataclasses.dataclass(frozen=True)
-class TaskNetwork(Network):
-    """A network that is asked about `num_classes` of its classes.
+class TaskModule(nn.Module):
+    """A module's answers about the classes that its variables name.
 
-    Which ones is part of a teacher's variables (see `take_task`), so that the teachers
-    of one network share a program whatever they are asked about.
+    Its variables are those of the module, and maybe `CHOSEN`.
 
     Attributes:
-      whole: the network.
-      respond: what a service makes of all of its logits, before some are picked.
+      whole: the module.
+      respond: what a service makes of all logits, before some are picked.
     """
 
-    whole: Network | None = None
-    respond: Callable[[jax.Array], jax.Array] | None = None
+    whole: nn.Module
+    respond: Respond | None = None
 
-    @property
-    def module(self) -> Any:
-        """The whole network's Linen module."""
-        return self._whole.module
+    def setup(self) -> None:
+        """The module's variables stand where they stood."""
+        nn.share_scope(self, self.whole)
 
-    @property
-    def _whole(self) -> Network:
-        assert self.whole is not None
-        return self.whole
-
-    def init(self, key: Key[Array, ""]) -> PyTree:
-        """Random variables, asked about the first classes."""
-        chosen = jnp.arange(self.num_classes, dtype=jnp.int32)
-        return {**self._whole.init(key), CHOSEN: chosen}
-
-    def apply(
-        self,
-        variables: PyTree,
-        images: Num[Array, "n h w c"],
-        *,
-        norm: Norm = "running",
-        features: bool = False,
-    ) -> Float[Array, "n f"]:
-        """Logits [n, num_classes] of the chosen classes; see `Network.apply`."""
-        rest = _without_choice(variables)
-        out = self._whole.apply(rest, images, norm=norm, features=features)
-        return out if features else self._chosen(variables, out)
-
-    def apply_with_moments(
-        self,
-        variables: PyTree,
-        images: Num[Array, "n h w c"],
-        *,
-        norm: Norm = "running",
-        features: bool = False,
-    ) -> tuple[Float[Array, "n f"], PyTree]:
-        """The same, and the moments; see `Network.apply_with_moments`."""
-        rest = _without_choice(variables)
-        out, moments = self._whole.apply_with_moments(
-            rest, images, norm=norm, features=features
-        )
-        return (out if features else self._chosen(variables, out)), moments
-
-    def head(self, params: PyTree, features: Float[Array, "n f"]) -> jax.Array:
-        """Not of a part of the classes: parameters do not say which are chosen."""
-        raise NotImplementedError("ask the whole network, and pick")
-
-    def as_dict(self) -> dict[str, Any]:
-        """Not to be saved: what is kept is the whole network."""
-        raise NotImplementedError("describe the whole network")
-
-    def _chosen(self, variables: PyTree, logits: jax.Array) -> jax.Array:
-        if self.respond is not None:
-            logits = self.respond(logits)
-        return logits[..., variables[CHOSEN]] if CHOSEN in variables else logits
+    def __call__(
+        self, images: jax.Array, *, norm: Norm, features: bool = False
+    ) -> jax.Array:
+        """Logits [n, way] of normalised images, or the module's features."""
+        out: Any = self.whole(images, norm=norm, features=features)
+        if features:
+            return out
+        out = out if self.respond is None else self.respond(out)
+        if not self.has_variable(CHOSEN, "classes"):
+            return out
+        return out[..., self.get_variable(CHOSEN, "classes")]
 
 
-def narrowed(
-    network: Network,
-    way: int,
-    respond: Callable[[jax.Array], jax.Array] | None = None,
-) -> Network:
+@dataclasses.dataclass(frozen=True)
+class _Family:
+    """Makes a network's task module; equal for equal networks, so that they hash."""
+
+    whole: Network
+    respond: Respond | None
+
+    def __call__(self, **fields: Any) -> nn.Module:
+        del fields  # The whole network's own.
+        return TaskModule(self.whole.module, self.respond)
+
+
+def narrowed(network: Network, way: int, respond: Respond | None = None) -> Network:
     """The network as one that tells `way` classes apart.
 
     Args:
@@ -131,9 +99,8 @@ def narrowed(
         )
     if network.num_classes == way and respond is None:
         return network
-    given = {f.name: getattr(network, f.name) for f in dataclasses.fields(Network)}
-    given["num_classes"] = way
-    return TaskNetwork(**given, whole=network, respond=respond)
+    family = _Family(network, respond)
+    return dataclasses.replace(network, num_classes=way, family=family)
 
 
 def draw_classes(
@@ -179,12 +146,8 @@ def about(teacher: Teachers, chosen: Int[Array, " n"] | None) -> Teachers:
     """One teacher, asked about the chosen of its classes; see `take_task`."""
     if chosen is None:
         return teacher
-    variables = {**teacher.variables, CHOSEN: chosen}
+    variables = {**teacher.variables, CHOSEN: {"classes": chosen}}
     return Teachers(variables, jnp.asarray(teacher.class_ids)[chosen])
-
-
-def _without_choice(variables: PyTree) -> PyTree:
-    return {name: value for name, value in variables.items() if name != CHOSEN}
 
 
 class Able(NamedTuple):
