@@ -23,7 +23,7 @@ from free_jax.panel import model as distilled
 from free_jax.zoo.network import GIVES, make_network
 
 SMALL = {
-    "vit": {"patch": 8, "width": 8, "depth": 1, "heads": 2, "expansion": 2},
+    "vit": {"patch": 8, "dim": 8, "depth": 1, "heads": 2, "expansion": 2},
     "convnext": {"patch": 4, "widths": [4, 8], "depths": [1, 1], "kernel": 3},
     "resnet12": {"widths": [4, 4, 4, 4]},
     "conv4": {"width": 4},
@@ -212,3 +212,8 @@ def test_what_is_no_call_is_refused(written):
     line = ["run.py", "--config=experiments/configs/panel.py"]
     with pytest.raises(InputError, match="write a name and its keywords"):
         command_line.parse([*line, f"--config.student={written}"])
+
+
+def test_a_keyword_that_is_none_is_told_with_those_that_are():
+    with pytest.raises(ValueError, match=r"no keyword 'dept'; it takes .*depth"):
+        make_network("vit", num_classes=3, image_shape=(16, 16, 3), dept=3)

@@ -1,5 +1,9 @@
 """Networks (Linen, NHWC) and the registry that names them."""
 
+import dataclasses
+import functools
+from typing import Any
+
 import flax.linen as nn
 
 from free_jax.models.conv4 import Conv4
@@ -27,7 +31,7 @@ __all__ = [
     "upsample_conv2d",
 ]
 
-_CLASSIFIERS = {
+_CLASSIFIERS: dict[str, Any] = {
     "conv4": Conv4,
     **{f"resnet{depth}": resnet(depth) for depth in (10, 18, 34, 50, 101)},
     "resnet12": ResNet12,
@@ -35,6 +39,9 @@ _CLASSIFIERS = {
     "convnext": ConvNeXt,
     "graph": Graph,
 }
+
+# Fields of every Linen module.
+_LINEN = ("parent", "name")
 
 
 def model_names() -> tuple[str, ...]:
@@ -53,9 +60,14 @@ def get_model(name: str, **kwargs) -> nn.Module:
       A Linen module called as ``module(images, norm="batch" | "running")``.
 
     Raises:
-      ValueError: the name is unknown.
+      ValueError: the name is unknown, or the module has no such field.
     """
     if name not in _CLASSIFIERS:
         known = ", ".join(_CLASSIFIERS)
         raise ValueError(f"unknown model {name!r}; known models: {known}")
-    return _CLASSIFIERS[name](**kwargs)
+    made = _CLASSIFIERS[name]
+    module: Any = made.func if isinstance(made, functools.partial) else made
+    fields = [f.name for f in dataclasses.fields(module) if f.name not in _LINEN]
+    if unknown := sorted(set(kwargs) - set(fields)):
+        raise ValueError(f"no keyword {unknown[0]!r}; it takes {', '.join(fields)}")
+    return made(**kwargs)

@@ -51,7 +51,7 @@ class ViT(nn.Module):
     Attributes:
       num_classes: number of outputs.
       patch: pixels a side of a token; images of any size are padded to a multiple.
-      width: numbers a token holds.
+      dim: numbers a token holds.
       depth: blocks.
       heads: of each block's attention.
       expansion: of each block's inner layer.
@@ -67,7 +67,7 @@ class ViT(nn.Module):
 
     num_classes: int = 5
     patch: int = 4
-    width: int = 128
+    dim: int = 128
     depth: int = 6
     heads: int = 4
     expansion: int = 4
@@ -77,16 +77,16 @@ class ViT(nn.Module):
     def __call__(
         self, images: jax.Array, *, norm: Norm, features: bool = False
     ) -> jax.Array:
-        """Maps normalised images [n, h, w, c] to logits (or features [n, width]).
+        """Maps normalised images [n, h, w, c] to logits (or features [n, dim]).
 
         Every image is treated alone, whatever `norm` says.
         """
         del norm
         x = patches(images.astype(self.dtype or images.dtype), self.patch)
-        x = nn.Dense(self.width, dtype=x.dtype, name="embed")(x)
-        x = x.reshape(x.shape[0], -1, self.width)
+        x = nn.Dense(self.dim, dtype=x.dtype, name="embed")(x)
+        x = x.reshape(x.shape[0], -1, self.dim)
         place = self.param(
-            "position", nn.initializers.normal(0.02), (x.shape[1], self.width)
+            "position", nn.initializers.normal(0.02), (x.shape[1], self.dim)
         )
         x = x + place.astype(x.dtype)
         for i in range(self.depth):
