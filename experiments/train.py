@@ -152,7 +152,6 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             class_names=zoo.class_names if zoo else (),
             teachers=release.made_from(zoo, outcome.model, method.rows) if zoo else (),
             bill=service.bill() if service else None,
-            guessed=bool(common.zoo.path) and common.zoo.guess,
         )
 
 

@@ -530,9 +530,30 @@ def test_assembled_teachers_keep_their_licences():
     names = tuple(f"class {i}" for i in range(network.num_classes))
     teachers = [
         Teacher("a", network, variables, names, licence="mit"),
-        Teacher("b", network, variables, names),
+        Teacher("b", network, variables, names, guessed="mean, std"),
     ]
-    assert assemble(teachers).zoo.groups[0].licences == ("mit", "")
+    zoo = assemble(teachers).zoo
+    assert zoo.groups[0].licences == ("mit", "")
+    assert zoo.groups[0].guesses == ("", "mean, std")
+
+
+def test_what_was_guessed_stands_beside_its_teacher(exported, tmp_path):
+    names = [f"class {i}" for i in range(toy.ARCH.num_classes)]
+    first, second = a_zoo(names, ("mit", "")), a_zoo(names, ("mit",))
+    said = dataclasses.replace(first.groups[0], guesses=("", "mean, std"))
+    joined = merge([Zoo((said,), first.class_names), second])
+    save_zoo(joined, tmp_path / "zoo")
+    made = release.made_from(load_zoo(tmp_path / "zoo"))
+    assert [each["guessed"] for each in made] == ["", "mean, std", ""]
+    assert release.made_from(second)[0]["guessed"] is None
+    config = config_of(exported)
+    notes = {**config["notes"], "teachers": made}
+    page = card.model_card("x", {**config, "notes": notes}).splitlines()
+    rows = [
+        line.split("|")[-2].strip() for line in page if line.startswith("| teacher")
+    ]
+    assert rows == ["", "mean, std", ""]
+    assert not any("guess" in line for line in card.model_card("x", config).split())
 
 
 @pytest.mark.parametrize(

@@ -431,7 +431,7 @@ def test_bfloat16_rounds_and_keeps_parameters_moments_and_logits(name, key):
 def test_unknown_names_and_misfits_are_refused():
     with pytest.raises(ValueError, match="unknown model 'conv5'"):
         make_network("conv5", num_classes=5, image_shape=(32, 32, 3))
-    with pytest.raises(ValueError, match="no keyword 'widht'; it takes .*width"):
+    with pytest.raises(ValueError, match=r"no keyword 'widht'; it takes .*width"):
         make_network("conv4", num_classes=5, image_shape=(32, 32, 3), widht=4)
     good = {"num_classes": 5, "image_shape": (32, 32, 3)}
     for change, match in [

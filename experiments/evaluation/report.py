@@ -92,7 +92,6 @@ def write(
     class_names: Sequence[str] = (),
     teachers: Sequence[Mapping[str, Any]] = (),
     bill: Mapping[str, Any] | None = None,
-    guessed: bool = False,
 ) -> dict[str, Any]:
     """Writes everything a reader wants of a finished run.
 
@@ -106,8 +105,6 @@ def write(
       teachers: what the model was made from, kept in ``model.npz``; see
         `release.made_from`.
       bill: what a service charged, counts ready for JSON; None without one.
-      guessed: whether what the teachers' files do not say was guessed; kept in
-        ``model.npz``.
 
     Returns:
       The contents of ``result.json``.
@@ -134,7 +131,6 @@ def write(
             steps=outcome.steps,
             seed=run.seed,
             teachers=list(teachers),
-            **({"guessed": True} if guessed else {}),
         )
         _draw_recovered(run, method, outcome, class_names)
         _draw_curves(run, about, method, outcome)

@@ -151,22 +151,29 @@ def shown_formula(text: str) -> str:
 def _made_from(teachers: Sequence[Mapping[str, Any]]) -> str:
     if not teachers:
         return "Not recorded with the model."
-    rows = ["| source | network | classes | trust | licence |", "|---|---|---|---|---|"]
+    columns = ["source", "network", "classes", "trust", "licence"]
+    # What no file says is of a few, or of none.
+    guesses = any(teacher.get("guessed") for teacher in teachers)
+    columns += ["guessed"] * guesses
+    rows = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for teacher in teachers[:_MOST_TEACHERS]:
         trust = teacher.get("trust")
-        cells = (
+        cells = [
             shown(teacher.get("source") or "unknown"),
             shown(teacher.get("network") or "unknown"),
             _classes(teacher),
             "" if trust is None else f"{trust:.3g}",
             shown(_licence(teacher)),
-        )
+        ]
+        cells += [shown(teacher.get("guessed") or "")] * guesses
         rows.append(f"| {' | '.join(cells)} |")
     more = len(teachers) - _MOST_TEACHERS
     if more > 0:
         rows.append(f"\nAnd {more} more, in config.json.")
     found = Counter(map(_licence, teachers))
     counts = ", ".join(f"{shown(name)} ({n})" for name, n in found.most_common(20))
+    if guesses:
+        rows.append("\nA wrong guess makes the model worse; a table of teachers says.")
     rows.append(f"\nLicences as the teachers' own files state them: {counts}.")
     return "\n".join(rows)
 
@@ -211,7 +218,7 @@ def _how(notes: Mapping[str, Any]) -> str:
     lines = [f"- {shown(k)}: {shown(v)}" for k, v in said.items() if v is not None]
     if notes.get("learner"):
         lines.append(f"- adaptation: {shown(json.dumps(notes['learner']))}")
-    if notes.get("guessed"):
+    if notes.get("guessed"):  # Models made before each teacher said what was.
         lines.append(
             "- what the teachers' own files do not say (sizes, normalisation, class "
             "names) was guessed (zoo.guess); a wrong guess makes the model worse"

@@ -38,8 +38,7 @@ def export(
       network: of the model.
       variables: as `model_io.load_model` gives them.
       notes: kept in the config and shown on the card: ``teachers`` (see `made_from`),
-        ``measured``, ``algorithm``, ``learner``, ``steps``, ``seed``, ``guessed``
-        (whether what teachers' files do not say was guessed).
+        ``measured``, ``algorithm``, ``learner``, ``steps``, ``seed``.
       format: "safetensors" or "onnx", beside config and card.
       given: of "onnx": images are "uint8", or "float" in [0, 1].
 

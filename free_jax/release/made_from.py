@@ -24,8 +24,9 @@ def made_from(
         None: all.
 
     Returns:
-      ``source, network, num_classes, classes, accuracy, trust, licence`` of each;
-      None where unknown, and a licence of "" where its files state none.
+      ``source, network, num_classes, classes, accuracy, trust, licence, guessed``
+      of each; None where unknown, a licence of "" where its files state none, and what
+      no file says of it and was guessed, e.g. "mean, std".
     """
     rows = range(zoo.num_teachers) if teachers is None else map(int, teachers)
     chosen = list(rows)
@@ -55,4 +56,5 @@ def _entry(zoo: Zoo, teacher: int) -> dict[str, Any]:
         "classes": [zoo.class_names[i] for i in ids],
         "accuracy": float(f"{accuracy:.6g}") if np.isfinite(accuracy) else None,
         "licence": group.licences[row] if group.licences else None,
+        "guessed": group.guesses[row] if group.guesses else None,
     }

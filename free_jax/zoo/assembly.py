@@ -25,6 +25,7 @@ class Teacher(NamedTuple):
       accuracy: held-out, in [0, 1]; nan: unknown.
       domain: the data it was trained on, where that is known.
       licence: as its files state it; "": they state none.
+      guessed: what no file says of it and was guessed, e.g. "mean, std".
     """
 
     source: str
@@ -34,6 +35,7 @@ class Teacher(NamedTuple):
     accuracy: float = float("nan")
     domain: str = ""
     licence: str = ""
+    guessed: str = ""
 
 
 class Assembled(NamedTuple):
@@ -87,6 +89,7 @@ def assemble(
                 domain,
                 tuple(member.source for member in members),
                 tuple(member.licence for member in members),
+                tuple(member.guessed for member in members),
             )
         )
     return Assembled(Zoo(tuple(groups), table.names), table)

@@ -18,7 +18,7 @@ import numpy as np
 from free_jax.errors import InputError
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network, make_network
-from free_jax.zoo.pool import Zoo, ZooGroup, abstract_variables
+from free_jax.zoo.pool import TEXTS, Zoo, ZooGroup, abstract_variables
 
 _FORMAT, _VERSION = "free_jax zoo", 1
 
@@ -69,8 +69,7 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
                 "accuracy": [
                     float(a) if math.isfinite(a) else None for a in group.accuracy
                 ],
-                "sources": list(group.sources),
-                "licences": list(group.licences),
+                **{what: list(getattr(group, what)) for what in TEXTS},
             }
             for group in zoo.groups
         ],
@@ -147,8 +146,7 @@ def load_zoo(path: Any) -> Zoo:
         domains = [str(e["domain"]) for e in entries]
         # Zoos written before do not say where their teachers came from.
         origins = [
-            {key: tuple(map(str, e.get(key, ()))) for key in ("sources", "licences")}
-            for e in entries
+            {what: tuple(map(str, e.get(what, ()))) for what in TEXTS} for e in entries
         ]
         class_names = tuple(map(str, metadata["class_names"]))
         arrays = folder / metadata["arrays"]

@@ -20,6 +20,9 @@ from free_jax.errors import InputError
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network
 
+# Fields of a group that hold a text a teacher, or nothing.
+TEXTS = ("sources", "licences", "guesses")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ZooGroup:
@@ -34,6 +37,8 @@ class ZooGroup:
         unknown.
       licences: of each, as its files state it; "" where they state none, empty where
         nobody looked.
+      guesses: what of each no file says and was guessed, e.g. "mean, std"; "" where
+        nothing was, empty where that was not recorded.
 
     Raises:
       InputError: arrays do not fit the network or each other, or are not finite.
@@ -45,6 +50,7 @@ class ZooGroup:
     domain: str = ""
     sources: tuple[str, ...] = ()
     licences: tuple[str, ...] = ()
+    guesses: tuple[str, ...] = ()
 
     def __post_init__(self):
         name, way = self.network.name, self.network.num_classes
@@ -67,7 +73,7 @@ class ZooGroup:
                 f"{name} group: {accuracy.shape} accuracies for {len(ids)} teachers; "
                 "give one a teacher, nan where unknown"
             )
-        for what in ("sources", "licences"):
+        for what in TEXTS:
             said = getattr(self, what)
             if said and len(said) != len(ids):
                 raise InputError(
@@ -324,8 +330,11 @@ def pick(group: ZooGroup, rows: slice | np.ndarray) -> ZooGroup:
         group,
         teachers=teachers,
         accuracy=group.accuracy[rows],
-        sources=tuple(group.sources[i] for i in chosen) if group.sources else (),
-        licences=tuple(group.licences[i] for i in chosen) if group.licences else (),
+        **{
+            what: tuple(said[i] for i in chosen)
+            for what in TEXTS
+            if (said := getattr(group, what))
+        },
     )
 
 
@@ -361,16 +370,16 @@ def merge(zoos: Sequence[Zoo]) -> Zoo:
             lambda *leaves: jnp.asarray(np.concatenate(leaves)), *teachers
         )
         accuracy = np.concatenate([group.accuracy for group in same])
-        sources, licences = (
-            sum((getattr(g, what) or ("",) * g.num_teachers for g in same), ())
-            for what in ("sources", "licences")
-        )
+        texts = {
+            what: sum((getattr(g, what) or ("",) * g.num_teachers for g in same), ())
+            for what in TEXTS
+            if any(getattr(g, what) for g in same)
+        }
         joined_group = dataclasses.replace(
             same[0],
             teachers=joined,
             accuracy=accuracy,
-            sources=sources if any(sources) else (),
-            licences=licences if any(g.licences for g in same) else (),
+            **texts,
         )
         groups.append(joined_group)
     return Zoo(tuple(groups), names)

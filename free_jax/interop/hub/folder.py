@@ -331,6 +331,7 @@ def zoo_of(found: Survey) -> Assembled:
             output_names(card, found.root),
             card.accuracy,
             licence=card.licence,
+            guessed=", ".join(card.guessed),
         )
         for card in used
         if card.network is not None
