@@ -12,7 +12,7 @@ from experiments.harness.contents import Contents
 from experiments.harness.method import Schedule
 from experiments.harness.run import Run
 from experiments.inputs import contents as contents_lib
-from experiments.inputs import networks
+from experiments.inputs import further, networks
 from experiments.methods import checks, dry, runs
 from experiments.methods.dry import Findings
 from experiments.methods.options import Common
@@ -34,6 +34,7 @@ MAY_CHANGE = (
     "eval.queries",
     "eval.episodes",
     "eval.baselines",
+    "eval.also",
 )
 
 
@@ -82,6 +83,7 @@ def check(config: Any, workdir: str) -> Findings:
         ("config", f"{settings.algorithm}, {common.way}-way, seed {common.seed}"),
         ("workdir", f"{workdir}: {state}"),
         *dry.images(common.data, _splits(common)),
+        *dry.further(_further(common)),
     ]
     with teachers.looked_at(
         common.zoo, run, data=common.data, dtype=common.dtype
@@ -122,6 +124,8 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             )
             for split in _splits(common)
         }
+        folders = _further(common)
+        images = [further.load(each, inputs.preset(data, zoo)) for each in folders]
         method = made()  # recovers and asks, for some
         judge = selection.judge(
             run,
@@ -142,6 +146,15 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
                 setting(common, run, zoo, banks[options.split], method.learner),
                 shots=options.shots,
                 baselines=options.baselines,
+            )
+        for each, bank in zip(folders, images, strict=True):
+            fewer = common._replace(eval=options._replace(queries=each.queries))
+            table = final.measure(
+                run,
+                {f"{row} on {each.name}": p for row, p in method.predictors.items()},
+                outcome,
+                setting(fewer, run, zoo, bank, method.learner),
+                shots=options.shots,
             )
         return report.write(
             run,
@@ -184,6 +197,18 @@ def _check_evaluation(common: Common) -> None:
             way=common.way,
             images_per_class=max(options.shots) + options.queries,
         )
+    _further(common)
+
+
+def _further(common: Common) -> tuple[further.Further, ...]:
+    """Further folders that the finished model is measured on."""
+    return further.listed(
+        common.eval.also,
+        common.eval.split,
+        way=common.way,
+        shots=max(common.eval.shots),
+        queries=common.eval.queries,
+    )
 
 
 def _splits(common: Common) -> tuple[str, ...]:
@@ -275,6 +300,7 @@ def contents(config: Any) -> Contents:
     found = {"data": contents_lib.of_data(common.data, learns, tuple(looked_at))}
     if teachers.is_given(common.zoo):
         found["zoo"] = contents_lib.of_teachers()  # Told when they are there.
+    found |= further.contents(common.eval.also, common.eval.split)
     recovery = getattr(config, "recover", None)
     if isinstance(recovery, Recovery):
         found |= reuse.contents(recovery)

@@ -99,6 +99,19 @@ def pictures(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def grey(tmp_path_factory):
+    """<class>/*.png, of another size, without colours, a class with one picture."""
+    folder = tmp_path_factory.mktemp("leaves")
+    drawn = procedural.make_split("test", image_size=21).images
+    for number, images in enumerate(drawn[:7]):
+        (folder / f"leaf{number}").mkdir()
+        for i in range(2 if number else 1):
+            picture = Image.fromarray(images[i]).convert("L")
+            picture.save(folder / f"leaf{number}" / f"{i}.png")
+    return folder
+
+
 def test_a_run_needs_teachers_and_nothing_else(unequal, without, capsys):
     workdir, result = without
     student, variables, notes = fj.load_model(workdir / "model.npz")
@@ -127,6 +140,21 @@ def test_real_images_only_measure(unequal, without, pictures, tmp_path):
     rows = result["results"]
     assert set(rows) > {"panel distilled, centroids"}
     assert all(np.isfinite(r["1"]["inductive"]["mean"]) for r in rows.values())
+
+
+def test_a_finished_run_is_measured_on_further_folders(unequal, without, grey):
+    workdir, _ = without
+    before = np.load(workdir / "model.npz")["params/params/head/kernel"]
+    also = f"--config.eval.also=leaves:{grey}"
+    result = run(unequal, workdir, also)
+    after = np.load(workdir / "model.npz")["params/params/head/kernel"]
+    np.testing.assert_array_equal(before, after)
+    row = result["results"]["panel distilled, centroids on leaves"]["1"]
+    # Six classes of two images: one supports, one is asked about.
+    assert len(row["inductive"]["per_episode"]) == 3
+    assert all(s % 20 == 0 for s in row["inductive"]["per_episode"])
+    assert "on leaves" in (workdir / "table.md").read_text()
+    assert run(unequal, workdir, also)["results"] == result["results"]
 
 
 def test_a_finished_run_is_measured_later(unequal, without, pictures):

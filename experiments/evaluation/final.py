@@ -43,7 +43,7 @@ def measure(
     setting: Setting,
     *,
     shots: Sequence[int],
-    baselines: Sequence[str],
+    baselines: Sequence[str] = (),
 ) -> Table:
     """Measures all cells that an earlier call has not.
 

@@ -25,6 +25,9 @@ class EvalOptions(NamedTuple):
       protocol: the one that selection looks at.
       baselines: rows of the table beside the method's own.
       temperature: of the softmax of a panel of teachers.
+      also: further folders of real images that the finished model is measured on, as
+        ``NAME:PATH,...``; each holds class folders, or a folder of them named as
+        `split`.  Nothing else of the run sees them.
     """
 
     shots: Shots = (1,)
@@ -43,6 +46,7 @@ class EvalOptions(NamedTuple):
         "panel",
     )
     temperature: Annotated[float, Positive()] = 4.0
+    also: str = ""
 
 
 class TableOptions(NamedTuple):

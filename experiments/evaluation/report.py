@@ -110,9 +110,9 @@ def write(
       The contents of ``result.json``.
     """
     title = (
-        f"{about.data}, {about.split} classes, {about.way}-way, {about.queries} "
-        f"queries, {about.episodes} episodes, 95 % intervals, seed {run.seed}, model "
-        f"selected by: {about.selection}"
+        f"{about.data or 'further folders'}, {about.split} classes, {about.way}-way, "
+        f"{about.queries} queries, {about.episodes} episodes, 95 % intervals, seed "
+        f"{run.seed}, model selected by: {about.selection}"
     )
     if table.results:
         text = metrics.print_table(_rows(table, about.shots), COLUMNS, title=title)

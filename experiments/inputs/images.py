@@ -135,10 +135,10 @@ def evaluation_bank(
     images = _load(data, split, chosen.image_size)
     what = f"the {split} split in {data.path or data.name}"
     require(images, way=way, images_per_class=images_per_class, what=what)
-    return banks.from_arrays(_recoloured(images.images, chosen), images.counts)
+    return banks.from_arrays(recoloured(images.images, chosen), images.counts)
 
 
-def _recoloured(images: np.ndarray, chosen: Preset) -> np.ndarray:
+def recoloured(images: np.ndarray, chosen: Preset) -> np.ndarray:
     """Images [C, M, h, w, 3] in as many channels as the meta-model sees."""
     channels = len(chosen.mean)
     if channels == images.shape[-1]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments import inputs
 from experiments.inputs.contents import fingerprint
+from experiments.inputs.further import Further
 from experiments.inputs.options import DataOptions, ZooOptions
 from experiments.stages.options import Recovery
 from free_jax.zoo import Zoo
@@ -28,6 +29,17 @@ def of_split(data: DataOptions, split: str) -> str:
         f"{len(found.class_names)} classes, {int(found.counts.sum())} images in "
         f"{data.path or data.name}"
     )
+
+
+def further(folders: Sequence[Further]) -> Findings:
+    """The further folders that the finished model is measured on, listed."""
+    found = []
+    for each in folders:
+        held = sum(map(len, each.files.values()))
+        told = f"{len(each.files)} classes, {held} images in {each.path}"
+        told += f"; {each.told}" if each.told else ""
+        found.append((f"images, {each.name}", told))
+    return found
 
 
 def teachers(options: ZooOptions, zoo: Zoo | None) -> Findings:
