@@ -79,6 +79,8 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("shared"):
                 item.add_marker(skip)
+    # On one worker one after the other: on two, one would wait for the other's run.
+    items.sort(key=lambda item: "smoke_run" not in getattr(item, "fixturenames", ()))
     if "slow" not in config.getoption("markexpr"):
         slow = [item for item in items if item.get_closest_marker("slow")]
         if slow:

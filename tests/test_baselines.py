@@ -139,6 +139,7 @@ def test_fusion_says_where_it_cannot_be_applied():
         baselines.average_params(None, one)
 
 
+@pytest.mark.slow
 def test_more_outputs_than_a_matrix_takes_are_whitened_all_the_same(monkeypatch):
     def accuracy():
         setting = baselines.make_setting(

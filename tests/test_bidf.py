@@ -107,6 +107,7 @@ def mixed():
     return algorithm, data, step, path
 
 
+@pytest.mark.slow
 def test_queries_are_counted_and_the_boundary_is_sought_later():
     _, _, _, path = mixed()
     for number, (state, info) in enumerate(path, 1):

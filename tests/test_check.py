@@ -190,6 +190,7 @@ def pool(folder, zoo_path, size):
     return train.main(parse("panel.py", *argv), str(folder))
 
 
+@pytest.mark.slow
 def test_rounds_of_another_size_are_refused_at_the_start(
     zoo_path, tmp_path, monkeypatch
 ):

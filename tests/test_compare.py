@@ -130,6 +130,7 @@ def test_a_failed_cell_says_why_and_the_others_go_on(finished):
     assert "Traceback" in (workdir / "cells/broken/seed0/error.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_cell_equals_the_same_command_alone(finished, tmp_path):
     file, *overrides = METHODS["protonet_real"].split()
     argv = ["run.py", f"--config=experiments/configs/{file}", *overrides]

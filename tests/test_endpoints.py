@@ -353,6 +353,7 @@ def test_unreachable_endpoints_are_left_out_and_none_left_is_an_error(
             pass
 
 
+@pytest.mark.slow
 def test_server_restarted_between_requests(served, zoo, truth, tmp_path, listed):
     folder = tmp_path / "own"
     serve_zoo.export(zoo, folder, free_port())

@@ -92,6 +92,7 @@ def test_saved_model_predicts(finished):
     assert load_zoo(workdir / "zoo").num_teachers == 3
 
 
+@pytest.mark.slow
 def test_interrupted_run_equals_uninterrupted(finished, tmp_path, monkeypatch):
     workdir, result = finished
     # The same teachers: their training is resumable too, but not what is tested here.
@@ -121,6 +122,7 @@ def test_selection_needs_a_score_and_other_classes(finished, tmp_path):
         assert not (tmp_path / "config.json").exists(), "nothing is claimed"
 
 
+@pytest.mark.slow
 def test_a_longer_run_continues_a_finished_one(finished, tmp_path, capsys):
     workdir, before = finished
     shutil.copytree(workdir, tmp_path / "run")
@@ -161,6 +163,7 @@ def test_finished_run_is_not_trained_again(finished, monkeypatch):
     assert again["results"] == result["results"]
 
 
+@pytest.mark.slow
 def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
     config = "experiments/configs/pretrain_cifar_fs_conv4.py:smoke"
     argv = ["run.py", f"--config={config}", "--config.pretrain.model.kwargs.width=4"]

@@ -145,6 +145,7 @@ def stepper(build):
     return toy.compiled_once(case.algorithm)
 
 
+@pytest.mark.slow
 def test_warm_up_trains_the_generator_only():
     case = homogeneous()
     before = start(case)
@@ -245,6 +246,7 @@ def scanned():
     return before, states, infos
 
 
+@pytest.mark.slow
 def test_mixed_zoo_scans_and_learns_from_all_groups():
     before, states, infos = scanned()
     assert bool(infos.is_finite.all())

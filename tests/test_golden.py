@@ -38,7 +38,7 @@ def differences(found, expected, where="") -> list[str]:
 
 
 # A run takes up to two minutes, nearly all of it compilation by XLA's own settings.
-SLOW = ("bidf", "preinverted", "purer", "whitened")
+SLOW = ("baselines", "bidf", "episodic", "preinverted", "purer", "whitened")
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_no_iterations_are_plain_centroids(task):
     )
 
 
+@pytest.mark.slow
 def test_best_teachers_are_those_that_separate_the_support_set():
     way, shots, num_teachers = 3, 4, 5
     rng = np.random.default_rng(0)

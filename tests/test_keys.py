@@ -98,6 +98,7 @@ def test_a_traced_number_gives_the_same_key():
     assert traced == keys.named(root, "step", 7)
 
 
+@pytest.mark.slow
 def test_a_model_does_not_start_as_a_teacher_of_its_run_did(tmp_path, monkeypatch):
     started = []
 
@@ -168,6 +169,7 @@ def test_a_run_notes_how_its_keys_are_made_and_resumes(tmp_path, monkeypatch):
     assert main()["steps"] == 6
 
 
+@pytest.mark.slow
 def test_a_finished_run_of_an_earlier_version_is_read_and_evaluated_anew(
     config, tmp_path, monkeypatch
 ):

@@ -258,6 +258,7 @@ def model_of(folder):
         return {name: stored[name] for name in stored.files if name != "header"}
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_elsewhere(places, finished, tmp_path, monkeypatch):
     here, there = places
     with monkeypatch.context() as patch:
@@ -298,6 +299,7 @@ def test_a_finished_run_stays_finished_elsewhere(places, copy, monkeypatch):
     assert train.main(moved, str(folder))["results"] == result["results"]
 
 
+@pytest.mark.slow
 def test_other_images_measure_anew_and_others_teach_nobody(places, copy):
     here, there = places
     folder, result = copy
@@ -342,6 +344,7 @@ def test_a_zoo_that_is_edited_in_place_is_refused(places, copy, tmp_path):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_data_that_selects_is_known_by_its_content(places, tmp_path):
     here, there = places
     select = ["--config.eval.select=val", "--config.eval.val_episodes=2"]
@@ -367,6 +370,7 @@ def test_a_benchmark_without_its_folder_is_measured_later(places, tmp_path):
         np.testing.assert_array_equal(value, kept[name])
 
 
+@pytest.mark.slow
 def test_teachers_whose_ids_were_counted_stay_so(places, copy, monkeypatch):
     """Released teachers take their ids from the data's folder, where there is one."""
     here, _ = places

@@ -563,7 +563,7 @@ def test_damaged_bytes_are_refused_or_read(tmp_path_factory, changes):
 @pytest.mark.parametrize(
     ("folder", "file"),
     [
-        ("lcnet-onnx-17-batch1", "model.onnx"),
+        pytest.param("lcnet-onnx-17-batch1", "model.onnx", marks=pytest.mark.slow),
         ("resnet10-onnx-20-softmax", "classifier.onnx"),
     ],
 )

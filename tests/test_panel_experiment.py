@@ -173,6 +173,7 @@ def test_writes_table_pictures_model_and_trust(finished):
     assert np.asarray(Image.open(workdir / "recovered.png")).std() > 1
 
 
+@pytest.mark.slow
 def test_stopped_while_recovering_it_continues_to_the_same_result(
     finished, zoo_path, tmp_path, monkeypatch
 ):
@@ -201,6 +202,7 @@ def test_more_steps_under_a_decaying_rate_are_another_run(finished, zoo_path):
     assert "num_steps" in train.may_change(checks.validate(constant))
 
 
+@pytest.mark.slow
 def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
     def forbidden(*args, **kwargs):
         pytest.fail("a teacher was inverted")
@@ -325,6 +327,7 @@ def test_nothing_to_learn_from_is_refused(zoo_path, tmp_path):
         train.main(config, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_images_and_answers_of_an_earlier_run_are_used_again(
     finished, zoo_path, tmp_path, monkeypatch
 ):

@@ -405,6 +405,7 @@ def test_networks_are_split_over_devices_without_gathering(build):
 
 @needs_eight
 @pytest.mark.parametrize("build", PROBLEMS)
+@pytest.mark.slow
 def test_a_device_does_its_share_of_the_flops(build):
     one, params, tasks = build()
     tasks = jax.tree.map(lambda x: jnp.concatenate([x, x]), tasks)

@@ -214,6 +214,7 @@ def five(**changes):
     )
 
 
+@pytest.mark.slow
 def test_a_meta_training_goes_on_from_what_was_kept():
     """The same bits as in one go, and as the plain loop makes."""
     inverter, (jobs, left) = five()
@@ -248,6 +249,7 @@ def test_a_loss_that_is_not_finite_ends_a_meta_training():
         jobs[0].run()
 
 
+@pytest.mark.slow
 def test_five_recovers_from_the_generator_that_was_trained():
     recipe = Recipe(
         source="generator",

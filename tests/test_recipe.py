@@ -82,7 +82,11 @@ def test_an_adversary_is_the_student_given():
 
 @pytest.mark.parametrize(
     ("labels", "meta_gradient", "keep"),
-    [("concat", "last", "last"), ("none", "sum", "best"), ("split", "last", "last")],
+    [
+        ("concat", "last", "last"),
+        pytest.param("none", "sum", "best", marks=pytest.mark.slow),
+        pytest.param("split", "last", "last", marks=pytest.mark.slow),
+    ],
 )
 def test_a_generator(labels, meta_gradient, keep):
     """FREE's: images of the student's size, for teachers of any."""
@@ -100,6 +104,7 @@ def test_a_generator(labels, meta_gradient, keep):
     toy.assert_equal(inverted(built, toy.WIDE), inverted(direct, toy.WIDE))
 
 
+@pytest.mark.slow
 def test_a_generator_that_only_asks():
     """BiDf-MKD's."""
     estimator = inversion.Estimator(num_directions=2, smoothing=0.5, frequencies=3)
@@ -151,6 +156,7 @@ def test_the_source_and_the_gradient_of_purer(source):
     toy.assert_equal(found, wanted)
 
 
+@pytest.mark.slow
 def test_optimizers_may_be_given_as_transformations():
     named = Recipe(num_steps=2, decay="none", optimizer=adam(0.1))
     made = named._replace(optimizer=optax.adam(0.1))

@@ -121,6 +121,7 @@ def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
     assert not np.isclose(by_batch, wanted)
 
 
+@pytest.mark.slow
 def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
     rival = adversarial_rounds.rival(config.recover.against, zoo)
@@ -137,6 +138,7 @@ def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
         np.testing.assert_allclose(alone, together[:, teacher], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
     """Only the teacher whose head was trusted pushes its images elsewhere."""
     zoo = zoo_of((2, 4), (1, 6))

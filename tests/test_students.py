@@ -99,9 +99,9 @@ def test_every_pixel_counts(name):
         ("vit", "maml"),
         ("vit", "anil"),
         ("vit", "protonet"),
-        ("convnext", "maml"),
+        pytest.param("convnext", "maml", marks=pytest.mark.slow),
         pytest.param("resnet12", "maml", marks=pytest.mark.slow),
-        ("resnet12", "protonet"),
+        pytest.param("resnet12", "protonet", marks=pytest.mark.slow),
     ],
 )
 def test_it_is_meta_learned(name, kind):

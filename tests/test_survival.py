@@ -200,6 +200,7 @@ def assert_alike(workdir, other):
             np.testing.assert_allclose(found, cell["per_episode"], atol=0.05)
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_give_the_result_of_one(
     toy, uninterrupted, tmp_path
 ):

@@ -329,6 +329,7 @@ def test_purer_asks_teachers_of_all_groups_as_a_loop_does(per_step, weighting):
 # ---- a mesh ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_turns_on_a_mesh_are_those_of_one_device():
     devices = jax.devices()[:4]
     if len(devices) < 4:

@@ -196,6 +196,7 @@ def test_the_robust_fit_of_few_teachers_does_not_diverge(key, teachers):
     np.testing.assert_allclose(params, rows.mean(0), atol=0.1)
 
 
+@pytest.mark.slow
 def test_one_small_class_limits_only_the_teachers_that_know_it(key):
     """The smallest of ALL classes decided: one of 6 images left 4 of 40 to all."""
     rng = np.random.default_rng(0)

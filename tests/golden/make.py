@@ -20,9 +20,12 @@ import tempfile
 from typing import Any
 
 # Without the last stage's optimisation, by the older emitter of fusions, and without
-# fused multiply-adds, which not every machine has.
+# fused multiply-adds, which not every machine has.  In one piece: what is split to be
+# compiled by many threads costs more in all.
 XLA_FLAGS = (
     "--xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true"
+    " --xla_cpu_parallel_codegen_split_count=1"
     " --xla_cpu_use_fusion_emitters=false"
     " --xla_cpu_max_isa=AVX"
 )
