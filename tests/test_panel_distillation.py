@@ -149,6 +149,52 @@ def test_unequal_ways_are_a_loop_over_heads(data, similarity):
         assert np.isfinite(leaf).all()
 
 
+def test_one_output_a_class_is_shared_by_the_teachers_that_know_it(data):
+    ids = np.random.default_rng(0).permuted(np.tile(np.arange(7), (T, 1)), axis=1)
+    ids = ids[:, : toy.WAY].ravel()
+    algorithm = build(class_ids=ids)
+    state = algorithm.init(jax.random.key(1))
+    assert state.variables["params"]["head"]["kernel"].shape[-1] == len(np.unique(ids))
+    whole = algorithm.model(state)
+    assert whole["params"]["head"]["kernel"].shape[-1] == T * toy.WAY
+    new, info = jax.jit(algorithm.step)(jax.random.key(2), state, data)
+    rows = jax.random.split(jax.random.key(2), 3)[0]
+    rows = np.asarray(jax.random.randint(rows, (BATCH,), 0, 9))
+    expected = by_hand(whole, data, rows, 0.0)
+    np.testing.assert_allclose(info.distill_loss, expected, rtol=1e-4)
+    # What one output of a class does, all do: the sum of what each would do alone.
+    kernel = np.asarray(algorithm.model(new)["params"]["head"]["kernel"])
+    for one in np.unique(ids):
+        same = kernel[:, ids == one]
+        np.testing.assert_array_equal(same, np.broadcast_to(same[:, :1], same.shape))
+    alone = build()
+    free = alone.init(jax.random.key(1))._replace(variables=whole)
+    free = free._replace(opt=optax.sgd(0.1).init(whole["params"]))
+    moved, _ = jax.jit(alone.step)(jax.random.key(2), free, data)
+    before = np.asarray(whole["params"]["head"]["kernel"])
+    apart = np.asarray(moved.variables["params"]["head"]["kernel"]) - before
+    together = kernel - before
+    for one in np.unique(ids):
+        np.testing.assert_allclose(
+            together[:, ids == one][:, 0],
+            apart[:, ids == one].sum(1),
+            rtol=1e-4,
+            atol=1e-7,
+        )
+
+
+def test_class_heads_are_an_option_and_need_the_classes():
+    columns, ids = panel.equal_columns(T, toy.WAY), np.arange(T * toy.WAY) % 4
+    options = panel.DistillOptions(heads="class")
+    made = panel.distillation(STUDENT, columns, options, 2, class_ids=ids)
+    shapes = jax.eval_shape(made.init, jax.random.key(0)).variables["params"]
+    assert shapes["head"]["bias"].shape == (4,)
+    with pytest.raises(ValueError, match="give class_ids"):
+        panel.distillation(STUDENT, columns, options, 2)
+    with pytest.raises(ValueError, match="3 class ids for 12 outputs"):
+        panel.distillation(STUDENT, columns, options, 2, class_ids=ids[:3])
+
+
 def test_teachers_of_weight_zero_change_nothing(data):
     algorithm = build(similarity=0.5)
     state = algorithm.init(jax.random.key(1))

@@ -39,6 +39,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "mixup": {"distill.mix": "mixup"},
     "cutmix": {"distill.mix": "cutmix"},
     "similarity": {"distill.similarity": 1.0},
+    "class_heads": {"distill.heads": "class"},
     "untrusted": {"panel.trust": False},
     "wide": {"student.kwargs.width": 64},
     "bfloat16": {"dtype": "bfloat16"},

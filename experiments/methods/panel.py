@@ -152,7 +152,12 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
     model = base.student(common, int(columns[-1]), zoo)
     try:
         algorithm = panel.distillation(
-            model, columns, config.distill, common.num_steps, map_tasks=run.map_tasks
+            model,
+            columns,
+            config.distill,
+            common.num_steps,
+            class_ids=zoo.class_ids[panel.outputs_of(zoo.columns, choice.asked)],
+            map_tasks=run.map_tasks,
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None

@@ -1,10 +1,12 @@
 """Panel distillation: one model learns ALL teachers' outputs on recovered images.
 
-The student has one trunk and one head per teacher.  Each recovered image, whichever
-teacher it came from, was described by every teacher beforehand; a step draws a batch
-and lowers the tempered KL of every head to its teacher.
+The student has one trunk and one head per teacher, or, in training, one output per
+class, which the heads of all teachers that know it share.  Each recovered image,
+whichever teacher it came from, was described by every teacher beforehand; a step draws
+a batch and lowers the tempered KL of every head to its teacher.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Annotated, Literal, NamedTuple
@@ -37,6 +39,7 @@ class Described(NamedTuple):
       recovered: [N] bool, recovered from a teacher; False for dead leaves.
       natural: [N] bool, like real images: dead leaves, and what was recovered from
         them; False for what was recovered from noise.
+      class_ids: [C] int32, the absolute class of each output; None where unknown.
     """
 
     images: jax.Array
@@ -45,6 +48,7 @@ class Described(NamedTuple):
     weights: jax.Array
     recovered: jax.Array
     natural: jax.Array
+    class_ids: np.ndarray | jax.Array | None = None
 
 
 class DistillState(NamedTuple):
@@ -52,7 +56,7 @@ class DistillState(NamedTuple):
 
     Attributes:
       step: [] int32 steps made.
-      variables: of the student, with running statistics.
+      variables: of the student as it is trained, with running statistics.
       opt: state of its optimiser.
     """
 
@@ -104,6 +108,8 @@ class Parts(NamedTuple):
         student's features to those between the panel's descriptions, which is what a
         nearest-centroid head will use.
       momentum: of the running batch-norm statistics.
+      class_ids: [C] of the outputs: those of one class are one output in training.
+        None trains an output of its own for each.
       map_tasks: see `parallel.map_tasks`.
     """
 
@@ -119,12 +125,36 @@ class Parts(NamedTuple):
     mix: Mix
     similarity: float
     momentum: float
+    class_ids: Int[np.ndarray, " c"] | None
     map_tasks: Callable
+
+    @property
+    def trained(self) -> Network:
+        """The student with as many outputs as are trained."""
+        if self.class_ids is None:
+            return self.student
+        classes = len(np.unique(self.class_ids))
+        return dataclasses.replace(self.student, num_classes=classes)
+
+
+def with_all_heads(parts: Parts, params: PyTree) -> PyTree:
+    """Parameters of the student with all teachers' outputs side by side."""
+    if parts.class_ids is None:
+        return params
+    _, outputs = np.unique(parts.class_ids, return_inverse=True)
+    head = jax.tree.map(lambda leaf: leaf[..., outputs], params["head"])
+    return {**params, "head": head}
+
+
+def model(parts: Parts, state: DistillState) -> PyTree:
+    """Variables of the student."""
+    params = with_all_heads(parts, state.variables["params"])
+    return {**state.variables, "params": params}
 
 
 def init(parts: Parts, key: Key[Array, ""]) -> DistillState:
     """A student without training."""
-    variables = parts.student.init(key)
+    variables = parts.trained.init(key)
     opt = parts.optimizer.init(variables["params"])
     return DistillState(jnp.int32(0), variables, opt)
 
@@ -175,11 +205,11 @@ def loss_fn(
     weights: Float[Array, " t"],
 ) -> tuple[Float[Array, ""], tuple[PyTree, Float[Array, ""]]]:
     """Loss of a batch, its batch-norm moments, and how often the argmax agrees."""
-    student = parts.student
+    student = parts.trained
     features, moments = student.apply_with_moments(
         {"params": params}, images, norm="batch", features=True
     )
-    logits = student.head(params, features)
+    logits = student.head(with_all_heads(parts, params), features)
     logits = ragged.padded(logits, parts.columns, _NEVER)  # [n, T, W]
     log_s = jax.nn.log_softmax(logits / parts.temperature)
     # Entropy of the targets is added so that a perfect student scores zero.
@@ -227,6 +257,7 @@ def panel_distillation(
     mix: Mix = "none",
     similarity: float = 0.0,
     momentum: float = 0.95,
+    class_ids: Int[np.ndarray, " c"] | None = None,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """Builds the distillation of a whole panel.
@@ -254,10 +285,11 @@ def panel_distillation(
         mix=mix,
         similarity=similarity,
         momentum=momentum,
+        class_ids=None if class_ids is None else np.asarray(class_ids),
         map_tasks=map_tasks,
     )
     _check(parts)
-    return bind(init, step, parts)._replace(model=lambda state: state.variables)
+    return bind(init, step, parts)._replace(model=functools.partial(model, parts))
 
 
 def _check(parts: Parts) -> None:
@@ -267,6 +299,10 @@ def _check(parts: Parts) -> None:
         raise ValueError(
             f"{parts.student.num_classes} outputs are not those of {len(columns) - 1} "
             f"teachers, {columns[-1]}"
+        )
+    if parts.class_ids is not None and len(parts.class_ids) != columns[-1]:
+        raise ValueError(
+            f"{len(parts.class_ids)} class ids for {columns[-1]} outputs; give one each"
         )
     if parts.mix not in ("none", "mixup", "cutmix"):
         raise ValueError(f"mix={parts.mix!r}: choose none, mixup or cutmix")
@@ -294,6 +330,8 @@ class DistillOptions(NamedTuple):
       flip: mirror half of the time.
       mix: blend pairs of images and their answers.
       similarity: weight of matching cosines between images.
+      heads: outputs that are trained: every "teacher"'s own, or one for each "class",
+        shared by the teachers that know it.
       fit_images: afterwards batch norm and descriptions are fitted to that many images
         most like real ones; 0 (and inversions from noise) leaves them as trained.
       whitening: of descriptions; smaller is more, 0 is none.
@@ -309,5 +347,6 @@ class DistillOptions(NamedTuple):
     flip: bool = True
     mix: Mix = "none"
     similarity: float = 0.0
+    heads: Literal["teacher", "class"] = "teacher"
     fit_images: Annotated[int, AtLeast(0, "0 is none")] = 4000
     whitening: Annotated[float, AtLeast(0, "0 is none")] = 0.5

@@ -72,7 +72,14 @@ def distil(
         raise ValueError(f"num_steps={num_steps} must be at least 1")
     columns = np.asarray(described.columns)
     network = dataclasses.replace(student, num_classes=int(columns[-1]))
-    algorithm = distillation(network, columns, options, num_steps, map_tasks=map_tasks)
+    algorithm = distillation(
+        network,
+        columns,
+        options,
+        num_steps,
+        class_ids=described.class_ids,
+        map_tasks=map_tasks,
+    )
 
     @jax.jit
     def train(key: jax.Array, data: Described):
@@ -87,7 +94,7 @@ def distil(
     rng = keys.rng(key, "calibration images")
     images = calibration_images(rng, described, options.fit_images)
     fit = jax.jit(statistics_fitter(network, columns, options))
-    variables = fit(state.variables, images, described.weights)
+    variables = fit(algorithm.model(state), images, described.weights)
     return Distilled(network, variables, info)
 
 
@@ -97,6 +104,7 @@ def distillation(
     options: DistillOptions,
     num_steps: int,
     *,
+    class_ids: Int[np.ndarray, " c"] | Int[Array, " c"] | None = None,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """`panel_distillation` as `DistillOptions` say.
@@ -106,11 +114,17 @@ def distillation(
       columns: [T + 1] whose outputs are whose.
       options: see `DistillOptions`.
       num_steps: over which the steps decay.
+      class_ids: [C] absolute classes of the outputs, which "class" heads share.
       map_tasks: see `parallel.map_tasks`.
 
     Raises:
       ValueError: an option is out of range or unknown.
     """
+    if options.heads == "class" and class_ids is None:
+        raise ValueError(
+            'heads="class" needs the absolute class of each output; give class_ids, or '
+            'use "teacher"'
+        )
     tx = optimizer(options.optimizer)
     if options.cosine:
         decay = optax.cosine_decay_schedule(1.0, num_steps)
@@ -127,6 +141,7 @@ def distillation(
         flip=options.flip,
         mix=options.mix,
         similarity=options.similarity,
+        class_ids=np.asarray(class_ids) if options.heads == "class" else None,
         map_tasks=map_tasks,
     )
 

@@ -127,6 +127,8 @@ def describe_zoo(
         images, answers, tasks = _without_judges(images, answers, choice)
     judged = judge(zoo, images, answers, choice.asked) if options.trust else None
     described = to_described(images, answers, judged.weights if judged else None)
+    ids = zoo.class_ids[outputs_of(zoo.columns, choice.asked)]
+    described = described._replace(class_ids=ids)
     return DescribedZoo(
         described, choice, judged, held_out, recovered, made, asked, tasks
     )
