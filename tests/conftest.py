@@ -3,7 +3,6 @@
 import gc
 import os
 import pathlib
-import tempfile
 
 from golden import make
 
@@ -26,7 +25,8 @@ import pytest
 
 # With a limit, processes that share the folder lock it.
 CACHE_BYTES = 2 << 30
-SHARED = pathlib.Path(__file__).resolve().parents[1].parent / "shared"
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SHARED = ROOT.parent / "shared"
 
 jax.config.update("jax_default_matmul_precision", "highest")
 # The library broadcasts over trailing channels by design (normalisation, biases).
@@ -39,20 +39,18 @@ hypothesis.settings.load_profile("free_jax")
 
 
 def pytest_configure(config):
-    """Tests that compile the same program share it, over all workers.
+    """Tests that compile the same program share it, over all workers and runs.
 
-    In a folder of this run, or, to keep programs between runs while working on the
-    code, in $FREE_JAX_TEST_CACHE.
+    In build/, or, beside other copies of the code, in $FREE_JAX_TEST_CACHE.
     """
     if not os.environ.get("FREE_JAX_TEST_CACHE"):
-        new = tempfile.TemporaryDirectory(prefix="free_jax-compiled-")
-        config.add_cleanup(new.cleanup)
-        os.environ["FREE_JAX_TEST_CACHE"] = new.name  # Workers inherit it.
+        # Workers inherit it.
+        os.environ["FREE_JAX_TEST_CACHE"] = str(ROOT / "build" / "test-cache")
         config.add_cleanup(lambda: os.environ.pop("FREE_JAX_TEST_CACHE"))
     folder = os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "xla")
     jax.config.update("jax_compilation_cache_dir", folder)
     jax.config.update("jax_compilation_cache_max_size", CACHE_BYTES)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
 
 
 def pytest_collection_finish():
@@ -107,10 +105,11 @@ def smoke_run(tmp_path_factory):
         folder = folder.parent
     folder = folder / "smoke"
     folder.mkdir(exist_ok=True)
+    compiled = os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "alone")
     environment = {
-        "FREE_JAX_CACHE": os.environ["FREE_JAX_TEST_CACHE"],
+        "FREE_JAX_CACHE": str(folder / "cache"),
         "JAX_COMPILATION_CACHE_MAX_SIZE": str(CACHE_BYTES),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
     }
 
     def finished(name: str) -> pathlib.Path:
@@ -122,6 +121,7 @@ def smoke_run(tmp_path_factory):
                     line = [*make.ZOO, f"--workdir={folder / name}"]
                 else:
                     line = make.command(name, folder, finished("teachers") / "zoo")
+                line.append(f"--compilation_cache={compiled}")
                 done = make.run(*line, env=environment, capture_output=True, text=True)
                 log.write_text(done.stderr if done.returncode else "")
             if trouble := log.read_text():

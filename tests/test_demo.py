@@ -55,10 +55,8 @@ def run(script, arguments):
     return None
 
 
-# To compile a ResNet, its training and its inversion takes longer than all the rest.
-@pytest.mark.parametrize(
-    "second", ["conv4", pytest.param("resnet10", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("second", ["conv4", "resnet10"])
 def test_the_lines_of_the_demo(second, tmp_path, monkeypatch, capsys):
     def read_no_image(*args, **kwargs):
         raise AssertionError("the images are forgotten")

@@ -263,6 +263,7 @@ def test_mixed_zoo_scans_and_learns_from_all_groups():
     )
 
 
+@pytest.mark.slow
 def test_last_stores_one_teacher_a_step():
     _, states, _ = scanned()
     counts = np.asarray(states.memory.counts)

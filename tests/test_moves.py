@@ -282,6 +282,7 @@ def test_an_interrupted_run_goes_on_elsewhere(places, finished, tmp_path, monkey
         assert result["results"][row]["1"].keys() == cells["1"].keys()
 
 
+@pytest.mark.slow
 def test_a_finished_run_stays_finished_elsewhere(places, copy, monkeypatch):
     _, there = places
     folder, result = copy

@@ -165,6 +165,7 @@ def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
     np.testing.assert_array_equal(moved, pool.owners == 2)
 
 
+@pytest.mark.slow
 def test_new_images_join_those_of_the_earlier_runs(
     zoo, zoo_path, earlier, tmp_path, monkeypatch
 ):

@@ -44,8 +44,8 @@ class Further(NamedTuple):
 def parse(text: str, split: str) -> dict[str, pathlib.Path]:
     """The folders of class folders that ``eval.also`` names.
 
-    >>> parse("birds:/data/birds", "test")
-    {'birds': PosixPath('/data/birds')}
+    >>> parse("birds:., leaves:.", "test")
+    {'birds': PosixPath('.'), 'leaves': PosixPath('.')}
 
     Args:
       text: ``NAME:PATH,...``; a PATH holds class folders, or a folder of them named as
