@@ -40,6 +40,13 @@ CHANGES: dict[str, dict[str, Any]] = {
     "cutmix": {"distill.mix": "cutmix"},
     "similarity": {"distill.similarity": 1.0},
     "class_heads": {"distill.heads": "class"},
+    # Of 100: a twentieth to half of the answers.
+    "asked5": {"panel.asked_per_image": 5},
+    "asked10": {"panel.asked_per_image": 10},
+    "asked25": {"panel.asked_per_image": 25},
+    "asked50": {"panel.asked_per_image": 50},
+    "asked10_class_heads": {"panel.asked_per_image": 10, "distill.heads": "class"},
+    "asked25_class_heads": {"panel.asked_per_image": 25, "distill.heads": "class"},
     "untrusted": {"panel.trust": False},
     "wide": {"student.kwargs.width": 64},
     "bfloat16": {"dtype": "bfloat16"},

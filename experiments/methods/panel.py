@@ -148,8 +148,21 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
     asking = config.panel._replace(recover=wanted)
     choice = panel.choose(run.rng("held-out classes"), zoo, asking, way=common.way)
     check_held_out(common, wanted, zoo, choice)
+    if zoo.service is not None and asking.asked_per_image:
+        raise InputError(
+            "config.panel.asked_per_image: teachers behind endpoints are asked about "
+            "all images; set it to 0"
+        )
     columns = panel.columns_of(zoo.columns, choice.asked)
     model = base.student(common, int(columns[-1]), zoo)
+    begun = recover.beginning(
+        zoo,
+        choice.everyone,
+        run,
+        wanted,
+        reuse_of=earlier.reuse,
+        against=earlier.against,
+    )
     try:
         algorithm = panel.distillation(
             model,
@@ -157,6 +170,7 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
             config.distill,
             common.num_steps,
             class_ids=zoo.class_ids[panel.outputs_of(zoo.columns, choice.asked)],
+            some=panel.asks_some(asking, choice, begun.known),
             map_tasks=run.map_tasks,
         )
     except ValueError as error:
@@ -176,14 +190,7 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
         algorithm,
         predictors,
         _beside(config.learner, common, zoo),
-        recover.beginning(
-            zoo,
-            choice.everyone,
-            run,
-            wanted,
-            reuse_of=earlier.reuse,
-            against=earlier.against,
-        ),
+        begun,
     )
 
 
@@ -230,6 +237,7 @@ def _estimated(config: Config, zoo: zoo_lib.Zoo, planned: Plan) -> estimate.Esti
         planned.model,
         planned.asking.recover,
         asked=planned.choice.everyone,
+        asked_per_image=config.panel.asked_per_image,
         batch_size=config.distill.batch_size,
         num_steps=config.common.num_steps,
     )

@@ -45,6 +45,7 @@ def estimate(
     asked: np.ndarray,
     batch_size: int,
     num_steps: int,
+    asked_per_image: int = 0,
 ) -> Estimate:
     """Counts operations, and measures how fast the model makes its own here.
 
@@ -57,6 +58,7 @@ def estimate(
       asked: rows of the teachers that are asked.
       batch_size: of the training.
       num_steps: of the training.
+      asked_per_image: of those teachers; 0: all.
     """
     quota, recipe = panel.quota_of(wanted), wanted.inversion
     counts = {network: operations(network) for network in zoo.networks}
@@ -70,6 +72,8 @@ def estimate(
     total = recovered + wanted.dead_leaves
     groups = [zoo.locate(int(row))[0] for row in asked]
     answering = total * sum(counts[zoo.networks[number]] for number in groups)
+    if 0 < asked_per_image < len(groups):
+        answering *= asked_per_image / len(groups)
     rate = operations(student) * batch_size / _seconds_of(student, batch_size)
     rate = rate or 1e10  # Where nothing is known of the model's operations.
     side = wanted.image_size or student.image_shape[0]

@@ -26,6 +26,7 @@ from free_jax.panel.student import (
 from free_jax.panel.transfer_set import (
     DescribedZoo,
     Voted,
+    asks_some,
     bank_of_classes,
     common_shape,
     describe_zoo,
@@ -51,6 +52,7 @@ __all__ = [
     "Voted",
     "answered_images",
     "answers_of",
+    "asks_some",
     "ask_jobs",
     "ask_zoo",
     "bank_of_classes",

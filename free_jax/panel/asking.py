@@ -2,14 +2,19 @@
 
 from collections.abc import Callable
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 
+from free_jax import images as images_lib
 from free_jax import jobs as jobs_lib
 from free_jax import parallel
 from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
 from free_jax.panel.describe import compiled_describer
-from free_jax.types import Answers
+from free_jax.types import Answers, PyTree, Teachers
+from free_jax.zoo.network import Network
 
 
 def ask_zoo(
@@ -17,6 +22,7 @@ def ask_zoo(
     images: UInt8[np.ndarray, "n h w c"],
     run: jobs_lib.Run = jobs_lib.in_memory,
     *,
+    voices: Bool[np.ndarray, "n t"] | None = None,
     chunk: int = 500,
     at_once: int = 250,
     map_tasks: Callable = parallel.map_tasks,
@@ -27,16 +33,28 @@ def ask_zoo(
       zoo: teachers.
       images: to ask about.
       run: does the jobs of the stage "described".
+      voices: whom to ask about which image; None: all about all.
       chunk: see `ask_jobs`.
       at_once: see `ask_jobs`.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
 
     Returns:
-      Answers; NaN where a service gave none.  Once it is exhausted no more images are
-      asked about, so that there may be fewer answers than images.
+      Answers; NaN where nobody asked or a service gave none.  Once it is exhausted no
+      more images are asked about, so that there may be fewer answers than images.
+
+    Raises:
+      InputError: a service is to be asked about some images by some teachers.
     """
     service, found = zoo.service, []
-    jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
+    if voices is None or voices.all():
+        jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
+    elif service is not None:
+        raise InputError(
+            "panel.asked_per_image: teachers behind endpoints are asked about all "
+            "images; set it to 0"
+        )
+    else:
+        jobs = ask_some_jobs(zoo, images, voices, chunk=chunk, map_tasks=map_tasks)
     for part in run("described", jobs):
         # Kept by an earlier version, answers have an axis for the teachers.
         found.append(part["logits"].reshape(len(part["logits"]), -1))
@@ -103,6 +121,83 @@ def ask_jobs(
         jobs_lib.Job(f"images-{start:06d}", lambda start=start: ask(start))
         for start in range(0, len(images), chunk)
     ]
+
+
+def ask_some_jobs(
+    zoo: zoo_lib.Zoo,
+    images: UInt8[np.ndarray, "n h w c"],
+    voices: Bool[np.ndarray, "n t"],
+    *,
+    chunk: int = 500,
+    map_tasks: Callable = parallel.map_tasks,
+) -> list[jobs_lib.Job]:
+    """Some teachers' answers about each image; one job for `chunk` images.
+
+    Args:
+      zoo: teachers in memory.
+      images: to ask about.
+      voices: whom to ask about which.
+      chunk: images a job.
+      map_tasks: how teachers are spread, see `parallel.map_tasks`.
+
+    Returns:
+      Jobs whose results hold ``logits`` [n, C], NaN where nobody asked, and
+      ``columns``, see `Answers`.
+    """
+    starts = range(0, len(images), chunk)
+    # One shape, one compilation: as many as the most talkative is asked about.
+    most = max(int(voices[start : start + chunk].sum(0).max()) for start in starts)
+    programs = {
+        network: jax.jit(_answerer(network, map_tasks)) for network in zoo.networks
+    }
+
+    def ask(start: int) -> dict[str, np.ndarray]:
+        count = min(chunk, len(images) - start)
+        missing = min(chunk, len(images)) - count
+        part, asked = (x[start : start + count] for x in (images, voices))
+        # The last chunk is padded by images that nobody is asked about.
+        part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
+        asked = np.pad(asked, ((0, missing), (0, 0)))
+        parts, first = [], 0
+        for network, stack in zip(zoo.networks, zoo.teachers, strict=True):
+            number = stack.class_ids.shape[0]
+            heard = asked[:, first : first + number]
+            first += number
+            # Of each teacher, the images it hears, and then some again.
+            rows = np.argsort(~heard, axis=0, kind="stable")[:most].T  # [t, most]
+            said = np.asarray(programs[network](stack, part, rows))
+            # What is not finite was answered all the same.
+            said = np.where(np.isfinite(said), said, np.inf)
+            shape = (number, len(part), network.num_classes)
+            logits = np.full(shape, np.nan, said.dtype)
+            np.put_along_axis(logits, rows[..., None], said, axis=1)
+            logits = np.where(heard.T[..., None], logits, np.nan)
+            parts.append(logits.swapaxes(0, 1).reshape(len(part), -1))
+        logits = np.concatenate(parts, 1)[:count]
+        return {"logits": logits, "columns": zoo.columns}
+
+    return [
+        jobs_lib.Job(f"images-{start:06d}", lambda start=start: ask(start))
+        for start in starts
+    ]
+
+
+def _answerer(network: Network, map_tasks: Callable) -> Callable:
+    """``(teachers, images [n, ...], rows [t, k]) -> logits [t, k, W]``."""
+
+    def one(shared: PyTree, task: PyTree) -> jax.Array:
+        (stack, images), (teacher, rows) = shared, task
+        views = images_lib.fit_to(
+            images_lib.to_float(images[rows]), network.image_shape
+        )
+        return network.apply(zoo_lib.take(stack, teacher).variables, views)
+
+    def answer(stack: Teachers, images: jax.Array, rows: jax.Array) -> jax.Array:
+        teachers = jnp.arange(stack.class_ids.shape[0])
+        run = map_tasks(one, local="map", everywhere=True)
+        return run((stack, jnp.asarray(images)), (teachers, jnp.asarray(rows)))
+
+    return answer
 
 
 def answered_images(answers: Answers) -> Int[np.ndarray, " k"]:

@@ -33,7 +33,8 @@ class Described(NamedTuple):
 
     Attributes:
       images: [N, h, w, c] uint8.
-      logits: [N, C] float32, raw outputs of all teachers side by side.
+      logits: [N, C] float32, raw outputs of all teachers side by side; NaN of those
+        that were not asked about an image.
       columns: [T + 1] int32; teacher ``t`` owns ``logits[:, columns[t]:columns[t+1]]``.
       weights: [T] float32, how far each teacher is trusted; 0 leaves it out.
       recovered: [N] bool, recovered from a teacher; False for dead leaves.
@@ -110,6 +111,7 @@ class Parts(NamedTuple):
       momentum: of the running batch-norm statistics.
       class_ids: [C] of the outputs: those of one class are one output in training.
         None trains an output of its own for each.
+      some: whether some teachers were asked about each image, not all.
       map_tasks: see `parallel.map_tasks`.
     """
 
@@ -126,6 +128,7 @@ class Parts(NamedTuple):
     similarity: float
     momentum: float
     class_ids: Int[np.ndarray, " c"] | None
+    some: bool
     map_tasks: Callable
 
     @property
@@ -180,7 +183,7 @@ def step(
 def draw(
     parts: Parts, key: Key[Array, ""], data: Described
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n t width"]]:
-    """A batch: augmented images and each teacher's probabilities."""
+    """A batch: augmented images and each teacher's probabilities; NaN, of no one."""
     key_rows, key_views, key_mix = jax.random.split(key, 3)
     rows = jax.random.randint(key_rows, (parts.batch_size,), 0, data.images.shape[0])
     images = augment.crop_flip(
@@ -213,7 +216,14 @@ def loss_fn(
     logits = ragged.padded(logits, parts.columns, _NEVER)  # [n, T, W]
     log_s = jax.nn.log_softmax(logits / parts.temperature)
     # Entropy of the targets is added so that a perfect student scores zero.
+    if parts.some:
+        weights = weights * ~jnp.isnan(targets[..., 0])  # [n, T]
+        targets = jnp.nan_to_num(targets)
     rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
+    if parts.some:
+        share = weights / weights.sum()
+        same = log_s.argmax(-1) == targets.argmax(-1)
+        return (rows.sum(-1) * share).sum(), (moments, (same * share).sum())
     loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()
     if parts.similarity:
         loss += parts.similarity * _similarity_loss(parts, features, targets, weights)
@@ -258,6 +268,7 @@ def panel_distillation(
     similarity: float = 0.0,
     momentum: float = 0.95,
     class_ids: Int[np.ndarray, " c"] | None = None,
+    some: bool = False,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """Builds the distillation of a whole panel.
@@ -286,6 +297,7 @@ def panel_distillation(
         similarity=similarity,
         momentum=momentum,
         class_ids=None if class_ids is None else np.asarray(class_ids),
+        some=some,
         map_tasks=map_tasks,
     )
     _check(parts)
@@ -306,6 +318,11 @@ def _check(parts: Parts) -> None:
         )
     if parts.mix not in ("none", "mixup", "cutmix"):
         raise ValueError(f"mix={parts.mix!r}: choose none, mixup or cutmix")
+    if parts.some and (parts.mix != "none" or parts.similarity):
+        raise ValueError(
+            f"mix={parts.mix!r} and similarity={parts.similarity} compare what all "
+            "teachers say of each image; ask all of them, or use 'none' and 0"
+        )
     if parts.temperature <= 0:
         raise ValueError(f"temperature={parts.temperature} must be positive")
     if parts.groups < 1 or parts.batch_size % parts.groups:

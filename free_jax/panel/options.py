@@ -75,6 +75,8 @@ class PanelOptions(NamedTuple):
       held_out_teachers: teachers that are asked, but only to judge a model by: it is
         distilled neither from their answers nor from images of theirs, which are
         recovered all the same, so that a later run may take them (`recover.reuse`).
+      asked_per_image: teachers that are asked about an image, its own among them, and
+        each about equally many images, not negative; 0: all.
       trust: leave out teachers without information or that contradict the others.
     """
 
@@ -82,4 +84,5 @@ class PanelOptions(NamedTuple):
     teachers: Annotated[int, AtLeast(0)] = 0
     held_out_classes: Annotated[int, AtLeast(0)] = 0
     held_out_teachers: Annotated[int, AtLeast(0)] = 0
+    asked_per_image: Annotated[int, AtLeast(0)] = 0
     trust: bool = True

@@ -78,6 +78,7 @@ def distil(
         options,
         num_steps,
         class_ids=described.class_ids,
+        some=bool(np.isnan(described.logits).any()),
         map_tasks=map_tasks,
     )
 
@@ -105,6 +106,7 @@ def distillation(
     num_steps: int,
     *,
     class_ids: Int[np.ndarray, " c"] | Int[Array, " c"] | None = None,
+    some: bool = False,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """`panel_distillation` as `DistillOptions` say.
@@ -115,6 +117,7 @@ def distillation(
       options: see `DistillOptions`.
       num_steps: over which the steps decay.
       class_ids: [C] absolute classes of the outputs, which "class" heads share.
+      some: whether some teachers were asked about each image, not all.
       map_tasks: see `parallel.map_tasks`.
 
     Raises:
@@ -142,6 +145,7 @@ def distillation(
         mix=options.mix,
         similarity=options.similarity,
         class_ids=np.asarray(class_ids) if options.heads == "class" else None,
+        some=some,
         map_tasks=map_tasks,
     )
 

@@ -31,6 +31,7 @@ from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import PanelOptions, RecoverOptions
 from free_jax.panel.ragged import answers_of, outputs_of
 from free_jax.panel.trust import Trust, rows_of, trust, vote
+from free_jax.panel.voices import drawn_voices, heard, silenced
 from free_jax.types import Answers, ImageBank, PyTree, SyntheticImages
 
 Known = tuple[SyntheticImages, Answers]
@@ -102,13 +103,18 @@ def describe_zoo(
     if choice is None:
         choice = choose(keys.rng(key, "held-out classes"), zoo, options)
     recover = options.recover
-    recovered, parts, made, asked = None, [known] if known else [], 0, 0
+    recovered, parts, made, asked = None, [], 0, 0
+    if known:
+        parts.append(_of_voices(known, key, choice, options))
     if recover.images_per_class or recover.dead_leaves:
         recovered = recover_zoo(
             key, zoo, recover, run, adversaries=adversaries, map_tasks=map_tasks
         )
         panel = zoo_lib.select(zoo, choice.everyone)
-        answers = ask_zoo(panel, recovered.images, run, map_tasks=map_tasks)
+        voices = _voices(key, recovered, choice, options, "voices")
+        answers = ask_zoo(
+            panel, recovered.images, run, voices=voices, map_tasks=map_tasks
+        )
         made, asked = len(recovered.images), len(answers.logits)
         if panel.service is not None:
             used = answered_images(answers)
@@ -125,13 +131,61 @@ def describe_zoo(
     tasks = ()
     if choice.judges.size:
         images, answers, tasks = _without_judges(images, answers, choice)
-    judged = judge(zoo, images, answers, choice.asked) if options.trust else None
-    described = to_described(images, answers, judged.weights if judged else None)
+    voices = None
+    if asks_some(options, choice, known):
+        voices = heard(answers)
+    judged = None
+    if options.trust:
+        judged = judge(zoo, images, answers, choice.asked, voices)
+    weights = judged.weights if judged else None
+    described = to_described(images, answers, weights, voices)
     ids = zoo.class_ids[outputs_of(zoo.columns, choice.asked)]
     described = described._replace(class_ids=ids)
     return DescribedZoo(
         described, choice, judged, held_out, recovered, made, asked, tasks
     )
+
+
+def asks_some(
+    options: PanelOptions, choice: PanelChoice, known: Known | None = None
+) -> bool:
+    """Whether some teachers are asked about each image, not all.
+
+    Args:
+      options: how many an image is wanted.
+      choice: who may be asked.
+      known: images and answers of earlier runs, which may have asked some only.
+    """
+    few = 0 < options.asked_per_image < len(choice.everyone)
+    return few or (known is not None and bool(np.isnan(known[1].logits).any()))
+
+
+def _voices(
+    key: jax.Array,
+    images: SyntheticImages,
+    choice: PanelChoice,
+    options: PanelOptions,
+    purpose: str,
+) -> np.ndarray | None:
+    """[N, T'] whom to ask about which image; None: all about all."""
+    number = len(choice.everyone)
+    if not 0 < options.asked_per_image < number:
+        return None
+    owners = rows_of(images.owners, choice.everyone)
+    rng = keys.rng(key, purpose)
+    return drawn_voices(rng, owners, number, options.asked_per_image)
+
+
+def _of_voices(
+    known: Known, key: jax.Array, choice: PanelChoice, options: PanelOptions
+) -> Known:
+    """Answers that are there, as if some teachers only had been asked."""
+    images, answers = known
+    voices = _voices(key, images, choice, options, "voices of known images")
+    if voices is None or np.isnan(answers.logits).any():  # Some were, then.
+        return known
+    logits = silenced(answers.logits, answers.columns, voices)
+    return images, answers._replace(logits=logits)
 
 
 def _without_judges(
@@ -273,6 +327,7 @@ def judge(
     images: SyntheticImages,
     answers: Answers,
     asked: Int[np.ndarray, " t"] | None = None,
+    voices: np.ndarray | None = None,
 ) -> Trust:
     """How far the teachers that were asked are trusted, see `trust`.
 
@@ -281,15 +336,19 @@ def judge(
       images: what they were asked about.
       answers: of those that were asked.
       asked: their rows in the zoo; None: all were.
+      voices: [N, t] which of them were asked about which image; None: all about all.
     """
     rows = np.arange(zoo.num_teachers) if asked is None else asked
     ids = zoo.class_ids[outputs_of(zoo.columns, rows)]
     owned = images._replace(owners=rows_of(images.owners, rows))
-    return trust(answers, ids, owned)
+    return trust(answers, ids, owned, voices)
 
 
 def to_described(
-    images: SyntheticImages, answers: Answers, weights: np.ndarray | None = None
+    images: SyntheticImages,
+    answers: Answers,
+    weights: np.ndarray | None = None,
+    asked: np.ndarray | None = None,
 ) -> Described:
     """What a model is distilled from.
 
@@ -297,6 +356,7 @@ def to_described(
       images: that teachers were asked about.
       answers: of the teachers.
       weights: [T] trust in them; None: full in all whose answers are finite.
+      asked: [N, T] which of them were asked about which image; None: all about all.
 
     Raises:
       InputError: no teacher is trusted.
@@ -304,10 +364,13 @@ def to_described(
     logits, columns = answers
     if weights is None:
         broken = np.logical_or.reduceat(~np.isfinite(logits), columns[:-1], axis=1)
+        broken = broken if asked is None else broken & asked
         weights = np.asarray(~broken.any(0), np.float32)
     if not np.any(weights):
         raise InputError(_NOBODY)
     logits = np.where(np.isfinite(logits), logits, 0.0)
+    if asked is not None:
+        logits = silenced(logits, columns, asked)
     return Described(
         images=jnp.asarray(images.images),
         logits=jnp.asarray(logits),

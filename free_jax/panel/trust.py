@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from free_jax.panel import ragged
 from free_jax.types import Answers, SyntheticImages
@@ -19,7 +19,7 @@ def vote(
     none objects.
 
     Args:
-      answers: of each teacher about each image.
+      answers: of teachers about each image; NaN of those that were not asked.
       class_ids: [C] absolute classes of the outputs.
       num_classes: of the zoo; one that no teacher knows gets no image.
 
@@ -31,15 +31,17 @@ def vote(
     array([2], dtype=int32)
     """
     logits, class_ids = np.asarray(answers.logits, np.float64), np.asarray(class_ids)
-    log_p = np.empty_like(logits)
+    silent = np.isnan(logits)
+    logits, log_p = np.where(silent, 0.0, logits), np.empty_like(logits)
     for _, outputs in ragged.by_width(answers.columns):
         said = ragged.side_by_side(logits, outputs)  # [n, t, w]
         said = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
         log_p[:, outputs] = said
-    known = np.bincount(class_ids, minlength=num_classes)
-    total = np.zeros((len(logits), num_classes))
+    known, total = np.zeros((2, len(logits), num_classes))
     for start, stop in zip(answers.columns[:-1], answers.columns[1:], strict=True):
-        total[:, class_ids[start:stop]] += log_p[:, start:stop]
+        voted = ~silent[:, start:stop]
+        total[:, class_ids[start:stop]] += np.where(voted, log_p[:, start:stop], 0.0)
+        known[:, class_ids[start:stop]] += voted
     mean = np.where(known, total / np.maximum(known, 1), -np.inf)
     return mean.argmax(-1).astype(np.int32)
 
@@ -66,11 +68,15 @@ class Trust(NamedTuple):
 
 
 def trust(
-    answers: Answers, class_ids: Int[np.ndarray, " c"], images: SyntheticImages
+    answers: Answers,
+    class_ids: Int[np.ndarray, " c"],
+    images: SyntheticImages,
+    asked: Bool[np.ndarray, "n t"] | None = None,
 ) -> Trust:
     """Finds constant, broken, mislabelled and random teachers by recovered images.
 
-    A teacher is left out if an answer is not finite, if its answers carry less than a
+    Only what a teacher was asked about counts.  It is left out if an answer is not
+    finite, if its answers carry less than a
     quarter of the panel's median information, or if it contradicts the others: neither
     does it recognise their images better than by chance nor they its own (by two
     standard errors; fewer than 30 images, or those of one class, tell nothing).
@@ -84,6 +90,7 @@ def trust(
       class_ids: [C] absolute classes of the outputs.
       images: what they were asked about; ``owners`` are rows of the T teachers that
         answered (see `rows_of`).
+      asked: which teachers were asked about which image; None: all about all.
 
     Returns:
       A `Trust`, on the host.
@@ -96,20 +103,24 @@ def trust(
     # Where no other teacher knows its classes its information alone decides.
     agrees = np.ones(len(widths), bool)
     labels = np.full((len(widths), len(logits)), -1, np.int32)
+    asked = np.ones(labels.T.shape, bool) if asked is None else asked
     for rows, outputs in ragged.by_width(answers.columns):
         said = ragged.side_by_side(logits, outputs)  # [n, t, w]
         ids = class_ids[outputs]  # [t, w]
-        finite[rows] = np.isfinite(said).all((0, 2))
+        heard_by = asked[:, rows]
+        answered = np.isfinite(said).all(2)
+        finite[rows] = (answered | ~heard_by).all(0) & heard_by.any(0)
         said = np.where(np.isfinite(said), said, 0.0)
         said = said - said.max(-1, keepdims=True)
         p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
-        mutual = _entropy(p.mean(0)) - _entropy(p).mean(0)
+        mutual = _entropy(_mean(p, heard_by)) - _mean(_entropy(p), heard_by)
         information[rows] = np.where(finite[rows], mutual, 0.0)
-        labels[rows] = np.take_along_axis(ids, said.argmax(-1).T, 1)
+        taken = np.take_along_axis(ids, said.argmax(-1).T, 1)
+        labels[rows] = np.where(heard_by.T, taken, -1)
     shown = _recognised(labels, classes, owners)
     for t in np.flatnonzero(finite):
         known = class_ids[answers.columns[t] : answers.columns[t + 1]]
-        judged = np.isin(classes, known) & (owners != t) & shown
+        judged = np.isin(classes, known) & (owners != t) & shown & asked[:, t]
         if judged.any():
             agreement[t] = (labels[t, judged] == classes[judged]).mean()
         # Two classes at least: whoever prefers one is not contradicted by it alone.
@@ -140,7 +151,8 @@ def _believed(
     inversions failed to show is not mislabelled if they know its own images.
 
     Args:
-      labels: [T, n] the class that each teacher takes each image for.
+      labels: [T, n] the class that each teacher takes each image for; -1 where it was
+        not asked.
       classes: [n] the class that each image was recovered as.
       owners: [n] rows of the teachers.
       columns: [T + 1] of the teachers' outputs.
@@ -157,7 +169,7 @@ def _believed(
         judges, right, expected = np.zeros((3, len(classes)))
         for other in np.flatnonzero(finite):
             known = class_ids[columns[other] : columns[other + 1]]
-            judged = mine[np.isin(classes[mine], known)]
+            judged = mine[np.isin(classes[mine], known) & (labels[other, mine] >= 0)]
             if other == t or not judged.size:
                 continue
             judges[judged] += 1
@@ -187,6 +199,14 @@ def _recognised(
     asked = (owners >= 0) & (owners < len(labels))
     own = labels[np.where(asked, owners, 0), np.arange(len(classes))]
     return np.where(asked, own == classes, owners >= 0)
+
+
+def _mean(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+    """Mean over the first axis of [n, t, ...], of those of `of` [n, t]."""
+    if of.all():
+        return values.mean(0)
+    of = of.reshape(*of.shape, *[1] * (values.ndim - 2))
+    return (values * of).sum(0) / np.maximum(of.sum(0), 1)
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
