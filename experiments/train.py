@@ -125,7 +125,6 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             for split in _splits(common)
         }
         folders = _further(common)
-        images = [further.load(each, inputs.preset(data, zoo)) for each in folders]
         method = made()  # recovers and asks, for some
         judge = selection.judge(
             run,
@@ -147,7 +146,8 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
                 shots=options.shots,
                 baselines=options.baselines,
             )
-        for each, bank in zip(folders, images, strict=True):
+        for each in folders:
+            bank = further.load(each, inputs.preset(data, zoo))
             fewer = common._replace(eval=options._replace(queries=each.queries))
             table = final.measure(
                 run,
@@ -162,6 +162,7 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
             method,
             outcome,
             table,
+            further=[each.about() for each in folders],
             class_names=zoo.class_names if zoo else (),
             teachers=release.made_from(zoo, outcome.model, method.rows) if zoo else (),
             bill=service.bill() if service else None,

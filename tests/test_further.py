@@ -1,5 +1,7 @@
 """Further folders of images that a finished model is measured on."""
 
+import itertools
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,14 +69,26 @@ def test_many_images_of_a_class_are_drawn_and_not_the_first(tmp_path, monkeypatc
     np.testing.assert_array_equal(bank.images, again.images)
 
 
+def test_there_is_room_for_what_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(further, "ROOM", 2 * 4 * 8 * 8 * 3)
+    bank = further.load(listed(folder_of(tmp_path, (9, 7))), CHOSEN)
+    assert bank.images.shape[:2] == (2, 4) and bank.counts.tolist() == [4, 4]
+
+
 def test_a_folder_named_as_the_split_is_taken(tmp_path):
     folder_of(tmp_path / "test", (5, 5))
     folder_of(tmp_path / "val", (5, 5, 5))
     assert len(listed(tmp_path).files) == 2
-    named = further.contents(f"mine:{tmp_path}", "test")
-    assert named["further folders"].parts != (
-        further.contents(f"mine:{tmp_path}", "val")["further folders"].parts
-    )
+    named = [
+        further.contents(text, split)["further folders"].parts
+        for text, split in [
+            (f"mine:{tmp_path}", "test"),
+            (f"mine:{tmp_path}", "val"),
+            (f"other:{tmp_path}", "test"),
+            (f"mine:{tmp_path},more:{tmp_path}", "test"),
+        ]
+    ]
+    assert all(one != other for one, other in itertools.combinations(named, 2))
     assert further.contents("", "test") == {} and further.parse("", "test") == {}
 
 

@@ -327,7 +327,29 @@ def test_nothing_to_learn_from_is_refused(zoo_path, tmp_path):
         train.main(config, str(tmp_path))
 
 
-@pytest.mark.slow
+def test_some_voices_an_image_and_one_output_a_class(zoo_path, tmp_path, capsys):
+    few = ["--config.num_steps=2", "--config.distill.heads=class"]
+    config = brief(zoo_path, "--config.panel.asked_per_image=2", *few)
+    result = train.main(config, str(tmp_path / "some"))
+    kept = [np.load(f) for f in sorted((tmp_path / "some/described").glob("*.npz"))]
+    for part in kept:
+        assert (part["asked"].sum(1) == 2).all()
+        heard = np.isfinite(part["logits"]).reshape(-1, 5, 5)
+        np.testing.assert_array_equal(heard.all(2), part["asked"])
+    # The pool says by itself that some were asked.
+    taken = brief(zoo_path, f"--config.recover.reuse={tmp_path / 'some'}", *few)
+    again = train.main(taken, str(tmp_path / "again"))
+    assert again["results"] == result["results"]
+    other = [f"--config.recover.reuse={tmp_path / 'some'}", *few]
+    other += ["--config.panel.asked_per_image=3"]
+    with pytest.raises(run.InputError, match="about 2 teachers were asked"):
+        train.main(brief(zoo_path, *other), str(tmp_path / "other"))
+    with pytest.raises(run.InputError, match="asked_per_image to 0"):
+        train.main(
+            brief(zoo_path, *other, "--config.distill.mix=mixup"), str(tmp_path / "mix")
+        )
+
+
 def test_images_and_answers_of_an_earlier_run_are_used_again(
     finished, zoo_path, tmp_path, monkeypatch
 ):

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from test_pipeline import KEY, OPTIONS, SHORT, described, tiny_zoo
 
 from free_jax import panel
+from free_jax.errors import InputError
 from free_jax.panel import asking
 from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.transfer_set import to_described
@@ -63,6 +64,72 @@ def test_some_answers_are_those_of_all_where_they_were_asked_for(chunk):
     )
     expected = silenced(whole.logits, whole.columns, voices)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_asking_costs_what_is_asked():
+    """Images stand in the order of their teachers, each of which hears its own."""
+    owners = np.repeat(np.arange(50), 20)
+    voices = drawn_voices(np.random.default_rng(0), owners, 50, 5)
+    for start in (0, 500):
+        part = voices[start : start + 500]
+        size = int(np.clip(500 * voices.mean() / 4, 8, 250))
+        teachers, rows = asking._blocks(part, size)
+        assert (rows >= 0).sum() == part.sum() and rows.size < 1.5 * part.sum()
+        asked = np.zeros_like(part)
+        for teacher, block in zip(teachers, rows, strict=True):
+            asked[block[block >= 0], teacher] = True
+        np.testing.assert_array_equal(asked, part)
+
+
+def test_a_batch_that_nobody_trusted_was_asked_about_teaches_nothing():
+    whole = described().described
+    columns = np.asarray(whole.columns)
+    voices = np.zeros((31, T), bool)
+    voices[:, 0] = True
+    some = whole._replace(
+        logits=jnp.asarray(silenced(np.asarray(whole.logits), columns, voices)),
+        weights=jnp.asarray([0.0, 1.0, 1.0, 1.0]),
+    )
+    student = dataclasses.replace(toy.TINY, num_classes=int(columns[-1]))
+    algorithm = panel_distillation(
+        student, columns=columns, optimizer=optax.sgd(0.1), batch_size=9, some=True
+    )
+    state = algorithm.init(jax.random.key(1))
+    new, info = jax.jit(algorithm.step)(jax.random.key(2), state, some)
+    assert info.distill_loss == 0 and info.is_finite
+    toy.assert_equal(new.variables["params"], state.variables["params"])
+
+
+def test_judges_hear_everything_and_make_no_voice_less():
+    options = OPTIONS._replace(asked_per_image=2, held_out_teachers=1)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    asked = np.asarray(found.described.logits)
+    columns = panel.columns_of(tiny_zoo().columns, found.choice.asked)
+    told = heard(Answers(asked, columns))
+    assert (told.sum(1) == 2).all() and told.shape[1] == 3
+    (task,) = found.tasks
+    assert int(np.asarray(task.counts).sum()) == len(told)
+
+
+def test_a_pool_of_some_answers_is_not_asked_for_others():
+    options = OPTIONS._replace(asked_per_image=2)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    answers = Answers(np.asarray(found.described.logits), tiny_zoo().columns)
+    none = options.recover._replace(images_per_class=0, dead_leaves=0)
+    again = functools.partial(
+        panel.describe_zoo, KEY, tiny_zoo(), known=(found.recovered, answers)
+    )
+    for same in (0, 2):
+        told = again(options._replace(recover=none, asked_per_image=same))
+        toy.assert_equal(told.described.logits, found.described.logits)
+    with pytest.raises(InputError, match="about 2 teachers were asked"):
+        again(options._replace(recover=none, asked_per_image=1))
+    # One that was asked nothing is not believed.
+    silent = answers.logits.copy()
+    silent[:, : tiny_zoo().columns[1]] = np.nan
+    some = answers._replace(logits=silent)
+    told = to_described(found.recovered, some, None, heard(some))
+    assert told.weights.tolist() == [0, 1, 1, 1]
 
 
 def test_a_described_set_of_some_answers_is_distilled():
@@ -171,6 +238,8 @@ def test_a_liar_is_found_by_what_it_was_asked():
     heard_any = np.isin(classes, known[0]) | voices[:, 1] | voices[:, 2]
     voted = vote(told, ids, 3)
     assert (voted == classes)[heard_any].mean() > 0.9
+    nobody = Answers(np.full((1, 2), np.nan), np.asarray([0, 2]))
+    assert vote(nobody, np.asarray([0, 1]), 2).tolist() == [-1]
     broken = some.logits.copy()
     broken[np.flatnonzero(voices[:, 2])[0], 4] = np.inf
     weights = to_described(images, Answers(broken, columns), None, voices).weights

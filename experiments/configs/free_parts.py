@@ -9,8 +9,9 @@ r"""Where FREE's accuracy is lost: its parts replaced one at a time.
 the teachers' classes, which is what recovery can at best reach; ``pixels`` and ``five``
 are tasks recovered beforehand, by pixels or by a meta-trained generator; ``free`` is
 the whole, whose memory grows as it learns; ``unaligned`` the whole without BELL,
-``fainter`` with a 67th of it; ``balanced`` with batch-norm statistics that are weighed
-as the panel's recovery weighs them; ``converged`` inverts in 50 steps in place of 5.
+``fainter`` with a 67th of it; ``balanced`` with batch-norm statistics relative to the
+running deviations and weighed by their number; ``converged`` inverts in 50 steps in
+place of 5.
 
 Procedural images and twelve teachers trained in the run; ``:cifar_fs`` with
 ``--config.data.path`` and ``--config.zoo.path`` is the benchmark.  ``:updates=N`` of
@@ -26,7 +27,7 @@ from typing import Any
 import ml_collections
 
 from experiments.configs import free as free_config
-from experiments.configs import preinverted_cifar_fs
+from experiments.configs import maml_real_cifar_fs, preinverted_cifar_fs
 from experiments.configs.variants import AS_MEASURED, CIFAR_FS, make, parse_variant
 from experiments.methods import episodic, free, preinverted
 
@@ -34,7 +35,7 @@ from experiments.methods import episodic, free, preinverted
 REPLAYED = 10
 WARMUP = 10
 
-ON_REAL: dict[str, dict[str, Any]] = {"real": {}}
+ON_REAL = ("real",)
 BEFOREHAND: dict[str, dict[str, Any]] = {
     "pixels": {},
     "five": preinverted_cifar_fs.FIVE,
@@ -95,7 +96,10 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     }
     if chosen.part in ON_REAL:
         no_zoo = {"zoo.pretrain.num_teachers": 0}
-        return make(episodic.Config, data, no_zoo, judged, updates, seed=chosen.seed)
+        small = {} if not chosen.smoke else maml_real_cifar_fs.SMALL | judged
+        return make(
+            episodic.Config, data, no_zoo, judged, updates, small, seed=chosen.seed
+        )
     return make(
         preinverted.Config,
         data,

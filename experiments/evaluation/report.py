@@ -89,6 +89,7 @@ def write(
     outcome: Outcome,
     table: final.Table,
     *,
+    further: Sequence[Mapping[str, Any]] = (),
     class_names: Sequence[str] = (),
     teachers: Sequence[Mapping[str, Any]] = (),
     bill: Mapping[str, Any] | None = None,
@@ -101,6 +102,7 @@ def write(
       method: what was trained.
       outcome: of the training.
       table: all cells.
+      further: what the rows of further folders are of, ready for JSON.
       class_names: of recovered images.
       teachers: what the model was made from, kept in ``model.npz``; see
         `release.made_from`.
@@ -120,6 +122,10 @@ def write(
         title = f"{method.title}, seed {run.seed}, model selected by: {about.selection}"
         text = NO_IMAGES + ("" if about.data else LATER)
         print(text)
+    for each in further:
+        line = "{name}: {classes} classes, {queries} queries, {path}".format(**each)
+        print(line)
+        text += f"\n{line}"
     if hosts.is_writer():
         files.write_text(run.path(TABLE_FILE), f"{title}\n\n{text}\n")
         model_io.save_model(
@@ -159,6 +165,7 @@ def write(
             "images_recovered": method.meters.images_before
             + outcome.steps * method.meters.images_per_step,
             "curve": outcome.curve,
+            **({"further": list(further)} if further else {}),
             **queries,
             **drawn,
         },

@@ -18,6 +18,8 @@ from free_jax.zoo import Zoo, load_zoo, save_zoo
 
 # Raise it when the conversion changes, so that older caches are not used.
 _CONVERSION = 1
+# The same of folders of models: 2 since what was guessed is kept of each.
+_OF_MODELS = 2
 
 
 def class_names_of(data_path: str | pathlib.Path) -> tuple[str, ...]:
@@ -141,7 +143,7 @@ def cached_models(
 
     folder = pathlib.Path(source).expanduser()
     state = hub.fingerprint(folder, options)[:12]
-    target = epath.Path(cache_dir).expanduser() / f"{folder.name}-{state}"
+    target = epath.Path(cache_dir).expanduser() / f"{folder.name}-{state}-{_OF_MODELS}"
     if not (target / "zoo.json").exists():
         found = hub.survey(folder, options)
         print(report.as_text(found.cards, found.notes), file=sys.stderr, flush=True)

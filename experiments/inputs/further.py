@@ -1,5 +1,7 @@
 """Further folders of real images that a finished model is measured on, each a row."""
 
+import hashlib
+import json
 import pathlib
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -17,8 +19,9 @@ from free_jax.fewshot import banks
 from free_jax.types import ImageBank
 
 KEY = "eval.also"
-# Images of a class that are read at most, drawn by a fixed seed.
+# Images of a class that are read at most, drawn by a fixed seed; and bytes of all.
 MOST = 600
+ROOM = 2 << 30
 
 Files = Mapping[str, tuple[pathlib.Path, ...]]
 
@@ -39,6 +42,15 @@ class Further(NamedTuple):
     files: Files
     queries: int
     told: str = ""
+
+    def about(self) -> dict[str, str | int]:
+        """What a reader of its rows wants to know."""
+        number = len(self.files)
+        return {"classes": number, "images": sum(map(len, self.files.values()))} | {
+            key: str(value) if key == "path" else value
+            for key, value in self._asdict().items()
+            if key != "files"
+        }
 
 
 def parse(text: str, split: str) -> dict[str, pathlib.Path]:
@@ -102,8 +114,8 @@ def _listed(
         listing = list_classes(path)
     except (DataError, OSError) as error:
         raise InputError(f"config.{KEY}: {name}: {error}") from None
-    say_strays(path, listing)
-    counts = np.asarray(sorted(map(len, listing.files.values()), reverse=True))
+    counts = sorted(min(len(found), MOST) for found in listing.files.values())
+    counts = np.asarray(counts[::-1])
     needed = max(way, -(-len(counts) // 2))
     if len(counts) < way or counts[way - 1] <= shots:
         raise InputError(
@@ -136,15 +148,17 @@ def load(further: Further, chosen: Preset) -> ImageBank:
     Raises:
       DataError: an image cannot be read.
     """
+    say_strays(further.path, list_classes(further.path))
     if further.told:
         print(f"{further.name}: {further.told}", flush=True)
     rng = np.random.default_rng(0)
     size = (chosen.image_size, chosen.image_size)
-    most = min(MOST, max(map(len, further.files.values())))
+    held = ROOM // (len(further.files) * 3 * chosen.image_size**2)
+    most = min(MOST, held, max(map(len, further.files.values())))
     images = np.zeros((len(further.files), most, *size, 3), np.uint8)
     counts = np.zeros(len(further.files), np.int32)
     for row, files in enumerate(further.files.values()):
-        drawn = sorted(rng.permutation(len(files))[:MOST])
+        drawn = sorted(rng.permutation(len(files))[:most])
         counts[row] = len(drawn)
         for column, number in enumerate(drawn):
             image = folder.open_image(files[number], as_seen=True)
@@ -157,5 +171,7 @@ def contents(text: str, split: str) -> dict[str, Content]:
     places = parse(text, split)
     if not places:
         return {}
-    signed = {name: of_split(path) for name, path in places.items()}
-    return {"further folders": Content((KEY,), signed)}
+    # One signature of all: a table of other folders is another table.
+    signed = json.dumps([(name, of_split(path)) for name, path in places.items()])
+    digest = hashlib.sha256(signed.encode()).hexdigest()[:12]
+    return {"further folders": Content((KEY,), {"images": digest})}

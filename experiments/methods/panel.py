@@ -96,6 +96,13 @@ def check(config: Config) -> None:
             "config.recover: images_per_class=0 and dead_leaves=0 leave nothing to "
             "learn from; ask for one of them"
         )
+    distill = config.distill
+    if config.panel.asked_per_image and (distill.mix != "none" or distill.similarity):
+        raise InputError(
+            "config.panel.asked_per_image: config.distill.mix and distill.similarity "
+            "compare what all teachers say of each image; set them to none and 0, or "
+            "asked_per_image to 0"
+        )
     if not earlier.against:
         return
     asking = config.panel
@@ -148,7 +155,11 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
     asking = config.panel._replace(recover=wanted)
     choice = panel.choose(run.rng("held-out classes"), zoo, asking, way=common.way)
     check_held_out(common, wanted, zoo, choice)
-    if zoo.service is not None and asking.asked_per_image:
+    if (
+        not earlier.reuse
+        and zoo.service is not None
+        and panel.asks_some(asking, choice)
+    ):
         raise InputError(
             "config.panel.asked_per_image: teachers behind endpoints are asked about "
             "all images; set it to 0"

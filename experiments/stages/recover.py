@@ -200,7 +200,8 @@ def pre_inverted(
 def _check_votes(
     zoo: Zoo, images: SyntheticImages, voted: panel.Voted, way: int, needed: int
 ) -> None:
-    counts = np.bincount(voted.classes, minlength=zoo.num_classes)
+    told = voted.classes[voted.classes >= 0]
+    counts = np.bincount(told, minlength=zoo.num_classes)
     enough = int((counts >= needed).sum())
     if enough < way:
         raise InputError(

@@ -281,7 +281,14 @@ def _images(parts: list[dict[str, np.ndarray]], folder: str) -> SyntheticImages:
 
 def _answers(parts: list[dict[str, np.ndarray]]) -> Answers:
     """The answers of some chunks; those of earlier versions are [n, T, W]."""
-    logits = np.concatenate([part["logits"] for part in parts])
+    # Where all were asked about all, no number is a broken answer.
+    found = [
+        part["logits"]
+        if "asked" in part
+        else np.where(np.isnan(part["logits"]), np.inf, part["logits"])
+        for part in parts
+    ]
+    logits = np.concatenate(found)
     if logits.ndim == 3:
         columns = panel.equal_columns(*logits.shape[1:])
         return Answers(logits.reshape(len(logits), -1), columns)

@@ -142,14 +142,23 @@ def ask_some_jobs(
 
     Returns:
       Jobs whose results hold ``logits`` [n, C], NaN where nobody asked, and
-      ``columns``, see `Answers`.
+      ``columns``, see `Answers`; ``asked`` [n, T] says that it was so.
     """
     starts = range(0, len(images), chunk)
-    # One shape, one compilation: as many as the most talkative is asked about.
-    most = max(int(voices[start : start + chunk].sum(0).max()) for start in starts)
     programs = {
         network: jax.jit(_answerer(network, map_tasks)) for network in zoo.networks
     }
+    # A teacher is asked in blocks: it may hear many images of a chunk, its own, or few.
+    size = int(np.clip(chunk * voices.mean() / 4, 8, 250))
+    ends = np.cumsum([stack.class_ids.shape[0] for stack in zoo.teachers])
+    # One shape, one compilation: as many blocks as in the chunk that takes most.
+    most = [
+        max(len(_blocks(part, size)[0]) for part in parts)
+        for parts in zip(
+            *(np.split(voices[i : i + chunk], ends[:-1], axis=1) for i in starts),
+            strict=True,
+        )
+    ]
 
     def ask(start: int) -> dict[str, np.ndarray]:
         count = min(chunk, len(images) - start)
@@ -157,24 +166,20 @@ def ask_some_jobs(
         part, asked = (x[start : start + count] for x in (images, voices))
         # The last chunk is padded by images that nobody is asked about.
         part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        asked = np.pad(asked, ((0, missing), (0, 0)))
-        parts, first = [], 0
-        for network, stack in zip(zoo.networks, zoo.teachers, strict=True):
-            number = stack.class_ids.shape[0]
-            heard = asked[:, first : first + number]
-            first += number
-            # Of each teacher, the images it hears, and then some again.
-            rows = np.argsort(~heard, axis=0, kind="stable")[:most].T  # [t, most]
-            said = np.asarray(programs[network](stack, part, rows))
+        parts = []
+        for number, heard in enumerate(np.split(asked, ends[:-1], axis=1)):
+            network, stack = zoo.networks[number], zoo.teachers[number]
+            teachers, rows = _blocks(heard, size, most[number])
+            said = np.asarray(programs[network](stack, part, (teachers, rows)))
+            logits = np.full((*heard.shape, network.num_classes), np.nan, said.dtype)
+            kept = rows >= 0
             # What is not finite was answered all the same.
-            said = np.where(np.isfinite(said), said, np.inf)
-            shape = (number, len(part), network.num_classes)
-            logits = np.full(shape, np.nan, said.dtype)
-            np.put_along_axis(logits, rows[..., None], said, axis=1)
-            logits = np.where(heard.T[..., None], logits, np.nan)
-            parts.append(logits.swapaxes(0, 1).reshape(len(part), -1))
-        logits = np.concatenate(parts, 1)[:count]
-        return {"logits": logits, "columns": zoo.columns}
+            logits[rows[kept], np.repeat(teachers, size)[kept.ravel()]] = np.where(
+                np.isfinite(said[kept]), said[kept], np.inf
+            )
+            parts.append(logits.reshape(count, -1))
+        logits = np.concatenate(parts, 1)
+        return {"logits": logits, "columns": zoo.columns, "asked": asked}
 
     return [
         jobs_lib.Job(f"images-{start:06d}", lambda start=start: ask(start))
@@ -182,8 +187,38 @@ def ask_some_jobs(
     ]
 
 
+def _blocks(
+    heard: Bool[np.ndarray, "n t"], size: int, count: int = 0
+) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, "b size"]]:
+    """Who is asked about which images, in equal blocks of one teacher's.
+
+    >>> _blocks(np.asarray([[True, False], [True, True], [True, True]]), 2)
+    (array([0, 0, 1]), array([[ 0,  1],
+           [ 2, -1],
+           [ 1,  2]]))
+
+    Args:
+      heard: who is asked about which image.
+      size: images of a block.
+      count: of blocks, at least; those that are added ask nothing.
+
+    Returns:
+      The teacher of each block, and its images; -1: none.
+    """
+    teachers, rows = [], []
+    for teacher, mine in enumerate(heard.T):
+        found = np.flatnonzero(mine)
+        blocks = -(-len(found) // size)
+        padded = np.pad(found, (0, blocks * size - len(found)), constant_values=-1)
+        rows.append(padded.reshape(blocks, size))
+        teachers += [teacher] * blocks
+    missing = max(count - len(teachers), 0)
+    rows.append(np.full((missing, size), -1))
+    return np.asarray(teachers + [0] * missing, int), np.concatenate(rows)
+
+
 def _answerer(network: Network, map_tasks: Callable) -> Callable:
-    """``(teachers, images [n, ...], rows [t, k]) -> logits [t, k, W]``."""
+    """``(teachers, images [n, ...], blocks) -> logits [b, size, W]``, see `_blocks`."""
 
     def one(shared: PyTree, task: PyTree) -> jax.Array:
         (stack, images), (teacher, rows) = shared, task
@@ -192,10 +227,9 @@ def _answerer(network: Network, map_tasks: Callable) -> Callable:
         )
         return network.apply(zoo_lib.take(stack, teacher).variables, views)
 
-    def answer(stack: Teachers, images: jax.Array, rows: jax.Array) -> jax.Array:
-        teachers = jnp.arange(stack.class_ids.shape[0])
+    def answer(stack: Teachers, images: jax.Array, blocks: PyTree) -> jax.Array:
         run = map_tasks(one, local="map", everywhere=True)
-        return run((stack, jnp.asarray(images)), (teachers, jnp.asarray(rows)))
+        return run((stack, jnp.asarray(images)), jax.tree.map(jnp.asarray, blocks))
 
     return answer
 

@@ -83,6 +83,9 @@ class DistillInfo(NamedTuple):
 # The logit of an output that a teacher does not have: its softmax is exactly zero.
 _NEVER = -1e30
 
+# Where nobody who is trusted was asked about an image of a batch, it teaches nothing.
+_LEAST = 1e-6
+
 Mix = Literal["none", "mixup", "cutmix"]
 
 
@@ -221,7 +224,7 @@ def loss_fn(
         targets = jnp.nan_to_num(targets)
     rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
     if parts.some:
-        share = weights / weights.sum()
+        share = weights / jnp.maximum(weights.sum(), _LEAST)
         same = log_s.argmax(-1) == targets.argmax(-1)
         return (rows.sum(-1) * share).sum(), (moments, (same * share).sum())
     loss = (rows.sum(-1) * weights).sum(-1).mean() / weights.sum()

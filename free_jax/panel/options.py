@@ -76,7 +76,8 @@ class PanelOptions(NamedTuple):
         distilled neither from their answers nor from images of theirs, which are
         recovered all the same, so that a later run may take them (`recover.reuse`).
       asked_per_image: teachers that are asked about an image, its own among them, and
-        each about equally many images, not negative; 0: all.
+        each about equally many images, not negative; 0: all.  With very few, trust
+        goes by information alone: nobody sees enough of others' images to contradict.
       trust: leave out teachers without information or that contradict the others.
     """
 

@@ -111,9 +111,12 @@ def describe_zoo(
             key, zoo, recover, run, adversaries=adversaries, map_tasks=map_tasks
         )
         panel = zoo_lib.select(zoo, choice.everyone)
-        voices = _voices(key, recovered, choice, options, "voices")
         answers = ask_zoo(
-            panel, recovered.images, run, voices=voices, map_tasks=map_tasks
+            panel,
+            recovered.images,
+            run,
+            voices=_voices(key, recovered, choice, options, "voices"),
+            map_tasks=map_tasks,
         )
         made, asked = len(recovered.images), len(answers.logits)
         if panel.service is not None:
@@ -156,7 +159,7 @@ def asks_some(
       choice: who may be asked.
       known: images and answers of earlier runs, which may have asked some only.
     """
-    few = 0 < options.asked_per_image < len(choice.everyone)
+    few = 0 < options.asked_per_image < len(choice.asked)
     return few or (known is not None and bool(np.isnan(known[1].logits).any()))
 
 
@@ -168,12 +171,16 @@ def _voices(
     purpose: str,
 ) -> np.ndarray | None:
     """[N, T'] whom to ask about which image; None: all about all."""
-    number = len(choice.everyone)
-    if not 0 < options.asked_per_image < number:
+    if not 0 < options.asked_per_image < len(choice.asked):
         return None
-    owners = rows_of(images.owners, choice.everyone)
-    rng = keys.rng(key, purpose)
-    return drawn_voices(rng, owners, number, options.asked_per_image)
+    owners = rows_of(images.owners, choice.asked)
+    drawn = drawn_voices(
+        keys.rng(key, purpose), owners, len(choice.asked), options.asked_per_image
+    )
+    # Judges hear everything: they make tasks of what they are surest of.
+    voices = np.ones((len(owners), len(choice.everyone)), bool)
+    voices[:, np.searchsorted(choice.everyone, choice.asked)] = drawn
+    return voices
 
 
 def _of_voices(
@@ -182,8 +189,18 @@ def _of_voices(
     """Answers that are there, as if some teachers only had been asked."""
     images, answers = known
     voices = _voices(key, images, choice, options, "voices of known images")
-    if voices is None or np.isnan(answers.logits).any():  # Some were, then.
+    if voices is None:
         return known
+    if np.isnan(answers.logits).any():
+        asked = heard(answers)[:, np.searchsorted(choice.everyone, choice.asked)]
+        usual = int(np.median(asked.sum(1)))
+        if usual == options.asked_per_image:
+            return known
+        raise InputError(
+            f"panel.asked_per_image={options.asked_per_image}: of the earlier run "
+            f"about {usual} teachers were asked about an image; set it to {usual}, or "
+            "to 0 for what is there"
+        )
     logits = silenced(answers.logits, answers.columns, voices)
     return images, answers._replace(logits=logits)
 
@@ -364,8 +381,10 @@ def to_described(
     logits, columns = answers
     if weights is None:
         broken = np.logical_or.reduceat(~np.isfinite(logits), columns[:-1], axis=1)
-        broken = broken if asked is None else broken & asked
-        weights = np.asarray(~broken.any(0), np.float32)
+        left_out = broken.any(0)
+        if asked is not None:
+            left_out = (broken & asked).any(0) | ~asked.any(0)
+        weights = np.asarray(~left_out, np.float32)
     if not np.any(weights):
         raise InputError(_NOBODY)
     logits = np.where(np.isfinite(logits), logits, 0.0)
@@ -385,7 +404,7 @@ class Voted(NamedTuple):
     """What all trusted teachers together take images for.
 
     Attributes:
-      classes: [N] int32 absolute class ids.
+      classes: [N] int32 absolute class ids; -1 where nobody who is trusted was asked.
       voters: how many teachers voted.
     """
 
@@ -398,13 +417,15 @@ def voted_classes(zoo: zoo_lib.Zoo, images: SyntheticImages, answers: Answers) -
 
     Args:
       zoo: all teachers.
-      images: that all of them were asked about.
-      answers: of all of them.
+      images: that they were asked about.
+      answers: of all of them; NaN where one was not asked.
 
     Raises:
       InputError: no teacher is trusted.
     """
-    believed = np.flatnonzero(judge(zoo, images, answers).weights)
+    voices = heard(answers)
+    voices = None if voices.all() else voices
+    believed = np.flatnonzero(judge(zoo, images, answers, voices=voices).weights)
     if not believed.size:
         raise InputError(_NOBODY)
     ids = zoo.class_ids[outputs_of(zoo.columns, believed)]

@@ -24,7 +24,7 @@ def vote(
       num_classes: of the zoo; one that no teacher knows gets no image.
 
     Returns:
-      [n] int32 absolute class ids.
+      [n] int32 absolute class ids; -1 where nobody was asked.
 
     >>> logits = np.log([[0.9, 0.1, 0.2, 0.8]])
     >>> vote(Answers(logits, np.asarray([0, 2, 4])), np.asarray([0, 1, 0, 2]), 4)
@@ -43,7 +43,7 @@ def vote(
         total[:, class_ids[start:stop]] += np.where(voted, log_p[:, start:stop], 0.0)
         known[:, class_ids[start:stop]] += voted
     mean = np.where(known, total / np.maximum(known, 1), -np.inf)
-    return mean.argmax(-1).astype(np.int32)
+    return np.where(known.any(-1), mean.argmax(-1), -1).astype(np.int32)
 
 
 # Images by which a teacher may be found to contradict the others.

@@ -173,7 +173,10 @@ def _made_from(teachers: Sequence[Mapping[str, Any]]) -> str:
     found = Counter(map(_licence, teachers))
     counts = ", ".join(f"{shown(name)} ({n})" for name, n in found.most_common(20))
     if guesses:
-        rows.append("\nA wrong guess makes the model worse; a table of teachers says.")
+        rows.append(
+            "\nA wrong guess makes the model worse; what is known is better said in "
+            "teachers.yaml beside the models."
+        )
     rows.append(f"\nLicences as the teachers' own files state them: {counts}.")
     return "\n".join(rows)
 
