@@ -84,9 +84,8 @@ def _check_out(out: pathlib.Path) -> None:
     for file in (out, out.with_suffix(".html"), out.with_suffix(".json")):
         if file.is_dir():
             raise InputError(f"--out={out}: {file} is a folder; give another name")
-    if not out.parent.is_dir():
-        raise InputError(f"--out={out}: there is no folder {out.parent} to write to")
     try:
+        out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
     except OSError as error:

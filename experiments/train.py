@@ -55,7 +55,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
     _check_evaluation(settings.common)
     with runs.opened(settings.common, workdir, **_identity(config, settings)) as run:
         try:
-            return report.finished(run) or _result(settings, run)
+            return _finished(settings, run) or _result(settings, run)
         except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
 
@@ -93,12 +93,19 @@ def check(config: Any, workdir: str) -> Findings:
             methods.check_untrained(settings, zoo, run)
         else:
             methods.prepare(settings, zoo, run)
-        found += [("method", f"{settings.algorithm} fits these teachers and images")]
+        side = inputs.preset(common.data, zoo).image_size
+        fits = f"{settings.algorithm} fits these teachers and images"
+        found += [("method", f"{fits}; the model's have {side} pixels")]
         found += dry.earlier(settings)
         if told := methods.estimated(settings, zoo, run):
             found += [("about", told)]
     found += dry.packages()
     return [*found, ("not tried", dry.not_tried(common.zoo))]
+
+
+def _finished(config: Any, run: Run) -> dict[str, Any] | None:
+    """The result of a run that is finished already, or None."""
+    return report.finished(run, may_go_on="num_steps" in may_change(config))
 
 
 def _result(config: Any, run: Run) -> dict[str, Any]:
@@ -111,7 +118,7 @@ def _result(config: Any, run: Run) -> dict[str, Any]:
     with teachers.opened(
         common.zoo, run, data=data, dtype=common.dtype, checkpoint=common.checkpoint
     ) as zoo:
-        if teachers.is_given(common.zoo) and (known := report.finished(run)):
+        if teachers.is_given(common.zoo) and (known := _finished(config, run)):
             return known  # It moved, with the very teachers.
         made = methods.prepare(config, zoo, run)
         banks = {

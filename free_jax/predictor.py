@@ -98,6 +98,12 @@ def fit(
       InputError: the support set is no few-shot task, the model cannot do what is
         asked, or it was made by a later version.
     """
+    images, labels = _array(images), _array(labels)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(
+            f"labels are {labels.dtype}: give integers from 0 to way - 1, for names "
+            "their places in a list of all"
+        )
     if way is None:
         way = int(np.max(labels)) + 1 if len(labels) else 0
     head = head or default_head(variables)
@@ -113,6 +119,11 @@ def fit(
             f"the model's weights do not fit its architecture {network.name} "
             f"({' '.join(str(error).split())}); it may be of a later version"
         ) from None
+
+
+def _array(values: Any) -> Any:
+    """An array as it is; a list becomes one."""
+    return values if hasattr(values, "dtype") else np.asarray(values)
 
 
 def predict(

@@ -457,7 +457,8 @@ def test_what_is_refused_before_anything_is_computed(
     refused("red/2.png: not a readable image")
     (support / "red" / "2.png").unlink()
     refused("give a file whose name ends in .csv", out=tmp_path / "found.png")
-    refused("there is no folder", out=tmp_path / "none" / "found.csv")
+    (tmp_path / "file").write_text("")
+    refused("cannot be written", out=tmp_path / "file" / "found.csv")
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.TemporaryFile", deny)
         refused("cannot be written to (Permission denied)")

@@ -61,7 +61,15 @@ def measure(
     rows = _rows(predictors, outcome.model, baselines)
     known = workdir.hashes(run.workdir, run.identity)
     store = _Store(run.path(CELLS_FILE), known, workdir.noted(run.workdir))
-    for number, name, row in _cells(rows, shots):
+    cells = list(_cells(rows, shots))
+    todo = sum(store.get(name, number) is None for number, name, _ in cells)
+    if todo:
+        print(
+            f"measuring {todo} cells of {setting.num_episodes} episodes; the first of "
+            "a row compiles",
+            flush=True,
+        )
+    for number, name, row in cells:
         cell = store.get(name, number)
         if cell is None:
             if run.stop.requested:

@@ -54,15 +54,18 @@ class About(NamedTuple):
     protocol: str
 
 
-def finished(run: Run) -> dict[str, Any] | None:
-    """The result of a run of this very config that is finished already, or None."""
+def finished(run: Run, *, may_go_on: bool = True) -> dict[str, Any] | None:
+    """The result of a run of this very config that is finished already, or None.
+
+    Args:
+      run: that may be finished.
+      may_go_on: whether more steps would train on; for what is said.
+    """
     found = hosts.agreed(_stored(run))
     if found is not None:
         print(run.path(TABLE_FILE).read_text())
-        print(
-            f"{run.workdir} is finished; use another --workdir or more steps to train "
-            "on"
-        )
+        more = " or more steps to train on" if may_go_on else " to train anew"
+        print(f"{run.workdir} is finished; use another --workdir{more}")
     return found
 
 

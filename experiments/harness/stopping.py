@@ -91,7 +91,9 @@ class StopRequest:
             return
         signal.signal(number, previous)
         # os.write, because print may be interrupted in the middle of itself.
-        os.write(2, b"\nstopping: saving after this step (once more to quit now)\n")
+        os.write(
+            2, b"\nstopping after this part; what is done is kept (once more: now)\n"
+        )
 
     def _watch(self) -> None:
         with self._sockets[0] as arrivals:

@@ -20,6 +20,8 @@ from free_jax.zoo import Zoo, load_zoo, save_zoo
 _CONVERSION = 1
 # The same of folders of models: 2 since what was guessed is kept of each.
 _OF_MODELS = 2
+# Beside a conversion: how many of the models it does not hold.
+LEFT_OUT_FILE = "left_out.txt"
 
 
 def class_names_of(data_path: str | pathlib.Path) -> tuple[str, ...]:
@@ -142,13 +144,26 @@ def cached_models(
     from etils import epath
 
     folder = pathlib.Path(source).expanduser()
+    if options.table and not pathlib.Path(options.table).expanduser().is_file():
+        raise InputError(f"{options.table}: no such table; correct zoo.table")
     state = hub.fingerprint(folder, options)[:12]
     target = epath.Path(cache_dir).expanduser() / f"{folder.name}-{state}-{_OF_MODELS}"
     if not (target / "zoo.json").exists():
         found = hub.survey(folder, options)
         print(report.as_text(found.cards, found.notes), file=sys.stderr, flush=True)
         save_zoo(hub.zoo_of(found).zoo, target)
-    return load_zoo(target)
+        left_out = sum(not card.used for card in found.cards)
+        (target / LEFT_OUT_FILE).write_text(str(left_out))
+        return load_zoo(target)
+    zoo, note = load_zoo(target), target / LEFT_OUT_FILE
+    left_out = int(note.read_text()) if note.exists() else 0
+    if left_out:
+        print(
+            f"{source}: {zoo.num_teachers} models are used, {left_out} left out or "
+            "read twice: inspect_zoo.py says why",
+            flush=True,
+        )
+    return zoo
 
 
 def show_progress(done: int, total: int) -> None:

@@ -122,7 +122,8 @@ def _listed(
             f"config.{KEY}: {name}: an episode needs {way} classes of at least "
             f"{shots + 1} images ({shots} shots and a query); {path} has "
             f"{int((counts > shots).sum())} of {len(counts)} classes; it must hold a "
-            "folder a class"
+            "folder a class. Lower config.eval.shots, or let classify.py --labelled "
+            "measure one task of these classes"
         )
     enough = counts[needed - 1] - shots
     held = int(min(queries, enough if enough > 0 else counts[way - 1] - shots))

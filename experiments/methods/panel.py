@@ -268,7 +268,8 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     """The method, from images that are recovered or those of the earlier run."""
     earlier, options = config.recover, config.distill
     model, algorithm, columns = planned.model, planned.algorithm, planned.columns
-    if not earlier.reuse:
+    # Of a run that goes on, most is there already.
+    if not earlier.reuse and not run.path("recovered").exists():
         estimate.tell(_estimated(config, zoo, planned))
     found = recover.described(  # takes minutes
         zoo,

@@ -12,6 +12,8 @@ from free_jax.interop.hub.preprocessing import Preprocessing
 from free_jax.interop.hub.reasons import grouped, left_out
 
 _DIGITS = 6
+# Classes of several models that are listed.
+_MERGES = 8
 
 
 def as_json(cards: Sequence[Card]) -> str:
@@ -109,14 +111,18 @@ def as_text(
     for card in trusted:
         for file, digest in card.consent.items():
             lines += [f"Code run with consent: {legible(file)} (SHA-256 {digest})"]
-    by_id = 0
+    by_id, merges = 0, []
     for name, members in (merged or {}).items():
         if all(said == name and "#" in said for _, said in members):
             by_id += 1  # Ids that files of one folder share: nobody merged them.
             continue
         said = ", ".join(f"{legible(s)}: {legible(n)}" for s, n in members[:6])
         more = f" and {len(members) - 6} more" if len(members) > 6 else ""
-        lines += [f"One class: {legible(name)} ({said}{more})"]
+        merges += [f"One class: {legible(name)} ({said}{more})"]
+    lines += merges[:_MERGES]
+    if len(merges) > _MERGES:
+        rest = len(merges) - _MERGES
+        lines += [f"and {rest} more classes that several models know"]
     if by_id:
         lines += [f"{by_id} classes are known by ids that files of one folder share"]
     lines += [legible(note, 300) for note in notes]
