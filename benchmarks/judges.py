@@ -16,7 +16,8 @@ validation classes; the table ends with the rank correlations:
   and by the other (linear CKA);
 - loss: how near the model came to its own teachers, at the last step.
 
-Settings are runs of their own in DIR, which continue when interrupted.
+``--others`` are ten other settings, for another zoo: a judge is chosen by the first ten
+and reported once on these.  Settings are runs of their own in DIR, which continue when interrupted.
 """
 
 import argparse
@@ -49,6 +50,20 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "not whitened": ("distill.whitening=0.0",),
     "statistics not fitted": ("distill.fit_images=0",),
     "blended pairs, shifts of 4": ("distill.mix=mixup", "distill.crop_padding=4"),
+}
+
+# Those that a judge is reported on once it is chosen by the others.
+OTHERS: dict[str, tuple[str, ...]] = {
+    "as it is": (),
+    "60 steps": ("num_steps=60",),
+    "4 filters": ("student=conv4(width=4)",),
+    "rate 3e-3": ("distill.optimizer.kwargs.learning_rate=3e-3",),
+    "rate 5e-2": ("distill.optimizer.kwargs.learning_rate=5e-2",),
+    "temperature 4": ("distill.temperature=4.0",),
+    "temperature 16": ("distill.temperature=16.0",),
+    "batches of 32": ("distill.batch_size=32",),
+    "pasted rectangles": ("distill.mix=cutmix",),
+    "similarities": ("distill.similarity=1.0",),
 }
 
 
@@ -98,7 +113,7 @@ def settings_of(args: argparse.Namespace, name: str) -> list[str]:
         "--config.eval.episodes=2",
         "--config.eval.shots=(1,5)",
         "--config.eval.baselines=()",
-        *(f"--config.{line}" for line in SETTINGS[name]),
+        *(f"--config.{line}" for line in (SETTINGS | OTHERS)[name]),
     ]
 
 
@@ -162,9 +177,11 @@ def main() -> None:
     parser.add_argument("--judges", type=int, default=4)
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--images", type=int, default=3000)
+    parser.add_argument("--others", action="store_true", help="ten other settings")
     args = parser.parse_args(given[:cut])
     args.rest = given[cut + 1 :]
-    found = {name: measured(args, name) for name in SETTINGS}
+    names = OTHERS if args.others else SETTINGS
+    found = {name: measured(args, name) for name in names}
     columns = list(next(iter(found.values())))
     print(f"\n{'setting':30s}", *(f"{key:>8s}" for key in columns))
     for name, row in found.items():
