@@ -17,7 +17,8 @@ validation classes; the table ends with the rank correlations:
 - loss: how near the model came to its own teachers, at the last step.
 
 ``--others`` are ten other settings, for another zoo: a judge is chosen by the first ten
-and reported once on these.  Settings are runs of their own in DIR, which continue when interrupted.
+and reported once on these.  Settings are runs of their own in DIR, which continue when
+interrupted.
 """
 
 import argparse
