@@ -9,6 +9,8 @@
 --distributed=auto|on|off  several hosts; with --coordinator=HOST:PORT,
                          --num_processes=N, --process_id=I where no cluster tells them
 --compilation_cache=DIR|off
+--help                   this; with --config=FILE.py also every key of that config, its
+                         value there, what may stand and what it does
 """
 
 import errno
@@ -17,6 +19,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import textwrap
 import types
 from collections.abc import Sequence
 from typing import Any
@@ -43,8 +46,7 @@ RUNS = {
 def main(argv: Sequence[str]) -> int:
     """Runs a command line and returns the exit status."""
     if {"-h", "--help"} & set(argv[1:]):
-        print(__doc__)
-        return 0
+        return show_help([item for item in argv if item not in ("-h", "--help")])
     try:
         command = command_line.parse(argv)
         config: Any = command.config
@@ -84,6 +86,29 @@ def main(argv: Sequence[str]) -> int:
     step = (outcome or {}).get("stopped_at")
     if step is not None:
         print(f"stopped at step {step}; resume with the same command", flush=True)
+    return 0
+
+
+def show_help(argv: Sequence[str]) -> int:
+    """Says how this is called and, where a config is named, what its keys are."""
+    print(__doc__)
+    if not any(item.split("=")[0] in ("--config", "-config") for item in argv):
+        return 0
+    from experiments.harness import files, sections
+    from experiments.methods import checks
+
+    try:
+        config: Any = command_line.parse([*argv, "--workdir=unused"]).config
+        record = checks.record_of(config.run, config.get("algorithm"))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    values = files.flatten(config)
+    for row in sections.document(record):
+        value = repr(values[row.key]) if row.key in values else row.default
+        allowed = f" ({row.allowed})" if row.allowed else ""
+        print(f"--config.{row.key}={value}{allowed}")
+        print(textwrap.indent(textwrap.fill(" ".join(row.text.split()), 80), "    "))
     return 0
 
 

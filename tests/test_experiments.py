@@ -15,7 +15,7 @@ from PIL import Image
 from experiments import inputs, pretrain_zoo, run, train
 from experiments.configs import variants
 from experiments.data import procedural
-from experiments.harness import loop, stopping
+from experiments.harness import files, loop, stopping
 from experiments.inputs import command_line
 from experiments.methods import base, free
 from free_jax import (
@@ -160,6 +160,23 @@ def test_finished_run_is_not_trained_again(finished, monkeypatch):
     )
     again = train.main(parse(RANDOM), str(workdir))
     assert again["results"] == result["results"]
+
+
+@pytest.mark.parametrize(
+    "name", ["panel", "pretrain_cifar_fs_conv4", "compare_cifar_fs"]
+)
+def test_help_lists_every_key_of_a_config(name, capsys):
+    file = f"experiments/configs/{name}.py"
+    argv = ["run.py", "--help", f"--config={file}", "--config.seed=7"]
+    assert run.main(argv) == 0
+    told = capsys.readouterr().out
+    keys = files.flatten(command_line.parse(["run.py", f"--config={file}"]).config)
+    said = {line.split("=")[0] for line in told.splitlines() if line[:8] == "--config"}
+    # A network's keywords stand under its name.
+    said = {each.removeprefix("--config.") for each in said}
+    assert all(any(key == s or key.startswith(f"{s}.") for s in said) for key in keys)
+    assert "--config.seed=7" in told
+    assert run.main(["run.py", "--help", "--config=nothing.py"]) == 2
 
 
 @pytest.mark.slow
