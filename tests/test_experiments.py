@@ -17,7 +17,7 @@ from experiments.configs import variants
 from experiments.data import procedural
 from experiments.harness import files, loop, stopping
 from experiments.inputs import command_line
-from experiments.methods import base, free
+from experiments.methods import base, checks, free
 from free_jax import (
     Teachers,
     Zoo,
@@ -162,6 +162,14 @@ def test_finished_run_is_not_trained_again(finished, monkeypatch):
     assert again["results"] == result["results"]
 
 
+def test_teachers_that_are_named_take_the_place_of_those_to_be_trained():
+    named = "--config.zoo.path=somewhere"
+    assert parse(named).zoo.pretrain.num_teachers == 0
+    assert parse().zoo.pretrain.num_teachers == 3
+    with pytest.raises(InputError, match="exclude each other"):
+        checks.validate(parse(named, "--config.zoo.pretrain.num_teachers=3"))
+
+
 @pytest.mark.parametrize(
     "name", ["panel", "pretrain_cifar_fs_conv4", "compare_cifar_fs"]
 )
@@ -216,7 +224,7 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
         ("--config.mesh.local=foo", "choose one of auto, map, vmap"),
         ("--config.eval.yardsticks=('randm',)", "choose one of random"),
         ("--config.eval.every_steps=0", "must be at least 1"),
-        ("--config.zoo.path=somewhere", "exclude each other"),
+        ("--config.zoo.path=somewhere", "somewhere"),
         ("--config.zoo.pretrain.train_fraction=1.0", "between 0 and 1"),
     ],
 )
