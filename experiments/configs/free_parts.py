@@ -1,13 +1,14 @@
 r"""Where FREE's accuracy is lost: its parts replaced one at a time.
 
-    for part in real pixels five free unaligned fainter balanced converged; do
+    for part in real pixels leaves five free unaligned fainter balanced converged; do
       python experiments/run.py --workdir=runs/free_parts/$part \
         --config=experiments/configs/free_parts.py:part=$part
     done
 
 ``real`` is the same meta-learner (MAML) in as many updates on REAL training images of
 the teachers' classes, which is what recovery can at best reach; ``pixels`` and ``five``
-are tasks recovered beforehand, by pixels or by a meta-trained generator; ``free`` is
+are tasks recovered beforehand, by pixels or by a meta-trained generator, ``leaves`` by
+pixels that start from dead leaves, as the panel's do; ``free`` is
 the whole, whose memory grows as it learns; ``unaligned`` the whole without BELL,
 ``fainter`` with a 67th of it; ``balanced`` with batch-norm statistics relative to the
 running deviations and weighed by their number; ``converged`` inverts in 50 steps in
@@ -38,6 +39,11 @@ WARMUP = 10
 ON_REAL = ("real",)
 BEFOREHAND: dict[str, dict[str, Any]] = {
     "pixels": {},
+    "leaves": {
+        "recover.inversion.init": "dead_leaves",
+        "recover.inversion.num_steps": 50,
+        "recover.inversion.objective.total_variation": 0.3,
+    },
     "five": preinverted_cifar_fs.FIVE,
 }
 WHOLE: dict[str, dict[str, Any]] = {
