@@ -30,7 +30,7 @@ if str(REPOSITORY) not in sys.path:
 
 import jax  # noqa: E402
 
-from experiments.harness import metrics, results  # noqa: E402
+from experiments.harness import files, metrics, results, sections  # noqa: E402
 from experiments.inputs import command_line  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
@@ -94,8 +94,7 @@ def show_help(argv: Sequence[str]) -> int:
     print(__doc__)
     if not any(item.split("=")[0] in ("--config", "-config") for item in argv):
         return 0
-    from experiments.harness import files, sections
-    from experiments.methods import checks
+    from experiments.methods import checks  # Methods: only where they are asked for.
 
     try:
         config: Any = command_line.parse([*argv, "--workdir=unused"]).config

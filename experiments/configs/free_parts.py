@@ -19,8 +19,9 @@ Procedural images and twelve teachers trained in the run; ``:cifar_fs`` with
 the meta-learner (200), ``:seed=N``, ``:smoke``.  Everything is measured on validation
 classes; test classes are not looked at.
 
-Hours: two to five minutes a part on one core.  Expected accuracy: the table of FREE's
-parts in BUILD_NOTES.md.
+Hours: two to five minutes a part on one core; ``five``, ``fainter``, ``balanced`` and
+``converged`` were not run.  Expected accuracy: the table of FREE's parts in
+BUILD_NOTES.md.
 """
 
 from typing import Any
