@@ -34,6 +34,7 @@ class Further(NamedTuple):
       path: that holds the class folders.
       files: image files of each class.
       queries: of a class in an episode.
+      needed: images of a class that an episode takes.
       told: that there are fewer of them, or classes with too few images; or "".
     """
 
@@ -41,6 +42,7 @@ class Further(NamedTuple):
     path: pathlib.Path
     files: Files
     queries: int
+    needed: int
     told: str = ""
 
     def about(self) -> dict[str, str | int]:
@@ -136,7 +138,7 @@ def _listed(
     if small := len(counts) - len(files):
         told += f"{'; ' if told else ''}{small} of {len(counts)} classes are left out: "
         told += f"fewer than {shots + held} images"
-    return Further(name, path, files, held, told)
+    return Further(name, path, files, held, shots + held, told)
 
 
 def load(further: Further, chosen: Preset) -> ImageBank:
@@ -155,7 +157,7 @@ def load(further: Further, chosen: Preset) -> ImageBank:
     rng = np.random.default_rng(0)
     size = (chosen.image_size, chosen.image_size)
     held = ROOM // (len(further.files) * 3 * chosen.image_size**2)
-    most = min(MOST, held, max(map(len, further.files.values())))
+    most = min(MOST, max(held, further.needed), max(map(len, further.files.values())))
     images = np.zeros((len(further.files), most, *size, 3), np.uint8)
     counts = np.zeros(len(further.files), np.int32)
     for row, files in enumerate(further.files.values()):

@@ -38,6 +38,7 @@ from free_jax.panel.transfer_set import (
     voted_classes,
 )
 from free_jax.panel.trust import Trust, rows_of, trust, vote
+from free_jax.panel.voices import heard
 
 __all__ = [
     "Described",
@@ -69,6 +70,7 @@ __all__ = [
     "distil",
     "distillation",
     "equal_columns",
+    "heard",
     "joined",
     "judge",
     "most_answers",

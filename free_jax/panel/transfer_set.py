@@ -412,19 +412,23 @@ class Voted(NamedTuple):
     voters: int
 
 
-def voted_classes(zoo: zoo_lib.Zoo, images: SyntheticImages, answers: Answers) -> Voted:
+def voted_classes(
+    zoo: zoo_lib.Zoo,
+    images: SyntheticImages,
+    answers: Answers,
+    voices: np.ndarray | None = None,
+) -> Voted:
     """The class of each image by those teachers of a zoo that can be trusted.
 
     Args:
       zoo: all teachers.
       images: that they were asked about.
       answers: of all of them; NaN where one was not asked.
+      voices: [N, T] which of them were asked about which image; None: all about all.
 
     Raises:
       InputError: no teacher is trusted.
     """
-    voices = heard(answers)
-    voices = None if voices.all() else voices
     believed = np.flatnonzero(judge(zoo, images, answers, voices=voices).weights)
     if not believed.size:
         raise InputError(_NOBODY)
