@@ -19,9 +19,10 @@ import jax
 from experiments import inputs, train
 from experiments.evaluation import comparison_report
 from experiments.harness import stopping
+from experiments.harness.command_line import Given
 from experiments.harness.run import Run
 from experiments.inputs import command_line, contents
-from experiments.methods import checks, dry, runs
+from experiments.methods import checks, dry, identity, runs
 from experiments.methods.options import Comparison
 from experiments.stages import pretrain, teachers
 from free_jax.errors import InputError
@@ -29,7 +30,7 @@ from free_jax.zoo import Zoo
 
 # What may differ between the runs that share a working directory: more methods and
 # seeds, and whatever cells may change.
-MAY_CHANGE = ("choose", "methods", "seeds", *train.MAY_CHANGE)
+MAY_CHANGE = ("choose", "methods", "seeds", *identity.MAY_CHANGE)
 
 # Keys of a cell's evaluation that the comparison decides.
 SHARED = ("shots", "queries", "split", "episodes", "temperature")
@@ -51,7 +52,7 @@ class Cell(NamedTuple):
     workdir: pathlib.Path
 
 
-def main(config: Any, workdir: str) -> dict[str, Any]:
+def main(config: Given, workdir: str) -> dict[str, Any]:
     """Runs all cells that are not finished and writes tables and plots.
 
     Args:
@@ -117,7 +118,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         return write(outcomes, final=True)
 
 
-def check(config: Any, workdir: str) -> dry.Findings:
+def check(config: Given, workdir: str) -> dry.Findings:
     """Looks at what all cells need, as `main` does; nothing is computed or written.
 
     Raises:
@@ -142,7 +143,7 @@ def check(config: Any, workdir: str) -> dry.Findings:
     return [*found, ("not tried", dry.not_tried(zoo))]
 
 
-def _identity(config: Any, settings: Comparison) -> dict[str, Any]:
+def _identity(config: Given, settings: Comparison) -> dict[str, Any]:
     """By what a comparison is known in its working directory."""
     # Cells may learn from any split, or select by it.
     data = contents.of_data(settings.data, _splits(settings))
@@ -195,7 +196,7 @@ def _planned(config: Comparison, run: Run) -> Zoo:
 
 
 def _refused(
-    config: Any, names: Sequence[str], zoo: Zoo, run: Run
+    config: Given, names: Sequence[str], zoo: Zoo, run: Run
 ) -> dict[str, InputError]:
     """The methods whose cells would be refused, and why."""
     found: dict[str, InputError] = {}
@@ -223,7 +224,7 @@ def _title(config: Comparison) -> str:
     )
 
 
-def _run(config: Any, cell: Cell, zoo_path: str) -> dict[str, Any]:
+def _run(config: Given, cell: Cell, zoo_path: str) -> dict[str, Any]:
     """The cell's result, ``{"stopped_at": ...}``, or ``{"error": one line}``."""
     clock = time.monotonic()
     log = cell.workdir / "error.txt"
@@ -241,12 +242,13 @@ def _run(config: Any, cell: Cell, zoo_path: str) -> dict[str, Any]:
     return result
 
 
-def cell_config(config: Any, cell: Cell, zoo_path: str) -> Any:
+def cell_config(given: Given, cell: Cell, zoo_path: str) -> Given:
     """A method's own config, on the comparison's data, zoo, episodes and budget.
 
     Raises:
       InputError: a config file or key that does not exist.
     """
+    config: Any = given
     file, *overrides = shlex.split(config.methods[cell.method])
     name = file.partition(":")[0]
     if not (CONFIGS / name).is_file():

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.harness import metrics, results, stopping
+from experiments.harness.command_line import Given
 from experiments.inputs import contents
 from experiments.inputs.options import ZooOptions
 from experiments.methods import checks, dry, runs
@@ -13,7 +14,7 @@ from experiments.stages import pretrain
 from free_jax.zoo import Zoo
 
 
-def main(config: Any, workdir: str) -> dict[str, Any]:
+def main(config: Given, workdir: str) -> dict[str, Any]:
     """Trains ``config.zoo.num_teachers`` teachers and writes ``<workdir>/zoo``.
 
     Args:
@@ -38,7 +39,7 @@ def main(config: Any, workdir: str) -> dict[str, Any]:
         return _report(config, workdir, zoo)
 
 
-def check(config: Any, workdir: str) -> dry.Findings:
+def check(config: Given, workdir: str) -> dry.Findings:
     """Looks at everything that `main` needs; nothing is trained or written.
 
     Raises:
@@ -58,13 +59,13 @@ def check(config: Any, workdir: str) -> dry.Findings:
     ]
 
 
-def _identity(config: Any, settings: Pretraining) -> dict[str, Any]:
+def _identity(config: Given, settings: Pretraining) -> dict[str, Any]:
     """By what a run is known in its working directory."""
     data = contents.of_data(settings.data, ("train",), ("train",))
     return {"identity": config, "may_change": (), "contents": {"data": data}}
 
 
-def _report(config: Any, workdir: str, zoo: Zoo) -> dict[str, Any]:
+def _report(config: Given, workdir: str, zoo: Zoo) -> dict[str, Any]:
     (group,) = zoo.groups
     ids = np.asarray(group.teachers.class_ids)
     rows = [

@@ -56,7 +56,7 @@ def pytest_configure(config):
 
 
 def remove_oldest(folder: pathlib.Path):
-    """Empties a cache that has grown beyond its limit, oldest files first, to a half."""
+    """Empties a cache that has outgrown its limit to half of it, oldest files first."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     told = {path: path.stat() for path in files}
     size = sum(one.st_size for one in told.values())

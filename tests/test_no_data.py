@@ -14,7 +14,7 @@ from experiments.data import procedural
 from experiments.evaluation import predictions
 from experiments.inputs import command_line
 from experiments.inputs.options import DataOptions
-from experiments.methods import checks
+from experiments.methods import checks, identity
 from experiments.stages import estimate, reuse
 from free_jax import inversion, panel, zoo
 from free_jax.errors import InputError
@@ -385,4 +385,4 @@ def test_what_only_real_images_could_measure_is_refused_without_them(unequal, tm
         argv = ["run.py", "--config=experiments/configs/panel.py"]
         argv += [f"--config.zoo.path={unequal}", f"--config.eval.select={select}"]
         settings = checks.validate(command_line.parse(argv).config)
-        assert ("data.path" in train.may_change(settings)) == free
+        assert ("data.path" in identity.may_change(settings)) == free

@@ -21,10 +21,15 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
+# A config as a command line gives it: nested, its values not yet looked at.  Who reads
+# it makes a record of it (`sections.read`).
+Given = ml_collections.ConfigDict
+
+
 class Command(NamedTuple):
     """What the user asked for."""
 
-    config: ml_collections.ConfigDict
+    config: Given
     workdir: str
     distributed: str
     compilation_cache: str

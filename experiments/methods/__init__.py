@@ -5,7 +5,7 @@ One whose ``build`` takes minutes has ``prepare`` as well.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from experiments import inputs
 from experiments.harness.method import Method
@@ -19,6 +19,7 @@ from experiments.methods import (
     preinverted,
     purer,
 )
+from experiments.methods.options import Settings
 from experiments.stages.options import Recovery
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
@@ -39,11 +40,12 @@ __all__ = [
     "check_untrained",
     "estimated",
     "learns_from",
+    "may_have_more_steps",
     "prepare",
 ]
 
 
-def build(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
+def build(config: Settings, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
     """Builds what ``config.algorithm`` names.
 
     Args:
@@ -59,7 +61,9 @@ def build(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
     return prepare(config, zoo, run)()
 
 
-def prepare(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Callable[[], Method]:
+def prepare(
+    config: Settings, zoo: zoo_lib.Zoo | None, run: Run
+) -> Callable[[], Method]:
     """Does what `build` does at once; the rest, which may take minutes, is returned.
 
     Whatever is wrong with options, teachers or an earlier run's images is told here,
@@ -85,7 +89,7 @@ def prepare(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> Callable[[], Meth
     return lambda: method
 
 
-def estimated(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> str:
+def estimated(config: Settings, zoo: zoo_lib.Zoo | None, run: Run) -> str:
     """What a method's stages will take, in words; "" where nobody can say."""
     module = ALGORITHMS[config.algorithm]
     if zoo is None or not hasattr(module, "estimated"):
@@ -98,7 +102,13 @@ def learns_from(algorithm: str) -> tuple[str, ...]:
     return getattr(ALGORITHMS[algorithm], "LEARNS_FROM", ())
 
 
-def check_untrained(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> None:
+def may_have_more_steps(config: Settings) -> bool:
+    """Whether a run goes on where it ended when it is asked for more steps."""
+    module = ALGORITHMS[config.algorithm]
+    return getattr(module, "may_have_more_steps", lambda config: True)(config)
+
+
+def check_untrained(config: Settings, zoo: zoo_lib.Zoo | None, run: Run) -> None:
     """`prepare` for teachers that have yet to be trained.
 
     Args:
@@ -111,6 +121,7 @@ def check_untrained(config: Any, zoo: zoo_lib.Zoo | None, run: Run) -> None:
     """
     recovery = getattr(config, "recover", None)
     if isinstance(recovery, Recovery):
-        config = config._replace(recover=recovery._replace(reuse="", against=""))
+        anew = recovery._replace(reuse="", against="")
+        config = cast(Any, config)._replace(recover=anew)
     # What is kept in the run's own folder is not of them either.
     prepare(config, zoo, dataclasses.replace(run, workdir=f"{run.workdir}/untrained"))

@@ -7,6 +7,7 @@ What one key may be is said by its annotation, what several say together by the 
 from typing import Any
 
 from experiments.harness import files, sections
+from experiments.harness.command_line import Given
 from experiments.inputs import former_keys
 from experiments.inputs.options import TeacherRecipe, ZooOptions
 from experiments.methods import ALGORITHMS
@@ -31,7 +32,7 @@ def record_of(run: Any, algorithm: Any) -> type:
     return ALGORITHMS[algorithm].Config
 
 
-def validate(config: Any) -> Any:
+def validate(config: Given) -> Any:
     """Reads a config and refuses values that make no run.
 
     Returns:

@@ -2,12 +2,12 @@
 
 import importlib.util
 from collections.abc import Sequence
-from typing import Any
 
 from experiments import inputs
 from experiments.inputs.contents import fingerprint
 from experiments.inputs.further import Further
 from experiments.inputs.options import DataOptions, ZooOptions
+from experiments.methods.options import Settings
 from experiments.stages.options import Recovery
 from free_jax.zoo import Zoo
 
@@ -60,7 +60,7 @@ def teachers(options: ZooOptions, zoo: Zoo | None) -> Findings:
     return [("teachers", f"{told}, content {fingerprint(zoo)}")]
 
 
-def earlier(config: Any) -> Findings:
+def earlier(config: Settings) -> Findings:
     """The earlier run whose images are used."""
     section = getattr(config, "recover", None)
     if not isinstance(section, Recovery) or not (section.reuse or section.against):

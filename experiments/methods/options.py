@@ -1,7 +1,7 @@
 """What all runs have in common, and the configs of runs that are no method's."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from experiments.evaluation.options import EvalOptions, TableOptions
 from experiments.harness.options import (
@@ -45,6 +45,25 @@ class Common(NamedTuple):
     mesh: MeshOptions = MeshOptions()
     log: LogOptions = LogOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()
+
+
+class Settings(Protocol):
+    """What every method's ``Config`` has, beside the sections that are its own."""
+
+    @property
+    def algorithm(self) -> str:
+        """The method's name, a key of `methods.ALGORITHMS`."""
+        ...
+
+    @property
+    def common(self) -> Common:
+        """What all methods have."""
+        ...
+
+    @property
+    def learner(self) -> NamedTuple:
+        """How a model is adapted to an episode, as far as the method has a choice."""
+        ...
 
 
 # Its keys stand beside those of the method itself.

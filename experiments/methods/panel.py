@@ -120,6 +120,11 @@ def check(config: Config) -> None:
         )
 
 
+def may_have_more_steps(config: Config) -> bool:
+    """A rate that decays to the last step makes more steps another run."""
+    return not config.distill.cosine
+
+
 class Plan(NamedTuple):
     """A distillation whose images have yet to be made.
 
