@@ -40,7 +40,11 @@ def random_variables(arch: Network, seed=0):
 
 @pytest.mark.parametrize(
     ("name", "norm"),
-    [("conv4", "batch"), ("conv4", "running"), ("resnet18", "running")],
+    [
+        ("conv4", "batch"),
+        ("conv4", "running"),
+        pytest.param("resnet18", "running", marks=pytest.mark.slow),
+    ],
 )
 def test_classifiers_agree(name, norm, key):
     arch = cases.classifier(name)
@@ -64,6 +68,7 @@ def views_of(key, count=4) -> torch_inversion.View:
     return torch_inversion.View(int(middle[0]) - 16, int(middle[1]) - place, flip)
 
 
+@pytest.mark.slow
 def test_inversion_losses_agree(key):
     arch, generator = cases.classifier("conv4", width=8), Generator((32, 32, 3), 4)
     labels = episodes.balanced_labels(5, 1)

@@ -274,6 +274,7 @@ def test_last_stores_one_teacher_a_step():
     assert counts[2].sum() == 2 * PER_CLASS * toy.WAY
 
 
+@pytest.mark.slow
 def test_a_fresh_adam_makes_sign_steps():
     """After the first step a persistent Adam would not move by exactly its rate."""
     before, states, _ = scanned()

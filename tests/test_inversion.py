@@ -177,6 +177,7 @@ def test_meta_gradient_is_the_finite_difference_at_the_last_iterate(teachers):
             )
 
 
+@pytest.mark.slow
 def test_teachers_of_another_size_conditional_generators_and_the_adversary():
     large = toy.tiny((20, 24, 3))
     teacher = zoo.take(toy.random_teachers(large, 1), 0)

@@ -228,7 +228,7 @@ def test_batch_norm_keeps_the_type_and_never_lowers_precision(dtype):
         ("resnet10", 4_900_677, 12),
         pytest.param("resnet18", 11_171_397, 20, marks=pytest.mark.slow),
         pytest.param("resnet34", 21_279_557, 36, marks=pytest.mark.slow),
-        ("resnet50", 23_506_693, 49),
+        pytest.param("resnet50", 23_506_693, 49, marks=pytest.mark.slow),
         pytest.param("resnet101", 42_503_173, 100, marks=pytest.mark.slow),
     ],
 )

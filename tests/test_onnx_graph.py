@@ -564,7 +564,9 @@ def test_damaged_bytes_are_refused_or_read(tmp_path_factory, changes):
     ("folder", "file"),
     [
         pytest.param("lcnet-onnx-17-batch1", "model.onnx", marks=pytest.mark.slow),
-        ("resnet10-onnx-20-softmax", "classifier.onnx"),
+        pytest.param(
+            "resnet10-onnx-20-softmax", "classifier.onnx", marks=pytest.mark.slow
+        ),
     ],
 )
 def test_published_models_agree(folder, file):

@@ -56,7 +56,9 @@ def generator_recipe(labels="concat", **changes):
     )._replace(**changes)
 
 
-@pytest.mark.parametrize("init", ["noise", "dead_leaves"])
+@pytest.mark.parametrize(
+    "init", ["noise", pytest.param("dead_leaves", marks=pytest.mark.slow)]
+)
 def test_pixels(init):
     recipe = Recipe(init=init, num_steps=3, optimizer=adam(0.05))
     direct = inversion.pixel_inverter(
@@ -65,6 +67,7 @@ def test_pixels(init):
     toy.assert_equal(inverted(inversion.build(recipe, toy.ARCH)), inverted(direct))
 
 
+@pytest.mark.slow
 def test_an_adversary_is_the_student_given():
     objective = Objective(adversarial=2.0)
     params = toy.ARCH.init(jax.random.key(5))["params"]

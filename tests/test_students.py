@@ -96,7 +96,7 @@ def test_every_pixel_counts(name):
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
-        ("vit", "maml"),
+        pytest.param("vit", "maml", marks=pytest.mark.slow),
         ("vit", "anil"),
         ("vit", "protonet"),
         pytest.param("convnext", "maml", marks=pytest.mark.slow),

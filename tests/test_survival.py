@@ -143,6 +143,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
     assert outcome(tmp_path) == outcome(uninterrupted)
 
 
+@pytest.mark.slow
 def test_a_chain_of_signals_in_the_stage_and_in_the_loop(toy, uninterrupted, tmp_path):
     """SIGTERM and SIGINT, each as soon as something new is told."""
     slow = "--config.sleep=0.2"

@@ -148,6 +148,7 @@ def free_by_hand(key, state, data, number):
     return groups, generator, memory, params, np.mean(losses)
 
 
+@pytest.mark.slow
 def test_free_inverts_teachers_of_all_groups_as_a_loop_does():
     algorithm, data = free(), five_groups()
     step = toy.compiled_once(algorithm)

@@ -213,7 +213,11 @@ def test_answers_by_hand():
 
 
 @pytest.mark.parametrize(
-    "gives", ["rounded", pytest.param("labels", marks=pytest.mark.slow)]
+    "gives",
+    [
+        pytest.param("rounded", marks=pytest.mark.slow),
+        pytest.param("labels", marks=pytest.mark.slow),
+    ],
 )
 def test_recovers_what_a_trained_teacher_wants_to_see(gives):
     """From queries alone, whatever is told; a label costs a longer perturbation."""
