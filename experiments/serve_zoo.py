@@ -3,10 +3,11 @@
     python experiments/serve_zoo.py --zoo=DIR --folder=DIR [--limit=3] [--port=8080] \
         [-- --config=experiments/configs/panel_cifar_fs.py:queries ...]
 
-Writes an ONNX file for each teacher, the server's settings and ``apis.yaml`` to the
-folder, starts the server on loopback, runs ``experiments/run.py`` with everything
-behind ``--`` and ``--config.zoo.apis=FOLDER/apis.yaml``, and stops the server.  Without
-``--`` it serves until it is interrupted; with ``--export_only`` it only writes.
+Writes an ONNX file for each Conv4 and ResNet (others are served by JAX, from the zoo),
+the server's settings and ``apis.yaml`` to the folder, starts the server on loopback,
+runs ``experiments/run.py`` with everything behind ``--`` and
+``--config.zoo.apis=FOLDER/apis.yaml``, and stops the server.  Without ``--`` it serves
+until it is interrupted; with ``--export_only`` it only writes.
 """
 
 import argparse
@@ -28,18 +29,28 @@ if str(REPOSITORY) not in sys.path:
 
 import numpy as np  # noqa: E402
 
+from free_jax import release  # noqa: E402
 from free_jax import zoo as zoo_lib  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
-from free_jax.interop.onnx_weights import to_onnx  # noqa: E402
 
 
-def export(zoo: zoo_lib.Zoo, folder: Any, port: int = 8080) -> pathlib.Path:
+def export(
+    zoo: zoo_lib.Zoo,
+    folder: Any,
+    port: int = 8080,
+    *,
+    source: Any = None,
+    limit: int | None = None,
+) -> pathlib.Path:
     """Writes ONNX files, a model repository of MLServer, and ``apis.yaml``.
 
     Args:
-      zoo: teachers, of any architectures.
+      zoo: teachers, of any networks.
       folder: made if missing.
       port: of the server on loopback; the next one is its gRPC port.
+      source: where `zoo` is on disk: from there the server itself reads networks that
+        are not written as ONNX.
+      limit: only so many teachers of each group, the first ones.
 
     Returns:
       The path of ``apis.yaml``.
@@ -48,45 +59,37 @@ def export(zoo: zoo_lib.Zoo, folder: Any, port: int = 8080) -> pathlib.Path:
 
     root = pathlib.Path(folder).expanduser()
     root.mkdir(parents=True, exist_ok=True)
-    entries, number = [], 0
-    for group in zoo.groups:
-        arch = group.network
-        for i in range(group.num_teachers):
-            name = f"teacher{number:03d}"
-            model = root / name
-            model.mkdir(exist_ok=True)
-            teacher = zoo_lib.take(group.teachers, i)
-            (model / "model.onnx").write_bytes(to_onnx(teacher.variables, arch, name))
-            shape = list(arch.image_shape)
-            settings = {
-                "name": name,
-                "implementation": "free_jax.remote.mlserver_model.OnnxModel",
-                "platform": "onnx",
-                "parameters": {"uri": "./model.onnx", "version": "1"},
-                "inputs": [
-                    {"name": "images", "datatype": "FP32", "shape": [-1, *shape]}
-                ],
-                "outputs": [
-                    {
-                        "name": "logits",
-                        "datatype": "FP32",
-                        "shape": [-1, arch.num_classes],
-                    }
-                ],
+    numbers = range(zoo.num_teachers)
+    if limit:
+        numbers = zoo_lib.first_of_each_group(zoo, limit)
+    entries = []
+    for number in map(int, numbers):
+        place, row = zoo.locate(number)
+        group = zoo.groups[place]
+        arch, teacher = group.network, zoo_lib.take(group.teachers, row)
+        name = f"teacher{number:03d}"
+        model = root / name
+        model.mkdir(exist_ok=True)
+        if release.is_written(arch) or source is None:
+            file = release.onnx_classifier(arch, teacher.variables)
+            (model / "model.onnx").write_bytes(file.SerializeToString())
+            kind, parameters = "onnx", {"uri": "./model.onnx"}
+        else:
+            uri = str(pathlib.Path(source).expanduser().resolve())
+            kind, parameters = "jax", {"uri": uri, "extra": {"teacher": number}}
+        settings = _settings(name, kind, parameters, arch)
+        (model / "model-settings.json").write_text(json.dumps(settings, indent=1))
+        ids = np.asarray(teacher.class_ids)
+        entries.append(
+            {
+                "model": name,
+                "class_names": [zoo.class_names[k] for k in ids],
+                "image_size": arch.image_shape[0],
+                "mean": list(arch.mean),
+                "std": list(arch.std),
+                "domain": group.domain,
             }
-            (model / "model-settings.json").write_text(json.dumps(settings, indent=1))
-            ids = np.asarray(teacher.class_ids)
-            entries.append(
-                {
-                    "model": name,
-                    "class_names": [zoo.class_names[k] for k in ids],
-                    "image_size": shape[0],
-                    "mean": list(arch.mean),
-                    "std": list(arch.std),
-                    "domain": group.domain,
-                }
-            )
-            number += 1
+        )
     server = {
         "host": "127.0.0.1",
         "http_port": port,
@@ -104,6 +107,24 @@ def export(zoo: zoo_lib.Zoo, folder: Any, port: int = 8080) -> pathlib.Path:
     file = root / "apis.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     return file
+
+
+# What runs a model of each platform, see `free_jax.remote.mlserver_model`.
+RUNTIMES = {"onnx": "OnnxModel", "jax": "ZooModel"}
+
+
+def _settings(name: str, kind: str, parameters: Any, network: Any) -> dict[str, Any]:
+    """What MLServer asks to know of a model."""
+    images = [-1, *network.image_shape]
+    logits = [-1, network.num_classes]
+    return {
+        "name": name,
+        "implementation": f"free_jax.remote.mlserver_model.{RUNTIMES[kind]}",
+        "platform": kind,
+        "parameters": {"version": "1", **parameters},
+        "inputs": [{"name": "images", "datatype": "FP32", "shape": images}],
+        "outputs": [{"name": "logits", "datatype": "FP32", "shape": logits}],
+    }
 
 
 @contextlib.contextmanager
@@ -164,10 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(own)
     try:
         zoo = zoo_lib.load_zoo(pathlib.Path(args.zoo).expanduser())
-        if args.limit:
-            zoo = zoo_lib.subset(zoo, args.limit)
-        file = export(zoo, args.folder, args.port)
-        print(f"{zoo.num_teachers} teachers written to {args.folder}", flush=True)
+        file = export(zoo, args.folder, args.port, source=args.zoo, limit=args.limit)
+        print(f"teachers written to {args.folder}", flush=True)
         if args.export_only:
             return 0
         with serving(args.folder) as url:

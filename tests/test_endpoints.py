@@ -48,6 +48,7 @@ from free_jax import (  # noqa: E402
     make_network,
     map_tasks,
     panel,
+    release,
     take,
 )
 from free_jax import remote as remote_lib  # noqa: E402
@@ -527,8 +528,6 @@ def test_resnets_as_onnx_agree(name, kwargs):
     import onnxruntime
     from flax import traverse_util
 
-    from free_jax.interop.onnx_weights import to_onnx
-
     arch = make_network(name, num_classes=3, image_shape=(16, 16, 3), **kwargs)
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(arch.init, jax.random.key(0))
@@ -540,10 +539,55 @@ def test_resnets_as_onnx_agree(name, kwargs):
         flat[path] = jnp.asarray(value, jnp.float32)
     variables = traverse_util.unflatten_dict(flat)
     images = pictures(2)[:, :16, :16]
-    session = onnxruntime.InferenceSession(to_onnx(variables, arch, name))
+    file = release.onnx_classifier(arch, variables).SerializeToString()
+    session = onnxruntime.InferenceSession(file)
     (got,) = session.run(None, {"images": np.asarray(arch.normalize(images))})
     wanted = np.asarray(jax.jit(arch.apply)(variables, images))
     np.testing.assert_allclose(got, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_any_network_is_served(tmp_path):
+    """One that is not written as ONNX by JAX, whatever number of images is sent."""
+    import asyncio
+
+    from mlserver import ModelSettings
+    from mlserver.codecs import NumpyCodec
+    from mlserver.types import InferenceRequest
+
+    from free_jax.remote import mlserver_model
+
+    arch = make_network("vit", num_classes=3, image_shape=(16, 16, 3), bgr=True)
+    assert not release.is_written(arch)
+    inits = jax.vmap(arch.init)(jax.random.split(jax.random.key(0), 2))
+    # Heads start at zero.
+    inits = jax.tree.map(
+        lambda x: x + 0.02 * jnp.sin(jnp.arange(x.size)).reshape(x.shape), inits
+    )
+    ids = jnp.arange(6).reshape(2, 3)
+    group = ZooGroup(arch, Teachers(inits, ids), np.full(2, np.nan), "")
+    one = Zoo((group,), tuple("abcdef"))
+    save_zoo(one, tmp_path / "zoo")
+    file = serve_zoo.export(one, tmp_path / "served", source=tmp_path / "zoo")
+    assert [
+        e["class_names"] for e in yaml.safe_load(file.read_text())["endpoints"]
+    ] == [
+        ["a", "b", "c"],
+        ["d", "e", "f"],
+    ]
+    settings = tmp_path / "served" / "teacher001" / "model-settings.json"
+    model = mlserver_model.ZooModel(ModelSettings.parse_file(settings))
+    images = pictures(3)[:, :16, :16]
+    sent = np.asarray(jnp.asarray(images) / 255 if images.dtype == np.uint8 else images)
+    sent = (sent - np.float32(arch.mean)) / np.float32(arch.std)
+    request = InferenceRequest(inputs=[NumpyCodec.encode_input("images", sent)])
+
+    async def answered():
+        await model.load()
+        return await model.predict(request)
+
+    (output,) = asyncio.run(answered()).outputs
+    wanted = jax.jit(arch.apply)(take(group.teachers, 1).variables, images)
+    np.testing.assert_allclose(NumpyCodec.decode_output(output), wanted, atol=1e-5)
 
 
 def test_less_telling_answers_become_logits_of_what_they_tell():

@@ -73,8 +73,44 @@ def onnx_model(network: Network, variables: PyTree, given: str = "uint8") -> Any
     if described:
         x = build.dense(x, variables["params"]["head"])
         x = _descriptions(build, x, variables["descriptions"], network.num_classes)
-    build.node("Identity", x, output=output_of(variables))
-    return _model(build, network, variables, given)
+    output = output_of(variables)
+    build.node("Identity", x, output=output)
+    return _model(build, network, given, output, width_of(network, variables))
+
+
+def is_written(network: Network) -> bool:
+    """Whether a network is written node by node, without jax2onnx."""
+    return type(network.module) in WRITERS
+
+
+def onnx_classifier(network: Network, variables: PyTree) -> Any:
+    """A teacher as inference services have them, as an ``onnx.ModelProto``.
+
+    Args:
+      network: one that `is_written`.
+      variables: of one teacher, see `zoo.take`.
+
+    Returns:
+      A model from ``images`` [n, h, w, c], float32 in red, green and blue, NORMALISED
+      as the network's `mean` and `std` say, to ``logits`` [n, num_classes].
+
+    Raises:
+      InputError: nothing here writes the network.
+    """
+    writer = WRITERS.get(type(network.module))
+    if writer is None:
+        raise InputError(
+            f"{network.name} is not written as ONNX nodes; experiments/serve_zoo.py "
+            "serves it as it is"
+        )
+    variables = jax.tree.map(np.asarray, variables)
+    build = Builder()
+    x = _in_order(build, network, "images")
+    x = build.node("Transpose", x, perm=[0, 3, 1, 2])
+    x = writer(build, network.module, variables, x)
+    x = build.dense(x, variables["params"]["head"])
+    build.node("Identity", x, output="logits")
+    return _model(build, network, "float", "logits", network.num_classes)
 
 
 def _normalised(build: Builder, network: Network, given: str) -> str:
@@ -85,9 +121,14 @@ def _normalised(build: Builder, network: Network, given: str) -> str:
         x = build.node("Div", x, build.constant(255.0))
     x = build.node("Sub", x, build.constant(network.mean))
     x = build.node("Div", x, build.constant(network.std))
-    if network.bgr:
-        x = build.node("Gather", x, build.constant([2, 1, 0], np.int64), axis=3)
-    return x
+    return _in_order(build, network, x)
+
+
+def _in_order(build: Builder, network: Network, x: str) -> str:
+    """Normalised images with the channels as the network reads them."""
+    if not network.bgr:
+        return x
+    return build.node("Gather", x, build.constant([2, 1, 0], np.int64), axis=3)
 
 
 def _with_mirror_images(build: Builder, x: str) -> str:
@@ -149,13 +190,14 @@ def width_of(network: Network, variables: PyTree) -> int:
     return int(rows.shape[-1])
 
 
-def _model(build: Builder, network: Network, variables: PyTree, given: str) -> Any:
+def _model(
+    build: Builder, network: Network, given: str, output: str, width: int
+) -> Any:
     import onnx
     from onnx import helper
 
-    output = output_of(variables)
     kind = helper.np_dtype_to_tensor_dtype(np.dtype(_DTYPES[given]))
-    shape = ["n", width_of(network, variables)]
+    shape = ["n", width]
     graph = helper.make_graph(
         build.nodes,
         "free_jax",
