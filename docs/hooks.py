@@ -10,12 +10,19 @@ from collections.abc import Iterable
 from typing import Any
 
 MARK = re.compile(r"<!-- keys: (\w+) -->")
+INTERVAL = re.compile(r"(?<=\d) \+- (?=\d)")
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
     """Called by mkdocs for each page."""
     del kwargs
-    return MARK.sub(lambda found: table(found[1]), markdown)
+    filled = MARK.sub(lambda found: table(found[1]), markdown)
+    return "\n".join(map(_in_one_line, filled.split("\n")))
+
+
+def _in_one_line(line: str) -> str:
+    """A table's figures are not folded before their interval."""
+    return INTERVAL.sub("&nbsp;±&nbsp;", line) if line.startswith("|") else line
 
 
 def records() -> dict[str, type]:
@@ -45,5 +52,6 @@ def _lines(rows: Iterable[Any]) -> Iterable[str]:
     for row in rows:
         allowed, text = row.allowed or row.kind, " ".join(row.text.split())
         text = text or "Names what this table is of."
-        cells = [f"`{row.key}`", f"`{row.default}`", allowed, text]
+        words = [cell.replace("<", "&lt;") for cell in (allowed, text)]
+        cells = [f"`{row.key}`", f"`{row.default}`", *words]
         yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
