@@ -19,9 +19,9 @@ class AsCode(griffe.Extension):
 
 
 def as_code(text: str) -> str:
-    """A docstring with doctests in fences.
+    r"""A docstring with doctests in fences.
 
-    >>> print(as_code("Adds.\\n\\n>>> 1 + 1\\n2"))
+    >>> print(as_code("Adds.\n\n>>> 1 + 1\n2"))
     Adds.
     <BLANKLINE>
     ```python

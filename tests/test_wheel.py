@@ -1,4 +1,4 @@
-"""A built wheel, where the experiments' packages are missing: a model is read and used."""
+"""A built wheel reads and uses a model where the experiments' packages are missing."""
 
 import importlib.metadata
 import pathlib
