@@ -61,8 +61,8 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# The site of docs/, strict: a link that leads nowhere fails.  Opened as files, without a
-# server: build/docs/index.html.
+# The site of docs/, strict: a link that leads nowhere fails.  build/docs/index.html is
+# opened as a file; only the search wants a server (python -m http.server -d build/docs).
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
 
