@@ -13,6 +13,7 @@ import yaml
 import free_jax
 from experiments.harness import sections
 from experiments.inputs import command_line
+from experiments.methods import checks
 
 ROOT = pages.ROOT
 PAGES = pages.pages()
@@ -146,7 +147,7 @@ def check_run(words):
     if named[0] in ("--config=FILE.py", "--config=..."):
         return
     words = [word.replace(":what=NAME", ":what=base") for word in words]
-    assert command_line.parse(["run.py", *words]).config is not None
+    assert checks.validate(command_line.parse(["run.py", *words]).config)
 
 
 def test_keys_named_anywhere_exist():
@@ -290,3 +291,14 @@ def test_packages_of_the_library_and_of_the_experiments_are_apart():
         text = file.read_text()
         used = re.findall(r"(?m)^\s*(?:import|from) ([a-z_]+)", text)
         assert not modules & set(used), file
+
+
+def test_doctests_are_shown_as_code():
+    pytest.importorskip("griffe", reason="of the extra `docs`")
+    file = ROOT / "docs" / "griffe_docstrings.py"
+    spec = importlib.util.spec_from_file_location("griffe_docstrings", file)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    shown = module.as_code("Adds.\n\n>>> 1 + 1\n2\n\nMore.")
+    assert shown == "Adds.\n\n```python\n>>> 1 + 1\n2\n```\n\nMore."
