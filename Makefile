@@ -61,10 +61,11 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-# The site of docs/, strict: a link that leads nowhere fails.  build/docs/index.html is
-# opened as a file; only the search wants a server (python -m http.server -d build/docs).
+# The site of docs/, strict: a link that leads nowhere fails (--quiet would hide warnings
+# from --strict).  build/docs/index.html is opened as a file; only the search wants a
+# server: python -m http.server -d build/docs.
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu PYTHONPATH=. $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) $(CONVERT) build *.egg-info
