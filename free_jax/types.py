@@ -105,3 +105,7 @@ class Answers(NamedTuple):
 
     logits: np.ndarray
     columns: np.ndarray
+
+
+# Images, and what teachers answer about them.
+Known = tuple[SyntheticImages, Answers]

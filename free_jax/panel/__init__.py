@@ -16,6 +16,7 @@ from free_jax.panel.distillation import (
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
 from free_jax.panel.ragged import answers_of, columns_of, equal_columns, outputs_of
+from free_jax.panel.recovery import common_shape, quota_of, recover_zoo
 from free_jax.panel.student import (
     Distilled,
     calibration_images,
@@ -25,20 +26,14 @@ from free_jax.panel.student import (
 )
 from free_jax.panel.transfer_set import (
     DescribedZoo,
-    Voted,
-    asks_some,
     bank_of_classes,
-    common_shape,
     describe_zoo,
     joined,
-    judge,
-    quota_of,
-    recover_zoo,
     to_described,
-    voted_classes,
 )
-from free_jax.panel.trust import Trust, rows_of, trust, vote
-from free_jax.panel.voices import heard
+from free_jax.panel.trust import Trust, judge, rows_of, trust
+from free_jax.panel.voices import asks_some, heard
+from free_jax.panel.votes import Voted, vote, voted_classes
 
 __all__ = [
     "Described",

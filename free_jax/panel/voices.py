@@ -4,10 +4,16 @@ A few voices an image cost a few queries: with many teachers more images are wor
 than more voices.
 """
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
 
-from free_jax.types import Answers
+from free_jax import keys
+from free_jax.errors import InputError
+from free_jax.panel.membership import PanelChoice
+from free_jax.panel.options import PanelOptions
+from free_jax.panel.trust import rows_of
+from free_jax.types import Answers, Known, SyntheticImages
 
 
 def drawn_voices(
@@ -79,3 +85,74 @@ def silenced(
     [[1.0, 1.0, nan], [nan, nan, 1.0]]
     """
     return np.where(np.repeat(voices, np.diff(columns), axis=1), logits, np.nan)
+
+
+def asks_some(
+    options: PanelOptions, choice: PanelChoice, known: Known | None = None
+) -> bool:
+    """Whether some teachers are asked about each image, not all.
+
+    Args:
+      options: how many an image is wanted.
+      choice: who may be asked.
+      known: images and answers of earlier runs, which may have asked some only.
+    """
+    few = 0 < options.asked_per_image < len(choice.asked)
+    return few or (known is not None and bool(np.isnan(known[1].logits).any()))
+
+
+def chosen_voices(
+    key: jax.Array,
+    images: SyntheticImages,
+    choice: PanelChoice,
+    options: PanelOptions,
+    purpose: str,
+) -> np.ndarray | None:
+    """Whom to ask about which image, as the options say; None: all about all.
+
+    Args:
+      key: of the whole recovery.
+      images: to ask about.
+      choice: the T' teachers that are asked, judges among them.
+      options: how many an image is asked of.
+      purpose: names what is drawn.
+
+    Returns:
+      [N, T'].
+    """
+    if not 0 < options.asked_per_image < len(choice.asked):
+        return None
+    owners = rows_of(images.owners, choice.asked)
+    drawn = drawn_voices(
+        keys.rng(key, purpose), owners, len(choice.asked), options.asked_per_image
+    )
+    # Judges hear everything: they make tasks of what they are surest of.
+    voices = np.ones((len(owners), len(choice.everyone)), bool)
+    voices[:, np.searchsorted(choice.everyone, choice.asked)] = drawn
+    return voices
+
+
+def as_if_asked(
+    known: Known, key: jax.Array, choice: PanelChoice, options: PanelOptions
+) -> Known:
+    """Answers that are there, as if some teachers only had been asked.
+
+    Raises:
+      InputError: another number of teachers was asked about each image.
+    """
+    images, answers = known
+    voices = chosen_voices(key, images, choice, options, "voices of known images")
+    if voices is None:
+        return known
+    if np.isnan(answers.logits).any():
+        asked = heard(answers)[:, np.searchsorted(choice.everyone, choice.asked)]
+        usual = int(np.median(asked.sum(1)))
+        if usual == options.asked_per_image:
+            return known
+        raise InputError(
+            f"panel.asked_per_image={options.asked_per_image}: of the earlier run "
+            f"about {usual} teachers were asked about an image; set it to {usual}, or "
+            "to 0 for what is there"
+        )
+    logits = silenced(answers.logits, answers.columns, voices)
+    return images, answers._replace(logits=logits)
