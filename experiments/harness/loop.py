@@ -12,6 +12,7 @@ import numpy as np
 from experiments.harness import checkpointing, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
 from experiments.harness.run import Run
+from free_jax.ahead import Feed
 from free_jax.errors import InputError
 
 
@@ -119,7 +120,9 @@ class _Training:
         self.model_of = algorithm.model
         # Keys are named: a resumed run draws the same numbers without storing them.
         self.state = run.place(jax.jit(algorithm.init)(run.key("init")))
-        self.data = run.place(method.data)
+        # Data that a step is fed from stay where they are.
+        self.fed = self._fed() if algorithm.feed else None
+        self.data = None if self.fed else run.place(method.data)
         # Until a score selects, this is a placeholder and `best` is None.
         shapes = jax.eval_shape(self.model_of, self.state)
         self.selected = run.place(
@@ -148,6 +151,12 @@ class _Training:
         self.info, self.ending, self.silent = None, "", 0
         self.done = self.checked = 0
         self.closed = False
+
+    def _fed(self) -> Feed:
+        """The data of a step by its number, made while the step before is."""
+        feed, data = self.method.algorithm.feed, self.method.data
+        assert feed is not None
+        return Feed(lambda n: self.run.place(feed(self.run.key("step", n), data)))
 
     def restore(self) -> int:
         """Takes up the last checkpoint, if there is one; returns its step."""
@@ -199,8 +208,10 @@ class _Training:
         """
         # Not the numbers of an undone step again: they lead to the same queries.
         undone = self.extra.get("undone", 0)
-        key = self.run.key("step", self.done + undone)
-        state, info = self.step_fn(key, self.state, self.data)
+        number = self.done + undone
+        key = self.run.key("step", number)
+        data = self.fed(number) if self.fed else self.data
+        state, info = self.step_fn(key, self.state, data)
         answered = not self.service or self.service.answered((state, info))
         if answered:
             self.state, self.info, self.silent = state, info, 0
@@ -296,6 +307,8 @@ class _Training:
         """Waits for what is being written; calling it twice is harmless."""
         if not self.closed:
             self.closed = True
+            if self.fed:
+                self.fed.close()
             self.writer.close()
             self.checkpoints.close()
 

@@ -147,7 +147,7 @@ NAMES = former.Names(
         "objective.cross_entropy": OBJECTIVE,
         "recover.dead_leaves": RECOVERY,
         "panel.held_out_classes": {"held_out_teachers": 0, "asked_per_image": 0},
-        "distill.fit_images": {"heads": "teacher"},
+        "distill.fit_images": {"heads": "teacher", "device_mb": 1024},
         "eval.every_steps": {"also": ""},
     },
 )

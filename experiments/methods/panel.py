@@ -286,7 +286,9 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         begun=planned.begun,
     )
     _check_tasks(config.common, zoo, planned.choice, found.tasks)
-    described = found.described
+    described, feed = found.described, algorithm.feed
+    if panel.fits(described, options):
+        described, feed = panel.on_device(described), None
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
@@ -298,7 +300,8 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     return Method(
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm._replace(
-            model=lambda state: fit(algorithm.model(state), images, weights)
+            model=lambda state: fit(algorithm.model(state), images, weights),
+            feed=feed,
         ),
         data=described,
         network=model,

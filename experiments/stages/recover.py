@@ -189,9 +189,7 @@ def pre_inverted(
             answers = panel.ask_zoo(
                 zoo, images.images, telling(run), map_tasks=run.map_tasks
             )
-        # An earlier run may have asked some; here all are, and none is a broken answer.
-        voices = panel.heard(answers) if begun.known else None
-        voted = panel.voted_classes(zoo, images, answers, voices)
+        voted = panel.voted_classes(zoo, images, answers)
         _check_votes(zoo, images, voted, way, images_per_episode)
         images = images._replace(classes=voted.classes)
     bank = panel.bank_of_classes(images, np.arange(zoo.num_classes))

@@ -15,13 +15,16 @@ from free_jax.panel.distillation import (
 )
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
-from free_jax.panel.ragged import answers_of, columns_of, equal_columns, outputs_of
+from free_jax.panel.ragged import columns_of, equal_columns, outputs_of
 from free_jax.panel.recovery import common_shape, quota_of, recover_zoo
+from free_jax.panel.some import answers_of
 from free_jax.panel.student import (
     Distilled,
     calibration_images,
     distil,
     distillation,
+    fits,
+    on_device,
     statistics_fitter,
 )
 from free_jax.panel.transfer_set import (
@@ -32,7 +35,7 @@ from free_jax.panel.transfer_set import (
     to_described,
 )
 from free_jax.panel.trust import Trust, judge, rows_of, trust
-from free_jax.panel.voices import asks_some, heard
+from free_jax.panel.voices import asks_some, from_silence
 from free_jax.panel.votes import Voted, vote, voted_classes
 
 __all__ = [
@@ -65,10 +68,12 @@ __all__ = [
     "distil",
     "distillation",
     "equal_columns",
-    "heard",
+    "fits",
+    "from_silence",
     "joined",
     "judge",
     "most_answers",
+    "on_device",
     "outputs_of",
     "panel_distillation",
     "quota_of",

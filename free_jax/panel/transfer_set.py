@@ -17,26 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from free_jax import inversion, keys, parallel
+from free_jax import inversion, keys, parallel, rows
 from free_jax import jobs as jobs_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
-from free_jax.panel import judging
+from free_jax.panel import judging, some
 from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.distillation import Described
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import PanelOptions
-from free_jax.panel.ragged import answers_of, outputs_of
+from free_jax.panel.ragged import outputs_of
 from free_jax.panel.recovery import recover_zoo
 from free_jax.panel.trust import NOBODY, Trust, judge
-from free_jax.panel.voices import (
-    as_if_asked,
-    asks_some,
-    chosen_voices,
-    heard,
-    silenced,
-)
+from free_jax.panel.voices import as_if_asked, chosen_voices
 from free_jax.types import Answers, ImageBank, Known, SyntheticImages
 
 
@@ -123,27 +117,19 @@ def describe_zoo(
         made, asked = len(recovered.images), len(answers.logits)
         if panel.service is not None:
             used = answered_images(answers)
-            recovered = SyntheticImages(*(x[used] for x in recovered))
-            answers = answers._replace(logits=answers.logits[used])
+            recovered, answers = _kept(recovered, used), some.of_images(answers, used)
         parts.append((recovered, answers))
     images, answers = joined(parts)
     held_out = None
     if choice.held_out.size:
         held_out = bank_of_classes(images, choice.held_out)
         seen = np.isin(images.owners, choice.asked) | (images.owners < 0)
-        images = SyntheticImages(*(x[seen] for x in images))
-        answers = answers._replace(logits=answers.logits[seen])
+        images, answers = _kept(images, seen), some.of_images(answers, seen)
     tasks = ()
     if choice.judges.size:
         images, answers, tasks = _without_judges(images, answers, choice)
-    voices = None
-    if asks_some(options, choice, known):
-        voices = heard(answers)
-    judged = None
-    if options.trust:
-        judged = judge(zoo, images, answers, choice.asked, voices)
-    weights = judged.weights if judged else None
-    described = to_described(images, answers, weights, voices)
+    judged = judge(zoo, images, answers, choice.asked) if options.trust else None
+    described = to_described(images, answers, judged.weights if judged else None)
     ids = zoo.class_ids[outputs_of(zoo.columns, choice.asked)]
     described = described._replace(class_ids=ids)
     return DescribedZoo(
@@ -156,16 +142,17 @@ def _without_judges(
 ) -> tuple[SyntheticImages, Answers, tuple[ImageBank, ...]]:
     """What is left to distil from, and the judges' tasks."""
     seen = ~np.isin(images.owners, choice.judges)
-    images = SyntheticImages(*(x[seen] for x in images))
-    answers = answers._replace(logits=answers.logits[seen])
-    columns = answers.columns
-    parts = [
-        np.arange(int(columns[row]), int(columns[row + 1]))
-        for row in np.searchsorted(choice.everyone, choice.judges)
-    ]
-    tasks = judging.task_banks(images.images, answers.logits, parts, _PER_TASK_CLASS)
-    asked = np.searchsorted(choice.everyone, choice.asked)
-    return images, answers_of(answers, asked), tasks
+    images, answers = _kept(images, seen), some.of_images(answers, seen)
+    judges, asked = (
+        np.searchsorted(choice.everyone, rows) for rows in (choice.judges, choice.asked)
+    )
+    tasks = judging.task_banks(images.images, answers, judges, _PER_TASK_CLASS)
+    return images, some.answers_of(answers, asked), tasks
+
+
+def _kept(images: SyntheticImages, index: np.ndarray) -> SyntheticImages:
+    """Some of the images; of those in files nothing is read."""
+    return SyntheticImages(*(rows.chosen(x, index) for x in images))
 
 
 def joined(parts: Sequence[Known]) -> Known:
@@ -177,50 +164,36 @@ def joined(parts: Sequence[Known]) -> Known:
     if not parts:
         raise ValueError("there is nothing to describe: neither made nor known images")
     images, answers = zip(*parts, strict=True)
-    columns = answers[0].columns
-    if any(not np.array_equal(columns, other.columns) for other in answers):
-        raise ValueError("answers of different teachers cannot be joined")
-    logits = np.concatenate([part.logits for part in answers])
-    together = SyntheticImages(*map(np.concatenate, zip(*images, strict=True)))
-    return together, Answers(logits, columns)
+    together = map(rows.joined, zip(*images, strict=True))
+    return SyntheticImages(*together), some.joined(answers)
 
 
 def to_described(
-    images: SyntheticImages,
-    answers: Answers,
-    weights: np.ndarray | None = None,
-    asked: np.ndarray | None = None,
+    images: SyntheticImages, answers: Answers, weights: np.ndarray | None = None
 ) -> Described:
-    """What a model is distilled from.
+    """What a model is distilled from, on the host.
 
     Args:
       images: that teachers were asked about.
-      answers: of the teachers.
+      answers: of the teachers about each image, or of some of them.
       weights: [T] trust in them; None: full in all whose answers are finite.
-      asked: [N, T] which of them were asked about which image; None: all about all.
 
     Raises:
       InputError: no teacher is trusted.
     """
-    logits, columns = answers
     if weights is None:
-        broken = np.logical_or.reduceat(~np.isfinite(logits), columns[:-1], axis=1)
-        left_out = broken.any(0)
-        if asked is not None:
-            left_out = (broken & asked).any(0) | ~asked.any(0)
-        weights = np.asarray(~left_out, np.float32)
+        weights = np.asarray(~some.broken(answers), np.float32)
     if not np.any(weights):
         raise InputError(NOBODY)
-    logits = np.where(np.isfinite(logits), logits, 0.0)
-    if asked is not None:
-        logits = silenced(logits, columns, asked)
+    logits = answers.logits
     return Described(
-        images=jnp.asarray(images.images),
-        logits=jnp.asarray(logits),
-        columns=columns,
+        images=images.images,
+        logits=np.where(np.isfinite(logits), logits, np.float32(0)),
+        columns=answers.columns,
         weights=jnp.asarray(weights),
-        recovered=jnp.asarray(images.owners >= 0),
-        natural=jnp.asarray(images.natural),
+        recovered=np.asarray(images.owners >= 0),
+        natural=np.asarray(images.natural),
+        teachers=answers.teachers,
     )
 
 

@@ -3,11 +3,11 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
 from free_jax import zoo as zoo_lib
-from free_jax.panel import ragged
 from free_jax.panel.ragged import outputs_of
+from free_jax.panel.some import each
 from free_jax.types import Answers, SyntheticImages
 
 NOBODY = "no teacher of the zoo answers anything that depends on the image"
@@ -34,10 +34,7 @@ class Trust(NamedTuple):
 
 
 def trust(
-    answers: Answers,
-    class_ids: Int[np.ndarray, " c"],
-    images: SyntheticImages,
-    asked: Bool[np.ndarray, "n t"] | None = None,
+    answers: Answers, class_ids: Int[np.ndarray, " c"], images: SyntheticImages
 ) -> Trust:
     """Finds constant, broken, mislabelled and random teachers by recovered images.
 
@@ -52,49 +49,45 @@ def trust(
     tasks.
 
     Args:
-      answers: of T teachers about each image.
+      answers: of T teachers about each image, or of some of them.
       class_ids: [C] absolute classes of the outputs.
       images: what they were asked about; ``owners`` are rows of the T teachers that
         answered (see `rows_of`).
-      asked: which teachers were asked about which image; None: all about all.
 
     Returns:
       A `Trust`, on the host.
     """
-    logits, class_ids = np.asarray(answers.logits), np.asarray(class_ids)
+    class_ids = np.asarray(class_ids)
     classes, owners = np.asarray(images.classes), np.asarray(images.owners)
     widths = np.diff(answers.columns)
     finite = np.zeros(len(widths), bool)
     information, agreement = np.zeros(len(widths)), np.full(len(widths), np.nan)
     # Where no other teacher knows its classes its information alone decides.
     agrees = np.ones(len(widths), bool)
-    labels = np.full((len(widths), len(logits)), -1, np.int32)
-    asked = np.ones(labels.T.shape, bool) if asked is None else asked
-    for rows, outputs in ragged.by_width(answers.columns):
-        said = ragged.side_by_side(logits, outputs)  # [n, t, w]
-        ids = class_ids[outputs]  # [t, w]
-        heard_by = asked[:, rows]
-        answered = np.isfinite(said).all(2)
-        finite[rows] = (answered | ~heard_by).all(0) & heard_by.any(0)
-        said = np.where(np.isfinite(said), said, 0.0)
+    known = np.split(class_ids, answers.columns[1:-1])
+    taken = []
+    for t, (rows, said) in enumerate(each(answers)):
+        answered = np.isfinite(said)
+        finite[t] = len(rows) and answered.all()
+        said = np.where(answered, said, 0.0)
         said = said - said.max(-1, keepdims=True)
-        p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
-        mutual = _entropy(_mean(p, heard_by)) - _mean(_entropy(p), heard_by)
-        information[rows] = np.where(finite[rows], mutual, 0.0)
-        taken = np.take_along_axis(ids, said.argmax(-1).T, 1)
-        labels[rows] = np.where(heard_by.T, taken, -1)
-    shown = _recognised(labels, classes, owners)
+        if finite[t]:
+            p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
+            information[t] = _entropy(p.mean(0)) - _entropy(p).mean()
+        taken.append(Taken(rows, known[t][said.argmax(-1)]))
+    shown = _recognised(taken, classes, owners)
     for t in np.flatnonzero(finite):
-        known = class_ids[answers.columns[t] : answers.columns[t + 1]]
-        judged = np.isin(classes, known) & (owners != t) & shown & asked[:, t]
-        if judged.any():
-            agreement[t] = (labels[t, judged] == classes[judged]).mean()
+        rows, labels = taken[t]
+        about = np.isin(classes[rows], known[t]) & (owners[rows] != t) & shown[rows]
+        judged, right = classes[rows][about], labels[about] == classes[rows][about]
+        if judged.size:
+            agreement[t] = right.mean()
         # Two classes at least: whoever prefers one is not contradicted by it alone.
-        if len(np.unique(classes[judged])) > 1 and judged.sum() >= _ENOUGH:
-            chance = 1.0 / len(known)
-            error = np.sqrt(chance * (1 - chance) / judged.sum())
+        if len(np.unique(judged)) > 1 and judged.size >= _ENOUGH:
+            chance = 1.0 / len(known[t])
+            error = np.sqrt(chance * (1 - chance) / judged.size)
             agrees[t] = agreement[t] > chance + 2 * error
-    agrees |= _believed(labels, classes, owners, answers.columns, class_ids, finite)
+    agrees |= _believed(taken, classes, owners, known, finite)
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
@@ -103,12 +96,23 @@ def trust(
     return Trust(weights, information, agreement)
 
 
+class Taken(NamedTuple):
+    """What one teacher takes images for.
+
+    Attributes:
+      images: [n] rows of the images that it was asked about, increasing.
+      labels: [n] the absolute class that it takes each for.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
 def _believed(
-    labels: np.ndarray,
+    taken: list[Taken],
     classes: np.ndarray,
     owners: np.ndarray,
-    columns: np.ndarray,
-    class_ids: np.ndarray,
+    known: list[np.ndarray],
     finite: np.ndarray,
 ) -> np.ndarray:
     """[T] whose images the others recognise better than by chance.
@@ -117,40 +121,38 @@ def _believed(
     inversions failed to show is not mislabelled if they know its own images.
 
     Args:
-      labels: [T, n] the class that each teacher takes each image for; -1 where it was
-        not asked.
+      taken: by each teacher.
       classes: [n] the class that each image was recovered as.
       owners: [n] rows of the teachers.
-      columns: [T + 1] of the teachers' outputs.
-      class_ids: [C] absolute classes of the outputs.
+      known: the absolute classes of each teacher.
       finite: [T] whose answers all are.
     """
-    count = len(labels)
-    found = np.zeros(count, bool)
-    for t in range(count):
-        mine = np.flatnonzero((owners == t) & (labels[t] == classes))
-        if not mine.size:
+    found = np.zeros(len(taken), bool)
+    own = _by_owner(taken, classes, owners) & (owners >= 0) & (owners < len(taken))
+    # By image: how many judge it, rightly, and how many would by chance.
+    judges, right, expected = np.zeros((3, len(classes)))
+    for other in np.flatnonzero(finite):
+        rows, labels = taken[other]
+        about = own[rows] & (owners[rows] != other)
+        about &= np.isin(classes[rows], known[other])
+        judged = rows[about]
+        judges[judged] += 1
+        right[judged] += labels[about] == classes[judged]
+        expected[judged] += 1.0 / len(known[other])
+    seen = np.flatnonzero(own & (judges > 0))
+    order = seen[np.argsort(owners[seen], kind="stable")]
+    ends = np.searchsorted(owners[order], np.arange(len(taken) + 1))
+    for t in range(len(taken)):
+        mine = order[ends[t] : ends[t + 1]]
+        if mine.size < _ENOUGH or len(np.unique(classes[mine])) < 2:
             continue
-        # By image: how many judge it, rightly, and how many would by chance.
-        judges, right, expected = np.zeros((3, len(classes)))
-        for other in np.flatnonzero(finite):
-            known = class_ids[columns[other] : columns[other + 1]]
-            judged = mine[np.isin(classes[mine], known) & (labels[other, mine] >= 0)]
-            if other == t or not judged.size:
-                continue
-            judges[judged] += 1
-            right[judged] += labels[other, judged] == classes[judged]
-            expected[judged] += 1.0 / len(known)
-        seen = np.flatnonzero(judges)
-        if seen.size < _ENOUGH or len(np.unique(classes[seen])) < 2:
-            continue
-        share, chance = (np.mean(x[seen] / judges[seen]) for x in (right, expected))
-        found[t] = share > chance + 2 * np.sqrt(chance * (1 - chance) / seen.size)
+        share, chance = (np.mean(x[mine] / judges[mine]) for x in (right, expected))
+        found[t] = share > chance + 2 * np.sqrt(chance * (1 - chance) / mine.size)
     return found
 
 
 def _recognised(
-    labels: np.ndarray, classes: np.ndarray, owners: np.ndarray
+    taken: list[Taken], classes: np.ndarray, owners: np.ndarray
 ) -> np.ndarray:
     """Which images show their class: those that their own teacher recognises.
 
@@ -158,21 +160,23 @@ def _recognised(
     Of owners that were not asked nothing is known, and theirs count.
 
     Args:
-      labels: [T, n] the class that each teacher takes each image for.
+      taken: by each teacher.
       classes: [n] the class that each image was recovered as.
       owners: [n] rows of the teachers; T for one that was not asked, -1 for none.
     """
-    asked = (owners >= 0) & (owners < len(labels))
-    own = labels[np.where(asked, owners, 0), np.arange(len(classes))]
-    return np.where(asked, own == classes, owners >= 0)
+    asked = (owners >= 0) & (owners < len(taken))
+    return np.where(asked, _by_owner(taken, classes, owners), owners >= 0)
 
 
-def _mean(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of [n, t, ...], of those of `of` [n, t]."""
-    if of.all():
-        return values.mean(0)
-    of = of.reshape(*of.shape, *[1] * (values.ndim - 2))
-    return (values * of).sum(0) / np.maximum(of.sum(0), 1)
+def _by_owner(
+    taken: list[Taken], classes: np.ndarray, owners: np.ndarray
+) -> np.ndarray:
+    """[n] whether an image's own teacher takes it for what it was recovered as."""
+    own = np.zeros(len(classes), bool)
+    for t, (rows, labels) in enumerate(taken):
+        mine = owners[rows] == t
+        own[rows[mine]] = labels[mine] == classes[rows[mine]]
+    return own
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
@@ -208,7 +212,6 @@ def judge(
     images: SyntheticImages,
     answers: Answers,
     asked: Int[np.ndarray, " t"] | None = None,
-    voices: np.ndarray | None = None,
 ) -> Trust:
     """How far the teachers that were asked are trusted, see `trust`.
 
@@ -217,9 +220,8 @@ def judge(
       images: what they were asked about.
       answers: of those that were asked.
       asked: their rows in the zoo; None: all were.
-      voices: [N, t] which of them were asked about which image; None: all about all.
     """
     rows = np.arange(zoo.num_teachers) if asked is None else asked
     ids = zoo.class_ids[outputs_of(zoo.columns, rows)]
     owned = images._replace(owners=rows_of(images.owners, rows))
-    return trust(answers, ids, owned, voices)
+    return trust(answers, ids, owned)
