@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import checkpointing, metrics, stopping
+from experiments.harness import checkpointing, memory, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
 from experiments.harness.run import Run
 from free_jax.ahead import Feed
@@ -150,7 +150,7 @@ class _Training:
         self.limit = schedule.max_seconds or math.inf
         self.info, self.ending, self.silent = None, "", 0
         self.done = self.checked = 0
-        self.closed = False
+        self.closed = self.looked_at = False
 
     def _fed(self) -> Feed:
         """The data of a step by its number, made while the step before is."""
@@ -211,6 +211,11 @@ class _Training:
         number = self.done + undone
         key = self.run.key("step", number)
         data = self.fed(number) if self.fed else self.data
+        if not self.looked_at:
+            self.looked_at = True
+            given = (key, self.state, data)
+            self.step_fn, needed = memory.compiled(self.step_fn, *given)
+            memory.tell(needed, memory.available(), self.method.remedy)
         state, info = self.step_fn(key, self.state, data)
         answered = not self.service or self.service.answered((state, info))
         if answered:

@@ -310,6 +310,9 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         pseudo_task=PSEUDO_TASK,
         learner=planned.learner,
         rows=planned.choice.asked,
+        remedy="lower config.distill.device_mb (images and answers stay on the host "
+        "then), config.distill.batch_size or config.panel.asked_per_image, or use "
+        "config.distill.heads=class",
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,

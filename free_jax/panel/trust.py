@@ -179,7 +179,7 @@ def _by_owner(
     return own
 
 
-def _entropy(p: np.ndarray) -> np.ndarray:
+def _entropy(p: np.ndarray) -> np.ndarray | np.floating:
     return -(p * np.log(p + 1e-12)).sum(-1)
 
 
