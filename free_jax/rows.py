@@ -43,7 +43,7 @@ class FileRows:
         rows = _rows(index, len(self))
         found = np.empty((rows.size, *self.shape[1:]), self.dtype)
         width = self.nbytes // max(len(self), 1)
-        if width:
+        if width and rows.size:
             # Rows that follow one another are read at once.
             flat = memoryview(found.reshape(-1).view(np.uint8).data)
             runs = np.flatnonzero(np.diff(rows, prepend=-2) != 1)

@@ -344,7 +344,8 @@ def test_status_lines_name_scores_and_the_method(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("toy, meta-model point with 3 parameters, 2 steps, work")
     assert lines[1].startswith("compiling the first step")
-    assert lines[2].startswith("step 1/2  loss ") and "val 1shot 40 " in lines[2]
+    assert lines[2].startswith("a step takes ")
+    assert lines[3].startswith("step 1/2  loss ") and "val 1shot 40 " in lines[3]
     assert toy.rows(tmp_path)[0].keys() == {"step", "loss", "val_1shot_transductive"}
 
 

@@ -4,12 +4,14 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+import jax
 from etils import epath
 
 from experiments.harness import hosts
 from experiments.inputs import conversion, corrupt
 from experiments.inputs.images import preset
 from experiments.inputs.options import DataOptions, ZooOptions
+from free_jax import rows
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.interop.hub import HubOptions
@@ -40,9 +42,11 @@ def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
 
 
 def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
-    """The zoo with its arrays where the mesh expects them."""
+    """The zoo with its arrays where the mesh expects them; files stay files."""
     groups = [
-        dataclasses.replace(group, teachers=place(group.teachers))
+        group
+        if any(map(rows.in_files, jax.tree.leaves(group.teachers)))
+        else dataclasses.replace(group, teachers=place(group.teachers))
         for group in zoo.groups
     ]
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from free_jax import keys, panel, parallel
+from free_jax import keys, panel, parallel, rows
 from free_jax.fewshot import evaluation, heads
 from free_jax.fewshot.evaluation import Accuracy
 from free_jax.fewshot.learners import MetaLearner
@@ -205,6 +205,12 @@ def teachers(setting: Setting) -> Zoo:
     """
     if setting.zoo is None:
         raise NotApplicable("there are no teachers")
+    leaves = jax.tree.leaves(setting.zoo.teachers)
+    if any(map(rows.in_files, leaves)):
+        count = setting.zoo.num_teachers
+        raise NotApplicable(
+            f"weights of {count} teachers are too large to hold at once"
+        )
     if setting.zoo.service is not None:
         raise NotApplicable(
             "teachers are endpoints: they give neither weights nor features, and are "

@@ -1,5 +1,6 @@
 """A tree of arrays as a file each, whose rows are read when they are asked for."""
 
+import os
 import pathlib
 from typing import Any
 
@@ -11,7 +12,7 @@ from free_jax.rows import FileRows
 from free_jax.types import PyTree
 
 
-def write(folder: pathlib.Path, tree: PyTree, *, at_once: int = 256) -> None:
+def write(folder: os.PathLike, tree: PyTree, *, at_once: int = 256) -> None:
     """Writes every leaf as ``<path>.npy``, some rows at a time.
 
     Args:
@@ -19,6 +20,7 @@ def write(folder: pathlib.Path, tree: PyTree, *, at_once: int = 256) -> None:
       tree: nested dicts of arrays [T, ...], in memory or in files.
       at_once: rows.
     """
+    folder = pathlib.Path(os.fspath(folder))
     folder.mkdir(parents=True)
     flat: Any = traverse_util.flatten_dict(tree, sep=".")
     for name, leaf in flat.items():
@@ -31,7 +33,7 @@ def write(folder: pathlib.Path, tree: PyTree, *, at_once: int = 256) -> None:
                 file.write(np.ascontiguousarray(rows).tobytes())
 
 
-def read(folder: pathlib.Path, wanted: PyTree) -> PyTree:
+def read(folder: os.PathLike, wanted: PyTree) -> PyTree:
     """The leaves that `write` wrote; only their headers are read.
 
     Args:
@@ -42,6 +44,7 @@ def read(folder: pathlib.Path, wanted: PyTree) -> PyTree:
       ValueError: a leaf has another shape or type, or a file is damaged.
       OSError: a file is missing.
     """
+    folder = pathlib.Path(os.fspath(folder))
     flat: Any = traverse_util.flatten_dict(wanted, sep=".")
     found = {name: _open(folder / f"{name}.npy", leaf) for name, leaf in flat.items()}
     return traverse_util.unflatten_dict(found, sep=".")
