@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness import checkpointing, devices, metrics, stopping
+from experiments.harness import checkpointing, devices, memory, metrics, stopping
 from experiments.harness.method import Judge, Meters
 from free_jax.errors import InputError
 from free_jax.jobs import Job
@@ -354,6 +354,37 @@ def test_queries_of_the_state_are_in_every_row(tmp_path):
     meters = Meters({}, queries_of=lambda state: np.asarray([2, 5]) * int(state.step))
     outcome = toy.train(tmp_path, made=made._replace(meters=meters), num_steps=2)
     assert [row["queries"] for row in outcome.curve] == [7, 14]
+
+
+@pytest.mark.parametrize("stops", [(), (3,)])
+def test_a_step_is_fed_what_it_needs_alone(tmp_path, stops):
+    """Data of each step are made from the step's key, also where a run goes on."""
+    run = toy.open_run(tmp_path)
+    made, keys = toy.method(run.map_tasks), []
+
+    def words(key):
+        return tuple(np.asarray(jax.random.key_data(key)).tolist())
+
+    def feed(key, data):
+        keys.append(words(key))
+        return data[:3]
+
+    algorithm = made.algorithm._replace(feed=feed)
+    fed = made._replace(algorithm=algorithm, data=np.arange(1.0, 9, dtype="f4"))
+    for stop in stops:
+        assert toy.train(tmp_path / "fed", stop, made=fed) == stop
+    outcome = toy.train(tmp_path / "fed", made=fed)
+    # And what was made ahead of the end.
+    assert {words(run.key("step", n)) for n in range(6)} <= set(keys)
+    whole = toy.train(tmp_path / "whole", made=made)
+    np.testing.assert_array_equal(outcome.model["params"], whole.model["params"])
+
+
+def test_a_step_that_does_not_fit_is_told_before_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10)
+    made = toy.method(toy.open_run(tmp_path).map_tasks)._replace(remedy="lower x")
+    with pytest.raises(InputError, match=r"more than the device's 0 MB; lower x"):
+        toy.train(tmp_path, made=made)
 
 
 # ----------------------------------------------------------------- the cache of jobs
