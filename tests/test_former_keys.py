@@ -14,6 +14,7 @@ from experiments.inputs.former_keys import NAMES
             panel,
             (
                 "distill.heads",
+                "distill.sketch",
                 "distill.device_mb",
                 "panel.asked_per_image",
                 "eval.also",

@@ -137,6 +137,9 @@ OBJECTIVE: dict[str, Any] = {
 # What a recovery was before keys said so.
 RECOVERY: dict[str, Any] = {"images_per_teacher": 200, "image_size": 0}
 
+# Keys of a distillation that came later, with what it did before.
+DISTILL: dict[str, Any] = {"heads": "teacher", "device_mb": 1024, "sketch": 0}
+
 NAMES = former.Names(
     keys=KEYS,
     gone=GONE,
@@ -147,7 +150,7 @@ NAMES = former.Names(
         "objective.cross_entropy": OBJECTIVE,
         "recover.dead_leaves": RECOVERY,
         "panel.held_out_classes": {"held_out_teachers": 0, "asked_per_image": 0},
-        "distill.fit_images": {"heads": "teacher", "device_mb": 1024},
+        "distill.fit_images": DISTILL,
         "eval.every_steps": {"also": ""},
     },
 )

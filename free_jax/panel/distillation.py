@@ -446,6 +446,7 @@ class DistillOptions(NamedTuple):
       fit_images: afterwards batch norm and descriptions are fitted to that many images
         most like real ones; 0 (and inversions from noise) leaves them as trained.
       whitening: of descriptions; smaller is more, 0 is none.
+      sketch: length of descriptions, a random sketch of what all heads say; 0: all.
     """
 
     optimizer: Named = adam(1e-2)
@@ -462,3 +463,4 @@ class DistillOptions(NamedTuple):
     device_mb: Annotated[int, AtLeast(0)] = 1024
     fit_images: Annotated[int, AtLeast(0, "0 is none")] = 4000
     whitening: Annotated[float, AtLeast(0, "0 is none")] = 0.5
+    sketch: Annotated[int, AtLeast(0, "0 is none")] = 0

@@ -161,6 +161,11 @@ def distillation(
     Raises:
       ValueError: an option is out of range or unknown.
     """
+    if options.sketch > network.num_classes:
+        raise ValueError(
+            f"sketch={options.sketch} is more than the {network.num_classes} numbers "
+            "of a description; use 0"
+        )
     if options.heads == "class" and class_ids is None:
         raise ValueError(
             'heads="class" needs the absolute class of each output; give class_ids, or '
@@ -230,6 +235,7 @@ def statistics_fitter(
             temperature=options.temperature,
             columns=columns,
             whitening=options.whitening,
+            sketch=options.sketch,
         )
 
     return fit
