@@ -95,8 +95,8 @@ def config_of(
     how = variables.get("descriptions", {})
     if "sketch" in how:
         raise InputError(
-            "a model whose descriptions are sketched (distill.sketch) has no formula for "
-            "others yet; fit it without (distill.sketch=0), or give its model.npz"
+            "a model whose descriptions are sketched (distill.sketch) has no formula "
+            "for others yet; fit it without (distill.sketch=0), or give its model.npz"
         )
     h, w, c = network.image_shape
     return {
