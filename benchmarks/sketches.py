@@ -3,7 +3,7 @@
     python benchmarks/sketches.py --model=WORKDIR --data=DIR --name=cifar_fs
 
 Rows are what the model of a panel run says, whitened (what a run reports), sketched to
-k numbers before or after the whitening is fitted, and the trunk's features, which are
+k numbers before or after whitening, its leading directions, and the trunk's features, which are
 bounded by themselves.  Ridge head and nearest centroid, each query alone; differences
 to the first row are paired.  Validation classes; test classes are not looked at.
 """
@@ -87,6 +87,12 @@ def main() -> None:
         shorter = functools.partial(sketch.apply, drawn)
         kinds[f"whitened, then {length}"] = told(lambda x, s=shorter: s(whitened(x)))
         kinds[f"{length}, not whitened"] = told(shorter)
+        if "outside" not in how:
+            # It shrinks the directions of most variance most: they are its first.
+            leading = jnp.linalg.eigh(how["whitening"])[1][:, :length]
+            kinds[f"whitened, {length} leading directions"] = told(
+                lambda x, u=leading: whitened(x) @ u
+            )
     trunk = panel.describe_bank(jax.jit(features), bank)
     kinds[f"the trunk's {trunk.images.shape[-1]}"] = trunk
     key = keys.named(jax.random.key(0), "sketches")
