@@ -3,9 +3,10 @@
     python benchmarks/sketches.py --model=WORKDIR --data=DIR --name=cifar_fs
 
 Rows are what the model of a panel run says, whitened (what a run reports), sketched to
-k numbers before or after whitening, its leading directions, and the trunk's features, which are
-bounded by themselves.  Ridge head and nearest centroid, each query alone; differences
-to the first row are paired.  Validation classes; test classes are not looked at.
+k numbers before or after whitening, its leading directions, and the trunk's features,
+which are bounded by themselves. Ridge head and nearest centroid, each query alone;
+differences to the first row are paired. Validation classes; test classes are not looked
+at.
 """
 
 import argparse

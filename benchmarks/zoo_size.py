@@ -3,10 +3,11 @@
     python benchmarks/zoo_size.py --folder=SCRATCH --out=docs/zoo_size
 
 Stores of 100, 1,000 and 10,000 five-way Conv4 teachers are made of 100 networks and
-noise: no accuracy is measured here, only memory and time.  Each store is used by a
+noise: no accuracy is measured here, only memory and time. Each store is used by a
 process of its own, whose peak memory is taken; times (of the processor, on a CPU) are
-those of a few teachers, and of a few steps, after the first call.  Each teacher hears equally many images, of which
-there are more where there are more teachers; they are in a file, as a run keeps them.
+those of a few teachers, and of a few steps, after the first call. Each teacher hears
+equally many images, of which there are more where there are more teachers; they are in
+a file, as a run keeps them.
 """
 
 import argparse
