@@ -20,6 +20,7 @@ import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness import memory
@@ -58,7 +59,7 @@ def make_store(folder: pathlib.Path, size: int) -> None:
     stack = jax.tree.map(lambda x: Noisy([x] * (size // BASE)), base)
     rng = np.random.default_rng(0)
     ids = np.stack([rng.permutation(CLASSES)[:WAY] for _ in range(size)])
-    teachers = Teachers(stack, np.asarray(ids, np.int32))
+    teachers = Teachers(stack, jnp.asarray(ids, jnp.int32))
     group = zoo_lib.ZooGroup(NETWORK, teachers, np.full(size, np.nan, np.float32))
     names = tuple(f"class {i}" for i in range(CLASSES))
     zoo_lib.save_zoo(zoo_lib.Zoo((group,), names), folder, in_files=True)
@@ -106,7 +107,7 @@ def measure(folder: pathlib.Path, sampled: int, steps: int) -> dict[str, float]:
     logits = rng.normal(size=(*voices.shape, WAY)).astype(np.float32)
     yes = np.ones(len(images), bool)
     told = panel.Described(
-        images, logits, zoo.columns, np.ones(zoo.num_teachers, np.float32),
+        images, logits, zoo.columns, jnp.ones(zoo.num_teachers),
         yes, yes, zoo.class_ids, voices,
     )  # fmt: skip
     student = make_network(

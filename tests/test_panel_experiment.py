@@ -35,7 +35,7 @@ from free_jax import (
 from free_jax.baselines import BASELINES, ensemble
 from free_jax.panel import model as distilled
 from free_jax.panel import some
-from free_jax.panel.distillation import Described
+from free_jax.panel.described import Described
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import subset
 

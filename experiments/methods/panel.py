@@ -23,7 +23,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot.learners import LearnerOptions, MetaLearner
 from free_jax.options import Positive
 from free_jax.panel import PanelOptions, classifiers
-from free_jax.panel.distillation import DistillOptions
+from free_jax.panel.distill_options import DistillOptions
 from free_jax.types import ImageBank
 from free_jax.zoo.network import Network
 

@@ -8,11 +8,9 @@ from free_jax.panel.describe import (
     describer,
     tempered,
 )
-from free_jax.panel.distillation import (
-    Described,
-    DistillOptions,
-    panel_distillation,
-)
+from free_jax.panel.described import Described
+from free_jax.panel.distill_options import DistillOptions
+from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
 from free_jax.panel.ragged import columns_of, equal_columns, outputs_of

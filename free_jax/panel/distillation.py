@@ -9,7 +9,7 @@ a batch and lowers the tempered KL of every head to its teacher.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,53 +21,12 @@ from free_jax import augment, parallel
 from free_jax.algorithm import Algorithm, bind
 from free_jax.fewshot import heads
 from free_jax.images import fit_to, to_float
-from free_jax.options import AtLeast, Named, Positive, adam
 from free_jax.panel import ragged
+from free_jax.panel.described import Batch, Described, batch_of
+from free_jax.panel.distill_options import Mix
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 from free_jax.zoo.supervised import supervised_step
-
-
-class Described(NamedTuple):
-    """Recovered images and each teacher's outputs.
-
-    Attributes:
-      images: [N, h, w, c] uint8.
-      logits: [N, C] float32, raw outputs of all teachers side by side; [N, m, W] of
-        `teachers`, where those alone were asked.
-      columns: [T + 1] int32; teacher ``t`` owns ``logits[:, columns[t]:columns[t+1]]``.
-      weights: [T] float32, how far each teacher is trusted; 0 leaves it out.
-      recovered: [N] bool, recovered from a teacher; False for dead leaves.
-      natural: [N] bool, like real images: dead leaves, and what was recovered from
-        them; False for what was recovered from noise.
-      class_ids: [C] int32, the absolute class of each output; None where unknown.
-      teachers: [N, m] int32 who was asked about each image, -1: nobody; None: all.
-    """
-
-    images: Any
-    logits: np.ndarray | jax.Array
-    columns: np.ndarray | jax.Array
-    weights: jax.Array
-    recovered: np.ndarray | jax.Array
-    natural: np.ndarray | jax.Array
-    class_ids: np.ndarray | jax.Array | None = None
-    teachers: np.ndarray | jax.Array | None = None
-
-
-class Batch(NamedTuple):
-    """What a step learns from.
-
-    Attributes:
-      images: [n, h, w, c] uint8.
-      logits: [n, C], or [n, m, W] of `teachers`; see `Described`.
-      teachers: [n, m] who was asked about each image; None: all.
-      weights: [T] trust in each teacher.
-    """
-
-    images: jax.Array
-    logits: jax.Array
-    teachers: jax.Array | None
-    weights: jax.Array
 
 
 class DistillState(NamedTuple):
@@ -103,8 +62,6 @@ _NEVER = -1e30
 
 # Where nobody who is trusted was asked about an image of a batch, it teaches nothing.
 _LEAST = 1e-6
-
-Mix = Literal["none", "mixup", "cutmix"]
 
 
 class Parts(NamedTuple):
@@ -215,12 +172,6 @@ def rows_of_step(
     """Which images a step looks at, drawn with replacement."""
     key_rows, _, _ = jax.random.split(key, 3)
     return jax.random.randint(key_rows, (parts.batch_size,), 0, data.images.shape[0])
-
-
-def batch_of(data: Described, rows: Int[Array, " n"] | np.ndarray) -> Batch:
-    """Some images and what was answered about them."""
-    asked = None if data.teachers is None else data.teachers[rows]
-    return Batch(data.images[rows], data.logits[rows], asked, data.weights)
 
 
 def views(
@@ -421,46 +372,3 @@ def _check(parts: Parts) -> None:
         raise ValueError(
             f"groups={parts.groups} must divide batch_size={parts.batch_size}"
         )
-
-
-class DistillOptions(NamedTuple):
-    """The distillation of a panel's answers into one model.
-
-    Attributes:
-      optimizer: of the model.
-      cosine: let its rate decay to zero over all steps.
-      batch_size: images a step.
-      ghost_batches: parts of a batch that are normalised each by itself, which a mesh
-        splits over devices.
-      temperature: of both softmaxes.
-      crop_padding: largest random shift in pixels; teachers described the image
-        unmoved.
-      edges: what a shift brings in.
-      flip: mirror half of the time.
-      mix: blend pairs of images and their answers.
-      similarity: weight of matching cosines between images.
-      heads: outputs that are trained: every "teacher"'s own, or one for each "class",
-        shared by the teachers that know it.
-      device_mb: images and answers of so many megabytes are kept on the device, and
-        more on the host, from which the batches of coming steps are sent ahead.
-      fit_images: afterwards batch norm and descriptions are fitted to that many images
-        most like real ones; 0 (and inversions from noise) leaves them as trained.
-      whitening: of descriptions; smaller is more, 0 is none.
-      sketch: length of descriptions, a random sketch of what all heads say; 0: all.
-    """
-
-    optimizer: Named = adam(1e-2)
-    cosine: bool = True
-    batch_size: Annotated[int, AtLeast(1)] = 128
-    ghost_batches: Annotated[int, AtLeast(1)] = 1
-    temperature: Annotated[float, Positive()] = 2.0
-    crop_padding: Annotated[int, AtLeast(0)] = 0
-    edges: augment.Edges = "black"
-    flip: bool = True
-    mix: Mix = "none"
-    similarity: float = 0.0
-    heads: Literal["teacher", "class"] = "teacher"
-    device_mb: Annotated[int, AtLeast(0)] = 1024
-    fit_images: Annotated[int, AtLeast(0, "0 is none")] = 4000
-    whitening: Annotated[float, AtLeast(0, "0 is none")] = 0.5
-    sketch: Annotated[int, AtLeast(0, "0 is none")] = 0

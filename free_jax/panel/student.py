@@ -21,12 +21,9 @@ from free_jax.ahead import Feed
 from free_jax.algorithm import Algorithm
 from free_jax.optimizers import optimizer
 from free_jax.panel import model as model_lib
-from free_jax.panel.distillation import (
-    Described,
-    DistillInfo,
-    DistillOptions,
-    panel_distillation,
-)
+from free_jax.panel.described import Described
+from free_jax.panel.distill_options import DistillOptions
+from free_jax.panel.distillation import DistillInfo, panel_distillation
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 

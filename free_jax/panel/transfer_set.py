@@ -24,7 +24,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.panel import judging, some
 from free_jax.panel.asking import answered_images, ask_zoo
-from free_jax.panel.distillation import Described
+from free_jax.panel.described import Described
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import PanelOptions
 from free_jax.panel.ragged import outputs_of
