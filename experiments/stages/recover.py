@@ -271,7 +271,7 @@ def telling(run: Run) -> jobs_lib.Run:
     ) -> Iterator[dict[str, np.ndarray]]:
         count, known = 0, []
         for result in run.cached(stage, jobs):
-            if "images" in result:
+            if "owners" in result:
                 count += int((result["owners"] >= 0).sum())  # Not dead leaves.
                 known.append(result.get("teacher_accuracy", np.zeros(0)))
             yield result
