@@ -114,7 +114,7 @@ def chosen(
     return _answered(sample, names, seen, rows[who], some)
 
 
-def _to_compare(classes: np.ndarray, usable: np.ndarray | bool) -> np.ndarray:
+def _to_compare(classes: np.ndarray, usable: Any = True) -> np.ndarray:
     """A few images of a few classes, among those that can be used."""
     index = np.flatnonzero((classes >= 0) & usable)
     known = np.unique(classes[index])
@@ -196,7 +196,7 @@ def ask(run: Run, zoo: Zoo, bank: ImageBank, map_tasks: Callable) -> None:
     sample = chosen(names, of_bank(bank))
     if zoo.service is None:
         classes = np.asarray([list(names.classes).index(x) for x in sample.classes])
-        seen = _to_compare(classes, True)
+        seen = _to_compare(classes)
         rows = _spread(zoo.num_teachers, _MOST_TEACHERS)
         if len(seen):
             some = zoo_lib.select(zoo, rows)

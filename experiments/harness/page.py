@@ -12,9 +12,13 @@ import html
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from experiments.harness import metrics, page_style
+
+
+T = TypeVar("T")
+PAGE_FILE = "report.html"
 
 
 class Html(str):
@@ -166,13 +170,23 @@ def made(title: str, make: Callable[[], Sequence[Html]]) -> Section:
       title: heading.
       make: its blocks.
     """
+    found, told = attempted(title, make)
+    return Section(title, [paragraph(f"Not made: {told}")] if found is None else found)
+
+
+def attempted(what: str, make: Callable[[], T]) -> tuple[T | None, str]:
+    """What is made for a page, or None and why not: no page is worth losing a run.
+
+    Args:
+      what: for the line that says so.
+      make: makes it.
+    """
     try:
-        return Section(title, make())
-    # Whatever it is: a page is no reason to lose a run.
-    except Exception as error:
+        return make(), ""
+    except Exception as error:  # Whatever it is.
         told = " ".join(str(error).split()) or type(error).__name__
-        print(f"note: {title}: {told}", file=sys.stderr)
-        return Section(title, [paragraph(f"Not made: {told}")])
+        print(f"note: {what} of the page: {told}", file=sys.stderr, flush=True)
+        return None, told
 
 
 def page(title: str, about: Sequence[Any], sections: Sequence[Section]) -> str:
