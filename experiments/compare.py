@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import inputs, train
-from experiments.evaluation import comparison_report
-from experiments.harness import stopping
+from experiments.evaluation import comparison_report, run_page
+from experiments.harness import hosts, page, stopping
 from experiments.harness.command_line import Given
 from experiments.harness.run import Run
 from experiments.inputs import command_line, contents
@@ -115,7 +115,11 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
             write(outcomes)
             # Programs of one cell are of no use to the next and add up.
             jax.clear_caches()
-        return write(outcomes, final=True)
+        record = write(outcomes, final=True)
+        if hosts.is_writer():
+            run_page.write(workdir)
+        print(f"look at {workdir}/{page.PAGE_FILE}", flush=True)
+        return record
 
 
 def check(config: Given, workdir: str) -> dry.Findings:

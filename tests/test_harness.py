@@ -25,6 +25,7 @@ from experiments.harness import (
     metrics,
     optimizers,
     pictures,
+    plots,
     results,
     stopping,
 )
@@ -474,10 +475,10 @@ def test_grid(tmp_path):
 def test_curves(tmp_path, monkeypatch, capsys):
     path = tmp_path / "curves.png"
     series = {"ours": [(0, 20.0, 1.0), (10, 30.0, 0.8)], "none": [], "x": [(0, 1)]}
-    assert pictures.save_curves(path, series, ylabel="accuracy")
+    assert plots.save_curves(path, series, ylabel="accuracy")
     assert Image.open(path).size == (768, 480)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert not pictures.save_curves(path, series)
+    assert not plots.save_curves(path, series)
     assert "pip install matplotlib" in capsys.readouterr().err
 
 

@@ -10,6 +10,8 @@ Reference:
   Neuroscience 2008.
 """
 
+import itertools
+
 import numpy as np
 
 from experiments.evaluation.samples import Samples
@@ -25,7 +27,7 @@ def views(logits: np.ndarray, columns: np.ndarray) -> np.ndarray:
     [[1, 1, -1], [1, 1, -1], [-1, -1, 1]]
     """
     found = []
-    for start, stop in zip(columns[:-1], columns[1:], strict=True):
+    for start, stop in itertools.pairwise(columns):
         said = _log_probabilities(logits[:, start:stop])
         said = said - said.mean(0)
         said = said / np.maximum(np.linalg.norm(said, axis=1, keepdims=True), 1e-9)
@@ -63,6 +65,6 @@ def alike(sample: Samples) -> np.ndarray:
     columns = sample.columns
     parts = [
         _log_probabilities(sample.logits[:, start:stop])
-        for start, stop in zip(columns[:-1], columns[1:], strict=True)
+        for start, stop in itertools.pairwise(columns)
     ]
     return panel.centrality(Answers(np.concatenate(parts, axis=1), columns))

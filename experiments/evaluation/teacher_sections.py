@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.evaluation import likeness
 from experiments.evaluation.samples import Samples
-from experiments.harness import page, pictures
+from experiments.harness import page, pictures, plots
 from experiments.harness.page import Html
 
 _LONGEST = 36  # Letters of a name.
@@ -41,10 +41,10 @@ def recovered(sample: Samples | None) -> Sequence[Html]:
         uri = pictures.array_uri(image)
         shown.append(page.Picture(uri, page.lines(*told), groups=groups))
     side = "x".join(map(str, sample.images.shape[1:3]))
+    both = " and teacher" if len(by) > 1 else ""
     about = (
-        f"{len(shown)} images of {side} pixels, of every class"
-        f"{' and teacher' if len(by) > 1 else ''} about equally many. No teacher's data "
-        "was seen. A click shows one larger."
+        f"{len(shown)} images of {side} pixels, of every class{both} about equally "
+        "many. No teacher's data was seen. A click shows one larger."
     )
     return [page.paragraph(about), page.gallery(shown, by)]
 
@@ -94,7 +94,7 @@ def _about(trust: dict[str, Any], count: int) -> str:
         return f"{count} teachers took part; this method judges none of them."
     believed = sum(weight > 0 for weight in trust["weights"])
     return (
-        f"{believed} of {count} teachers were believed, fully, the others not at all. A "
+        f"{believed} of {count} teachers were believed, the others not at all. A "
         "teacher is left out if an answer is not finite, if its answers tell less than "
         "a quarter of the usual information about an image (entropy of the mean "
         "prediction less mean entropy), or if it contradicts the others: neither does "
@@ -142,7 +142,7 @@ def differences(sample: Samples | None) -> Sequence[Html]:
         groups = [str(group) for group in groups]
         if what != "teacher" and len(set(groups)) < 2:
             continue
-        uri = pictures.drawing_uri(pictures.Dots(places, groups), (5.6, 4.2))
+        uri = plots.drawing_uri(plots.Dots(places, groups), (5.6, 4.2))
         more = "; colours in order of the zoo" if len(set(groups)) > 20 else ""
         drawn.append(page.figure(uri, f"Coloured by {what}{more}"))
     close = likeness.alike(sample)
@@ -151,12 +151,12 @@ def differences(sample: Samples | None) -> Sequence[Html]:
         f"{images} recovered images as each of {number} teachers sees them: a point is "
         "an image in the eyes of one teacher, placed by how alike that teacher finds "
         "it to the other images (t-SNE of cosines of log-probabilities, perplexity "
-        f"{min(30.0, (len(rows) - 1) / 3):.3g}). Where points gather by class, teachers "
-        "see the same; where they gather by teacher, each has a view of its own."
+        f"{min(30.0, (len(rows) - 1) / 3):.3g}). Where points gather by class, "
+        "teachers see the same; where they gather by teacher, each has its own view."
     )
     told = (
         f"Linear CKA of a teacher's answers with those of all others together: "
-        f"{close.min():.2f} to {close.max():.2f}, median {np.median(close):.2f} (1: the "
-        f"same view); least alike: {least}."
+        f"{close.min():.2f} to {close.max():.2f}, median {np.median(close):.2f} (1: "
+        f"the same view); least alike: {least}."
     )
     return [page.paragraph(about), page.paragraph(told), page.figures(drawn)]

@@ -65,9 +65,7 @@ class MetricWriter:
 
     def read(self) -> list[dict[str, Any]]:
         """Returns all records, oldest first."""
-        if not self._path.exists():
-            return []
-        return [json.loads(line) for line in self._complete_lines()]
+        return read_rows(self._path)
 
     def close(self) -> None:
         """Closes the TensorBoard writer, if any."""
@@ -75,17 +73,29 @@ class MetricWriter:
             self._board.close()
 
     def _complete_lines(self) -> list[str]:
-        lines = []
-        for line in self._path.read_text().splitlines():
-            try:
-                json.loads(line)
-            except ValueError:
-                continue
-            lines.append(line)
-        return lines
+        return _complete_lines(self._path)
 
     def _rewrite(self, lines: list[str]) -> None:
         files.write_text(self._path, "".join(line + "\n" for line in lines))
+
+
+def read_rows(file: epath.PathLike) -> list[dict[str, Any]]:
+    """The records of a metrics file, oldest first; none where there is no file."""
+    path = epath.Path(file)
+    found = _complete_lines(path) if path.exists() else ()
+    return [json.loads(line) for line in found]
+
+
+def _complete_lines(path: epath.Path) -> list[str]:
+    """Without those that a kill has cut."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines
 
 
 class Progress:

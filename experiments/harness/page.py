@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, TypeVar
 
 from experiments.harness import metrics, page_style
 
-
 T = TypeVar("T")
 PAGE_FILE = "report.html"
 
