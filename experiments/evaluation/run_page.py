@@ -74,14 +74,16 @@ def _of_run(
     model = folder / model_io.MODEL_FILE
     notes = model_io.load_model(model)[2] if model.exists() else {}
     table = folder / _TABLE_FILE
-    told = table.read_text().splitlines()
     # Below the title: a table, or why there is none.
-    title = told[0] if result.get("results") else " ".join(told[1:]).strip()
+    untold = " ".join(table.read_text().splitlines()[1:]).strip()
     asking = chunks.seconds_spent(folder, "described")
     return [
-        made("Results", lambda: run_sections.results(result, title)),
+        made("Results", lambda: run_sections.results(result, trust, untold)),
         made("Training", lambda: run_sections.training(result, rows)),
-        made("Recovered images", lambda: teacher_sections.recovered(sample)),
+        made(
+            "Recovered images",
+            lambda: teacher_sections.recovered(sample, folder / "recovered.png"),
+        ),
         made(
             "Teachers, and how far they were believed",
             lambda: teacher_sections.trusted(notes.get("teachers", ()), trust, result),

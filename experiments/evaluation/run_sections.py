@@ -15,29 +15,47 @@ from free_jax.fewshot.evaluation import PROTOCOLS
 _SIZE = (5.6, 3.6)  # Inches of a plot.
 
 
-def results(result: Mapping[str, Any], title: str) -> Sequence[Html]:
-    """The table of a run, or what it says in its place.
+def results(
+    result: Mapping[str, Any], trust: Mapping[str, Any], untold: str
+) -> Sequence[Html]:
+    """The table of a run and the numbers that matter most.
 
     Args:
       result: contents of ``result.json``.
-      title: of the table.
+      trust: contents of ``teachers.json``; empty where nobody judged.
+      untold: why there is no table.
     """
     table = result.get("results", {})
     shots = sorted({int(n) for cells in table.values() for n in cells})
     columns = ("method", "shots", *(f"{name} %" for name in PROTOCOLS))
-    rows = []
+    rows, tiles = [], []
     for number in shots:
-        for name, cells in table.items():
-            if str(number) in cells:
-                both = final.shown(cells[str(number)])
-                rows.append(dict(zip(columns, (name, number, *both), strict=True)))
-    blocks = [page.paragraph(title)]
-    if rows:
-        blocks.append(page.table(rows, columns))
+        for place, (name, cells) in enumerate(table.items()):
+            if str(number) not in cells:
+                continue
+            both = [_signed(text) for text in final.shown(cells[str(number)])]
+            rows.append(dict(zip(columns, (name, number, *both), strict=True)))
+            if place == 0 and "skipped" not in cells[str(number)]:
+                first = next((text for text in both if text != "-"), "-")
+                tiles.append((f"{first} %", f"{name}, {number}-shot"))
+    if weights := trust.get("weights"):
+        believed = sum(weight > 0 for weight in weights)
+        tiles.append((f"{believed} of {len(weights)}", "teachers believed"))
+    if images := result.get("images_recovered"):
+        tiles.append((f"{images:,}".replace(",", " "), "images recovered"))
+    if seconds := result.get("seconds"):
+        spent = metrics.format_duration(float(seconds))
+        tiles.append((spent, "recovery and training"))
+    blocks = [page.tiles(tiles[:8])]
+    blocks.append(page.table(rows, columns) if rows else page.paragraph(untold))
     for each in result.get("further", ()):
         line = "{name}: {classes} classes, {queries} queries, {path}".format(**each)
         blocks.append(page.paragraph(line))
     return blocks
+
+
+def _signed(text: str) -> str:
+    return text.replace("+-", "\N{PLUS-MINUS SIGN}")
 
 
 def training(
@@ -57,19 +75,24 @@ def training(
         if series:
             plot = plots.Curves(series, x, "accuracy (%)", "validation classes")
             drawn.append(page.figure(plots.drawing_uri(plot, _SIZE)))
-    losses, others = _meters(rows)
-    for kind, names in (("losses", losses), ("other meters", others)):
+    for kind, names in _meters(rows).items():
         for x, at in (("minutes", _minutes(curve, rows)), ("step", None)):
             series = {name: _points(rows, name, at) for name in names}
             series = {name: points for name, points in series.items() if points}
             if not series or (x == "minutes" and at is None):
                 continue
-            low = min(point[1] for points in series.values() for point in points)
-            plot = plots.Curves(series, x, "", kind, kind == "losses" and low > 0)
+            values = [point[1] for points in series.values() for point in points]
+            low, high = min(values), max(values)
+            plot = plots.Curves(
+                series, x, "", kind, kind == "losses" and 0 < low < high / 10
+            )
             drawn.append(page.figure(plots.drawing_uri(plot, _SIZE)))
     if not drawn:
         return []
-    told = "Minutes of steps between two judgements are interpolated."
+    told = (
+        "Minutes hold what was spent before the first step; between two judgements "
+        "they are interpolated."
+    )
     return [page.figures(drawn), page.paragraph(told)]
 
 
@@ -89,12 +112,21 @@ def accuracies(
     return found
 
 
-def _meters(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
-    """Names of losses, and of other numbers that stay below one or so."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    names = [x for x in names if x not in ("step", "queries") and "val_" not in x]
-    losses = [x for x in names if x.endswith(("loss", "_ce", "entropy"))]
-    return losses, [x for x in names if x not in losses]
+def _meters(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Names of metrics that can share an axis: losses, shares, and other numbers."""
+    found: dict[str, list[str]] = {"losses": [], "shares": [], "other meters": []}
+    for name in dict.fromkeys(name for row in rows for name in row):
+        values = [row[name] for row in rows if name in row]
+        if name in ("step", "queries") or name.startswith("val_"):
+            continue
+        numbers = [x for x in values if isinstance(x, (int, float))]
+        if name.endswith(("loss", "_ce", "entropy")):
+            found["losses"].append(name)
+        elif numbers and 0 <= min(numbers) <= max(numbers) <= 1:
+            found["shares"].append(name)
+        else:
+            found["other meters"].append(name)
+    return found
 
 
 def _points(
@@ -151,6 +183,7 @@ def costs(result: Mapping[str, Any], asking: float) -> Sequence[Html]:
     ]
     columns = ("what", "images", "GFLOPs by the cost model", "seconds measured")
     columns += ("GFLOPs a second",)
+    columns = tuple(name for name in columns if any(name in row for row in rows))
     blocks = [page.table([row for row in rows if len(row) > 1], columns)]
     told = [f"{result.get('images_recovered', 0)} images were recovered"]
     if recovering is None:

@@ -142,7 +142,7 @@ def _answered(
 
 
 def _in_turn(pairs: np.ndarray, most: int) -> np.ndarray:
-    """At most so many rows, of each distinct one about equally many, sorted."""
+    """At most so many rows, of each distinct one about equally many, in order."""
     _, kind = np.unique(pairs, axis=0, return_inverse=True)
     kind = kind.ravel()
     turn, counts = np.zeros(len(kind), int), {}
@@ -159,7 +159,8 @@ def _in_turn(pairs: np.ndarray, most: int) -> np.ndarray:
         if len(kept) >= most:
             break
     index = np.asarray(kept, int)
-    return index[np.lexsort((index, kind[index]))]
+    # What is of no class or teacher comes last.
+    return index[np.lexsort((index, kind[index], pairs[index].min(1) < 0))]
 
 
 def _name(names: Sequence[str], number: int, kind: str) -> str:

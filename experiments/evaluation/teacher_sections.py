@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from etils import epath
 
 from experiments.evaluation import likeness
 from experiments.evaluation.samples import Samples
@@ -26,10 +27,17 @@ def short(name: str, most: int = _LONGEST) -> str:
     return f"{name[: most - 2 - half]}..{name[-half:]}"
 
 
-def recovered(sample: Samples | None) -> Sequence[Html]:
-    """Images by class and teacher."""
+def recovered(sample: Samples | None, sheet: epath.Path) -> Sequence[Html]:
+    """Images by class and teacher.
+
+    Args:
+      sample: of them.
+      sheet: a picture of some, for a run of an earlier version that kept no sample.
+    """
     if sample is None or not len(sample.images):
-        return []
+        told = "Some of the images; rows are classes."
+        found = sheet.exists()
+        return [page.figure(pictures.file_uri(sheet), told)] if found else []
     shown, by = [], ["class", "teacher"] if any(sample.owners) else ["class"]
     each = zip(sample.images, sample.classes, sample.owners, strict=True)
     for image, known, owner in each:

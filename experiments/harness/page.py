@@ -116,6 +116,15 @@ def _is_numeric(cells: Sequence[Any]) -> bool:
     return bool(shown) and all(re.match(r"[-+]?\d", cell) for cell in shown)
 
 
+def tiles(values: Sequence[tuple[Any, Any]]) -> Html:
+    """The few numbers that matter most, each over what it is."""
+    shown = "".join(
+        f"<div><b>{escaped(value)}</b><span>{escaped(what)}</span></div>"
+        for value, what in values
+    )
+    return Html(f'<div class="tiles">{shown}</div>')
+
+
 def figure(uri: str, caption: Any = "") -> Html:
     """A drawing as wide as the page, such as a plot; larger on a click."""
     text = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""

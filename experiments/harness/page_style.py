@@ -28,6 +28,13 @@ th, td { text-align: left; padding: .25rem .7rem .25rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); max-width: 26rem; min-width: 2.5rem }
 th { color: var(--soft); font-weight: 600; position: sticky; top: 0;
   background: #fff; white-space: nowrap }
+.tiles { display: grid; gap: .6rem; margin-bottom: .8rem;
+  grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)) }
+.tiles div { background: var(--back); border-radius: 6px; padding: .5rem .8rem }
+.tiles b { display: block; font-size: 1.25rem; font-weight: 600; line-height: 1.4;
+  font-variant-numeric: tabular-nums }
+.tiles span { display: block; font-size: .8rem; line-height: 1.3;
+  color: var(--soft); overflow-wrap: anywhere }
 .number { text-align: right; white-space: nowrap }
 pre { background: var(--back); border: 1px solid var(--line); border-radius: 6px;
   padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere;
@@ -53,6 +60,7 @@ figcaption { font-size: .75rem; line-height: 1.3; color: var(--soft);
   border: 1px solid var(--line); background: #fff; cursor: pointer }
 .choose button[aria-pressed=true] { background: var(--accent); color: #fff;
   border-color: var(--accent) }
+.sorted > div:last-child { max-height: 44rem; overflow-y: auto }
 .sorted h4 { margin: .9rem 0 .3rem; font-size: .9rem; font-weight: 600 }
 dialog { border: 0; border-radius: 8px; padding: 1rem; max-width: 94vw;
   cursor: pointer }
