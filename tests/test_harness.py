@@ -30,6 +30,7 @@ from experiments.harness import (
     stopping,
 )
 from experiments.harness import workdir as workdir_lib
+from experiments.harness.progress import Progress
 from free_jax.errors import InputError
 
 CONFIG = """
@@ -405,7 +406,7 @@ def test_tensorboard_is_optional(tmp_path):
 
 def test_progress_excludes_compilation(capsys):
     now = [0.0]
-    progress = metrics.Progress(1000, 100, every_secs=30, clock=lambda: now[0])
+    progress = Progress(1000, 100, every_secs=30, clock=lambda: now[0])
     now[0] = 60.0  # the first step compiles
     progress.update(101, {"ce": jnp.float32(0.42), "replay acc": 61.234})
     for step in range(102, 111):

@@ -46,26 +46,26 @@ def write(folder: epath.PathLike, sample: samples.Samples | None = None) -> bool
 
 def _page(folder: epath.Path, sample: samples.Samples | None) -> str:
     result = former_rows.read_result(folder)
-    config = _json(folder / workdir.CONFIG_FILE)
+    keys = _json(folder / workdir.CONFIG_FILE)
     table = folder / _TABLE_FILE
     title = table.read_text().partition("\n")[0] if table.exists() else ""
     about = [title, f"{os.fspath(folder)}"]
     if "rows" in result:
-        name, sections = "Comparison", _of_comparison(folder, result, config)
+        name, sections = "Comparison", _of_comparison(folder, result, keys)
     elif "held_out_accuracy" in result:
-        name, sections = "Trained teachers", _of_teachers(folder, result, config)
+        name, sections = "Trained teachers", _of_teachers(folder, result, keys)
         about[0] = f"mean held-out accuracy {100 * result['held_out_accuracy']:.1f} %"
     else:
         name = str(result.get("algorithm", "run")).upper()
         name = "Panel distillation" if name == "PANEL" else name
-        sections = _of_run(folder, result, config, sample)
+        sections = _of_run(folder, result, keys, sample)
     return page.page(f"Report: {name}", [line for line in about if line], sections)
 
 
 def _of_run(
     folder: epath.Path,
     result: dict[str, Any],
-    config: dict[str, Any],
+    keys: dict[str, Any],
     sample: samples.Samples | None,
 ) -> Sequence[Section]:
     rows = metrics.read_rows(folder / metrics.METRICS_FILE)
@@ -96,14 +96,14 @@ def _of_run(
         made(
             "Config, versions, and how to go on",
             lambda: run_sections.going_on(
-                os.fspath(folder), result, config, model=model.exists()
+                os.fspath(folder), result, keys, model=model.exists()
             ),
         ),
     ]
 
 
 def _of_comparison(
-    folder: epath.Path, result: dict[str, Any], config: dict[str, Any]
+    folder: epath.Path, result: dict[str, Any], keys: dict[str, Any]
 ) -> Sequence[Section]:
     return [
         made("Results", lambda: comparison_sections.results(result)),
@@ -112,15 +112,13 @@ def _of_comparison(
         made("Cells", lambda: comparison_sections.cells(folder)),
         made(
             "Config, versions, and how to go on",
-            lambda: run_sections.going_on(
-                os.fspath(folder), result, config, model=False
-            ),
+            lambda: run_sections.going_on(os.fspath(folder), result, keys, model=False),
         ),
     ]
 
 
 def _of_teachers(
-    folder: epath.Path, result: dict[str, Any], config: dict[str, Any]
+    folder: epath.Path, result: dict[str, Any], keys: dict[str, Any]
 ) -> Sequence[Section]:
     rows = result["teachers"]
     columns = tuple(rows[0]) if rows else ()
@@ -128,9 +126,7 @@ def _of_teachers(
         made("Teachers", lambda: [page.table(rows, columns)]),
         made(
             "Config, versions, and how to go on",
-            lambda: run_sections.going_on(
-                os.fspath(folder), result, config, model=False
-            ),
+            lambda: run_sections.going_on(os.fspath(folder), result, keys, model=False),
         ),
     ]
 

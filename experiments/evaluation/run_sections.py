@@ -231,14 +231,14 @@ def _cost(
 
 
 def going_on(
-    folder: str, result: Mapping[str, Any], config: Mapping[str, Any], *, model: bool
+    folder: str, result: Mapping[str, Any], keys: Mapping[str, Any], *, model: bool
 ) -> Sequence[Html]:
     """Commands, config and versions.
 
     Args:
       folder: the working directory.
       result: contents of ``result.json``.
-      config: contents of ``config.json``.
+      keys: contents of ``config.json``.
       model: whether there is one to classify with.
     """
     blocks, where = [], shlex.quote(folder)
@@ -262,8 +262,8 @@ def going_on(
     versions = result.get("versions", {})
     told = ", ".join(f"{name} {version}" for name, version in versions.items())
     place = f"{result.get('device_count', '?')} {result.get('backend', '?')} device(s)"
-    blocks.append(page.paragraph(f"{place}; {told}; seed {config.get('seed')}"))
-    text = json.dumps(config, indent=1, sort_keys=True)
+    blocks.append(page.paragraph(f"{place}; {told}; seed {keys.get('seed')}"))
+    text = json.dumps(keys, indent=1, sort_keys=True)
     blocks.append(page.details("Config", page.code(text)))
     return blocks
 

@@ -1,12 +1,10 @@
-"""What a run tells: metrics file, progress line and tables."""
+"""What a run tells: metrics file and tables; `progress` tells how far it is."""
 
-import collections
 import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -96,61 +94,6 @@ def _complete_lines(path: epath.Path) -> list[str]:
             continue
         lines.append(line)
     return lines
-
-
-class Progress:
-    """Prints ``step 120/1000  ce 0.42  eta 3h12m`` now and then, on process 0."""
-
-    def __init__(
-        self,
-        total_steps: int,
-        start_step: int = 0,
-        *,
-        every_secs: float = 10.0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._total = total_steps
-        self._start = start_step
-        self._every = every_secs
-        self._stream = stream
-        self._clock = clock
-        self._printed: float | None = None
-        # Pairs (time, step).  The first comes from the end of the first step, so the
-        # compilation is not part of the rate.
-        self._recent: collections.deque[tuple[float, int]] = collections.deque()
-
-    def due(self) -> bool:
-        """Whether `update` would print: fetch the scalars from the device only then."""
-        if self._printed is None:
-            return True
-        return self._clock() - self._printed >= self._every
-
-    def update(
-        self, step: int, scalars: Mapping[str, Any], force: bool = False
-    ) -> None:
-        """Notes that `step` steps are done and prints if it is time to."""
-        self._recent.append((self._clock(), step))
-        while len(self._recent) > 50:
-            self._recent.popleft()
-        if (force or self.due()) and jax.process_index() == 0:
-            self._printed = self._clock()
-            print(self.line(step, scalars), file=self._stream or sys.stdout, flush=True)
-
-    def line(self, step: int, scalars: Mapping[str, Any]) -> str:
-        """Formats the status line."""
-        parts = [f"step {step}/{self._total}"]
-        parts += [f"{name} {format_number(value)}" for name, value in scalars.items()]
-        remaining = self.seconds_left(step)
-        parts.append(f"eta {'?' if remaining is None else format_duration(remaining)}")
-        return "  ".join(parts)
-
-    def seconds_left(self, step: int) -> float | None:
-        """Estimates the time to the last step; None before two steps are done."""
-        if len(self._recent) < 2 or self._recent[-1][1] == self._recent[0][1]:
-            return None
-        (time_0, step_0), (time_1, step_1) = self._recent[0], self._recent[-1]
-        return max(self._total - step, 0) * (time_1 - time_0) / (step_1 - step_0)
 
 
 def format_duration(seconds: float) -> str:
