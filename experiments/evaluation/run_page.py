@@ -85,7 +85,7 @@ def _of_run(
             lambda: teacher_sections.recovered(sample, folder / "recovered.png"),
         ),
         made(
-            "Teachers, and how far they were believed",
+            "Teachers, and how far they were believed" if trust else "Teachers",
             lambda: teacher_sections.trusted(notes.get("teachers", ()), trust, result),
         ),
         made(

@@ -22,7 +22,7 @@ from free_jax.zoo import Zoo
 SAMPLES_FILE = "samples.npz"
 _MOST_IMAGES = 400
 # Of those that teachers are compared by.
-_CLASSES, _IMAGES_OF_CLASS, _MOST_TEACHERS = 8, 6, 30
+_CLASSES, _IMAGES_OF_CLASS, _MOST_TEACHERS = 8, 6, 16
 
 
 class Samples(NamedTuple):

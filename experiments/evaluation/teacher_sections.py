@@ -45,9 +45,9 @@ def recovered(sample: Samples | None, sheet: epath.Path) -> Sequence[Html]:
             "class": known or "dead leaves: of no class",
             "teacher": owner or "of no teacher",
         }
-        told = [known or "dead leaves", *([short(owner)] if owner else [])]
+        told = page.lines(known or "dead leaves", short(owner)) if owner else ""
         uri = pictures.array_uri(image)
-        shown.append(page.Picture(uri, page.lines(*told), groups=groups))
+        shown.append(page.Picture(uri, told, groups=groups))
     side = "x".join(map(str, sample.images.shape[1:3]))
     both = " and teacher" if len(by) > 1 else ""
     about = (

@@ -156,7 +156,7 @@ def _small(picture: Picture, by: Sequence[str]) -> str:
     known = [f'data-g{n}="{escaped(picture.groups[g])}"' for n, g in enumerate(by)]
     caption = escaped(picture.caption)
     caption = f"<figcaption>{caption}</figcaption>" if caption else ""
-    image = _image(picture.uri, picture.caption)
+    image = _image(picture.uri, picture.caption or ", ".join(picture.groups.values()))
     return f"<figure{kind} {' '.join(known)}>{image}{caption}</figure>"
 
 

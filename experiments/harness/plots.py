@@ -114,10 +114,10 @@ class Dots(NamedTuple):
         for number, name in enumerate(names):
             of_it = self.places[groups == name]
             colour = colours(number if few else number / (len(names) - 1))
-            axes.scatter(*of_it.T, s=9, color=colour, label=name, alpha=0.8, lw=0)
+            axes.scatter(*of_it.T, s=14, color=colour, label=name, alpha=0.8, lw=0)
         axes.set(xticks=[], yticks=[], title=self.title)
         if len(names) <= 20:
-            _legend(axes, len(names))
+            _legend(axes, len(names), beside=True)
 
 
 def save_curves(path: epath.PathLike, series: Mapping[str, Any], **labels: Any) -> bool:
@@ -141,8 +141,8 @@ def save_bars(
     return _save(path, Bars(heights, **labels))
 
 
-def _legend(axes: Any, count: int) -> None:
-    if count > _MANY:  # Beside the axes, which it would cover.
+def _legend(axes: Any, count: int, beside: bool = False) -> None:
+    if beside or count > _MANY:  # Beside the axes, which it would cover.
         where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
         axes.legend(frameon=False, fontsize="small", **where)
     elif count:
