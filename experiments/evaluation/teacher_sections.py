@@ -45,7 +45,9 @@ def recovered(sample: Samples | None, sheet: epath.Path) -> Sequence[Html]:
             "class": known or "dead leaves: of no class",
             "teacher": owner or "of no teacher",
         }
-        told = page.lines(known or "dead leaves", short(owner)) if owner else ""
+        told = [known or "dead leaves", *([short(owner)] if owner else [])]
+        # Of classes alone, the heading says it.
+        told = page.lines(*told) if len(by) > 1 else ""
         uri = pictures.array_uri(image)
         shown.append(page.Picture(uri, told, groups=groups))
     side = "x".join(map(str, sample.images.shape[1:3]))
