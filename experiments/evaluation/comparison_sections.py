@@ -18,7 +18,10 @@ _PLOTS = {
 
 def results(result: Mapping[str, Any]) -> Sequence[Html]:
     """The table, a row a method."""
-    rows = [comparison_report.formatted(row) for row in result["rows"]]
+    rows = [
+        {name: page.signed(cell) for name, cell in row.items()}
+        for row in map(comparison_report.formatted, result["rows"])
+    ]
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     told = (
         "Transductive figures, and inductive ones (ind.). An interval is that of all "
@@ -61,7 +64,9 @@ def cells(folder: epath.Path) -> Sequence[Html]:
                 found.append(page.link(place, name))
             elif failed.exists():
                 last = failed.read_text().strip().splitlines()[-1:]
-                found.append(f"{name}: failed, {' '.join(last)}")
+                # Without the name of the exception's module.
+                told = " ".join(last).rpartition("free_jax.errors.")[2]
+                found.append(f"{name}: failed, {told}")
     return [page.items(found)] if found else []
 
 

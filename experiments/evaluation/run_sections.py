@@ -33,7 +33,7 @@ def results(
         for place, (name, cells) in enumerate(table.items()):
             if str(number) not in cells:
                 continue
-            both = [_signed(text) for text in final.shown(cells[str(number)])]
+            both = [page.signed(text) for text in final.shown(cells[str(number)])]
             rows.append(dict(zip(columns, (name, number, *both), strict=True)))
             if place == 0 and "skipped" not in cells[str(number)]:
                 first = next((text for text in both if text != "-"), "-")
@@ -52,10 +52,6 @@ def results(
         line = "{name}: {classes} classes, {queries} queries, {path}".format(**each)
         blocks.append(page.paragraph(line))
     return blocks
-
-
-def _signed(text: str) -> str:
-    return text.replace("+-", "\N{PLUS-MINUS SIGN}")
 
 
 def training(

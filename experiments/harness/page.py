@@ -61,6 +61,13 @@ def escaped(value: Any) -> Html:
     return Html(html.escape("" if value is None else str(value)))
 
 
+def signed(value: Any) -> Any:
+    """Text as a terminal has it, with a proper sign before an interval."""
+    return (
+        value.replace("+-", "\N{PLUS-MINUS SIGN}") if isinstance(value, str) else value
+    )
+
+
 def lines(*values: Any) -> Html:
     """Values under one another."""
     return Html("<br>".join(map(escaped, values)))

@@ -12,7 +12,9 @@ header { padding-top: 1.5rem }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem }
 h2 { font-size: 1.2rem; margin: 0 0 .6rem }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem }
-p, li, figcaption, summary, td, th { overflow-wrap: anywhere }
+p, li, figcaption, summary { overflow-wrap: anywhere }
+/* A word is never split where a table can scroll. */
+td, th { overflow-wrap: break-word }
 p { margin: .4rem 0; max-width: 60rem }
 header p { color: var(--soft) }
 nav { display: flex; flex-wrap: wrap; gap: .3rem .9rem; padding: .6rem 0;
