@@ -18,7 +18,7 @@ import jax
 
 from experiments import inputs, train
 from experiments.evaluation import comparison_report, run_page
-from experiments.harness import hosts, page, stopping
+from experiments.harness import hosts, stopping
 from experiments.harness.command_line import Given
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
@@ -121,7 +121,7 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
         record = write(outcomes, final=True)
         if hosts.is_writer():
             run_page.write(workdir)
-        print(f"look at {workdir}/{page.PAGE_FILE}", flush=True)
+        run_page.say_where(workdir)
         return record
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from experiments.evaluation import run_page
-from experiments.harness import hosts, metrics, page, results, stopping
+from experiments.harness import hosts, metrics, results, stopping
 from experiments.harness.command_line import Given
 from experiments.inputs import contents
 from experiments.inputs.options import ZooOptions
@@ -84,5 +84,5 @@ def _report(config: Given, workdir: str, zoo: Zoo) -> dict[str, Any]:
     record = results.write_result(workdir, result, config)
     if hosts.is_writer():
         run_page.write(workdir)
-    print(f"look at {workdir}/{page.PAGE_FILE}", flush=True)
+    run_page.say_where(workdir)
     return record

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import subprocess
+import types
 import xml.etree.ElementTree as ElementTree
 
 import numpy as np
@@ -13,7 +14,14 @@ import pytest
 from PIL import Image
 
 from experiments import report
-from experiments.evaluation import likeness, run_page, samples, teacher_sections
+from experiments.evaluation import (
+    likeness,
+    run_page,
+    run_sections,
+    samples,
+    teacher_sections,
+)
+from experiments.evaluation import report as report_lib
 from experiments.harness import page
 from experiments.harness.page import PAGE_FILE
 from free_jax import panel
@@ -216,7 +224,7 @@ def test_without_scikit_learn_the_section_says_how_to_get_it(
     assert run_page.write(panel_run)
     text = (panel_run / PAGE_FILE).read_text()
     check(text)
-    assert "pip install &#x27;free_jax[report]&#x27;" in text
+    assert "pip install scikit-learn" in text
 
 
 def test_a_page_never_fails_a_run(tmp_path, capsys):
@@ -224,6 +232,29 @@ def test_a_page_never_fails_a_run(tmp_path, capsys):
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "result.json" in error
     assert report.main([f"--workdir={tmp_path}"]) == 2
+
+
+def test_what_was_not_counted_is_not_told_as_something_else():
+    """A black box gives no gradients, however many images are recovered."""
+    network = {"network": "conv4", "pixels": 16, "teachers": 3, "gflops": 0.5}
+    counted = {"networks": [network], "model": network, "gradients": 0, "answers": 144}
+    result = {"images_recovered": 987, "cost": counted, "recovery_seconds": 12.0}
+    table, *rest = map(str, run_sections.costs(result, 0.0))
+    assert "987" not in table and "144" in table
+    assert "987 images were recovered" in " ".join(rest)
+
+
+def test_samples_that_cannot_be_kept_cost_no_run(monkeypatch, tmp_path, capsys):
+    def broken(*args):
+        raise ValueError("no room")
+
+    monkeypatch.setattr(samples, "chosen", broken)
+    state = types.SimpleNamespace(state=None)
+    meters = types.SimpleNamespace(queries_of=None)
+    method = types.SimpleNamespace(recovered=lambda state: None, meters=meters)
+    zoo = types.SimpleNamespace(class_names=(), sources=(), groups=())
+    report_lib._kept_for_the_page(None, method, state, zoo)
+    assert capsys.readouterr().err.startswith("note: samples of the page:")
 
 
 def test_a_zoo_and_a_comparison_have_pages(tmp_path):

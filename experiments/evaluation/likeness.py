@@ -51,8 +51,7 @@ def in_a_plane(points: np.ndarray) -> np.ndarray:
         from sklearn.manifold import TSNE
     except ImportError:
         raise ImportError(
-            "scikit-learn is missing: pip install 'free_jax[report]', then make the "
-            "page anew"
+            "scikit-learn is missing: pip install scikit-learn, then make the page anew"
         ) from None
     if len(points) < 6:
         raise ValueError(f"{len(points)} points are too few")

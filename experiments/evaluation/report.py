@@ -1,6 +1,5 @@
 """The end of a run: its table, ``result.json``, the model and pictures."""
 
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -187,25 +186,32 @@ def write(
     )
     if hosts.is_writer():
         run_page.write(run.workdir)
-    _say_where(run.workdir)
+        _say_where(run.workdir)
     return record
 
 
 def _kept_for_the_page(
     run: Run, method: Method, outcome: Outcome, zoo: Zoo
 ) -> dict[str, Any] | None:
-    """Keeps what only teachers can tell; returns the costs.  Every process calls it."""
-    if method.recovered:
-        bank = jax.device_get(method.recovered(outcome.state))
-        page.attempted("samples", lambda: samples.ask(run, zoo, bank, run.map_tasks))
+    """Keeps what only teachers can tell; returns the costs."""
+    if recovered := method.recovered:
+        # What counts its queries asks nothing beside them; and of several processes
+        # all would have to ask, also after a failure of one.
+        asking = method.meters.queries_of is None and jax.process_count() == 1
+        page.attempted(
+            "samples",
+            lambda: samples.keep(
+                run, zoo, jax.device_get(recovered(outcome.state)), asking=asking
+            ),
+        )
     return page.attempted("costs", lambda: costs_lib.counted(zoo, method, outcome))[0]
 
 
 def _say_where(folder: str) -> None:
     """The last lines: where to look, and what to do next."""
-    files_there = (TABLE_FILE, results.RESULT_FILE, page.PAGE_FILE, model_io.MODEL_FILE)
+    files_there = (TABLE_FILE, results.RESULT_FILE, model_io.MODEL_FILE)
     print(f"written to {folder}: {', '.join(files_there)}, metrics, pictures")
-    print(f"look at {os.path.join(folder, page.PAGE_FILE)}")
+    run_page.say_where(folder)
     print(f"next: {run_sections.classify_command(shlex.quote(folder))}", flush=True)
 
 

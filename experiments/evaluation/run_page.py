@@ -44,6 +44,13 @@ def write(folder: epath.PathLike, sample: samples.Samples | None = None) -> bool
     return bool(page.attempted("writing", put)[0])
 
 
+def say_where(folder: epath.PathLike) -> None:
+    """Prints where the page is, if there is one."""
+    path = epath.Path(folder) / PAGE_FILE
+    if path.exists():
+        print(f"look at {path}", flush=True)
+
+
 def _page(folder: epath.Path, sample: samples.Samples | None) -> str:
     result = former_rows.read_result(folder)
     keys = _json(folder / workdir.CONFIG_FILE)

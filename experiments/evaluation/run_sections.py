@@ -164,7 +164,7 @@ def costs(result: Mapping[str, Any], asking: float) -> Sequence[Html]:
     rows = [
         _cost(
             "recovering images (gradients)",
-            counted.get("gradients") or result.get("images_recovered"),
+            counted.get("gradients") or None,
             counted.get("recovering_gflops"),
             recovering,
         ),

@@ -6,7 +6,7 @@ without teachers.
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -188,20 +188,20 @@ def of_bank(bank: ImageBank, most: int = 12) -> SyntheticImages:
     )
 
 
-def ask(run: Run, zoo: Zoo, bank: ImageBank, map_tasks: Callable) -> None:
-    """Keeps images of a memory, and what its teachers say of some; every process.
+def keep(run: Run, zoo: Zoo, bank: ImageBank, *, asking: bool) -> None:
+    """Keeps images of a memory and, if `asking`, what its teachers say of some.
 
     Teachers behind a service are not asked: that may cost.
     """
     names = names_of(zoo)
     sample = chosen(names, of_bank(bank))
-    if zoo.service is None:
+    if asking and zoo.service is None:
         classes = np.asarray([list(names.classes).index(x) for x in sample.classes])
         seen = _to_compare(classes)
         rows = _spread(zoo.num_teachers, _MOST_TEACHERS)
         if len(seen):
             some = zoo_lib.select(zoo, rows)
-            told = panel.ask_zoo(some, sample.images[seen], map_tasks=map_tasks)
+            told = panel.ask_zoo(some, sample.images[seen], map_tasks=run.map_tasks)
             sample = _answered(sample, names, seen, rows, told)
     if hosts.is_writer():
         write(run.path(SAMPLES_FILE), sample)

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 
 from experiments.evaluation import samples
-from experiments.harness import files, hosts, pictures
+from experiments.harness import files, hosts, page, pictures
 from experiments.harness.run import Run
 from experiments.stages import adversarial_rounds, reuse
 from free_jax import inversion, keys, panel
@@ -130,11 +130,17 @@ def described(
             told = {"teachers": choice.asked, **found.trust._asdict()}
             files.write_json(run.path("teachers.json"), told)
         if found.images is not None:
-            names = samples.names_of(zoo)
-            shown = samples.chosen(names, found.images, found.answers, choice.asked)
-            samples.write(run.path(samples.SAMPLES_FILE), shown)
+            page.attempted("samples", lambda: _keep_samples(found, zoo, run))
     _tell_doubts(found, zoo, run)
     return found
+
+
+def _keep_samples(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:
+    """For the run's page."""
+    assert found.images is not None
+    names, asked = samples.names_of(zoo), found.choice.asked
+    shown = samples.chosen(names, found.images, found.answers, asked)
+    samples.write(run.path(samples.SAMPLES_FILE), shown)
 
 
 def _tell_doubts(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:
