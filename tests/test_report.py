@@ -244,6 +244,18 @@ def test_what_was_not_counted_is_not_told_as_something_else():
     assert "987 images were recovered" in " ".join(rest)
 
 
+def test_minutes_are_told_where_they_are_known():
+    """From one judgement nobody can say when the first step was made."""
+    rows = [{"step": step, "distill_loss": 1.0 / step} for step in (1, 2, 3)]
+    once = {"curve": [{"step": 3, "seconds": 300.0}]}
+    (alone,) = run_sections.training(once, rows)
+    twice = {"curve": [{"step": 1, "seconds": 240.0}, {"step": 3, "seconds": 300.0}]}
+    both, told = run_sections.training(twice, rows)
+    assert alone.count("<img") == 1 and both.count("<img") == 2
+    assert "Minutes hold" in told
+    assert run_sections._minutes(twice["curve"], rows) == [4.0, 4.5, 5.0]
+
+
 def test_samples_that_cannot_be_kept_cost_no_run(monkeypatch, tmp_path, capsys):
     def broken(*args):
         raise ValueError("no room")

@@ -145,11 +145,14 @@ def as_page(
       truth: class of each picture, if it is known; errors are marked.
     """
     shown: list[list[tuple[float, page.Picture]]] = [[] for _ in classes]
+    counts = np.zeros(len(classes), int)
     unread, left_out = [], 0
     for number, said in enumerate(predictions):
         if said.scores is None:
             unread.append(said.name)
-        elif not said.small:
+            continue
+        counts[said.best] += 1
+        if not said.small:
             left_out += 1
         else:
             score = float(said.scores[said.best])
@@ -162,10 +165,13 @@ def as_page(
     for number, name in enumerate(classes):
         given = [page.Picture(small) for label, small in support if label == number]
         found = [picture for _, picture in sorted(shown[number], key=lambda x: x[0])]
+        told = f"Predicted: {counts[number] or 'none'}"
+        if counts[number] > len(found):
+            told += f" ({len(found)} of them shown)"
         blocks = [
             page.heading("Support pictures"),
             page.gallery(given),
-            page.heading(f"Predicted: {len(found) or 'none'}"),
+            page.heading(told),
             page.gallery(found),
         ]
         sections.append(page.Section(name, blocks))

@@ -63,8 +63,7 @@ def _page(folder: epath.Path, sample: samples.Samples | None) -> str:
         name, sections = "Trained teachers", _of_teachers(folder, result, keys)
         about[0] = f"mean held-out accuracy {100 * result['held_out_accuracy']:.1f} %"
     else:
-        name = str(result.get("algorithm", "run")).upper()
-        name = "Panel distillation" if name == "PANEL" else name
+        name = str(result.get("algorithm", "run"))
         sections = _of_run(folder, result, keys, sample)
     return page.page(f"Report: {name}", [line for line in about if line], sections)
 

@@ -85,11 +85,14 @@ def training(
             drawn.append(page.figure(plots.drawing_uri(plot, _SIZE)))
     if not drawn:
         return []
-    told = (
-        "Minutes hold what was spent before the first step; between two judgements "
-        "they are interpolated."
-    )
-    return [page.figures(drawn), page.paragraph(told)]
+    blocks = [page.figures(drawn)]
+    if len(curve) > 1:
+        told = (
+            "Minutes hold what was spent before the first step; between two judgements "
+            "they are interpolated."
+        )
+        blocks.append(page.paragraph(told))
+    return blocks
 
 
 def accuracies(
@@ -138,16 +141,14 @@ def _points(
 def _minutes(
     curve: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]
 ) -> list[float] | None:
-    """Of each row of metrics, interpolated between judged steps."""
-    if not curve:
-        return None
+    """Of each row of metrics, interpolated between judged steps; None: unknown."""
+    if len(curve) < 2:
+        return None  # When the first step was made is not known.
     steps = [float(row["step"]) for row in curve]
     spent = [float(row["seconds"]) / 60 for row in curve]
-    if len(curve) == 1:  # From nothing.
-        steps, spent = [0.0, *steps], [0.0, *spent]
-    else:  # The first judged step is as long after the start as it goes on.
-        rate = (spent[-1] - spent[0]) / max(steps[-1] - steps[0], 1.0)
-        steps, spent = [0.0, *steps], [max(spent[0] - rate * steps[0], 0.0), *spent]
+    # The first judged step is as long after the start as it goes on.
+    rate = (spent[-1] - spent[0]) / max(steps[-1] - steps[0], 1.0)
+    steps, spent = [0.0, *steps], [max(spent[0] - rate * steps[0], 0.0), *spent]
     return np.interp([row["step"] for row in rows], steps, spent).tolist()
 
 

@@ -103,8 +103,9 @@ def _about(trust: dict[str, Any], count: int) -> str:
     if not trust:
         return f"{count} teachers took part; this method judges none of them."
     believed = sum(weight > 0 for weight in trust["weights"])
+    others = ", the others not at all" if believed < count else ""
     return (
-        f"{believed} of {count} teachers were believed, the others not at all. A "
+        f"{believed} of {count} teachers were believed{others}. A "
         "teacher is left out if an answer is not finite, if its answers tell less than "
         "a quarter of the usual information about an image (entropy of the mean "
         "prediction less mean entropy), or if it contradicts the others: neither does "
