@@ -2,7 +2,10 @@
 
 from importlib.util import find_spec
 
-_NEEDED = ("absl", "matplotlib", "ml_collections", "PIL", "rich", "tensorflow_datasets")
+_NEEDED = (
+    *("absl", "array_record", "chex", "matplotlib", "ml_collections"),
+    *("PIL", "rich", "tensorflow_datasets"),
+)
 _missing = [name for name in _NEEDED if find_spec(name) is None]
 if _missing:
     raise SystemExit(

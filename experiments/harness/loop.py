@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.harness import checkpointing, memory, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
+from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from free_jax.ahead import Feed
 from free_jax.errors import InputError
@@ -150,6 +151,7 @@ class _Training:
         self.limit = schedule.max_seconds or math.inf
         self.info, self.ending, self.silent = None, "", 0
         self.done = self.checked = 0
+        self.progress: Progress | None = None
         self.closed = self.looked_at = False
 
     def _fed(self) -> Feed:
@@ -190,7 +192,7 @@ class _Training:
 
     def start_clock(self) -> None:
         """From here on, seconds are training's."""
-        self.progress = metrics.Progress(
+        self.progress = Progress(
             self.schedule.num_steps, self.done, every_secs=self.run.every_secs
         )
         self.clock = time.monotonic()
@@ -286,7 +288,8 @@ class _Training:
         """Metrics file and status line."""
         self.writer.write(done, scalars)
         shown = {v: scalars[k] for k, v in self.method.meters.status.items()}
-        self.progress.update(done, shown | _val(scalars), force=judged)
+        if self.progress:
+            self.progress.update(done, shown | _val(scalars), force=judged)
 
     def remember(self, done: int, scalars: dict[str, float]) -> None:
         """A row of the curve, and the model if its score is the best yet."""
@@ -314,6 +317,8 @@ class _Training:
             self.closed = True
             if self.fed:
                 self.fed.close()
+            if self.progress:
+                self.progress.close()
             self.writer.close()
             self.checkpoints.close()
 

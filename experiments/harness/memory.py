@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from free_jax.errors import InputError
 
@@ -22,23 +23,29 @@ def compiled(step: Callable, *arguments: Any) -> tuple[Callable, int | None]:
     """
     if not hasattr(step, "lower"):
         return step, None
-    program = step.lower(*arguments).compile()
+    program, placed = step.lower(*arguments).compile(), _placement(arguments)
     try:
         found = program.memory_analysis()
     except (NotImplementedError, RuntimeError):
         found = None
 
     def call(*arguments: Any) -> Any:
-        try:
-            return program(*arguments)
-        except (TypeError, ValueError):  # Placed otherwise than at first.
-            return step(*arguments)
+        # What is placed otherwise than at first is not what was compiled.
+        return (program if _placement(arguments) == placed else step)(*arguments)
 
     if found is None:
         return call, None
     held = found.argument_size_in_bytes + found.output_size_in_bytes
     shared = found.alias_size_in_bytes + found.host_alias_size_in_bytes
     return call, int(held - shared + found.temp_size_in_bytes)
+
+
+def _placement(arguments: Any) -> list[Any]:
+    """What a compiled program takes for granted of its arguments."""
+    return [
+        (jnp.shape(x), getattr(x, "dtype", type(x)), getattr(x, "sharding", None))
+        for x in jax.tree.leaves(arguments)
+    ]
 
 
 def available() -> int | None:

@@ -262,7 +262,12 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
             f"described of {folder}; give the workdir of a panel run"
         )
     images = _images([open_chunk(file) for file in recovered], folder)
-    answers = _answers([open_chunk(file) for file in described])
+    try:
+        answers = _answers([open_chunk(file) for file in described])
+    except InputError as error:
+        raise InputError(
+            f"{name}: {error} in {folder}; let that run finish first"
+        ) from error
     if len(answers.logits) != len(images.images):
         raise InputError(
             f"{name}: {len(images.images)} images but answers about "

@@ -15,7 +15,7 @@ from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
 from free_jax.panel.ragged import columns_of, equal_columns, outputs_of
 from free_jax.panel.recovery import common_shape, quota_of, recover_zoo
-from free_jax.panel.some import answers_of
+from free_jax.panel.some import answers_of, num_asked
 from free_jax.panel.student import (
     Distilled,
     calibration_images,
@@ -71,6 +71,7 @@ __all__ = [
     "joined",
     "judge",
     "most_answers",
+    "num_asked",
     "on_device",
     "outputs_of",
     "panel_distillation",

@@ -16,6 +16,7 @@ from free_jax import images as images_lib
 from free_jax import jobs as jobs_lib
 from free_jax import parallel
 from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
 from free_jax.panel.some import from_entries
 from free_jax.rows import Rows
 from free_jax.types import Answers, PyTree, Teachers
@@ -44,19 +45,23 @@ def ask_some_jobs(
 
     Returns:
       Jobs whose results hold ``images`` [e], ``teachers`` [e] and ``logits`` [e, w], of
-      every question, and ``columns`` and ``num_images`` of all.  See `answers_in`.
+      every question, and ``columns``, ``num_images`` and ``num_answers`` of all jobs
+      together.  See `answers_in`.
     """
     order = np.argsort(voices, axis=None, kind="stable")
     teachers = np.arange(zoo.num_teachers + 1)
     ends = np.searchsorted(voices.ravel()[order], teachers)
     about = order // voices.shape[1]
     heard = [about[ends[t] : ends[t + 1]] for t in teachers[:-1]]
-    jobs, first = [], 0
+    jobs, first, total = [], 0, np.asarray((voices >= 0).sum())
     for number, group in enumerate(zoo.groups):
         mine = heard[first : first + group.num_teachers]
         ask = _asker(zoo, group, first, images, mine, at_once, map_tasks)
         jobs += [
-            jobs_lib.Job(f"group{number}-{rows[0]:05d}", lambda ask=ask, r=rows: ask(r))
+            jobs_lib.Job(
+                f"group{number}-{rows[0]:05d}",
+                lambda ask=ask, r=rows: {**ask(r), "num_answers": total},
+            )
             for rows in _parts(mine, at_once)
         ]
         first += group.num_teachers
@@ -64,7 +69,14 @@ def ask_some_jobs(
 
 
 def answers_in(results: list[dict[str, np.ndarray]]) -> Answers:
-    """The answers that all jobs of `ask_some_jobs` found."""
+    """The answers that all jobs of `ask_some_jobs` found.
+
+    Raises:
+      InputError: some of the jobs are missing.
+    """
+    found = sum(len(part["images"]) for part in results)
+    if found < (wanted := int(results[0].get("num_answers", found))):
+        raise InputError(f"{found} of {wanted} answers are there")
     return from_entries(
         np.concatenate([part["images"] for part in results]),
         np.concatenate([part["teachers"] for part in results]),

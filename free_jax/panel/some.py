@@ -170,6 +170,13 @@ def everyone(answers: Answers) -> Int[np.ndarray, "n t"]:
     return np.broadcast_to(np.arange(count), (len(answers.logits), count))
 
 
+def num_asked(answers: Answers) -> int:
+    """Questions that were asked: one an image and teacher."""
+    if answers.teachers is None:
+        return len(answers.logits) * (len(answers.columns) - 1)
+    return int((answers.teachers >= 0).sum())
+
+
 def broken(answers: Answers) -> Bool[np.ndarray, " t"]:
     """Which teachers gave an answer that is not finite, or were never asked."""
     return np.asarray(

@@ -5,6 +5,7 @@ made = panel.distil(jax.random.key(1), found.described, student, num_steps=8000)
 save_model("model.npz", made.network, made.variables)
 """
 
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -115,11 +116,11 @@ def _train_fed(
     state = jax.jit(algorithm.init)(keys.named(key, "init"))
     step, infos = algorithm.compiled(donate=True), []
     feed, key_of = algorithm.feed, functools.partial(keys.named, key, "step")
-    batches = Feed(lambda n: jax.device_put(feed(key_of(n), described)))
-    for number in range(num_steps):
-        state, info = step(key_of(number), state, batches(number))
-        infos.append(info)
-    batches.close()
+    ahead = Feed(lambda n: jax.device_put(feed(key_of(n), described)))
+    with contextlib.closing(ahead) as batches:
+        for number in range(num_steps):
+            state, info = step(key_of(number), state, batches(number))
+            infos.append(info)
     return state, jax.tree.map(lambda *x: jnp.stack(x), *infos)
 
 

@@ -26,11 +26,16 @@ class Trust(NamedTuple):
       agreement: [T] share of images of the teacher's classes, recovered from OTHER
         teachers and recognised by them, that it labels alike, in [0, 1]; nan where
         there are none.
+      recognised: [T] share of the images recovered from a teacher, and recognised by
+        it, that the OTHER teachers label alike, in [0, 1]; nan where none can.
+      left_out: [T] why a teacher's weight is zero, in words; "" of the others.
     """
 
     weights: np.ndarray
     information: np.ndarray
     agreement: np.ndarray
+    recognised: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def trust(
@@ -87,13 +92,45 @@ def trust(
             chance = 1.0 / len(known[t])
             error = np.sqrt(chance * (1 - chance) / judged.size)
             agrees[t] = agreement[t] > chance + 2 * error
-    agrees |= _believed(taken, classes, owners, known, finite)
+    believed, recognised = _believed(taken, classes, owners, known, finite)
+    agrees |= believed
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
     weights = (finite & informative & agrees).astype(np.float32)
-    return Trust(weights, information, agreement)
+    found = Trust(weights, information, agreement, recognised)
+    relative = np.log(widths) / np.log(widths.max())
+    reasons = [
+        ""
+        if weights[t]
+        else "it was not asked"
+        if not taken[t].images.size
+        else "an answer of it is not finite"
+        if not finite[t]
+        else _told_little(found, t, usual * relative[t])
+        if not informative[t]
+        else _contradicted(found, t, int(widths[t]))
+        for t in range(len(widths))
+    ]
+    return found._replace(left_out=tuple(reasons))
+
+
+def _told_little(found: Trust, t: int, usual: float) -> str:
+    return (
+        f"its answers tell {found.information[t]:.2g} nats about an image, less than a "
+        f"quarter of what is usual ({usual:.2g})"
+    )
+
+
+def _contradicted(found: Trust, t: int, way: int) -> str:
+    told = (
+        f"it takes {100 * found.agreement[t]:.0f} % of the others' images for what "
+        f"they are, by chance {100 / way:.0f} %"
+    )
+    if found.recognised is not None and np.isfinite(found.recognised[t]):
+        told += f"; the others recognise {100 * found.recognised[t]:.0f} % of its own"
+    return told
 
 
 class Taken(NamedTuple):
@@ -114,8 +151,8 @@ def _believed(
     owners: np.ndarray,
     known: list[np.ndarray],
     finite: np.ndarray,
-) -> np.ndarray:
-    """[T] whose images the others recognise better than by chance.
+) -> tuple[np.ndarray, np.ndarray]:
+    """[T] whose images the others recognise better than by chance, and [T] how often.
 
     The other direction of agreement: a teacher that is shown nothing but what others'
     inversions failed to show is not mislabelled if they know its own images.
@@ -127,7 +164,7 @@ def _believed(
       known: the absolute classes of each teacher.
       finite: [T] whose answers all are.
     """
-    found = np.zeros(len(taken), bool)
+    found, often = np.zeros(len(taken), bool), np.full(len(taken), np.nan)
     own = _by_owner(taken, classes, owners) & (owners >= 0) & (owners < len(taken))
     # By image: how many judge it, rightly, and how many would by chance.
     judges, right, expected = np.zeros((3, len(classes)))
@@ -144,11 +181,14 @@ def _believed(
     ends = np.searchsorted(owners[order], np.arange(len(taken) + 1))
     for t in range(len(taken)):
         mine = order[ends[t] : ends[t + 1]]
-        if mine.size < _ENOUGH or len(np.unique(classes[mine])) < 2:
+        if not mine.size:
             continue
         share, chance = (np.mean(x[mine] / judges[mine]) for x in (right, expected))
+        often[t] = share
+        if mine.size < _ENOUGH or len(np.unique(classes[mine])) < 2:
+            continue
         found[t] = share > chance + 2 * np.sqrt(chance * (1 - chance) / mine.size)
-    return found
+    return found, often
 
 
 def _recognised(

@@ -360,6 +360,19 @@ def pick(group: ZooGroup, index: slice | np.ndarray) -> ZooGroup:
     )
 
 
+def in_memory(zoo: Zoo) -> Zoo:
+    """The zoo with weights that are in files read, all of them."""
+
+    def read(leaf: Any) -> Any:
+        return jnp.asarray(np.asarray(leaf)) if rows_lib.in_files(leaf) else leaf
+
+    groups = [
+        dataclasses.replace(group, teachers=jax.tree.map(read, group.teachers))
+        for group in zoo.groups
+    ]
+    return Zoo(tuple(groups), zoo.class_names)
+
+
 def _joined(leaves: Sequence[Any]) -> Any:
     if any(map(rows_lib.in_files, leaves)):
         return rows_lib.joined(leaves)
