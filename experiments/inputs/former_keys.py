@@ -152,6 +152,7 @@ NAMES = former.Names(
         "panel.held_out_classes": {"held_out_teachers": 0, "asked_per_image": 0},
         "distill.fit_images": DISTILL,
         "eval.every_steps": {"also": ""},
+        "host_devices": {"cluster": ""},
     },
 )
 
