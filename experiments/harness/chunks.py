@@ -106,7 +106,7 @@ def cached(
 
     with (
         Progress(len(jobs), there, label=folder.name, every_secs=every_secs) as bar,
-        contextlib.closing(_generator(work, [jobs[n] for n in missing])) as coming,
+        contextlib.closing(_generator(work, [jobs[int(n)] for n in missing])) as coming,
     ):
         for number, file in enumerate(files):
             while not present[number] and number not in found:

@@ -18,7 +18,6 @@ from typing import Any
 import jax
 import numpy as np
 
-import free_jax
 from experiments.harness import chunks, hosts, metrics
 from free_jax import parallel
 from free_jax.errors import InputError
@@ -111,12 +110,12 @@ def _check(client: Any, address: str, patience: float) -> None:
 
 
 def versions() -> str:
-    """Of what computes."""
-    numpy, jaxlib = (importlib.metadata.version(x) for x in ("numpy", "jaxlib"))
-    return (
-        f"free_jax {free_jax.__version__}, jax {jax.__version__}, jaxlib {jaxlib}, "
-        f"numpy {numpy}"
-    )
+    """Of what computes, as far as it is installed."""
+    found = []
+    for name in ("free_jax", "jax", "jaxlib", "numpy"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(found)
 
 
 def _work(
@@ -124,6 +123,7 @@ def _work(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]] | None]:
     """Does jobs on the workers, those of this process alone here, see `chunks.Work`."""
     import distributed
+    from distributed.scheduler import KilledWorker
 
     if any(job.here for job in jobs):
         yield from chunks.in_turn(jobs)
@@ -142,7 +142,7 @@ def _work(
             while waiting:
                 try:
                     with client.as_current():
-                        over = distributed.wait(waiting, _LOOK, "FIRST_COMPLETED")
+                        over: Any = distributed.wait(waiting, _LOOK, "FIRST_COMPLETED")
                 except TimeoutError:
                     yield None
                     continue
@@ -152,7 +152,7 @@ def _work(
                 del over  # And with it what the scheduler keeps for us.
         finally:
             client.cancel([sent, *numbers])
-    except (distributed.scheduler.KilledWorker, CancelledError, OSError) as error:
+    except (KilledWorker, CancelledError, OSError) as error:
         raise metrics.RunError(
             f"the cluster does not go on ({error}); what it finished is kept, and the "
             "same command continues"
