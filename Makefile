@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo serve-demo test test-all test-convert lint types clean
+.PHONY: demo serve-demo test test-all test-convert lint types docs clean
 
 # Three folders of models of two networks, that know 5, 4 and 7 classes; one model made of
 # them, with no image at hand; pictures of classes that none of them knows, told apart by it.
@@ -61,6 +61,12 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
+# The site of docs/, strict: a link that leads nowhere fails (--quiet would hide warnings
+# from --strict).  build/docs/index.html is opened as a file; only the search wants a
+# server: python -m http.server -d build/docs.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 JAX_PLATFORMS=cpu PYTHONPATH=. $(BIN)/mkdocs build --strict
+
 clean:
 	rm -rf $(VENV) $(CONVERT) build *.egg-info
 
@@ -69,13 +75,17 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[experiments]"
 	touch $@
 
 # torch only for parity tests and .pth files; this build needs no CUDA packages.
 $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,tensorboard,fusion]"
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
 # PyTorch without the packages of CUDA.  The index is asked for nothing

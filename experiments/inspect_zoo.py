@@ -16,7 +16,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
-from experiments.inputs.conversion import show_progress  # noqa: E402
+from experiments.harness.progress import counter  # noqa: E402
 from experiments.inputs.hub import add_options, hub_options  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 from free_jax.interop import hub  # noqa: E402
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     try:
         targets = _targets(args)
-        found = hub.survey(args.models, hub_options(args, show_progress))
+        found = hub.survey(args.models, hub_options(args, counter("reading")))
         used = [card for card in found.cards if card.used]
         merged = hub.zoo_of(found).classes.merged if used else {}
         for target, text in (

@@ -3,9 +3,9 @@
     python experiments/serve_zoo.py --zoo=DIR --folder=DIR [--limit=3] [--port=8080] \
         [-- --config=experiments/configs/panel_cifar_fs.py:queries ...]
 
-Writes an ONNX file for each Conv4 and ResNet (others are served by JAX, from the zoo),
-the server's settings and ``apis.yaml`` to the folder, starts the server on loopback,
-runs ``experiments/run.py`` with everything behind ``--`` and
+Writes an ONNX file for each Conv4 and ResNet, a zoo of one for each of the others,
+which JAX serves, the server's settings and ``apis.yaml`` to the folder, starts the
+server on loopback, runs ``experiments/run.py`` with everything behind ``--`` and
 ``--config.zoo.apis=FOLDER/apis.yaml``, and stops the server.  Without ``--`` it serves
 until it is interrupted; with ``--export_only`` it only writes.
 """
@@ -39,7 +39,6 @@ def export(
     folder: Any,
     port: int = 8080,
     *,
-    source: Any = None,
     limit: int | None = None,
 ) -> pathlib.Path:
     """Writes ONNX files, a model repository of MLServer, and ``apis.yaml``.
@@ -48,8 +47,6 @@ def export(
       zoo: teachers, of any networks.
       folder: made if missing.
       port: of the server on loopback; the next one is its gRPC port.
-      source: where `zoo` is on disk: from there the server itself reads networks that
-        are not written as ONNX.
       limit: only so many teachers of each group, the first ones.
 
     Returns:
@@ -70,13 +67,14 @@ def export(
         name = f"teacher{number:03d}"
         model = root / name
         model.mkdir(exist_ok=True)
-        if release.is_written(arch) or source is None:
+        if release.is_written(arch):
             file = release.onnx_classifier(arch, teacher.variables)
             (model / "model.onnx").write_bytes(file.SerializeToString())
             kind, parameters = "onnx", {"uri": "./model.onnx"}
         else:
-            uri = str(pathlib.Path(source).expanduser().resolve())
-            kind, parameters = "jax", {"uri": uri, "extra": {"teacher": number}}
+            alone = zoo_lib.select(zoo, np.asarray([number]))
+            zoo_lib.save_zoo(alone, model / "zoo")
+            kind, parameters = "jax", {"uri": "./zoo"}
         settings = _settings(name, kind, parameters, arch)
         (model / "model-settings.json").write_text(json.dumps(settings, indent=1))
         ids = np.asarray(teacher.class_ids)
@@ -185,8 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args = parser.parse_args(own)
     try:
         zoo = zoo_lib.load_zoo(pathlib.Path(args.zoo).expanduser())
-        file = export(zoo, args.folder, args.port, source=args.zoo, limit=args.limit)
-        print(f"teachers written to {args.folder}", flush=True)
+        file = export(zoo, args.folder, args.port, limit=args.limit)
+        print(f"teachers of {args.zoo} written to {args.folder}", flush=True)
         if args.export_only:
             return 0
         with serving(args.folder) as url:

@@ -31,6 +31,9 @@ from free_jax.types import Episode, ImageBank, Recovered, Teachers
 from free_jax.zoo import Zoo, ZooGroup, save_zoo, take
 from free_jax.zoo.network import Network, make_network
 
+# The one place that names it: pyproject.toml reads it from here.
+__version__ = "0.2.0"
+
 __all__ = [
     "Adversary",
     "Episode",
@@ -43,6 +46,7 @@ __all__ = [
     "Teachers",
     "Zoo",
     "ZooGroup",
+    "__version__",
     "algorithms",
     "augment",
     "balanced_labels",

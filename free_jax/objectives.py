@@ -2,7 +2,7 @@
 
 Where the released codes pass probabilities to a KL function that expects
 log-probabilities, both forms exist: the proper one and "prob_dot", what that call
-computes up to a constant (spec: KLbad).
+computes up to a constant (KLbad, docs/reference/released_codes.md).
 """
 
 from collections.abc import Callable
@@ -46,7 +46,7 @@ def prob_dot(student: Logits, teacher: Logits) -> Float[Array, ""]:
     """The released codes' distillation loss: mean of p_t * (log p_t - p_s).
 
     25 to 57 times weaker than `kl` in gradient, and flat where the student is
-    confidently wrong (spec section 0).
+    confidently wrong (KLbad, docs/reference/released_codes.md).
     """
     p_s, log_t = jax.nn.softmax(student), jax.nn.log_softmax(teacher)
     return (jnp.exp(log_t) * (log_t - p_s)).mean()
@@ -110,7 +110,8 @@ def moment_matching(
     """Distance of a batch's statistics from a teacher's running statistics.
 
     Sum over batch norms of ||mean - running mean||_2 + ||var - running var||_2
-    (spec: BNREG), with a norm whose gradient is finite at zero.
+    (BNREG, docs/reference/released_codes.md), with a norm whose gradient is finite at
+    zero.
 
     Args:
       moments: ``{..., "mean", "var"}`` of the batch, one pair a batch norm.
@@ -156,10 +157,11 @@ def total_variation(images: Float[Array, "n h w c"]) -> Float[Array, ""]:
 
 
 def frobenius_variation(images: Float[Array, "n h w c"]) -> Float[Array, ""]:
-    """Smoothness prior of DeepInversion and PURER (spec section 4.2: TV2).
+    """Smoothness prior of DeepInversion and PURER.
 
     Sum of the Frobenius norms, over the whole batch, of the differences between
-    neighbours along rows, columns and both diagonals.
+    neighbours along rows, columns and both diagonals (TV2,
+    docs/reference/released_codes.md).
     """
     gaps = (
         images[:, :, 1:] - images[:, :, :-1],

@@ -566,8 +566,7 @@ def test_any_network_is_served(tmp_path):
     ids = jnp.arange(6).reshape(2, 3)
     group = ZooGroup(arch, Teachers(inits, ids), np.full(2, np.nan), "")
     one = Zoo((group,), tuple("abcdef"))
-    save_zoo(one, tmp_path / "zoo")
-    file = serve_zoo.export(one, tmp_path / "served", source=tmp_path / "zoo")
+    file = serve_zoo.export(one, tmp_path / "served")
     assert [
         e["class_names"] for e in yaml.safe_load(file.read_text())["endpoints"]
     ] == [

@@ -307,7 +307,7 @@ def test_equal_ways_are_trusted_to_the_bit_as_before_columns(dtype):
     logits = logits.astype(dtype)
     found = panel.trust(side_by_side(logits), class_ids.ravel(), shown(classes, owners))
     wanted = trust_of_equal_ways(logits, class_ids, classes, owners)
-    for one, other in zip(found, wanted, strict=True):
+    for one, other in zip(found[:3], wanted, strict=True):
         np.testing.assert_array_equal(one, other)
     # Votes and centrality too.
     believed = np.flatnonzero(found.weights)

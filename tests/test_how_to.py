@@ -25,8 +25,8 @@ from free_jax import algorithms, models
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"<!-- (file|lines|example):? ?(\S*) -->\n```\w+\n(.*?)```\n", re.S)
 ROW = re.compile(r"^\| `(\S+)` \|", re.M)
-METHOD = (ROOT / "docs" / "how_to_add_a_method.md").read_text()
-ARCHITECTURE = (ROOT / "docs" / "how_to_add_an_architecture.md").read_text()
+METHOD = (ROOT / "docs" / "how_to" / "add_a_method.md").read_text()
+ARCHITECTURE = (ROOT / "docs" / "how_to" / "add_an_architecture.md").read_text()
 
 
 def blocks(page, kind):
@@ -158,7 +158,7 @@ def test_a_new_architecture_is_teacher_and_student(monkeypatch, tmp_path, capsys
     test_models.test_classifier_sizes_and_moments(*eval(row), jax.random.key(0))
     monkeypatch.chdir(tmp_path)
     (example,) = blocks(ARCHITECTURE, "example").values()
-    exec(compile(example, "how_to_add_an_architecture.md", "exec"), found := {})
+    exec(compile(example, "add_an_architecture.md", "exec"), found := {})
     told = example.rpartition("# ")[2]
     assert capsys.readouterr().out == told
     network = found["network"]

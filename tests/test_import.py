@@ -4,6 +4,8 @@ import pathlib
 import subprocess
 import sys
 
+import pytest
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 HEAVY = (
     "torch",
@@ -69,3 +71,21 @@ def test_public_names_exist():
     for name in free_jax.__all__:
         assert hasattr(free_jax, name), name
     assert sorted(free_jax.__all__) == sorted(set(free_jax.__all__))
+
+
+def test_experiments_without_their_extra_say_so_in_one_line(monkeypatch):
+    import importlib
+
+    import experiments
+
+    def absent(name, package=None):
+        return None if name == "ml_collections" else object()
+
+    with monkeypatch.context() as context:
+        context.setattr("importlib.util.find_spec", absent)
+        with pytest.raises(SystemExit) as refused:
+            importlib.reload(experiments)
+    importlib.reload(experiments)
+    told = str(refused.value)
+    assert told.startswith("error: experiments need ml_collections; run")
+    assert "-e '.[experiments]'" in told and "\n" not in told

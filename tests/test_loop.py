@@ -379,7 +379,7 @@ def test_a_job_is_done_once_and_only_when_asked_for(tmp_path, capsys):
     assert values(found) == [1, 2] and made == [0, 1, 2]
     assert values(run.cached("stage", jobs(made))) == [0, 1, 2] and made == [0, 1, 2]
     told = capsys.readouterr().out
-    assert "step 3/3  stage " in told and "stage: 3 parts in" in told
+    assert "stage 3/3  eta 0s" in told and "stage: 3 parts in" in told
     assert 0 < run.seconds_spent("stage", "missing") < 5
     assert sorted(os.listdir(run.path("stage"))) == [f"part-{i}.npz" for i in range(3)]
 

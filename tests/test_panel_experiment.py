@@ -327,6 +327,7 @@ def test_nothing_to_learn_from_is_refused(zoo_path, tmp_path):
         train.main(config, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_some_voices_an_image_and_one_output_a_class(zoo_path, tmp_path, capsys):
     few = ["--config.num_steps=2", "--config.distill.heads=class"]
     config = brief(zoo_path, "--config.panel.asked_per_image=2", *few)

@@ -1,21 +1,19 @@
-"""The README's examples run as they stand."""
+"""The examples of README and of docs run as they stand; `test_docs` has the rest."""
 
 import functools
-import pathlib
 import re
 
 import hub_files
 import jax
 import numpy as np
+import pages
 import pytest
 import toy
 
 import free_jax as fj
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
-PANEL, DISTILLED, FIVE, MODELS = re.findall(
-    r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S
-)
+EXAMPLES = pages.examples()
+PANEL, FIVE, MODELS = EXAMPLES["panel"], EXAMPLES["five"], EXAMPLES["models"]
 # The same panel, smaller.
 LESS = {
     "images_per_class=40": "images_per_class=1",
@@ -32,8 +30,28 @@ def statements(code):
 
 
 def run(code, **names):
-    exec(compile(code, "README.md", "exec"), names)
+    exec(compile(code, "example", "exec"), names)
     return names
+
+
+def smaller(code, changes):
+    """The code with less to do; what is replaced must be there."""
+    for given, less in changes.items():
+        assert given in code
+        code = code.replace(given, less)
+    return code
+
+
+def test_every_block_of_python_is_run():
+    run_here = {"panel", "distilled", "five", "models", "readme", "short", "classify"}
+    assert set(EXAMPLES) == run_here
+    for page, text in pages.pages().items():
+        blocks = [
+            code for _, kind, code in pages.FENCE.findall(text) if kind == "python"
+        ]
+        # Those pages are run by tests/test_how_to.py.
+        if not page.startswith("docs/how_to/add_"):
+            assert len(blocks) == len(pages.EXAMPLE.findall(text)), page
 
 
 @pytest.fixture
@@ -58,12 +76,8 @@ def demo_zoo(tmp_path, monkeypatch):
 
 def test_example_of_the_panel(demo_zoo, tmp_path):
     assert len(statements(PANEL)) < 10
-    code = PANEL
-    for given, less in LESS.items():
-        assert given in code
-        code = code.replace(given, less)
     demo_zoo(16)
-    run(code)
+    run(smaller(PANEL, LESS))
     network, variables, _ = fj.load_model(tmp_path / "student.npz")
     assert network.num_classes == 4 * 5 and "descriptions" in variables
 
@@ -78,7 +92,27 @@ def test_example_of_five(demo_zoo, monkeypatch, capsys, width):
     assert bool(found["info"].is_finite.all())
 
 
-def test_example_of_a_distilled_model(tmp_path, monkeypatch):
+def test_front_page_makes_and_uses_a_model(demo_zoo, tmp_path):
+    zoo = demo_zoo(16)
+    fj.save_zoo(zoo, tmp_path / "MODELS")
+    options = "fj.panel.RecoverOptions(images_per_class=1, dead_leaves=8)"
+    code = smaller(
+        EXAMPLES["readme"],
+        {
+            "PanelOptions()": f"PanelOptions({options})",
+            "num_steps=8000": "num_steps=2",
+            "(32, 32, 3)": "(16, 16, 3)",
+        },
+    )
+    images = jax.random.uniform(jax.random.key(0), (10, 16, 16, 3))
+    labels = np.arange(5)
+    found = run(code, support_images=images[:5], support_labels=labels, pictures=images)
+    assert found["scores"].shape == (10, 5)
+    np.testing.assert_array_equal(found["scores"].argmax(-1)[:5], labels)
+
+
+@pytest.mark.parametrize("name", ["distilled", "short", "classify"])
+def test_example_of_a_distilled_model(name, tmp_path, monkeypatch):
     images = jax.random.uniform(jax.random.key(0), (20, 32, 32, 3))
     arch = fj.make_network("conv4", num_classes=3 * 5, image_shape=(32, 32, 3), width=2)
     variables = fj.distilled.fit_statistics(
@@ -93,16 +127,20 @@ def test_example_of_a_distilled_model(tmp_path, monkeypatch):
     fj.save_model(file, arch, variables)
     monkeypatch.chdir(tmp_path)
     found = run(
-        DISTILLED,
+        EXAMPLES[name],
         jax=jax,
         fj=fj,
         support_images=images[:5],
         support_labels=jax.numpy.arange(5),
         query_images=images[:5],
+        pictures=images[:5],
     )
+    made = ("scores", "scores_of_adapted", "predictions")
+    made = [found[key] for key in made if key in found]
+    assert len(made) == (2 if name == "distilled" else 1)
     # The support images themselves: each is closest to itself.
-    for name in ("scores", "scores_of_adapted"):
-        np.testing.assert_array_equal(found[name].argmax(-1), np.arange(5))
+    for scores in made:
+        np.testing.assert_array_equal(scores.argmax(-1), np.arange(5))
 
 
 def test_example_of_a_folder_of_models(tmp_path, monkeypatch):

@@ -2,8 +2,6 @@
 
 import json
 import pathlib
-import re
-import shlex
 from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
@@ -299,33 +297,6 @@ def test_today_is_said_without_a_line(capsys):
 def test_a_misspelt_key_is_corrected_to_todays(file, wrong, hint):
     with pytest.raises(InputError, match=f"did you mean '{hint}'"):
         parse(file, f"--config.{wrong}")
-
-
-def test_every_override_of_the_readme_parses():
-    text = (ROOT / "README.md").read_text()
-    joined = re.sub(r"\\\n\s*", "", text)
-    commands = re.findall(
-        r"experiments/run\.py ([^\n`]*--config=experiments[^\n`']*)", joined
-    )
-    assert len(commands) > 8
-    for command in commands:
-        words = shlex.split(command.replace('"', "'").replace("''", '"'), posix=False)
-        words = [word.strip("\"'") for word in words if word.startswith(("--", "'--"))]
-        words = [word for word in words if word != "--help"]
-        config = command_line.parse(["run.py", *words]).config
-        checks.validate(config)
-    inline = re.findall(r"`--config\.([a-z_.]+)(?:=([^`\s]+))?`", text)
-    files_ = sorted((ROOT / "experiments" / "configs").glob("*_*.py"))
-    for key, value in inline:
-        arg = f"--config.{key}={value or 'x'}"
-        accepted = 0
-        for file in files_:
-            try:
-                command_line.parse(["run.py", f"--config={file}", arg])
-                accepted += 1
-            except InputError as error:
-                assert "no such key" in str(error), (arg, error)
-        assert accepted, arg
 
 
 # ---- earlier runs ------------------------------------------------------------------

@@ -39,7 +39,8 @@ CPU: dict[str, Any] = {
     "eval.baselines": ("random",),
 }
 
-# BiDf-MKD's released code where it is well defined (spec section 11.3).
+# BiDf-MKD's released code where it is well defined (B1 to B9,
+# docs/reference/released_codes.md).
 RELEASED: dict[str, Any] = {
     "seed": 2022,
     "inversion.generator.labels": "none",

@@ -14,7 +14,7 @@ the fusion papers: ``--config.eval.shots="(10,20)"`` (finished cells are evaluat
 not trained again).
 
 Hours: 100 minutes for ``:cpu`` on one core that other runs shared.  Expected accuracy:
-the table "All methods, two minutes each" of README.md.
+the table of docs/results/comparison.md.
 """
 
 from typing import Any

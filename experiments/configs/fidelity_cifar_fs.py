@@ -12,7 +12,7 @@ Each switch turns ONE of our defaults into what FREE's released code does;
 not looked at.
 
 Hours: not timed; 20 small steps, minutes on one core.  Expected accuracy: the table of
-fidelity switches in BUILD_NOTES.md: 28.1 to 29.7, where random initialisation has 26.8.
+docs/results/fidelity.md: 28.1 to 29.7, where random initialisation has 26.8.
 """
 
 from typing import Any

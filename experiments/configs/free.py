@@ -33,7 +33,8 @@ CPU = {
     "recover.warmup_steps": 12,
 }
 
-# FREE's released code where it is well defined (spec section 11.4).
+# FREE's released code where it is well defined (F1 to F8,
+# docs/reference/released_codes.md).
 RELEASED: dict[str, Any] = {
     "seed": 42,
     "inversion.generator.labels": "none",

@@ -20,8 +20,8 @@ the meta-learner (200), ``:seed=N``, ``:smoke``.  Everything is measured on vali
 classes; test classes are not looked at.
 
 Hours: two to five minutes a part on one core; ``five``, ``fainter``, ``balanced`` and
-``converged`` were not run.  Expected accuracy: the table of FREE's parts in
-BUILD_NOTES.md.
+``converged`` were not run.  Expected accuracy: the table of
+docs/results/free_parts.md.
 """
 
 from typing import Any

@@ -10,7 +10,8 @@ All but `few` and what follows take images and answers from an earlier run of
 distillation: 1000 steps in place of 8000.  Test classes are not looked at.
 
 Hours: some minutes a change on one core, with an earlier run's images and answers.
-Expected accuracy: the tables of panel distillation in BUILD_NOTES.md; labelled by all
+Expected accuracy: the tables of docs/results (panel_voices.md, panel_images.md,
+judges.md, robustness.md); labelled by all
 100 teachers, by nearest centroid, inductive, 46.0 +- 0.8 / 60.8 at 1 / 5 shots.
 """
 

@@ -15,6 +15,7 @@ from etils import epath
 
 from experiments.harness import files as files_lib
 from experiments.harness import hosts, metrics, stopping
+from experiments.harness.progress import Progress
 from free_jax.jobs import Job
 
 _DIGITS = re.compile(r"\d+")
@@ -68,28 +69,28 @@ def cached(
     Raises:
       Stopped: stop was requested.
     """
-    progress = metrics.Progress(len(jobs), every_secs=every_secs)
     start, done = time.monotonic(), 0
     files = [folder / f"{job.name}.npz" for job in jobs]
     if hosts.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
     present = hosts.agreed([_is_sound(file) for file in files])
-    for number, job in enumerate(jobs):
-        if present[number]:
-            yield read_chunk(files[number])
-            continue
-        if stop.requested:
-            raise stopping.Stopped
-        clock = time.monotonic()
-        arrays = job.run()
-        arrays["seconds"] = np.asarray(time.monotonic() - clock)
-        if hosts.is_writer() and arrays.get("complete", True):
-            buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **arrays)
-            files_lib.write_bytes(files[number], buffer.getvalue())
-        done += 1
-        progress.update(number + 1, {folder.name: ""}, force=number + 1 == len(jobs))
-        yield arrays
+    with Progress(len(jobs), label=folder.name, every_secs=every_secs) as progress:
+        for number, job in enumerate(jobs):
+            if present[number]:
+                yield read_chunk(files[number])
+                continue
+            if stop.requested:
+                raise stopping.Stopped
+            clock = time.monotonic()
+            arrays = job.run()
+            arrays["seconds"] = np.asarray(time.monotonic() - clock)
+            if hosts.is_writer() and arrays.get("complete", True):
+                buffer = io.BytesIO()
+                np.savez(buffer, allow_pickle=False, **arrays)
+                files_lib.write_bytes(files[number], buffer.getvalue())
+            done += 1
+            progress.update(number + 1, force=number + 1 == len(jobs))
+            yield arrays
     if done:
         seconds = metrics.format_duration(time.monotonic() - start)
         print(f"{folder.name}: {done} parts in {seconds}", flush=True)

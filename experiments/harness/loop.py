@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.harness import checkpointing, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
+from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from free_jax.errors import InputError
 
@@ -147,6 +148,7 @@ class _Training:
         self.limit = schedule.max_seconds or math.inf
         self.info, self.ending, self.silent = None, "", 0
         self.done = self.checked = 0
+        self.progress: Progress | None = None
         self.closed = False
 
     def restore(self) -> int:
@@ -181,7 +183,7 @@ class _Training:
 
     def start_clock(self) -> None:
         """From here on, seconds are training's."""
-        self.progress = metrics.Progress(
+        self.progress = Progress(
             self.schedule.num_steps, self.done, every_secs=self.run.every_secs
         )
         self.clock = time.monotonic()
@@ -270,7 +272,8 @@ class _Training:
         """Metrics file and status line."""
         self.writer.write(done, scalars)
         shown = {v: scalars[k] for k, v in self.method.meters.status.items()}
-        self.progress.update(done, shown | _val(scalars), force=judged)
+        if self.progress:
+            self.progress.update(done, shown | _val(scalars), force=judged)
 
     def remember(self, done: int, scalars: dict[str, float]) -> None:
         """A row of the curve, and the model if its score is the best yet."""
@@ -296,6 +299,8 @@ class _Training:
         """Waits for what is being written; calling it twice is harmless."""
         if not self.closed:
             self.closed = True
+            if self.progress:
+                self.progress.close()
             self.writer.close()
             self.checkpoints.close()
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from etils import epath
 
-from experiments.harness import hosts
+from experiments.harness import hosts, progress
 from experiments.inputs import conversion, corrupt
 from experiments.inputs.images import preset
 from experiments.inputs.options import DataOptions, ZooOptions
@@ -91,7 +91,7 @@ def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.
             guess=options.guess,
             guess_by="--config.zoo.guess=True",
             trust_code=options.trust_code,
-            progress=conversion.show_progress,
+            progress=progress.counter("converting"),
             defaults={
                 "size": [chosen.image_size, chosen.image_size],
                 "mean": chosen.mean,
@@ -111,7 +111,7 @@ def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.
             chosen.std,
             chosen.image_size,
             data.name,
-            progress=conversion.show_progress,
+            progress=progress.counter("converting"),
         )
     )
 

@@ -310,6 +310,8 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,
+            gradients=recovered * planned.asking.recover.inversion.num_steps,
+            answers=int(panel.heard(found.answers).sum()) if found.answers else 0,
             seconds_before=spent.before,
             making_images=spent.making_images,
         ),

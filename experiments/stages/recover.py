@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from etils import epath
 
-from experiments.harness import files, hosts, pictures
+from experiments.evaluation import samples
+from experiments.harness import files, hosts, page, pictures
 from experiments.harness.run import Run
 from experiments.stages import adversarial_rounds, reuse
 from free_jax import inversion, keys, panel
@@ -87,7 +88,8 @@ def described(
       against: run to whose images and answers others are added; empty for none.
       begun: `beginning` of the same, where it was looked at before.
 
-    Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
+    Writes ``recovered.png``, ``teachers.json`` (what each teacher is trusted, and why
+    not) and ``samples.npz`` (images and answers for the run's page).
 
     Raises:
       Stopped: stop was requested; finished parts are kept.
@@ -127,8 +129,18 @@ def described(
             # Row i is about the teacher that has this number in the whole zoo.
             told = {"teachers": choice.asked, **found.trust._asdict()}
             files.write_json(run.path("teachers.json"), told)
+        if found.images is not None:
+            page.attempted("samples", lambda: _keep_samples(found, zoo, run))
     _tell_doubts(found, zoo, run)
     return found
+
+
+def _keep_samples(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:
+    """For the run's page."""
+    assert found.images is not None
+    names, asked = samples.names_of(zoo), found.choice.asked
+    shown = samples.chosen(names, found.images, found.answers, asked)
+    samples.write(run.path(samples.SAMPLES_FILE), shown)
 
 
 def _tell_doubts(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:

@@ -14,7 +14,7 @@ Reference:
   Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning",
   ICML 2023, and its released code; every difference between the two and our default is
   a keyword here, in `bilevel`, `inversion.Estimator` or `inversion.Objective`, listed
-  in BUILD_NOTES.md.
+  in docs/reference/differences.md.
 
 Example::
 

@@ -11,7 +11,7 @@ network is inverted by a program of its own, and what follows is another.
 Reference:
   Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024, and its
   released code; every difference between the two and our default is a keyword here
-  or in `inversion.Objective`, listed in BUILD_NOTES.md.
+  or in `inversion.Objective`, listed in docs/reference/differences.md.
 
 Example::
 

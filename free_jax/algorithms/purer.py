@@ -11,7 +11,7 @@ a program of its own, and what follows is another.
 Reference:
   Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning",
   CVPR 2023, and the released codes of PURER and PURER-Plus; what those do by mistake is
-  a keyword here, listed in BUILD_NOTES.md.
+  a keyword here, listed in docs/reference/differences.md.
 
 Example::
 

@@ -1,7 +1,7 @@
 """Cross-task replay: episodic training on the memory, with bounded patience."""
 
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def episodic_gradients(
 
 
 def episodic_update(
-    learner: MetaLearner, optimizer: optax.GradientTransformation, **options
+    learner: MetaLearner, optimizer: optax.GradientTransformation, **options: Any
 ) -> Callable:
     """One optimiser step on the summed loss of several episodes.
 

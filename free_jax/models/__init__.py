@@ -49,7 +49,7 @@ def model_names() -> tuple[str, ...]:
     return tuple(_CLASSIFIERS)
 
 
-def get_model(name: str, **kwargs) -> nn.Module:
+def get_model(name: str, **kwargs: Any) -> nn.Module:
     """Builds a classifier by name.
 
     Args:

@@ -2,7 +2,7 @@
 
 The stem is a 3x3 stride-1 convolution and batch norm WITHOUT ReLU or pooling; the
 bottleneck's middle convolution has a bias and its shortcut has no batch norm
-(released code; spec of the checkpoint keys in `interop.torch_weights`).
+(released code; the checkpoints' keys are in `interop.torch_weights`).
 """
 
 import functools

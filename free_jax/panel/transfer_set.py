@@ -48,6 +48,8 @@ class DescribedZoo(NamedTuple):
       held_out: images of the held-out classes, which are not in `described`; None where
         there are none.
       tasks: what each held-out teacher makes of images that none of them made.
+      images: that `described` holds, on the host.
+      answers: of the asked teachers about them, as they were given.
       recovered: images made by this call, whether or not they are in `described`; None
         where all were known before.
       made: how many images this call had made.
@@ -63,6 +65,8 @@ class DescribedZoo(NamedTuple):
     made: int
     asked: int
     tasks: tuple[ImageBank, ...] = ()
+    images: SyntheticImages | None = None
+    answers: Answers | None = None
 
 
 # Images of a class that a held-out teacher judges by.
@@ -145,7 +149,16 @@ def describe_zoo(
     ids = zoo.class_ids[outputs_of(zoo.columns, choice.asked)]
     described = described._replace(class_ids=ids)
     return DescribedZoo(
-        described, choice, judged, held_out, recovered, made, asked, tasks
+        described,
+        choice,
+        judged,
+        held_out,
+        recovered,
+        made,
+        asked,
+        tasks,
+        images,
+        answers,
     )
 
 

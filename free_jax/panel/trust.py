@@ -60,11 +60,16 @@ class Trust(NamedTuple):
       agreement: [T] share of images of the teacher's classes, recovered from OTHER
         teachers and recognised by them, that it labels alike, in [0, 1]; nan where
         there are none.
+      recognised: [T] share of the images recovered from a teacher, and recognised by
+        it, that the OTHER teachers label alike, in [0, 1]; nan where none can.
+      left_out: [T] why a teacher's weight is zero, in words; "" of the others.
     """
 
     weights: np.ndarray
     information: np.ndarray
     agreement: np.ndarray
+    recognised: np.ndarray | None = None
+    left_out: tuple[str, ...] = ()
 
 
 def trust(
@@ -128,13 +133,47 @@ def trust(
             chance = 1.0 / len(known)
             error = np.sqrt(chance * (1 - chance) / judged.sum())
             agrees[t] = agreement[t] > chance + 2 * error
-    agrees |= _believed(labels, classes, owners, answers.columns, class_ids, finite)
+    believed, recognised = _believed(
+        labels, classes, owners, answers.columns, class_ids, finite
+    )
+    agrees |= believed
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
     weights = (finite & informative & agrees).astype(np.float32)
-    return Trust(weights, information, agreement)
+    found = Trust(weights, information, agreement, recognised)
+    relative = np.log(widths) / np.log(widths.max())
+    reasons = [
+        ""
+        if weights[t]
+        else "it was not asked"
+        if not asked[:, t].any()
+        else "an answer of it is not finite"
+        if not finite[t]
+        else _told_little(found, t, usual * relative[t])
+        if not informative[t]
+        else _contradicted(found, t, int(widths[t]))
+        for t in range(len(widths))
+    ]
+    return found._replace(left_out=tuple(reasons))
+
+
+def _told_little(found: Trust, t: int, usual: float) -> str:
+    return (
+        f"its answers tell {found.information[t]:.2g} nats about an image, less than a "
+        f"quarter of what is usual ({usual:.2g})"
+    )
+
+
+def _contradicted(found: Trust, t: int, way: int) -> str:
+    told = (
+        f"it takes {100 * found.agreement[t]:.0f} % of the others' images for what "
+        f"they are, by chance {100 / way:.0f} %"
+    )
+    if found.recognised is not None and np.isfinite(found.recognised[t]):
+        told += f"; the others recognise {100 * found.recognised[t]:.0f} % of its own"
+    return told
 
 
 def _believed(
@@ -144,8 +183,8 @@ def _believed(
     columns: np.ndarray,
     class_ids: np.ndarray,
     finite: np.ndarray,
-) -> np.ndarray:
-    """[T] whose images the others recognise better than by chance.
+) -> tuple[np.ndarray, np.ndarray]:
+    """[T] whose images the others recognise better than by chance, and [T] how often.
 
     The other direction of agreement: a teacher that is shown nothing but what others'
     inversions failed to show is not mislabelled if they know its own images.
@@ -160,7 +199,7 @@ def _believed(
       finite: [T] whose answers all are.
     """
     count = len(labels)
-    found = np.zeros(count, bool)
+    found, often = np.zeros(count, bool), np.full(count, np.nan)
     for t in range(count):
         mine = np.flatnonzero((owners == t) & (labels[t] == classes))
         if not mine.size:
@@ -176,11 +215,14 @@ def _believed(
             right[judged] += labels[other, judged] == classes[judged]
             expected[judged] += 1.0 / len(known)
         seen = np.flatnonzero(judges)
-        if seen.size < _ENOUGH or len(np.unique(classes[seen])) < 2:
+        if not seen.size:
             continue
         share, chance = (np.mean(x[seen] / judges[seen]) for x in (right, expected))
+        often[t] = share
+        if seen.size < _ENOUGH or len(np.unique(classes[seen])) < 2:
+            continue
         found[t] = share > chance + 2 * np.sqrt(chance * (1 - chance) / seen.size)
-    return found
+    return found, often
 
 
 def _recognised(

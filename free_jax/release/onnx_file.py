@@ -100,8 +100,8 @@ def onnx_classifier(network: Network, variables: PyTree) -> Any:
     writer = WRITERS.get(type(network.module))
     if writer is None:
         raise InputError(
-            f"{network.name} is not written as ONNX nodes; experiments/serve_zoo.py "
-            "serves it as it is"
+            f"{network.name} is not written as ONNX nodes; serve it as it is, by JAX "
+            "(`remote.mlserver_model.ZooModel`)"
         )
     variables = jax.tree.map(np.asarray, variables)
     build = Builder()

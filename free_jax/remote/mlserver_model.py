@@ -49,18 +49,15 @@ class OnnxModel(Classifier):
 
 
 class ZooModel(Classifier):
-    """A teacher of a converted zoo, of any network, run by JAX.
+    """A teacher of any network, run by JAX: the only one of a converted zoo.
 
-    ``parameters.uri`` is the zoo, ``parameters.extra["teacher"]`` the number in it.
+    ``parameters.uri`` is the zoo.
     """
 
     async def load(self) -> bool:
         """Reads the teacher."""
-        parameters: Any = self.settings.parameters
-        zoo = zoo_lib.load_zoo(parameters.uri)
-        group, row = zoo.locate(int(parameters.extra["teacher"]))
-        teacher = zoo_lib.take(zoo.groups[group].teachers, row)
-        network = zoo.groups[group].network
+        (group,) = zoo_lib.load_zoo(await utils.get_model_uri(self.settings)).groups
+        teacher, network = zoo_lib.take(group.teachers, 0), group.network
         channels = network.image_shape[-1]
         # Clients normalise.
         network = dataclasses.replace(

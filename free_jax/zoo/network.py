@@ -165,7 +165,7 @@ def make_network(
     gives: Collection[str] | None = None,
     service: Any = None,
     bgr: bool = False,
-    **kwargs,
+    **kwargs: Any,
 ) -> Network:
     """Describes a network and its images.
 
