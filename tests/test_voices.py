@@ -15,6 +15,7 @@ from test_pipeline import KEY, OPTIONS, SHORT, described, tiny_zoo
 
 from free_jax import panel
 from free_jax.errors import InputError
+from free_jax.jobs import in_memory
 from free_jax.panel import asking
 from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.transfer_set import to_described
@@ -43,6 +44,20 @@ def test_each_hears_equally_many_and_its_own(count, teachers, asked, seed):
 def test_nobody_is_no_panel():
     with pytest.raises(ValueError, match="asked_per_image=0"):
         drawn_voices(np.random.default_rng(0), np.zeros(3, int), 2, 0)
+
+
+RECOVERED = {}
+
+
+def recovered_once(stage, jobs):
+    """Does jobs; images are recovered once, whoever is asked about them afterwards."""
+    if stage != "recovered":
+        return in_memory(stage, jobs)
+    jobs = list(jobs)
+    names = tuple(job.name for job in jobs)
+    if names not in RECOVERED:
+        RECOVERED[names] = list(in_memory(stage, jobs))
+    return iter(RECOVERED[names])
 
 
 @functools.cache
@@ -94,7 +109,7 @@ def test_a_batch_that_nobody_trusted_was_asked_about_teaches_nothing():
     algorithm = panel_distillation(
         student, columns=columns, optimizer=optax.sgd(0.1), batch_size=9, some=True
     )
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     new, info = jax.jit(algorithm.step)(jax.random.key(2), state, some)
     assert info.distill_loss == 0 and info.is_finite
     toy.assert_equal(new.variables["params"], state.variables["params"])
@@ -102,7 +117,7 @@ def test_a_batch_that_nobody_trusted_was_asked_about_teaches_nothing():
 
 def test_judges_hear_everything_and_make_no_voice_less():
     options = OPTIONS._replace(asked_per_image=2, held_out_teachers=1)
-    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options, recovered_once)
     asked = np.asarray(found.described.logits)
     columns = panel.columns_of(tiny_zoo().columns, found.choice.asked)
     told = heard(Answers(asked, columns))
@@ -113,7 +128,7 @@ def test_judges_hear_everything_and_make_no_voice_less():
 
 def test_a_pool_of_some_answers_is_not_asked_for_others():
     options = OPTIONS._replace(asked_per_image=2)
-    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options, recovered_once)
     answers = Answers(np.asarray(found.described.logits), tiny_zoo().columns)
     none = options.recover._replace(images_per_class=0, dead_leaves=0)
     again = functools.partial(
@@ -134,7 +149,7 @@ def test_a_pool_of_some_answers_is_not_asked_for_others():
 
 def test_a_described_set_of_some_answers_is_distilled():
     options = OPTIONS._replace(asked_per_image=2, trust=True)
-    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options, recovered_once)
     assert found.made == len(found.described.images) == 31
     asked = heard(Answers(np.asarray(found.described.logits), tiny_zoo().columns))
     assert (asked.sum(1) == 2).all() and found.trust is not None
@@ -173,7 +188,7 @@ def test_the_loss_is_the_mean_over_what_was_asked():
         temperature=2.0,
     )
     algorithm = build(some=True)
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     new, info = jax.jit(algorithm.step)(jax.random.key(2), state, some)
     rows = jax.random.split(jax.random.key(2), 3)[0]
     rows = np.asarray(jax.random.randint(rows, (9,), 0, 31))
