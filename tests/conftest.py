@@ -52,7 +52,8 @@ def pytest_configure(config):
     if "PYTEST_XDIST_WORKER" not in os.environ:
         remove_oldest(pathlib.Path(os.environ["FREE_JAX_TEST_CACHE"]))
     jax.config.update("jax_compilation_cache_dir", folder)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+    # Small programs too: there are thousands of them, alike in all workers.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 
 def remove_oldest(folder: pathlib.Path):
@@ -123,7 +124,7 @@ def smoke_run(tmp_path_factory):
     compiled = os.path.join(os.environ["FREE_JAX_TEST_CACHE"], "alone")
     environment = {
         "FREE_JAX_CACHE": str(folder / "cache"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     }
 
     def finished(name: str) -> pathlib.Path:

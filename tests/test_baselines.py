@@ -139,18 +139,29 @@ def test_fusion_says_where_it_cannot_be_applied():
         baselines.average_params(None, one)
 
 
-@pytest.mark.slow
 def test_more_outputs_than_a_matrix_takes_are_whitened_all_the_same(monkeypatch):
+    drawn_leaves(monkeypatch, baselines.ensemble)
+
     def accuracy():
         setting = baselines.make_setting(
             jax.random.key(0), toy.bank(per_class=3), zoo_of((toy.TINY, 2)), **ONE
         )
-        scores = baselines.BASELINES["panel_whitened"].run(setting)
+        scores = baselines.ensemble.whitened(setting, num_images=40)
         return {name: value.mean for name, value in scores.items()}
 
     by_matrix = accuracy()
     monkeypatch.setattr(heads, "MOST_WHITENED", 5)
     assert accuracy() == pytest.approx(by_matrix, abs=1e-3)
+    assert baselines.BASELINES["panel_whitened"].run is baselines.ensemble.whitened
+
+
+def drawn_leaves(monkeypatch, module):
+    """Any images in place of dead leaves, which take long to compile."""
+
+    def draw(key, shape, n):
+        return np.random.default_rng(0).uniform(size=(n, *shape)).astype(np.float32)
+
+    monkeypatch.setattr(module, "draw_leaves", draw)
 
 
 @pytest.fixture
@@ -168,11 +179,7 @@ def compiled():
 
 
 def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
-    monkeypatch.setattr(  # Dead leaves take long to compile.
-        baselines.teacher,
-        "draw_leaves",
-        lambda key, shape, n: jax.random.uniform(key, (n, *shape)),
-    )
+    drawn_leaves(monkeypatch, baselines.teacher)
     learner = protonet(toy.TINY)
     mesh = make_mesh({"task": 2}, jax.devices()[:2])
 
@@ -194,7 +201,7 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
         **ONE,
     )
     ours = evaluation.learner_classifier(learner)
-    model = place({"params": learner.init(jax.random.key(1))})
+    model = place({"params": jax.jit(learner.init)(jax.random.key(1))})
     # By what has to be compiled: evaluations are "run", descriptions "describe".
     expected = {
         "random": [],

@@ -21,7 +21,7 @@ WEIGHTS = jnp.asarray([1.0, 0.0, 2.0])
 
 @pytest.fixture(scope="module")
 def variables():
-    return STUDENT.init(jax.random.key(0))
+    return jax.jit(STUDENT.init)(jax.random.key(0))
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,9 @@ from experiments.harness.method import Judge, Meters
 from free_jax.errors import InputError
 from free_jax.jobs import Job
 
+# Cases of what a neighbouring case shows already.
+SLOW = pytest.mark.slow
+
 
 def newest(folder):
     steps = [int(name) for name in os.listdir(folder / "checkpoints") if name.isdigit()]
@@ -24,7 +27,9 @@ def newest(folder):
 # --------------------------------------------------------------- stop and resume
 
 
-@pytest.mark.parametrize("stops", [(1,), (3,), (5,), (1, 2, 4)])
+@pytest.mark.parametrize(
+    "stops", [(3,), (1, 2, 4), *(pytest.param((n,), marks=SLOW) for n in (1, 5))]
+)
 def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path, stops):
     whole = toy.history(tmp_path / "a", toy.train(tmp_path / "a"))
     for stop in stops:
@@ -32,7 +37,10 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(tmp_path, stops):
     assert toy.history(tmp_path / "b", toy.train(tmp_path / "b")) == whole
 
 
-@pytest.mark.parametrize("every", [(3, 100), (100, 4), (2, 3), (100, 100)])
+@pytest.mark.parametrize(
+    "every",
+    [(3, 100), (2, 3), *(pytest.param((100, n), marks=SLOW) for n in (4, 100))],
+)
 def test_a_stop_leaves_no_row_wherever_it_falls(tmp_path, every):
     """The mean over the logged rows tells which there are."""
     log, judge = every
@@ -194,7 +202,7 @@ def scored(*values):
     )
 
 
-@pytest.mark.parametrize("stops", [(), (3,), (2, 4, 5)])
+@pytest.mark.parametrize("stops", [(), (2, 4, 5), pytest.param((3,), marks=SLOW)])
 def test_the_best_score_selects_and_a_tie_keeps_the_first(tmp_path, stops):
     judge = scored(1.0, 5.0, 2.0, 5.0, 3.0, 4.0)
     for stop in stops:

@@ -18,6 +18,7 @@ from experiments.harness import workdir as workdir_lib
 from experiments.harness.contents import Content
 from experiments.inputs import command_line, contents
 from experiments.inputs.options import DataOptions
+from experiments.methods import checks, identity
 from experiments.stages import reuse
 from free_jax import Teachers, Zoo, ZooGroup, make_network, save_zoo
 from free_jax.errors import InputError
@@ -332,15 +333,20 @@ def test_a_table_is_of_one_content(places, copy, monkeypatch):
     assert train.main(config, str(folder))["results"] != first
 
 
-def test_a_zoo_that_is_edited_in_place_is_refused(places, copy, tmp_path):
+def test_a_zoo_that_is_edited_in_place_is_refused(places, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise stopping.Stopped
+
+    monkeypatch.setattr(train.methods, "prepare", stopped)
     here, _ = places
-    folder, _ = copy
     shutil.copytree(here / "zoo", tmp_path / "zoo")
-    more = ["--config.eval.episodes=3"]  # Not the finished run, which asks nobody.
-    train.main(config_of(tmp_path / "zoo", data=here / "data"), str(folder))
+    folder, config = tmp_path / "run", config_of(tmp_path / "zoo", data=here / "data")
+    for _ in range(2):  # Begun, and taken up again.
+        assert train.main(config, str(folder)) == {"stopped_at": 0}
+        (folder / "metrics.jsonl").write_text("")  # It has left something.
     save_zoo(zoo_of(1), tmp_path / "zoo")
     with pytest.raises(InputError) as error:
-        train.main(config_of(tmp_path / "zoo", *more, data=here / "data"), str(folder))
+        train.main(config, str(folder))
     assert "content of the zoo has changed" in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -395,6 +401,15 @@ def test_teachers_whose_ids_were_counted_stay_so(places, copy, monkeypatch):
         train.main(config_of(folder / "zoo-other", data=here / "data"), str(folder))
 
 
+def test_only_scores_that_select_are_part_of_a_run(places):
+    here, _ = places
+    for select, free in (("last", True), ("val", False)):
+        key = f"--config.eval.select={select}"
+        settings = checks.validate(config_of(here / "zoo", key, data=here / "data"))
+        assert ("eval.val_episodes" in identity.may_change(settings)) == free
+
+
+@pytest.mark.slow
 def test_scores_that_select_nothing_may_change(copy, places):
     here, _ = places
     folder, result = copy
@@ -406,6 +421,7 @@ def test_scores_that_select_nothing_may_change(copy, places):
         np.testing.assert_array_equal(value, kept[name])
 
 
+@pytest.mark.slow
 def test_earlier_images_may_stand_elsewhere(places, finished, tmp_path):
     here, _ = places
     shutil.copytree(finished[0], tmp_path / "pool")

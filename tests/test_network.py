@@ -50,7 +50,7 @@ def test_a_family_makes_the_module_and_tells_whether_there_are_moments(key):
     with pytest.raises(ValueError, match=r"'odds'.*choose among"):
         make_network("conv4", num_classes=2, image_shape=toy.SHAPE, gives={"odds"})
     images = jax.random.uniform(key, (2, *toy.SHAPE))
-    variables = PLAIN.init(key)
+    variables = jax.jit(PLAIN.init)(key)
     logits, moments = PLAIN.apply_with_moments(variables, images)
     assert moments == variables["batch_stats"] == {}
     np.testing.assert_array_equal(logits, PLAIN.apply(variables, images))

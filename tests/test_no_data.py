@@ -1,17 +1,20 @@
 """From teachers alone to a model: no data set is named, none is read."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 from PIL import Image
 
 import free_jax as fj
 from experiments import inputs, train
 from experiments.data import procedural
 from experiments.evaluation import predictions
+from experiments.harness import loop, stopping
 from experiments.inputs import command_line
 from experiments.inputs.options import DataOptions
 from experiments.methods import checks, identity
@@ -48,14 +51,20 @@ def network(num_classes, side=16, **kwargs):
     )
 
 
+def one_of(network, seed):
+    """Variables of one untrained teacher."""
+    made = toy.random_teachers(network, 1, seed=seed, classes=network.num_classes)
+    return jax.tree.map(lambda x: np.array(x[0]), made.variables)
+
+
 @pytest.fixture(scope="module")
 def unequal(tmp_path_factory):
     """Two networks; teachers of 4, 5 and 7 classes; one that only answers."""
 
     def teacher(name, made, seed):
-        variables = jax.tree.map(np.array, made.init(jax.random.key(seed)))
         # Untrained, but not of one mind about every image.
-        variables["params"]["head"]["kernel"] *= 20
+        variables = one_of(made, seed)
+        variables["params"]["head"]["kernel"] *= 5
         names = [f"{name}{i}" for i in range(made.num_classes)]
         return zoo.Teacher(name, made, variables, tuple(names))
 
@@ -130,6 +139,33 @@ def test_a_run_needs_teachers_and_nothing_else(unequal, without, capsys):
     assert said.shape == (2, 21) and np.isfinite(said).all()
 
 
+def written(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.glob("*/*.npz")}
+
+
+def test_real_images_teach_nothing(unequal, without, pictures, tmp_path, monkeypatch):
+    """What is learned from is the same, bit for bit, where images are at hand."""
+    workdir, _ = without
+    learned_from = []
+
+    def prepared(run, method, *_):
+        learned_from.append(method.data)
+        raise stopping.Stopped
+
+    monkeypatch.setattr(loop, "train", prepared)
+    for name, extra in (("a", ()), ("b", (f"--config.data.path={pictures}",))):
+        for part in ("recovered", "described"):
+            shutil.copytree(workdir / part, tmp_path / name / part)
+        shutil.copy(workdir / "format.json", tmp_path / name)
+        before = written(tmp_path / name)
+        run(unequal, tmp_path / name, *extra)
+        # Parts that a run with images would make otherwise would be made anew.
+        assert before and before.items() <= written(tmp_path / name).items()
+    for first, second in zip(*map(jax.tree.leaves, learned_from), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.slow  # In the default run: the test above, and the one of measuring later.
 def test_real_images_only_measure(unequal, without, pictures, tmp_path):
     workdir, _ = without
     result = run(unequal, tmp_path, f"--config.data.path={pictures}")
@@ -161,7 +197,9 @@ def test_a_finished_run_is_measured_later(unequal, without, pictures):
     workdir, _ = without
     before = np.load(workdir / "model.npz")["params/params/head/kernel"]
     result = run(unequal, workdir, f"--config.data.path={pictures}")
-    assert result["results"]
+    rows = result["results"]
+    assert set(rows) > {"panel distilled, centroids"}
+    assert all(np.isfinite(r["1"]["inductive"]["mean"]) for r in rows.values())
     after = np.load(workdir / "model.npz")["params/params/head/kernel"]
     np.testing.assert_array_equal(before, after)
     assert json.loads((workdir / "result.json").read_text())["results"]
@@ -190,8 +228,11 @@ def test_the_images_are_those_of_most_teachers(unequal):
     def of(*networks, **data):
         made = [
             zoo.Teacher(
-                str(i), n, jax.tree.map(np.asarray, n.init(jax.random.key(i))), ()
-            )._replace(names=tuple(f"{i}-{j}" for j in range(n.num_classes)))
+                str(i),
+                n,
+                one_of(n, i),
+                tuple(f"{i}-{j}" for j in range(n.num_classes)),
+            )
             for i, n in enumerate(networks)
         ]
         return inputs.preset(DataOptions(**data), zoo.assemble(made).zoo)
@@ -230,7 +271,7 @@ def test_no_teacher_gives_more_than_its_quota(classes):
 
 def test_a_teacher_of_many_classes_recovers_those_that_were_drawn():
     made = network(9)
-    variables = jax.tree.map(lambda x: jnp.stack([x, x]), made.init(jax.random.key(0)))
+    variables = jax.tree.map(lambda x: np.stack([x, x]), one_of(made, 0))
     ids = jnp.arange(18, dtype=jnp.int32).reshape(2, 9)
     group = zoo.ZooGroup(made, fj.Teachers(variables, ids), np.full(2, np.nan))
     teachers = zoo.Zoo((group,), tuple(map(str, range(18))))
@@ -263,19 +304,22 @@ def test_networks_without_statistics_are_inverted_without_them():
 
 
 def test_descriptions_longer_than_a_matrix_are_whitened_alike():
-    key, other = jax.random.split(jax.random.key(0))
-    mix = jax.random.normal(key, (60, 60))
-    rows = jax.random.normal(other, (40, 60)) @ mix
-    new = jax.random.normal(key, (10, 60))
-    exact = heads.whiten(new, *heads.whitening(rows, 0.5))
-    leading = heads.whiten(new, *heads.leading_whitening(rows, 0.5, 40))
+    rng = np.random.default_rng(0)
+    mix, new = (jnp.asarray(rng.normal(size=(n, 60)), jnp.float32) for n in (60, 10))
+    rows = jnp.asarray(rng.normal(size=(40, 60)) @ np.asarray(mix), jnp.float32)
+
+    def whitened(fitted):
+        return np.asarray(heads.whiten(new, *fitted))
+
+    exact = whitened(heads.whitening(rows, 0.5))
+    leading = whitened(heads.leading_whitening(rows, 0.5, 40))
     np.testing.assert_allclose(leading @ leading.T, exact @ exact.T, atol=1e-4)
     # Fewer directions: nearer to it than none.
-    few = heads.whiten(new, *heads.leading_whitening(rows, 0.5, 20))
-    none = heads.whiten(new, *heads.leading_whitening(rows, 0.5, 1))
+    few = whitened(heads.leading_whitening(rows, 0.5, 20))
+    none = whitened(heads.leading_whitening(rows, 0.5, 1))
     wrong = [np.abs(x @ x.T - exact @ exact.T).max() for x in (few, none)]
     assert wrong[0] < wrong[1]
-    same = heads.whiten(new, *heads.leading_whitening(jnp.ones((5, 60)), 0.5))
+    same = whitened(heads.leading_whitening(jnp.ones((5, 60)), 0.5))
     assert np.isfinite(same).all()
 
 

@@ -78,6 +78,7 @@ def test_it_is_read_again_without_training(old, capsys):
         assert path.stat().st_mtime_ns == when, path
 
 
+@pytest.mark.slow  # That a finished run is measured again: `test_no_data`.
 def test_it_is_evaluated_anew(old, capsys):
     rows = (old / "metrics.jsonl").read_text()
     again = [*QUICK[:1], "--config.eval.episodes=3", "--config.eval.shots=(1,)"]

@@ -72,7 +72,7 @@ def by_hand(variables, data, rows, similarity):
 @pytest.mark.parametrize("similarity", [0.0, 0.7])
 def test_loss_is_the_weighted_kl_of_every_head(data, similarity):
     algorithm = build(similarity=similarity)
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     key = jax.random.key(2)
     _, info = jax.jit(algorithm.step)(key, state, data)
     rows = np.asarray(jax.random.randint(jax.random.split(key, 3)[0], (BATCH,), 0, 9))
@@ -118,7 +118,7 @@ def test_equal_ways_are_distilled_to_the_bit_as_before_columns(data, similarity)
         views, targets = augment.mix_pairs(key_mix, views, targets, "mixup")
         return update(state.variables, state.opt, (views, targets), weights)
 
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     found, info = jax.jit(algorithm.step)(jax.random.key(2), state, data)
     logits = data.logits.reshape(len(data.logits), T, toy.WAY)
     wanted = former(jax.random.key(2), state, data.images, logits, data.weights)
@@ -140,7 +140,7 @@ def test_unequal_ways_are_a_loop_over_heads(data, similarity):
         temperature=TEMPERATURE,
         similarity=similarity,
     )
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     new, info = jax.jit(algorithm.step)(jax.random.key(2), state, data)
     rows = jax.random.split(jax.random.key(2), 3)[0]
     rows = np.asarray(jax.random.randint(rows, (BATCH,), 0, 9))
@@ -154,7 +154,7 @@ def test_one_output_a_class_is_shared_by_the_teachers_that_know_it(data):
     ids = np.random.default_rng(0).permuted(np.tile(np.arange(7), (T, 1)), axis=1)
     ids = ids[:, : toy.WAY].ravel()
     algorithm = build(class_ids=ids)
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     assert state.variables["params"]["head"]["kernel"].shape[-1] == len(np.unique(ids))
     whole = algorithm.model(state)
     assert whole["params"]["head"]["kernel"].shape[-1] == T * toy.WAY
@@ -198,7 +198,7 @@ def test_class_heads_are_an_option_and_need_the_classes():
 
 def test_teachers_of_weight_zero_change_nothing(data):
     algorithm = build(similarity=0.5)
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     step = jax.jit(algorithm.step)
     other = data._replace(logits=data.logits.at[:, 6:9].set(-5.0))
     one, _ = step(jax.random.key(2), state, data)
@@ -219,7 +219,7 @@ def test_a_student_learns_its_panel_and_keeps_running_statistics():
     step = jax.jit(algorithm.step)
 
     def train(steps):
-        state = algorithm.init(jax.random.key(1))
+        state = jax.jit(algorithm.init)(jax.random.key(1))
         infos = []
         for i in range(steps):
             state, info = step(jax.random.fold_in(jax.random.key(2), i), state, data)

@@ -1,6 +1,5 @@
 """Panel distillation from the command line, at the smallest size."""
 
-import functools
 import json
 import shutil
 from types import SimpleNamespace
@@ -32,7 +31,6 @@ from free_jax import (
     panel,
     save_zoo,
 )
-from free_jax.baselines import BASELINES, ensemble
 from free_jax.panel import model as distilled
 from free_jax.panel import some
 from free_jax.panel.described import Described
@@ -50,7 +48,7 @@ SMALL = [
     "--config.eval.val_episodes=2",
     "--config.eval.queries=3",
     "--config.eval.shots=(1,)",  # Of a second number, see the golden run.
-    "--config.eval.yardsticks=('panel_whitened',)",
+    "--config.eval.yardsticks=()",  # Of rows that are not the method's, see others.
     "--config.learner.test_steps=1",
     "--config.zoo.pretrain.num_teachers=0",
     "--config.checkpoint.every_steps=1",
@@ -120,30 +118,10 @@ def run_in(folder):
     return Run(str(folder), 0, lambda tree: tree, map_tasks, stop)
 
 
-# What is tested beside it does not need rows that take nothing from training.
-def brief(zoo_path, *extra):
-    config = parse(zoo_path, *extra)
-    config.eval.baselines = ()
-    return config
-
-
-def in_brief(result):
-    return {
-        name: cells
-        for name, cells in result["results"].items()
-        if name.startswith("panel distilled")
-    }
-
-
 @pytest.fixture(scope="module")
 def finished(zoo_path, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("panel")
-    with pytest.MonkeyPatch.context() as patch:
-        # How many images whiten a baseline is not tested here.
-        few = functools.partial(ensemble.whitened, num_images=200)
-        row = BASELINES["panel_whitened"]._replace(run=few)
-        patch.setitem(BASELINES, "panel_whitened", row)
-        result = train.main(parse(zoo_path), str(workdir))
+    result = train.main(parse(zoo_path), str(workdir))
     return workdir, result
 
 
@@ -153,7 +131,6 @@ def test_writes_table_pictures_model_and_trust(finished):
         "panel distilled, centroids",
         "panel distilled, ridge / soft k-means",
         "panel distilled, adapted by gradient",
-        "panel of all teachers, whitened, ridge / soft k-means",
     ]
     for cells in result["results"].values():
         for protocol in ("transductive", "inductive"):
@@ -186,14 +163,14 @@ def test_stopped_while_recovering_it_continues_to_the_same_result(
 
     with monkeypatch.context() as patch:
         patch.setattr(stopping.StopRequest, "requested", property(second_time))
-        config = brief(zoo_path)
+        config = parse(zoo_path)
         assert train.main(config, str(tmp_path)) == {"stopped_at": 0}
     done = sorted((tmp_path / "recovered").glob("[a-z]*.npz"))
     assert len(done) == 1
     before = done[0].stat().st_mtime_ns
     again = train.main(config, str(tmp_path))
     assert done[0].stat().st_mtime_ns == before
-    assert again["results"] == in_brief(finished[1])
+    assert again["results"] == finished[1]["results"]
 
 
 def test_more_steps_under_a_decaying_rate_are_another_run(finished, zoo_path):
@@ -209,7 +186,7 @@ def test_black_box_teachers_are_only_asked(zoo_path, tmp_path, monkeypatch):
         pytest.fail("a teacher was inverted")
 
     monkeypatch.setattr(inversion.recipe, "inverter", forbidden)
-    config = brief(zoo_path, "--config.recover.images_per_class=0")
+    config = parse(zoo_path, "--config.recover.images_per_class=0")
     result = train.main(config, str(tmp_path))
     assert result["results"]
 
@@ -331,7 +308,7 @@ def test_nothing_to_learn_from_is_refused(zoo_path, tmp_path):
 @pytest.mark.slow
 def test_some_voices_an_image_and_one_output_a_class(zoo_path, tmp_path, capsys):
     few = ["--config.num_steps=2", "--config.distill.heads=class"]
-    config = brief(zoo_path, "--config.panel.asked_per_image=2", *few)
+    config = parse(zoo_path, "--config.panel.asked_per_image=2", *few)
     result = train.main(config, str(tmp_path / "some"))
     kept = [np.load(f) for f in sorted((tmp_path / "some/described").glob("*.npz"))]
     images = np.concatenate([part["images"] for part in kept])
@@ -345,16 +322,16 @@ def test_some_voices_an_image_and_one_output_a_class(zoo_path, tmp_path, capsys)
     np.testing.assert_array_equal(again.teachers, told.teachers)
     np.testing.assert_array_equal(again.logits, told.logits)
     # The pool says by itself that some were asked.
-    taken = brief(zoo_path, f"--config.recover.reuse={tmp_path / 'some'}", *few)
+    taken = parse(zoo_path, f"--config.recover.reuse={tmp_path / 'some'}", *few)
     again = train.main(taken, str(tmp_path / "again"))
     assert again["results"] == result["results"]
     other = [f"--config.recover.reuse={tmp_path / 'some'}", *few]
     other += ["--config.panel.asked_per_image=3"]
     with pytest.raises(run.InputError, match="about 2 teachers were asked"):
-        train.main(brief(zoo_path, *other), str(tmp_path / "other"))
+        train.main(parse(zoo_path, *other), str(tmp_path / "other"))
     with pytest.raises(run.InputError, match="asked_per_image to 0"):
         train.main(
-            brief(zoo_path, *other, "--config.distill.mix=mixup"), str(tmp_path / "mix")
+            parse(zoo_path, *other, "--config.distill.mix=mixup"), str(tmp_path / "mix")
         )
 
 
@@ -363,9 +340,9 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
 ):
     earlier, result = finished
     monkeypatch.setattr(chunks, "cached", lambda *a, **k: pytest.fail("asked anew"))
-    config = brief(zoo_path, f"--config.recover.reuse={earlier}")
+    config = parse(zoo_path, f"--config.recover.reuse={earlier}")
     again = train.main(config, str(tmp_path / "all"))
-    assert again["results"] == in_brief(result)
+    assert again["results"] == result["results"]
     # Part of it: fewer images and scenes, one teacher a group.
     config = parse(
         zoo_path,

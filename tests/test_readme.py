@@ -117,7 +117,7 @@ def test_example_of_a_distilled_model(name, tmp_path, monkeypatch):
     arch = fj.make_network("conv4", num_classes=3 * 5, image_shape=(32, 32, 3), width=2)
     variables = fj.distilled.fit_statistics(
         arch,
-        arch.init(jax.random.key(1)),
+        jax.jit(arch.init)(jax.random.key(1)),
         images,
         weights=jax.numpy.ones(3),
         temperature=2.0,

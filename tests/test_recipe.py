@@ -20,7 +20,7 @@ RATES = {"generator": 3e-3, "latents": 1e-2}
 def inverted(inverter, network=toy.ARCH, adversary=None):
     """What one teacher's inversion gives, compiled."""
     teacher = jax.tree.map(lambda x: x[0], toy.random_teachers(network))
-    shared = inverter.init(jax.random.key(1))
+    shared = jax.jit(inverter.init)(jax.random.key(1))
     return jax.jit(inverter.invert)(
         jax.random.key(2), shared, teacher, LABELS, adversary
     )
@@ -70,7 +70,7 @@ def test_pixels(init):
 @pytest.mark.slow
 def test_an_adversary_is_the_student_given():
     objective = Objective(adversarial=2.0)
-    params = toy.ARCH.init(jax.random.key(5))["params"]
+    params = jax.jit(toy.ARCH.init)(jax.random.key(5))["params"]
     adversary = inversion.Adversary(params, 1.0)
     direct = inversion.pixel_inverter(
         toy.ARCH, num_steps=2, objective=objective, student=toy.ARCH
@@ -127,7 +127,9 @@ def test_a_generator_that_only_asks():
     )
     recipe = generator_recipe(num_steps=2, **how)
     built = inversion.build(recipe, toy.ARCH, student, respond=respond)
-    adversary = inversion.Adversary(student.init(jax.random.key(5))["params"], 1.0)
+    adversary = inversion.Adversary(
+        jax.jit(student.init)(jax.random.key(5))["params"], 1.0
+    )
     toy.assert_equal(
         inverted(built, adversary=adversary), inverted(direct, adversary=adversary)
     )

@@ -148,7 +148,16 @@ def test_it_is_meta_learned(name, kind):
         assert set(found) == wanted
 
 
-@names
+# Of each kind, with and without batch norm, one by default.
+@pytest.mark.parametrize(
+    "name",
+    [
+        "conv4",
+        "vit",
+        pytest.param("resnet12", marks=pytest.mark.slow),
+        pytest.param("convnext", marks=pytest.mark.slow),
+    ],
+)
 def test_it_is_distilled_saved_and_describes(name, tmp_path):
     model = network(name, way=2 * toy.WAY)
     variables = jax.jit(model.init)(jax.random.key(1))

@@ -272,7 +272,9 @@ def test_purer_asks_no_teacher_twice_where_one_group_holds_what_is_left():
         assert int(counts[2].max()) == 1
 
 
-@pytest.mark.parametrize("make", [lambda: free(4), bidf, purer])
+@pytest.mark.parametrize(
+    "make", [lambda: free(4), pytest.param(bidf, marks=pytest.mark.slow), purer]
+)
 def test_a_state_that_is_given_away_ends_the_same(make):
     algorithm = make()
     ends = []

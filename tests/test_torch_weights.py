@@ -623,7 +623,10 @@ def convert(real_images):
 NETS = {"cifar_fs_conv4": torch_conv4, "cifar_fs_resnet10": torch_resnet}
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize(
+    "name",
+    ["cifar_fs_conv4", pytest.param("cifar_fs_resnet10", marks=pytest.mark.slow)],
+)
 def test_every_shared_teacher_agrees_with_torch(name, convert, real_images):
     zoo = convert(name)
     arch, teachers = zoo.networks[0], zoo.teachers[0]

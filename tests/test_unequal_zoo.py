@@ -31,7 +31,7 @@ def network(num_classes=3, side=16, channels=3, **kwargs):
 
 
 def teacher(source, made, names, seed=0):
-    variables = jax.tree.map(np.asarray, made.init(jax.random.key(seed)))
+    variables = jax.tree.map(np.asarray, jax.jit(made.init)(jax.random.key(seed)))
     return zoo.Teacher(source, made, variables, tuple(names))
 
 
@@ -81,7 +81,7 @@ def test_saved_and_loaded_with_its_sources(unequal, tmp_path):
 def test_a_bgr_network_reads_the_channels_the_other_way_round(key):
     plain = network()
     turned = dataclasses.replace(plain, bgr=True)
-    variables = plain.init(key)
+    variables = jax.jit(plain.init)(key)
     images = jax.random.uniform(key, (2, 16, 16, 3))
     # Flipping the first kernel's input channels undoes the order.
     kernel = variables["params"]["conv0"]["kernel"][:, :, ::-1]

@@ -31,7 +31,7 @@ def pixels():
 @pytest.fixture(scope="module")
 def model(pixels):
     """A distilled model of one teacher; its statistics are those of the images."""
-    variables = NETWORK.init(jax.random.key(0))
+    variables = jax.jit(NETWORK.init)(jax.random.key(0))
     return distilled.fit_statistics(
         NETWORK, variables, jnp.asarray(pixels), weights=jnp.ones(1), temperature=4.0
     )
@@ -151,7 +151,7 @@ def test_a_diverged_adaptation_is_said(key, pixels):
         queries=1,
         num_episodes=2,
     )
-    found = run(key, {"params": learner.init(key)}, bank)
+    found = run(key, {"params": jax.jit(learner.init)(key)}, bank)
     assert found["transductive"].failed == 2
 
 

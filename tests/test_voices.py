@@ -15,6 +15,7 @@ from test_pipeline import KEY, OPTIONS, SHORT, described, tiny_zoo
 
 from free_jax import panel
 from free_jax.errors import InputError
+from free_jax.jobs import in_memory
 from free_jax.panel import asking_some, some
 from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.transfer_set import to_described
@@ -63,6 +64,20 @@ def test_nobody_is_no_panel():
         drawn_voices(np.random.default_rng(0), np.zeros(3, int), 2, 0)
 
 
+RECOVERED = {}
+
+
+def recovered_once(stage, jobs):
+    """Does jobs; images are recovered once, whoever is asked about them afterwards."""
+    if stage != "recovered":
+        return in_memory(stage, jobs)
+    jobs = list(jobs)
+    names = tuple(job.name for job in jobs)
+    if names not in RECOVERED:
+        RECOVERED[names] = list(in_memory(stage, jobs))
+    return iter(RECOVERED[names])
+
+
 @functools.cache
 def all_answers():
     return panel.ask_zoo(tiny_zoo(), described().recovered.images)
@@ -106,7 +121,7 @@ def test_a_batch_that_nobody_trusted_was_asked_about_teaches_nothing():
     algorithm = panel_distillation(
         student, columns=columns, optimizer=optax.sgd(0.1), batch_size=9, some=True
     )
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     new, info = jax.jit(algorithm.step)(jax.random.key(2), state, less)
     assert info.distill_loss == 0 and info.is_finite
     toy.assert_equal(new.variables["params"], state.variables["params"])
@@ -114,7 +129,7 @@ def test_a_batch_that_nobody_trusted_was_asked_about_teaches_nothing():
 
 def test_judges_hear_everything_and_make_no_voice_less():
     options = OPTIONS._replace(asked_per_image=2, held_out_teachers=1)
-    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options, recovered_once)
     who = found.described.teachers
     assert who.shape[1] == 2 and (who >= 0).all() and who.max() == 2
     (task,) = found.tasks
@@ -131,7 +146,7 @@ def answers_in(found):
 
 def test_a_pool_of_some_answers_is_not_asked_for_others():
     options = OPTIONS._replace(asked_per_image=2)
-    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options, recovered_once)
     answers = answers_in(found)
     none = options.recover._replace(images_per_class=0, dead_leaves=0)
     again = functools.partial(
@@ -152,7 +167,7 @@ def test_a_pool_of_some_answers_is_not_asked_for_others():
 
 def test_a_described_set_of_some_answers_is_distilled():
     options = OPTIONS._replace(asked_per_image=2, trust=True)
-    found = panel.describe_zoo(KEY, tiny_zoo(), options)
+    found = panel.describe_zoo(KEY, tiny_zoo(), options, recovered_once)
     assert found.made == len(found.described.images) == 31
     assert found.described.teachers.shape == (31, 2) and found.trust is not None
     # Known answers of all are used as if some only had been asked.
@@ -224,7 +239,7 @@ def test_the_loss_is_the_mean_over_what_was_asked():
         temperature=2.0,
     )
     algorithm = build(some=True)
-    state = algorithm.init(jax.random.key(1))
+    state = jax.jit(algorithm.init)(jax.random.key(1))
     new, info = jax.jit(algorithm.step)(jax.random.key(2), state, less)
     rows = jax.random.split(jax.random.key(2), 3)[0]
     rows = np.asarray(jax.random.randint(rows, (9,), 0, 31))

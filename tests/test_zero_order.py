@@ -233,7 +233,7 @@ def test_recovers_what_a_trained_teacher_wants_to_see(gives):
         estimator=Estimator(10, 5.0 if coarse else 0.5, 4, antithetic=coarse),
         respond=answers.answers(gives),
     )
-    shared = inverter.init(jax.random.key(0))
+    shared = jax.jit(inverter.init)(jax.random.key(0))
     teacher = zoo.take(toy.trained_teachers(), 0)
     _, info, _ = jax.jit(inverter.invert)(jax.random.key(1), shared, teacher, labels)
     assert info.teacher_accuracy > (0.6 if coarse else 0.9)
