@@ -31,7 +31,7 @@ def pixels():
 @pytest.fixture(scope="module")
 def model(pixels):
     """A distilled model of one teacher; its statistics are those of the images."""
-    variables = jax.jit(NETWORK.init)(jax.random.key(0))
+    variables = NETWORK.init(jax.random.key(0))
     return distilled.fit_statistics(
         NETWORK, variables, jnp.asarray(pixels), weights=jnp.ones(1), temperature=4.0
     )
