@@ -139,9 +139,7 @@ def recovered_tasks():
 
 
 def nan_in_all_answers(data):
-    return data._replace(
-        tasks=data.tasks._replace(logits=data.tasks.logits * jnp.nan)
-    )
+    return data._replace(tasks=data.tasks._replace(logits=data.tasks.logits * jnp.nan))
 
 
 @case

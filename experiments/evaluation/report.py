@@ -171,6 +171,7 @@ def write(
             **({"further": list(further)} if further else {}),
             **queries,
             **drawn,
+            **method.told(outcome.state),
         },
         run.identity,
     )

@@ -7,12 +7,15 @@ import numpy as np
 import optax
 
 from experiments import inputs
+from experiments.harness.run import Run
 from experiments.inputs import networks
 from experiments.inputs.networks import learners
 from experiments.methods.options import Common
+from experiments.stages import own_tasks, recover
 from experiments.stages.options import Recovery
 from free_jax import panel
 from free_jax import zoo as zoo_lib
+from free_jax.algorithms.recovered_tasks import OwnTaskOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 from free_jax.fewshot import learners as learners_lib
@@ -117,6 +120,47 @@ def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:
     return sum(
         group.num_teachers * quota.images(group.network.num_classes) for group in able
     )
+
+
+def spent_before(
+    section: Recovery, run: Run, wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo
+) -> dict[str, Any]:
+    """What `Meters` say of images that are there before the first step."""
+    images = images_recovered(wanted, zoo)
+    spent = recover.spent(section.reuse or run.workdir, images)
+    return {
+        "images_before": images,
+        "seconds_before": spent.before,
+        "making_images": spent.making_images,
+    }
+
+
+def check_own_images(
+    section: Recovery,
+    options: OwnTaskOptions,
+    zoo: zoo_lib.Zoo,
+    wanted: panel.RecoverOptions,
+    way: int,
+) -> None:
+    """Refuses to recover for minutes what makes no tasks of single teachers.
+
+    Raises:
+      InputError: no teacher gets enough images of enough classes, or none can be asked.
+    """
+    own_tasks.check_teachers(zoo, section, options)
+    quota, most = panel.quota_of(wanted), 0
+    for group in zoo.groups:
+        classes = group.network.num_classes
+        if classes >= way and invertible(wanted.inversion, group.network):
+            most = max(most, quota.images(classes) // classes)
+    if most < options.per_class:
+        raise InputError(
+            f"config.tasks.per_class={options.per_class} images are taken of each of "
+            f"{way} classes of a teacher, but config.recover (images_per_class="
+            f"{wanted.images_per_class}, at most images_per_teacher="
+            f"{wanted.images_per_teacher} in all) makes at most {most}; recover more "
+            "or take fewer"
+        )
 
 
 def images_of_classes(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> np.ndarray:
