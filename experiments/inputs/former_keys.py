@@ -14,6 +14,7 @@ KEYS = {
     "learner.initial": "learner.init_from",
     "replay.labels": "labels",
     "methods.yardsticks": "methods.baselines",
+    "zoo.sabotage": "zoo.attack.share",
     # Of panel distillation and pre-inverted tasks.
     "recover.scenes": "recover.dead_leaves",
     "recover.teachers_at_once": "recover.at_once",
@@ -149,8 +150,9 @@ NAMES = former.Names(
         "panel.held_out_classes": {"held_out_teachers": 0, "asked_per_image": 0},
         "distill.fit_images": {"heads": "teacher"},
         "eval.every_steps": {"also": ""},
+        "attack.share": {"kind": "mixed", "path": "", "patch": 4},
     },
 )
 
 # What is drawn by keys of randomness even where nothing is trained.
-REDRAWN = ("zoo.sabotage", "panel.held_out_classes")
+REDRAWN = ("zoo.sabotage", "zoo.attack.share", "panel.held_out_classes")

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from etils import epath
 
 from experiments.harness import hosts
-from experiments.inputs import conversion, corrupt
+from experiments.inputs import conversion
 from experiments.inputs.images import preset
 from experiments.inputs.options import DataOptions, ZooOptions
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.interop.hub import HubOptions
+from free_jax.zoo import attacks
+from free_jax.zoo.attacks import AttackOptions
 from free_jax.zoo.network import make_network
 
 HOW_TO_GIVE_TEACHERS = (
@@ -21,9 +23,18 @@ HOW_TO_GIVE_TEACHERS = (
 )
 
 
-def sabotaged(zoo: zoo_lib.Zoo, share: float, seed: int) -> zoo_lib.Zoo:
-    """The zoo, with a share of its teachers broken on purpose."""
-    return corrupt.sabotage(zoo, share, seed) if share else zoo
+def attacked(zoo: zoo_lib.Zoo, options: AttackOptions, seed: int) -> zoo_lib.Zoo:
+    """The zoo, with a share of its teachers made hostile on purpose; says which."""
+    if not options.share:
+        return zoo
+    others = zoo_lib.load_zoo(options.path) if options.path else None
+    found = attacks.attack(zoo, options, seed, others)
+    print(
+        f"attacked ({options.kind}): {len(found.hostile)} of {zoo.num_teachers} "
+        f"teachers, {', '.join(map(str, found.hostile))}",
+        flush=True,
+    )
+    return found.zoo
 
 
 def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
