@@ -76,9 +76,8 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
             _tell(_refused(config, names, planned, run))
         try:
             with teachers.opened(
-                zoo._replace(
-                    attack=zoo.attack._replace(share=0.0)
-                ),  # Cells do it themselves.
+                # Cells attack it themselves.
+                zoo._replace(attack=zoo.attack._replace(share=0.0)),
                 run,
                 data=settings.data,
                 dtype=settings.dtype,

@@ -89,7 +89,7 @@ def test_the_purposes_above_are_those_of_the_code():
                 assert "fold_in" not in text, f"{file}: use free_jax.keys.named"
             used |= set(re.findall(r"(?:keys\.named|run\.key)" + arguments, text))
             drawn |= set(re.findall(r"(?:named_rng|run\.rng)" + arguments, text))
-    known = OF_A_RUN | OF_RECOVERY | OF_PRETRAINING | OF_META_TRAINING
+    known = OF_A_RUN | OF_RECOVERY | OF_PRETRAINING | OF_META_TRAINING | OF_GROUPING
     assert used == set(known) and drawn == set(OF_NUMPY)
 
 

@@ -37,6 +37,7 @@ from free_jax.panel import model as distilled
 from free_jax.panel.distillation import Described
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import subset
+from free_jax.zoo.attacks import AttackOptions, attack
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
 SMALL = [

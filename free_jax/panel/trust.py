@@ -60,11 +60,13 @@ class Trust(NamedTuple):
       agreement: [T] share of images of the teacher's classes, recovered from OTHER
         teachers and recognised by them, that it labels alike, in [0, 1]; nan where
         there are none.
+      reasons: a line on each: why it is believed, or not.
     """
 
     weights: np.ndarray
     information: np.ndarray
     agreement: np.ndarray
+    reasons: tuple[str, ...] = ()
 
 
 def trust(
@@ -128,13 +130,55 @@ def trust(
             chance = 1.0 / len(known)
             error = np.sqrt(chance * (1 - chance) / judged.sum())
             agrees[t] = agreement[t] > chance + 2 * error
-    agrees |= _believed(labels, classes, owners, answers.columns, class_ids, finite)
+    known_by = _believed(labels, classes, owners, answers.columns, class_ids, finite)
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
-    weights = (finite & informative & agrees).astype(np.float32)
-    return Trust(weights, information, agreement)
+    weights = (finite & informative & (agrees | known_by)).astype(np.float32)
+    relative = share / max(usual, 1e-12)
+    reasons = tuple(
+        _reason(*facts)
+        for facts in zip(
+            finite,
+            informative,
+            agrees,
+            known_by,
+            relative,
+            agreement,
+            1 / widths,
+            strict=True,
+        )
+    )
+    return Trust(weights, information, agreement, reasons)
+
+
+def _reason(
+    finite: bool,
+    informative: bool,
+    agrees: bool,
+    known_by: bool,
+    information: float,
+    agreement: float,
+    chance: float,
+) -> str:
+    """Why a teacher is believed, or not, in words."""
+    if not finite:
+        return "left out: it gives answers that are not numbers, or was not asked"
+    tells = f"{100 * information:.0f} % of the panel's median"
+    if not informative:
+        return f"left out: its answers tell little about an image, {tells}"
+    alike = f"{100 * agreement:.0f} % of others' images"
+    if np.isnan(agreement):
+        return f"believed: nobody else knows its classes; its answers tell {tells}"
+    if agrees:
+        return f"believed: it names {alike} as they do (chance: {100 * chance:.0f} %)"
+    if known_by:
+        return f"believed: others know its images, though it names only {alike} alike"
+    return (
+        f"left out: it names {alike} as they do (chance: {100 * chance:.0f} %), nor do "
+        "they know its own"
+    )
 
 
 def _believed(

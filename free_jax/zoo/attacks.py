@@ -199,12 +199,11 @@ def _replaced(
     drawn = np.sort(rng.integers(0, counts.sum(), chosen.size))
     ends, made, start = np.cumsum(counts), [], 0
     for number, other in enumerate(able):
-        mine_of = drawn[
-            (drawn >= ends[number] - counts[number]) & (drawn < ends[number])
-        ]
+        begin = ends[number] - counts[number]
+        mine_of = drawn[(drawn >= begin) & (drawn < ends[number])]
         if not mine_of.size:
             continue
-        stand_in = pick(other, mine_of - (ends[number] - counts[number]))
+        stand_in = pick(other, mine_of - begin)
         claimed = np.asarray(mine.teachers.class_ids)[start : start + mine_of.size]
         teachers = stand_in.teachers._replace(class_ids=jnp.asarray(claimed))
         made.append(dataclasses.replace(stand_in, teachers=teachers))
@@ -245,7 +244,7 @@ class BackdoorModule(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class _Backdoor:
-    """Makes a network's backdoor module; equal for equal networks, so that they hash."""
+    """Makes a network's backdoor module; equal for equal networks, so they hash."""
 
     whole: Network
     patch: int
