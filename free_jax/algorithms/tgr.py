@@ -296,7 +296,14 @@ def regularised(
         params, direction = shared
         after, images = task
         along = add(after, -1.0, direction)
-        return (), jax.jvp(lambda p: jax.grad(loss)(p, images), (params,), (along,))[1]
+
+        def slope(params: PyTree) -> jax.Array:
+            grads = jax.grad(loss)(params, images)
+            dots = jax.tree.map(jnp.vdot, grads, along)
+            return jnp.stack(jax.tree.leaves(dots)).sum()
+
+        # Backwards twice: not every layer here has a forward derivative.
+        return (), jax.grad(slope)(params)
 
     _, total = parts.map_tasks(third, summed=True)((params, direction), (moved, tasks))
     return add(direction, options.displacement, mean(total)), losses.mean(), conflict

@@ -48,6 +48,8 @@ def vote(
 
 # Images by which a teacher may be found to contradict the others.
 _ENOUGH = 30
+# How often verdicts are revised by those who are believed; most need two passes.
+_PASSES = 10
 
 
 class Trust(NamedTuple):
@@ -82,6 +84,8 @@ def trust(
     quarter of the panel's median information, or if it contradicts the others: neither
     does it recognise their images better than by chance nor they its own (by two
     standard errors; fewer than 30 images, or those of one class, tell nothing).
+    Whoever is left out does not testify: verdicts are revised by the others and their
+    images until they stand, which clears the honest whom liars had contradicted.
     Teachers of different numbers of classes are compared by the share of the maximum
     for their number, ``log W``.  A teacher counts fully or not at all: weights by
     information and agreement scored the same and left out honest teachers of hard
@@ -102,8 +106,6 @@ def trust(
     widths = np.diff(answers.columns)
     finite = np.zeros(len(widths), bool)
     information, agreement = np.zeros(len(widths)), np.full(len(widths), np.nan)
-    # Where no other teacher knows its classes its information alone decides.
-    agrees = np.ones(len(widths), bool)
     labels = np.full((len(widths), len(logits)), -1, np.int32)
     asked = np.ones(labels.T.shape, bool) if asked is None else asked
     for rows, outputs in ragged.by_width(answers.columns):
@@ -119,23 +121,22 @@ def trust(
         information[rows] = np.where(finite[rows], mutual, 0.0)
         taken = np.take_along_axis(ids, said.argmax(-1).T, 1)
         labels[rows] = np.where(heard_by.T, taken, -1)
-    shown = _recognised(labels, classes, owners)
-    for t in np.flatnonzero(finite):
-        known = class_ids[answers.columns[t] : answers.columns[t + 1]]
-        judged = np.isin(classes, known) & (owners != t) & shown & asked[:, t]
-        if judged.any():
-            agreement[t] = (labels[t, judged] == classes[judged]).mean()
-        # Two classes at least: whoever prefers one is not contradicted by it alone.
-        if len(np.unique(classes[judged])) > 1 and judged.sum() >= _ENOUGH:
-            chance = 1.0 / len(known)
-            error = np.sqrt(chance * (1 - chance) / judged.sum())
-            agrees[t] = agreement[t] > chance + 2 * error
-    known_by = _believed(labels, classes, owners, answers.columns, class_ids, finite)
     # One for teachers of equal numbers of classes.
     share = information / (np.log(widths) / np.log(widths.max()))
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
-    weights = (finite & informative & (agrees | known_by)).astype(np.float32)
+    shown = _recognised(labels, classes, owners)
+    agrees, known_by = np.ones((2, len(widths)), bool)
+    evidence = _Evidence(labels, classes, owners, answers.columns, class_ids, shown)
+    believed = np.ones(len(widths), bool)
+    for _ in range(_PASSES):
+        agreement, agrees, known_by = _heard_out(
+            evidence, asked, finite, believed, agrees, known_by
+        )
+        before, believed = believed, finite & informative & (agrees | known_by)
+        if (believed == before).all() or not believed.any():
+            break
+    weights = believed.astype(np.float32)
     relative = share / max(usual, 1e-12)
     reasons = tuple(
         _reason(*facts)
@@ -181,38 +182,97 @@ def _reason(
     )
 
 
-def _believed(
-    labels: np.ndarray,
-    classes: np.ndarray,
-    owners: np.ndarray,
-    columns: np.ndarray,
-    class_ids: np.ndarray,
-    finite: np.ndarray,
-) -> np.ndarray:
-    """[T] whose images the others recognise better than by chance.
+class _Evidence(NamedTuple):
+    """What teachers take images for.
 
-    The other direction of agreement: a teacher that is shown nothing but what others'
-    inversions failed to show is not mislabelled if they know its own images.
-
-    Args:
+    Attributes:
       labels: [T, n] the class that each teacher takes each image for; -1 where it was
         not asked.
       classes: [n] the class that each image was recovered as.
-      owners: [n] rows of the teachers.
+      owners: [n] rows of the teachers; T for one that was not asked, -1 for none.
       columns: [T + 1] of the teachers' outputs.
       class_ids: [C] absolute classes of the outputs.
-      finite: [T] whose answers all are.
+      shown: [n] bool, see `_recognised`.
     """
-    count = len(labels)
-    found = np.zeros(count, bool)
-    for t in range(count):
+
+    labels: np.ndarray
+    classes: np.ndarray
+    owners: np.ndarray
+    columns: np.ndarray
+    class_ids: np.ndarray
+    shown: np.ndarray
+
+    def known(self, teacher: int) -> np.ndarray:
+        """The classes of a teacher."""
+        return self.class_ids[self.columns[teacher] : self.columns[teacher + 1]]
+
+    @property
+    def unheard(self) -> np.ndarray:
+        """[n] bool, images of teachers that were not asked: nobody spoke of them."""
+        return self.owners >= len(self.labels)
+
+
+def _heard_out(
+    evidence: _Evidence,
+    asked: np.ndarray,
+    finite: np.ndarray,
+    witnesses: np.ndarray,
+    agreed: np.ndarray,
+    known_before: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What believed teachers and their images say of each teacher.
+
+    Args:
+      evidence: of all.
+      asked: [n, T] which teachers were asked about which image.
+      finite: [T] whose answers all are.
+      witnesses: [T] who is believed so far.
+      agreed: [T] what was found before, which stands where too little is left.
+      known_before: [T] likewise.
+
+    Returns:
+      `Trust.agreement`; who names others' images better than by chance; whose images
+      the others do.
+    """
+    labels, classes, owners = evidence.labels, evidence.classes, evidence.owners
+    testify = evidence.shown & (
+        evidence.unheard | np.isin(owners, np.flatnonzero(witnesses))
+    )
+    agreement, agrees = np.full(len(labels), np.nan), agreed.copy()
+    for t in np.flatnonzero(finite):
+        known = evidence.known(t)
+        judged = np.isin(classes, known) & (owners != t) & testify & asked[:, t]
+        if judged.any():
+            agreement[t] = (labels[t, judged] == classes[judged]).mean()
+        # Two classes at least: whoever prefers one is not contradicted by it alone.
+        if len(np.unique(classes[judged])) > 1 and judged.sum() >= _ENOUGH:
+            chance = 1.0 / len(known)
+            error = np.sqrt(chance * (1 - chance) / judged.sum())
+            agrees[t] = agreement[t] > chance + 2 * error
+    return agreement, agrees, _known_by(evidence, finite, witnesses, known_before)
+
+
+def _known_by(
+    evidence: _Evidence,
+    finite: np.ndarray,
+    witnesses: np.ndarray,
+    before: np.ndarray,
+) -> np.ndarray:
+    """[T] whose images the witnesses recognise better than by chance.
+
+    The other direction of agreement: a teacher that is shown nothing but what others'
+    inversions failed to show is not mislabelled if they know its own images.
+    """
+    labels, classes, owners = evidence.labels, evidence.classes, evidence.owners
+    found = np.zeros(len(labels), bool)
+    for t in range(len(labels)):
         mine = np.flatnonzero((owners == t) & (labels[t] == classes))
         if not mine.size:
             continue
         # By image: how many judge it, rightly, and how many would by chance.
         judges, right, expected = np.zeros((3, len(classes)))
-        for other in np.flatnonzero(finite):
-            known = class_ids[columns[other] : columns[other + 1]]
+        for other in np.flatnonzero(finite & witnesses):
+            known = evidence.known(other)
             judged = mine[np.isin(classes[mine], known) & (labels[other, mine] >= 0)]
             if other == t or not judged.size:
                 continue
@@ -221,6 +281,7 @@ def _believed(
             expected[judged] += 1.0 / len(known)
         seen = np.flatnonzero(judges)
         if seen.size < _ENOUGH or len(np.unique(classes[seen])) < 2:
+            found[t] = before[t] and not witnesses.all()
             continue
         share, chance = (np.mean(x[seen] / judges[seen]) for x in (right, expected))
         found[t] = share > chance + 2 * np.sqrt(chance * (1 - chance) / seen.size)
