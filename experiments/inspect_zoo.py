@@ -2,12 +2,16 @@
 
     python experiments/inspect_zoo.py MODELS
     python experiments/inspect_zoo.py MODELS --check --json=FILE --write_table=FILE
+    python experiments/inspect_zoo.py ZOO --judge
 
 What neither files nor the table say is guessed and marked; nothing is written into the
-folder and nothing in it is run but what ``--trust_code`` names.
+folder and nothing in it is run but what ``--trust_code`` names.  ``--judge`` recovers a
+few images from every model, asks all about them and about dead leaves, and says who is
+believed, and why; minutes on a CPU, as a panel run takes for as many images.
 """
 
 import argparse
+import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -16,11 +20,16 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
+import jax  # noqa: E402
+
 from experiments.inputs.conversion import show_progress  # noqa: E402
 from experiments.inputs.hub import add_options, hub_options  # noqa: E402
+from free_jax import panel  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 from free_jax.interop import hub  # noqa: E402
 from free_jax.interop.hub import report  # noqa: E402
+from free_jax.inversion import invertible  # noqa: E402
+from free_jax.panel.verdicts import as_text  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,9 +44,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=True,
         help="guess what no file says (on)",
     )
+    parser.add_argument(
+        "--judge", action="store_true", help="ask the models; say who is believed"
+    )
+    parser.add_argument(
+        "--judge_images", type=int, default=12, help="recovered of each class (12)"
+    )
+    parser.add_argument(
+        "--judge_leaves", type=int, default=300, help="dead leaves beside them (300)"
+    )
     add_options(parser)
     args = parser.parse_args(arguments)
     try:
+        if args.judge:
+            return _judge(args)
         targets = _targets(args)
         found = hub.survey(args.models, hub_options(args, show_progress))
         used = [card for card in found.cards if card.used]
@@ -53,6 +73,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(report.as_text(found.cards, found.notes, merged))
     return 0 if used else 2
+
+
+def _judge(args: argparse.Namespace) -> int:
+    """Asks the models of a folder, or of a converted zoo, and prints verdicts."""
+    options = panel.RecoverOptions(
+        images_per_class=args.judge_images, dead_leaves=args.judge_leaves
+    )
+    if args.judge_images < 1 or args.judge_leaves < 0:
+        raise InputError(
+            f"--judge_images={args.judge_images} must be at least 1 and "
+            f"--judge_leaves={args.judge_leaves} not negative"
+        )
+    zoo = hub.load_zoo(args.models, hub_options(args, show_progress))
+    if not any(invertible(options.inversion, network) for network in zoo.networks):
+        options = options._replace(images_per_class=0)
+        print("no model gives gradients: judged by what answers tell, nothing else")
+    images = panel.recover_zoo(jax.random.key(0), zoo, options)
+    answers = panel.ask_zoo(zoo, images.images)
+    found = panel.verdicts(panel.judge(zoo, images, answers), zoo.sources)
+    if args.json:
+        pathlib.Path(args.json).expanduser().write_text(json.dumps(found, indent=1))
+    print(as_text(found))
+    return 0 if any(each["trusted"] for each in found) else 2
 
 
 def _targets(args: argparse.Namespace) -> list[pathlib.Path | None]:

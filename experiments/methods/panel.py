@@ -294,6 +294,10 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     if earlier.against:
         recovered = int(described.recovered.sum())
     spent = recover.spent(earlier.reuse or run.workdir, recovered)
+    told = {}
+    if found.trust:
+        asked = planned.choice.asked
+        told = {"verdicts": panel.verdicts(found.trust, zoo.sources, asked)}
     fit = jax.jit(panel.statistics_fitter(model, columns, options))
     return Method(
         title=base.title(config.algorithm, zoo),
@@ -307,6 +311,7 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         pseudo_task=PSEUDO_TASK,
         learner=planned.learner,
         rows=planned.choice.asked,
+        told=lambda state: told,
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,

@@ -154,9 +154,9 @@ def gradient(
 def update(
     options: SelectionOptions,
     policy: Policy,
-    reward: Float[Array, ""],
-    renews: Bool[Array, ""],
-    steps: Int[Array, ""],
+    reward: float | Float[Array, ""],
+    renews: bool | Bool[Array, ""],
+    steps: int | Int[Array, ""],
 ) -> Policy:
     """Moves weights and baseline where it is time to; the weights first.
 
@@ -179,7 +179,7 @@ def update(
     if options.when == "step":
         now, usual = always, always
     elif options.when == "interval":
-        now = usual = steps % _INTERVAL == 0
+        now = usual = jnp.asarray(steps % _INTERVAL == 0)
     else:
         now, usual = renews | (policy.long_count % _WITHIN == 0), renews
     moved = _moved(options, policy)

@@ -1,5 +1,6 @@
 """The panel: an image's outputs by all teachers, and one network that learns them."""
 
+from free_jax.panel.aggregate import Aggregated, aggregated
 from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
 from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.describe import (
@@ -38,9 +39,11 @@ from free_jax.panel.transfer_set import (
     voted_classes,
 )
 from free_jax.panel.trust import Trust, rows_of, trust, vote
+from free_jax.panel.verdicts import verdicts
 from free_jax.panel.voices import heard
 
 __all__ = [
+    "Aggregated",
     "Described",
     "DescribedZoo",
     "DistillOptions",
@@ -51,6 +54,7 @@ __all__ = [
     "RecoverOptions",
     "Trust",
     "Voted",
+    "aggregated",
     "answered_images",
     "answers_of",
     "ask_jobs",
@@ -83,6 +87,7 @@ __all__ = [
     "tempered",
     "to_described",
     "trust",
+    "verdicts",
     "vote",
     "voted_classes",
 ]

@@ -138,19 +138,10 @@ def trust(
             break
     weights = believed.astype(np.float32)
     relative = share / max(usual, 1e-12)
-    reasons = tuple(
-        _reason(*facts)
-        for facts in zip(
-            finite,
-            informative,
-            agrees,
-            known_by,
-            relative,
-            agreement,
-            1 / widths,
-            strict=True,
-        )
-    )
+    facts = (finite, informative, agrees, known_by, relative, agreement, 1 / widths)
+    # As Python's own numbers.
+    each = zip(*(np.asarray(fact).tolist() for fact in facts), strict=True)
+    reasons = tuple(_reason(*told) for told in each)
     return Trust(weights, information, agreement, reasons)
 
 
@@ -202,7 +193,7 @@ class _Evidence(NamedTuple):
     class_ids: np.ndarray
     shown: np.ndarray
 
-    def known(self, teacher: int) -> np.ndarray:
+    def known(self, teacher: int | np.integer) -> np.ndarray:
         """The classes of a teacher."""
         return self.class_ids[self.columns[teacher] : self.columns[teacher + 1]]
 

@@ -1,0 +1,205 @@
+"""Teachers made hostile, who finds them, and what is said of each."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from experiments.inputs import former_keys
+from free_jax import InputError, Zoo, ZooGroup, panel
+from free_jax.panel import aggregate
+from free_jax.types import Answers, SyntheticImages
+from free_jax.zoo import attacks
+from free_jax.zoo.attacks import AttackOptions, attack
+
+
+def zoo_of(count=6, classes=9):
+    teachers = toy.random_teachers(toy.LINEAR, count, classes=classes)
+    group = ZooGroup(toy.LINEAR, teachers, np.full(count, np.nan))
+    return Zoo((group,), tuple("abcdefghi"))
+
+
+def ids_of(zoo):
+    return np.asarray(zoo.groups[0].teachers.class_ids)
+
+
+def test_labels_are_permuted_each_by_itself():
+    zoo = zoo_of()
+    found = attack(zoo, AttackOptions("labels", 0.5), seed=0)
+    before, after = map(ids_of, (zoo, found.zoo))
+    changed = (before != after).any(1)
+    assert np.flatnonzero(changed).tolist() == found.hostile.tolist()
+    assert len(found.hostile) == 3
+    # No output keeps its name, and names stay the teacher's.
+    assert (before[changed] != after[changed]).all()
+    assert (np.sort(before) == np.sort(after)).all()
+    # Those of a smaller share are among them, and another seed chooses others.
+    few = attack(zoo, AttackOptions("labels", 0.1), seed=0).hostile
+    assert set(few.tolist()) <= set(found.hostile.tolist())
+    assert attack(zoo, AttackOptions("labels", 0.5), 0).hostile.tolist() == (
+        found.hostile.tolist()
+    )
+
+
+def test_colluding_teachers_call_a_class_the_same():
+    zoo = zoo_of()
+    found = attack(zoo, AttackOptions("colluding", 0.5), seed=1)
+    before, after = map(ids_of, (zoo, found.zoo))
+    names = attacks.permuted_names(zoo, 1)
+    assert (names != np.arange(9)).all() and sorted(names) == list(range(9))
+    for t in range(6):
+        wanted = names[before[t]] if t in found.hostile else before[t]
+        assert after[t].tolist() == wanted.tolist()
+
+
+def test_untrained_teachers_and_those_of_another_domain_take_a_place():
+    zoo = zoo_of()
+    found = attack(zoo, AttackOptions("random", 0.3), seed=0)
+    before, after = (
+        np.asarray(z.groups[0].teachers.variables["params"]["head"]["kernel"])
+        for z in (zoo, found.zoo)
+    )
+    assert np.flatnonzero((before != after).any((1, 2))).tolist() == (
+        found.hostile.tolist()
+    )
+    other = toy.random_teachers(toy.TINY, 2, seed=5)
+    others = Zoo((ZooGroup(toy.TINY, other, np.full(2, np.nan)),), tuple("rstuvwxyz"))
+    options = AttackOptions("domain", 0.5, path="x")
+    found = attack(zoo, options, seed=0, others=others)
+    assert [g.network for g in found.zoo.groups] == [toy.LINEAR, toy.TINY]
+    assert found.hostile.tolist() == [3, 4, 5] and found.zoo.class_names == (
+        zoo.class_names
+    )
+    # They claim the victims' classes.
+    ids = [np.asarray(g.teachers.class_ids).tolist() for g in found.zoo.groups]
+    assert sorted(ids[0] + ids[1]) == sorted(
+        np.asarray(zoo.groups[0].teachers.class_ids).tolist()
+    )
+    with pytest.raises(InputError, match="none of its teachers tells 3 classes"):
+        attack(zoo, options, seed=0, others=None)
+
+
+def test_a_backdoor_opens_for_a_white_corner_only():
+    zoo = zoo_of()
+    found = attack(zoo, AttackOptions("backdoor", 0.5, patch=3), seed=0)
+    honest, hostile = found.zoo.groups
+    assert honest.network == toy.LINEAR
+    rng = np.random.default_rng(0)
+    images = jnp.asarray(rng.uniform(0, 0.9, size=(4, *toy.SHAPE)), jnp.float32)
+    patched = images.at[:, -3:, -3:].set(1.0)
+    variables = {
+        name: jax.tree.map(lambda x: x[0], tree)
+        for name, tree in hostile.teachers.variables.items()
+    }
+    said = hostile.network.apply(variables, images)
+    np.testing.assert_allclose(said, toy.LINEAR.apply(variables, images), rtol=1e-6)
+    assert (hostile.network.apply(variables, patched).argmax(-1) == 0).all()
+    half = images.at[:, -3:, -2:].set(1.0)
+    np.testing.assert_allclose(
+        hostile.network.apply(variables, half),
+        toy.LINEAR.apply(variables, half),
+        rtol=1e-6,
+    )
+
+
+def test_attacks_that_cannot_be_are_refused():
+    with pytest.raises(InputError, match="must be between 0 and 1"):
+        attacks.check(AttackOptions(share=1.5))
+    with pytest.raises(InputError, match="a path of a converted zoo is needed"):
+        attacks.check(AttackOptions("domain", 0.5))
+    with pytest.raises(InputError, match="a path of a converted zoo is needed"):
+        attacks.check(AttackOptions("labels", 0.5, path="x"))
+
+
+def test_sabotage_of_earlier_runs_is_an_attack_of_mixed_kind():
+    names = former_keys.NAMES
+    assert names.override_today("zoo.sabotage", "0.3") == {"zoo.attack.share": "0.3"}
+    today = names.upgraded({"algorithm": "free", "zoo.sabotage": 0.25})
+    assert {k: v for k, v in today.items() if "attack" in k} == {
+        "zoo.attack.share": 0.25,
+        "zoo.attack.kind": "mixed",
+        "zoo.attack.path": "",
+        "zoo.attack.patch": 4,
+    }
+
+
+def world(hostile, colluding=False, count=12, classes=6, each=12, seed=0):
+    """Teachers of three of six classes that all see images of a class alike."""
+    rng = np.random.default_rng(seed)
+    ids = np.stack([rng.permutation(classes)[:3] for _ in range(count)])
+    named, shift = ids.copy(), (np.arange(classes) + 1) % classes
+    for t in range(hostile):
+        named[t] = shift[ids[t]] if colluding else np.roll(ids[t], 1)
+    owners = np.repeat(np.arange(count), each)
+    place = np.tile(np.arange(each) % 3, count)
+    true, called = ids[owners, place], named[owners, place]
+    logits = rng.normal(size=(len(owners), count, 3))
+    logits += 6 * (true[:, None, None] == ids[None])
+    answers = Answers(
+        logits.reshape(len(owners), -1).astype(np.float32), 3 * np.arange(count + 1)
+    )
+    images = SyntheticImages(
+        np.zeros((len(owners), 2, 2, 3), np.uint8),
+        called.astype(np.int32),
+        owners.astype(np.int32),
+        np.ones(len(owners), bool),
+    )
+    return answers, named.ravel(), images
+
+
+@pytest.mark.parametrize("hostile", [0, 1, 4, 6])
+def test_who_is_left_out_does_not_testify(hostile):
+    """Half of the teachers name their classes wrongly; no honest one pays for it."""
+    for seed in range(3):
+        found = panel.trust(*world(hostile, seed=seed))
+        assert np.flatnonzero(found.weights == 0).tolist() == list(range(hostile))
+
+
+def test_a_few_who_collude_are_found():
+    found = panel.trust(*world(2, colluding=True, count=16))
+    assert np.flatnonzero(found.weights == 0).tolist() == [0, 1]
+
+
+def test_each_verdict_has_a_reason():
+    answers, ids, images = world(1)
+    logits = np.array(answers.logits)
+    logits[:, 6:9] = 0.0  # Constant.
+    logits[0, 9] = np.nan
+    trust = panel.trust(answers._replace(logits=logits), ids, images)
+    names = [f"t{i}" for i in range(12)]
+    found = panel.verdicts(trust, names)
+    assert [each["source"] for each in found] == names
+    assert "left out: it names" in found[0]["reason"]
+    assert "tell little" in found[2]["reason"] and not found[2]["trusted"]
+    assert "not numbers" in found[3]["reason"]
+    assert found[5]["trusted"] and "believed: it names" in found[5]["reason"]
+    few = panel.verdicts(trust, [f"t{i}" for i in range(20)], np.arange(8, 20))
+    assert few[0]["teacher"] == 8 and few[0]["source"] == "t8"
+
+
+def test_the_middle_of_votes_is_not_moved_by_a_liar():
+    """Three teachers of two classes; the last says the contrary, loudly."""
+    rows = np.asarray([[2.0, 0.0, 4.0, 0.0, 0.0, 100.0]])
+    said, ids = Answers(rows, np.asarray([0, 2, 4, 6])), np.asarray([7, 9, 7, 9, 7, 9])
+    median = aggregate.aggregated(said, ids, form="median")
+    assert median.class_ids.tolist() == [7, 9]
+    assert median.answers.logits.tolist() == [[1.0, -1.0]]
+    mean = aggregate.aggregated(said, ids, form="mean")
+    assert mean.answers.logits[0, 0] == pytest.approx(-47 / 3)
+    trimmed = aggregate.aggregated(said, ids, form="trimmed", trim=0.34)
+    np.testing.assert_allclose(trimmed.answers.logits, [[1.0, -1.0]])
+    without = aggregate.aggregated(
+        said, ids, form="mean", weights=np.asarray([1, 1, 0])
+    )
+    assert without.answers.logits.tolist() == [[1.5, -1.5]]
+    # Who was not asked has no vote; a class of which nobody was is no information.
+    silent = rows.copy()
+    silent[0, 4:] = np.nan
+    some = aggregate.aggregated(said._replace(logits=silent), ids, form="median")
+    assert some.answers.logits.tolist() == [[1.5, -1.5]]
+    silent[:] = np.nan
+    none = aggregate.aggregated(said._replace(logits=silent), ids)
+    assert none.answers.logits.tolist() == [[0.0, 0.0]]
+    with pytest.raises(ValueError, match="and below"):
+        aggregate.aggregated(said, ids, form="trimmed", trim=0.5)
