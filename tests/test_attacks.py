@@ -124,7 +124,7 @@ def test_sabotage_of_earlier_runs_is_an_attack_of_mixed_kind():
     }
 
 
-def world(hostile, colluding=False, count=12, classes=6, each=12, seed=0):
+def world(hostile, colluding=False, count=12, classes=6, each=40, seed=0):
     """Teachers of three of six classes that all see images of a class alike."""
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.permutation(classes)[:3] for _ in range(count)])

@@ -134,7 +134,8 @@ def test_a_policy_learns_whom_to_choose():
     keys = jax.random.split(jax.random.key(0), 400)
     at, _ = jax.jit(lambda s: jax.lax.scan(step, s, keys))(start)
     chance = np.asarray(jax.nn.softmax(at.weights))
-    assert chance[[2, 7]].max() < 0.02 and np.delete(chance, [2, 7]).min() > 0.02
+    # It drifts among equals, but never to these.
+    assert 10 * chance[[2, 7]].max() < np.delete(chance, [2, 7]).min()
 
 
 def episode(seed, ids):
