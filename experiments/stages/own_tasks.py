@@ -19,6 +19,8 @@ from free_jax.zoo import Zoo
 
 # Of images moved at once.
 _CHUNK = 500
+# More than there are images, so that no two keys are one.
+_MANY = 10_000_000
 
 
 class Own(NamedTuple):
@@ -139,15 +141,15 @@ def _versions(
         return images.to_bytes(views)
 
     for number in range(1, options.views):
-        key = run.key("task versions", number)
         parts = []
         for start in range(0, len(found.images), _CHUNK):
             part = found.images[start : start + _CHUNK]
             missing = _CHUNK - len(part)  # One shape, one compilation.
             padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
             # One for all where all move alike.
-            each = jax.random.fold_in(key, start if options.view_per_image else 0)
-            parts.append(np.asarray(move(each, padded))[: len(part)])
+            place = start if options.view_per_image else 0
+            key = run.key("task versions", number * _MANY + place)
+            parts.append(np.asarray(move(key, padded))[: len(part)])
         versions.append(found._replace(images=np.concatenate(parts)))
     return versions
 
