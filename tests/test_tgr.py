@@ -2,6 +2,7 @@
 
 import importlib
 
+import harness_toy
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import test_contract
 import toy
 
-from free_jax import InputError, algorithms
+from experiments.harness.method import Judge, Meters, Method
+from free_jax import InputError, algorithms, keys
+from free_jax.algorithm import total_draws
 from free_jax.algorithms import recovered_tasks, tgr_grouping
 from free_jax.algorithms.tgr import Parts, TgrData, TgrOptions
 from free_jax.algorithms.tgr_grouping import GroupOptions
@@ -110,6 +113,7 @@ def test_the_direction_is_the_gradient_of_the_displaced_loss():
         assert slope == pytest.approx(toy.dot(found, along), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_is_a_loop():
     case = test_contract.CASES["tgr"]()
     state = case.algorithm.init(jax.random.key(0))
@@ -342,3 +346,44 @@ def test_bad_options_are_refused():
             images_per_class=20,
             memory_per_class=10,
         )
+
+
+@pytest.mark.parametrize("name", ["tgr", "trustworthy"])
+def test_a_stopped_run_ends_as_if_it_had_not_been(name, tmp_path):
+    """Memory, policy and baseline included."""
+    case = test_contract.CASES[name]()
+    made = Method(
+        title=name,
+        algorithm=case.algorithm,
+        data=case.data,
+        network=toy.LINEAR,
+        predictors={},
+        meters=Meters(status={}),
+    )
+
+    def train(folder, *stops):
+        return harness_toy.train(
+            tmp_path / folder, *stops, num_steps=4, made=made, judge=Judge()
+        )
+
+    whole = harness_toy.history(tmp_path / "a", train("a"))
+    for stop in (1, 3):
+        assert train("b", stop) == stop
+    assert harness_toy.history(tmp_path / "b", train("b")) == whole
+
+
+def test_draws_are_counted_without_weights():
+    case = test_contract.CASES["tgr"]()
+    root = jax.random.key(0)
+
+    def key_of(number):
+        return keys.named(root, "step", number)
+
+    counts = total_draws(case.algorithm, key_of, np.arange(5), case.data)
+    wanted = np.zeros(3, int)
+    for number in range(5):
+        key = jax.random.split(key_of(number), 4)[0]
+        rows = tgr.draw(parts_of(teachers_per_step=2), key, case.data.groups)
+        np.add.at(wanted, np.asarray(rows), 1)
+    np.testing.assert_array_equal(counts, wanted)
+    assert counts.sum() == 10

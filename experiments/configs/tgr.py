@@ -42,8 +42,13 @@ GENERATOR = Recipe(
     objective=Objective(moments=1.0, augment_per_image=False),
 )
 
+# With many teachers a class every class still has images of several.
 CPU: dict[str, Any] = {
     "num_steps": 150,
+    "recover.images_per_class": 8,
+    "recover.inversion.num_steps": 25,
+    "tasks.per_class": 8,
+    "tgr.replay_from": "all",
     "eval.every_steps": 50,
     "eval.val_episodes": 50,
     "replay.episodes_per_update": 4,
@@ -106,9 +111,8 @@ def from_variant(
     return make(
         tgr.Config,
         data,
-        CPU if chosen.cpu else {},
         RELEASED if chosen.reference else {},
-        {"num_steps": CPU["num_steps"]} if chosen.cpu else {},
+        CPU if chosen.cpu else {},
         {"replay.shots": shots, "eval.shots": (shots,)},
         SMALL if chosen.smoke else {},
         seed=chosen.seed,

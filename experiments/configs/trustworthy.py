@@ -31,6 +31,11 @@ from experiments.methods import trustworthy
 
 CPU: dict[str, Any] = {
     "num_steps": 1000,
+    "recover.images_per_class": 8,
+    "recover.inversion.num_steps": 25,
+    "tasks.per_class": 8,
+    "step.queries": 7,
+    "step.memory_per_class": 160,
     "eval.every_steps": 250,
     "eval.val_episodes": 50,
 }
@@ -90,9 +95,8 @@ def from_variant(
     return make(
         trustworthy.Config,
         data,
-        CPU if chosen.cpu else {},
         RELEASED if chosen.reference else {},
-        {"num_steps": CPU["num_steps"]} if chosen.cpu else {},
+        CPU if chosen.cpu else {},
         {"step.shots": shots, "eval.shots": (shots,)},
         SMALL if chosen.smoke else {},
         seed=chosen.seed,

@@ -174,6 +174,20 @@ def images_of_classes(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> np.ndar
     return counts
 
 
+def check_episodes(
+    zoo: zoo_lib.Zoo, wanted: panel.RecoverOptions, way: int, needed: int
+) -> None:
+    """Refuses to recover for minutes what makes no episodes."""
+    counts = images_of_classes(wanted, zoo)
+    if (counts >= needed).sum() < way:
+        raise InputError(
+            f"config.replay needs {needed} images a class (shots + queries) but "
+            f"recover.images_per_class={wanted.images_per_class} (and at most "
+            f"images_per_teacher={wanted.images_per_teacher} in all) recovers at "
+            f"most {counts.max():g}; ask for more images or fewer queries"
+        )
+
+
 def episodic_update(
     section: EpisodeOptions | ReplayOptions,
     way: int,

@@ -51,7 +51,7 @@ def check(config: Config) -> None:
     own_tasks.check(config.recover)
     tgr_grouping.check_packages(config.groups)
     needed = config.replay.shots + config.replay.queries
-    if needed > config.tasks.per_class:
+    if config.tgr.replay_from == "drawn" and needed > config.tasks.per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
             f"config.tasks.per_class={config.tasks.per_class} are taken of a "
@@ -62,7 +62,9 @@ def check(config: Config) -> None:
 def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:
     """See `methods.prepare`."""
     wanted = base.images_wanted(config.recover, config.common, zoo)
-    base.check_own_images(config.recover, config.tasks, zoo, wanted, config.common.way)
+    way, needed = config.common.way, config.replay.shots + config.replay.queries
+    base.check_own_images(config.recover, config.tasks, zoo, wanted, way)
+    base.check_episodes(zoo, wanted, way, needed)
     begun = recover.beginning(
         zoo, np.arange(zoo.num_teachers), run, wanted, reuse_of=config.recover.reuse
     )
