@@ -167,7 +167,7 @@ class Bench:
         elif share and kind in ("random", "domain"):
             others = self.stand_ins(kind, seed)
             name = f"{kind}{seed if kind == 'random' else ''}"
-            theirs = [self.said(name, others, images.images)]
+            theirs = [self.said(f"{name}_{len(logits)}", others, images.images)]
             if real:
                 theirs += [
                     self.said(f"{name}_{what}", others, x)
