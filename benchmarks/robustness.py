@@ -494,8 +494,15 @@ def plot(bench: Bench) -> None:
         axis.set(title=kind, xlabel="share of hostile teachers")
         axis.axhline(20, color="grey", linestyle=":")
     axes[0, 0].set(ylabel="1-shot accuracy, validation classes (%)")
-    axes[0, -1].legend(fontsize=7)
-    figure.tight_layout()
+    known = {}
+    for axis in axes[0]:
+        handles, names = axis.get_legend_handles_labels()
+        known |= dict(zip(names, handles, strict=True))
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    names = [name for name in DEFENCES if name in known]
+    figure.legend(
+        [known[name] for name in names], names, loc="lower center", ncol=len(names)
+    )
     figure.savefig(bench.home / "robustness.png", dpi=120)
     print(f"written: {bench.home / 'robustness.png'}")
 
