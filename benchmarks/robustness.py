@@ -198,7 +198,9 @@ def to_np(images: np.ndarray) -> np.ndarray:
 
 
 def trust_of(world: World) -> panel.Trust:
-    return panel.trust(world.answers, world.class_ids, world.images)
+    return panel.trust(
+        world.answers, world.class_ids, world.images, passes=panel.REVISED
+    )
 
 
 def described(logits: np.ndarray, columns: np.ndarray, weights: np.ndarray):
@@ -392,6 +394,8 @@ def run(bench: Bench, part: str) -> None:
         if part == "found":
             trust = trust_of(world)
             found = counts_of(trust.weights, world.hostile)
+            once = panel.trust(world.answers, world.class_ids, world.images)
+            found["one pass"] = counts_of(once.weights, world.hostile)
         elif part == "panel":
             found = panel_of(bench, world, defence, seed)
         else:
@@ -408,9 +412,14 @@ def honest(bench: Bench) -> None:
         path, folder = pair.split(":")
         zoo = zoo_lib.load_zoo(path)
         found = reuse.everything("reuse", folder, zoo, np.arange(zoo.num_teachers))
-        trust = panel.judge(zoo, *found)
-        out = [zoo.sources[t] for t in np.flatnonzero(trust.weights == 0)]
-        print(f"{path}: {len(out)} of {zoo.num_teachers} left out {out}", flush=True)
+        for passes in (1, panel.REVISED):
+            trust = panel.judge(zoo, *found, passes=passes)
+            out = [zoo.sources[t] for t in np.flatnonzero(trust.weights == 0)]
+            print(
+                f"{path}: {len(out)} of {zoo.num_teachers} left out by at most "
+                f"{passes} passes {out}",
+                flush=True,
+            )
 
 
 def rows_of(bench: Bench, part: str) -> list[dict]:
@@ -421,15 +430,18 @@ def rows_of(bench: Bench, part: str) -> list[dict]:
 def tables(bench: Bench) -> None:
     """Prints tables of what is there."""
     found = rows_of(bench, "found")
-    if found:
-        print("\nleft out by trust: hits / hostile, false alarms / honest, all seeds\n")
+    for which in ("revised", "one pass") if found else ():
+        of_rule = [r if which == "revised" else r | r.get(which, {}) for r in found]
+        if which == "one pass" and not all(which in r for r in found):
+            continue
+        print(f"\nleft out by trust ({which}): hits/hostile, false alarms/honest\n")
         shares = sorted({row["share"] for row in found})
         print("| attack |", " | ".join(f"{s:.0%}" for s in shares), "|")
         print("|---" * (len(shares) + 1) + "|")
         for kind in dict.fromkeys(row["attack"] for row in found):
             texts = []
             for share in shares:
-                of = [r for r in found if (r["attack"], r["share"]) == (kind, share)]
+                of = [r for r in of_rule if (r["attack"], r["share"]) == (kind, share)]
                 total = {k: sum(r[k] for r in of) for k in COUNTS}
                 texts.append(
                     "{hits}/{hostile}, {false alarms}/{honest}".format(**total)

@@ -91,10 +91,20 @@ def _judge(args: argparse.Namespace) -> int:
         print("no model gives gradients: judged by what answers tell, nothing else")
     images = panel.recover_zoo(jax.random.key(0), zoo, options)
     answers = panel.ask_zoo(zoo, images.images)
-    found = panel.verdicts(panel.judge(zoo, images, answers), zoo.sources)
+    once = panel.judge(zoo, images, answers)
+    trust = panel.judge(zoo, images, answers, passes=panel.REVISED)
+    found = panel.verdicts(trust, zoo.sources)
+    for each, weight in zip(found, once.weights, strict=True):
+        each["trusted_by_one_pass"] = bool(weight)
     if args.json:
         pathlib.Path(args.json).expanduser().write_text(json.dumps(found, indent=1))
     print(as_text(found))
+    other = [each for each in found if each["trusted"] != each["trusted_by_one_pass"]]
+    print(
+        "revised by those who are believed; one pass alone (panel.trust_passes=1) "
+        f"believes {int(once.weights.sum())} of {len(found)}, unlike of "
+        + (", ".join(each["source"] for each in other) or "none")
+    )
     return 0 if any(each["trusted"] for each in found) else 2
 
 

@@ -1,5 +1,8 @@
 """Teachers made hostile, who finds them, and what is said of each."""
 
+import importlib
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +12,7 @@ import toy
 from experiments.inputs import former_keys
 from free_jax import InputError, Zoo, ZooGroup, panel
 from free_jax.panel import aggregate
+from free_jax.panel.trust import REVISED
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import attacks
 from free_jax.zoo.attacks import AttackOptions, attack
@@ -152,12 +156,12 @@ def world(hostile, colluding=False, count=12, classes=6, each=40, seed=0):
 def test_who_is_left_out_does_not_testify(hostile):
     """Half of the teachers name their classes wrongly; no honest one pays for it."""
     for seed in range(3):
-        found = panel.trust(*world(hostile, seed=seed))
+        found = panel.trust(*world(hostile, seed=seed), passes=REVISED)
         assert np.flatnonzero(found.weights == 0).tolist() == list(range(hostile))
 
 
 def test_a_few_who_collude_are_found():
-    found = panel.trust(*world(2, colluding=True, count=16))
+    found = panel.trust(*world(2, colluding=True, count=16), passes=REVISED)
     assert np.flatnonzero(found.weights == 0).tolist() == [0, 1]
 
 
@@ -176,6 +180,35 @@ def test_each_verdict_has_a_reason():
     assert found[5]["trusted"] and "believed: it names" in found[5]["reason"]
     few = panel.verdicts(trust, [f"t{i}" for i in range(20)], np.arange(8, 20))
     assert few[0]["teacher"] == 8 and few[0]["source"] == "t8"
+
+
+def test_a_verdict_by_few_images_says_so():
+    found = panel.trust(*world(1, each=4, count=6))
+    assert (found.weights == 1).all()
+    judged = re.fullmatch(
+        r"believed: too few images \((\d+)\) to contradict it; .*", found.reasons[0]
+    )
+    assert judged and 0 < int(judged[1]) < 30
+    answers, ids, images = world(0, count=4)
+    alone = images._replace(owners=np.where(images.owners > 0, -1, images.owners))
+    lines = panel.trust(answers, ids, alone).reasons
+    assert lines[0].startswith("believed: no believed teacher shows its classes")
+
+
+def test_verdicts_that_go_in_a_circle_are_those_of_the_first_pass(monkeypatch):
+    """Two teachers, of whom each pass believes the one that the last did not."""
+
+    def contrary(evidence, asked, finite, witnesses, before):
+        first = np.asarray([True, False])
+        agrees = ~first if (witnesses == first).all() else first
+        return before._replace(agrees=agrees, known_by=np.zeros(2, bool))
+
+    rule = importlib.import_module("free_jax.panel.trust")
+    monkeypatch.setattr(rule, "_heard_out", contrary)
+    for passes in (1, REVISED):
+        found = panel.trust(*world(0, count=2), passes=passes)
+        assert found.weights.tolist() == [1, 0]
+    assert panel.trust(*world(0, count=2), passes=2).weights.tolist() == [0, 1]
 
 
 def test_the_middle_of_votes_is_not_moved_by_a_liar():

@@ -277,30 +277,27 @@ def entropy(p):
 
 
 def trust_of_equal_ways(logits, class_ids, classes, owners):
-    """The formula for arrays [N, T, W] and [T, W]; who is left out is not heard."""
+    """The formula for arrays [N, T, W] and [T, W], as it was before columns."""
     finite = np.asarray(np.isfinite(logits).all((0, 2)))
     shifted = np.where(np.isfinite(logits), logits, 0.0)
     shifted = shifted - shifted.max(-1, keepdims=True)
     p = np.exp(shifted) / np.exp(shifted).sum(-1, keepdims=True)
     information = np.where(finite, entropy(p.mean(0)) - entropy(p).mean(0), 0.0)
     answers = np.take_along_axis(class_ids, shifted.argmax(-1).T, 1)
-    usual = np.median(information[finite]) if finite.any() else 0.0
-    tells = information > max(usual / 4, 1e-6)
+    agreement = np.full(len(class_ids), np.nan)
     chance = 1.0 / class_ids.shape[1]
+    agrees = np.ones(len(class_ids), bool)
     # Only images that their own teacher recognises show their class.
     own = answers[np.maximum(owners, 0), np.arange(len(owners))] == classes
-    weights, before = np.ones(len(class_ids)), None
-    while before is None or (weights != before).any():
-        before, agreement = weights, np.full(len(class_ids), np.nan)
-        agrees = np.ones(len(class_ids), bool)
-        heard = own & (owners >= 0) & (before[owners] > 0)
-        for t, known in enumerate(class_ids):
-            judged = np.isin(classes, known) & (owners != t) & heard
-            if judged.any() and finite[t]:
-                agreement[t] = (answers[t, judged] == classes[judged]).mean()
-                error = np.sqrt(chance * (1 - chance) / judged.sum())
-                agrees[t] = agreement[t] > chance + 2 * error
-        weights = (finite & tells & agrees).astype(np.float32)
+    for t, known in enumerate(class_ids):
+        judged = np.isin(classes, known) & (owners != t) & (owners >= 0) & own
+        if judged.any() and finite[t]:
+            agreement[t] = (answers[t, judged] == classes[judged]).mean()
+            error = np.sqrt(chance * (1 - chance) / judged.sum())
+            agrees[t] = agreement[t] > chance + 2 * error
+    usual = np.median(information[finite]) if finite.any() else 0.0
+    tells = information > max(usual / 4, 1e-6)
+    weights = (finite & tells & agrees).astype(np.float32)
     return weights, information, agreement
 
 

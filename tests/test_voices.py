@@ -16,9 +16,10 @@ from test_pipeline import KEY, OPTIONS, SHORT, described, tiny_zoo
 from free_jax import panel
 from free_jax.errors import InputError
 from free_jax.panel import asking
+from free_jax.panel.aggregate import vote
 from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.transfer_set import to_described
-from free_jax.panel.trust import trust, vote
+from free_jax.panel.trust import trust
 from free_jax.panel.voices import drawn_voices, heard, silenced
 from free_jax.types import Answers, SyntheticImages
 

@@ -147,7 +147,11 @@ NAMES = former.Names(
     together={
         "objective.cross_entropy": OBJECTIVE,
         "recover.dead_leaves": RECOVERY,
-        "panel.held_out_classes": {"held_out_teachers": 0, "asked_per_image": 0},
+        "panel.held_out_classes": {
+            "held_out_teachers": 0,
+            "asked_per_image": 0,
+            "trust_passes": 1,
+        },
         "distill.fit_images": {"heads": "teacher"},
         "eval.every_steps": {"also": ""},
         "attack.share": {"kind": "mixed", "path": "", "patch": 4},

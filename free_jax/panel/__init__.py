@@ -1,6 +1,6 @@
 """The panel: an image's outputs by all teachers, and one network that learns them."""
 
-from free_jax.panel.aggregate import Aggregated, aggregated
+from free_jax.panel.aggregate import Aggregated, aggregated, vote
 from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
 from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.describe import (
@@ -38,11 +38,12 @@ from free_jax.panel.transfer_set import (
     to_described,
     voted_classes,
 )
-from free_jax.panel.trust import Trust, rows_of, trust, vote
-from free_jax.panel.verdicts import verdicts
+from free_jax.panel.trust import REVISED, rows_of, trust
+from free_jax.panel.verdicts import Trust, verdicts
 from free_jax.panel.voices import heard
 
 __all__ = [
+    "REVISED",
     "Aggregated",
     "Described",
     "DescribedZoo",

@@ -94,3 +94,40 @@ def _middle(votes: np.ndarray, form: Form, trim: float) -> np.ndarray:
     kept = (place >= cut[:, None]) & (place < (count - cut)[:, None])
     total = np.where(kept, np.where(kept, ordered, 0.0), 0.0).sum(1)
     return total / np.maximum(kept.sum(1), 1)
+
+
+def vote(
+    answers: Answers, class_ids: Int[np.ndarray, " c"], num_classes: int
+) -> Int[np.ndarray, " n"]:
+    """The class that the teachers which know it together find likeliest.
+
+    A teacher spreads its belief over its own classes only, so that one alone may take
+    anything for its nearest class; the mean of several logarithms is high only where
+    none objects.
+
+    Args:
+      answers: of teachers about each image; NaN of those that were not asked.
+      class_ids: [C] absolute classes of the outputs.
+      num_classes: of the zoo; one that no teacher knows gets no image.
+
+    Returns:
+      [n] int32 absolute class ids; -1 where nobody was asked.
+
+    >>> logits = np.log([[0.9, 0.1, 0.2, 0.8]])
+    >>> vote(Answers(logits, np.asarray([0, 2, 4])), np.asarray([0, 1, 0, 2]), 4)
+    array([2], dtype=int32)
+    """
+    logits, class_ids = np.asarray(answers.logits, np.float64), np.asarray(class_ids)
+    silent = np.isnan(logits)
+    logits, log_p = np.where(silent, 0.0, logits), np.empty_like(logits)
+    for _, outputs in ragged.by_width(answers.columns):
+        said = ragged.side_by_side(logits, outputs)  # [n, t, w]
+        said = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
+        log_p[:, outputs] = said
+    known, total = np.zeros((2, len(logits), num_classes))
+    for start, stop in zip(answers.columns[:-1], answers.columns[1:], strict=True):
+        voted = ~silent[:, start:stop]
+        total[:, class_ids[start:stop]] += np.where(voted, log_p[:, start:stop], 0.0)
+        known[:, class_ids[start:stop]] += voted
+    mean = np.where(known, total / np.maximum(known, 1), -np.inf)
+    return np.where(known.any(-1), mean.argmax(-1), -1).astype(np.int32)

@@ -25,12 +25,14 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.panel import judging
+from free_jax.panel.aggregate import vote
 from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.distillation import Described
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import PanelOptions, RecoverOptions
 from free_jax.panel.ragged import answers_of, outputs_of
-from free_jax.panel.trust import Trust, rows_of, trust, vote
+from free_jax.panel.trust import rows_of, trust
+from free_jax.panel.verdicts import Trust
 from free_jax.panel.voices import drawn_voices, heard, silenced
 from free_jax.types import Answers, ImageBank, PyTree, SyntheticImages
 
@@ -139,7 +141,7 @@ def describe_zoo(
         voices = heard(answers)
     judged = None
     if options.trust:
-        judged = judge(zoo, images, answers, choice.asked, voices)
+        judged = judge(zoo, images, answers, choice.asked, voices, options.trust_passes)
     weights = judged.weights if judged else None
     described = to_described(images, answers, weights, voices)
     ids = zoo.class_ids[outputs_of(zoo.columns, choice.asked)]
@@ -345,6 +347,7 @@ def judge(
     answers: Answers,
     asked: Int[np.ndarray, " t"] | None = None,
     voices: np.ndarray | None = None,
+    passes: int = 1,
 ) -> Trust:
     """How far the teachers that were asked are trusted, see `trust`.
 
@@ -354,11 +357,12 @@ def judge(
       answers: of those that were asked.
       asked: their rows in the zoo; None: all were.
       voices: [N, t] which of them were asked about which image; None: all about all.
+      passes: see `trust`.
     """
     rows = np.arange(zoo.num_teachers) if asked is None else asked
     ids = zoo.class_ids[outputs_of(zoo.columns, rows)]
     owned = images._replace(owners=rows_of(images.owners, rows))
-    return trust(answers, ids, owned, voices)
+    return trust(answers, ids, owned, voices, passes)
 
 
 def to_described(

@@ -1,4 +1,4 @@
-"""Which teachers of a panel are believed, and what they believe together."""
+"""Which teachers of a panel are believed."""
 
 from typing import NamedTuple
 
@@ -6,69 +6,11 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from free_jax.panel import ragged
+from free_jax.panel.verdicts import ENOUGH, Trust, reason
 from free_jax.types import Answers, SyntheticImages
 
-
-def vote(
-    answers: Answers, class_ids: Int[np.ndarray, " c"], num_classes: int
-) -> Int[np.ndarray, " n"]:
-    """The class that the teachers which know it together find likeliest.
-
-    A teacher spreads its belief over its own classes only, so that one alone may take
-    anything for its nearest class; the mean of several logarithms is high only where
-    none objects.
-
-    Args:
-      answers: of teachers about each image; NaN of those that were not asked.
-      class_ids: [C] absolute classes of the outputs.
-      num_classes: of the zoo; one that no teacher knows gets no image.
-
-    Returns:
-      [n] int32 absolute class ids; -1 where nobody was asked.
-
-    >>> logits = np.log([[0.9, 0.1, 0.2, 0.8]])
-    >>> vote(Answers(logits, np.asarray([0, 2, 4])), np.asarray([0, 1, 0, 2]), 4)
-    array([2], dtype=int32)
-    """
-    logits, class_ids = np.asarray(answers.logits, np.float64), np.asarray(class_ids)
-    silent = np.isnan(logits)
-    logits, log_p = np.where(silent, 0.0, logits), np.empty_like(logits)
-    for _, outputs in ragged.by_width(answers.columns):
-        said = ragged.side_by_side(logits, outputs)  # [n, t, w]
-        said = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
-        log_p[:, outputs] = said
-    known, total = np.zeros((2, len(logits), num_classes))
-    for start, stop in zip(answers.columns[:-1], answers.columns[1:], strict=True):
-        voted = ~silent[:, start:stop]
-        total[:, class_ids[start:stop]] += np.where(voted, log_p[:, start:stop], 0.0)
-        known[:, class_ids[start:stop]] += voted
-    mean = np.where(known, total / np.maximum(known, 1), -np.inf)
-    return np.where(known.any(-1), mean.argmax(-1), -1).astype(np.int32)
-
-
-# Images by which a teacher may be found to contradict the others.
-_ENOUGH = 30
-# How often verdicts are revised by those who are believed; most need two passes.
-_PASSES = 10
-
-
-class Trust(NamedTuple):
-    """How far each teacher of a panel is believed, judged without data.
-
-    Attributes:
-      weights: [T] one, or zero for a teacher that is left out.
-      information: [T] nats, entropy of the mean prediction minus mean entropy: what
-        an answer tells about the image; zero for constant teachers.
-      agreement: [T] share of images of the teacher's classes, recovered from OTHER
-        teachers and recognised by them, that it labels alike, in [0, 1]; nan where
-        there are none.
-      reasons: a line on each: why it is believed, or not.
-    """
-
-    weights: np.ndarray
-    information: np.ndarray
-    agreement: np.ndarray
-    reasons: tuple[str, ...] = ()
+# As many passes as verdicts may need to stand: most need two.
+REVISED = 10
 
 
 def trust(
@@ -76,6 +18,7 @@ def trust(
     class_ids: Int[np.ndarray, " c"],
     images: SyntheticImages,
     asked: Bool[np.ndarray, "n t"] | None = None,
+    passes: int = 1,
 ) -> Trust:
     """Finds constant, broken, mislabelled and random teachers by recovered images.
 
@@ -84,8 +27,10 @@ def trust(
     quarter of the panel's median information, or if it contradicts the others: neither
     does it recognise their images better than by chance nor they its own (by two
     standard errors; fewer than 30 images, or those of one class, tell nothing).
-    Whoever is left out does not testify: verdicts are revised by the others and their
-    images until they stand, which clears the honest whom liars had contradicted.
+    With more than one pass whoever is left out does not testify: verdicts are revised
+    by the others and their images until they stand, which clears honest teachers whom
+    liars had contradicted.  Verdicts that come back to what they were before, in a
+    circle, never stand: then those of the first pass count.
     Teachers of different numbers of classes are compared by the share of the maximum
     for their number, ``log W``.  A teacher counts fully or not at all: weights by
     information and agreement scored the same and left out honest teachers of hard
@@ -97,6 +42,7 @@ def trust(
       images: what they were asked about; ``owners`` are rows of the T teachers that
         answered (see `rows_of`).
       asked: which teachers were asked about which image; None: all about all.
+      passes: at most, 1 or more; 1 hears everyone, see `REVISED` for more.
 
     Returns:
       A `Trust`, on the host.
@@ -105,7 +51,7 @@ def trust(
     classes, owners = np.asarray(images.classes), np.asarray(images.owners)
     widths = np.diff(answers.columns)
     finite = np.zeros(len(widths), bool)
-    information, agreement = np.zeros(len(widths)), np.full(len(widths), np.nan)
+    information = np.zeros(len(widths))
     labels = np.full((len(widths), len(logits)), -1, np.int32)
     asked = np.ones(labels.T.shape, bool) if asked is None else asked
     for rows, outputs in ragged.by_width(answers.columns):
@@ -126,51 +72,14 @@ def trust(
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
     shown = _recognised(labels, classes, owners)
-    agrees, known_by = np.ones((2, len(widths)), bool)
     evidence = _Evidence(labels, classes, owners, answers.columns, class_ids, shown)
-    believed = np.ones(len(widths), bool)
-    for _ in range(_PASSES):
-        agreement, agrees, known_by = _heard_out(
-            evidence, asked, finite, believed, agrees, known_by
-        )
-        before, believed = believed, finite & informative & (agrees | known_by)
-        if (believed == before).all() or not believed.any():
-            break
-    weights = believed.astype(np.float32)
+    heard, believed = _settled(evidence, asked, finite, informative, passes)
     relative = share / max(usual, 1e-12)
-    facts = (finite, informative, agrees, known_by, relative, agreement, 1 / widths)
+    facts = (finite, informative, *heard, relative, 1 / widths)
     # As Python's own numbers.
     each = zip(*(np.asarray(fact).tolist() for fact in facts), strict=True)
-    reasons = tuple(_reason(*told) for told in each)
-    return Trust(weights, information, agreement, reasons)
-
-
-def _reason(
-    finite: bool,
-    informative: bool,
-    agrees: bool,
-    known_by: bool,
-    information: float,
-    agreement: float,
-    chance: float,
-) -> str:
-    """Why a teacher is believed, or not, in words."""
-    if not finite:
-        return "left out: it gives answers that are not numbers, or was not asked"
-    tells = f"{100 * information:.0f} % of the panel's median"
-    if not informative:
-        return f"left out: its answers tell little about an image, {tells}"
-    alike = f"{100 * agreement:.0f} % of others' images"
-    if np.isnan(agreement):
-        return f"believed: nobody else knows its classes; its answers tell {tells}"
-    if agrees:
-        return f"believed: it names {alike} as they do (chance: {100 * chance:.0f} %)"
-    if known_by:
-        return f"believed: others know its images, though it names only {alike} alike"
-    return (
-        f"left out: it names {alike} as they do (chance: {100 * chance:.0f} %), nor do "
-        "they know its own"
-    )
+    reasons = tuple(reason(*told) for told in each)
+    return Trust(believed.astype(np.float32), information, heard.agreement, reasons)
 
 
 class _Evidence(NamedTuple):
@@ -203,14 +112,55 @@ class _Evidence(NamedTuple):
         return self.owners >= len(self.labels)
 
 
+class _Heard(NamedTuple):
+    """What is said of each of T teachers.
+
+    Attributes:
+      agreement: see `Trust`.
+      judged: images of others by which it was judged.
+      told: whether those may contradict it: they are enough, and of two classes.
+      agrees: it names others' images better than by chance, as far as was told.
+      known_by: the others so name its images.
+    """
+
+    agreement: np.ndarray
+    judged: np.ndarray
+    told: np.ndarray
+    agrees: np.ndarray
+    known_by: np.ndarray
+
+
+def _settled(
+    evidence: _Evidence,
+    asked: np.ndarray,
+    finite: np.ndarray,
+    informative: np.ndarray,
+    passes: int,
+) -> tuple[_Heard, np.ndarray]:
+    """What is said in the end, and [T] who is believed, see `trust`."""
+    count = len(finite)
+    no, yes = np.zeros(count, bool), np.ones(count, bool)
+    heard = _Heard(np.full(count, np.nan), np.zeros(count, int), no, yes, yes)
+    found, former = [], [yes]
+    for _ in range(passes):
+        heard = _heard_out(evidence, asked, finite, former[-1], heard)
+        believed = finite & informative & (heard.agrees | heard.known_by)
+        found.append((heard, believed))
+        if (believed == former[-1]).all() or not believed.any():
+            break
+        if any((believed == before).all() for before in former):
+            return found[0]  # A circle.
+        former.append(believed)
+    return found[-1]
+
+
 def _heard_out(
     evidence: _Evidence,
     asked: np.ndarray,
     finite: np.ndarray,
     witnesses: np.ndarray,
-    agreed: np.ndarray,
-    known_before: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    before: _Heard,
+) -> _Heard:
     """What believed teachers and their images say of each teacher.
 
     Args:
@@ -218,29 +168,30 @@ def _heard_out(
       asked: [n, T] which teachers were asked about which image.
       finite: [T] whose answers all are.
       witnesses: [T] who is believed so far.
-      agreed: [T] what was found before, which stands where too little is left.
-      known_before: [T] likewise.
-
-    Returns:
-      `Trust.agreement`; who names others' images better than by chance; whose images
-      the others do.
+      before: what was found before, which stands where too little is left.
     """
     labels, classes, owners = evidence.labels, evidence.classes, evidence.owners
     testify = evidence.shown & (
         evidence.unheard | np.isin(owners, np.flatnonzero(witnesses))
     )
-    agreement, agrees = np.full(len(labels), np.nan), agreed.copy()
+    agreement, count, told, agrees = (np.array(x) for x in before[:4])
     for t in np.flatnonzero(finite):
         known = evidence.known(t)
         judged = np.isin(classes, known) & (owners != t) & testify & asked[:, t]
+        # Two classes at least: whoever prefers one is not contradicted by it alone.
+        enough = judged.sum() >= ENOUGH and len(np.unique(classes[judged])) > 1
+        if told[t] and not enough:
+            continue
+        count[t], told[t] = judged.sum(), enough
+        agreement[t] = np.nan
         if judged.any():
             agreement[t] = (labels[t, judged] == classes[judged]).mean()
-        # Two classes at least: whoever prefers one is not contradicted by it alone.
-        if len(np.unique(classes[judged])) > 1 and judged.sum() >= _ENOUGH:
+        if enough:
             chance = 1.0 / len(known)
             error = np.sqrt(chance * (1 - chance) / judged.sum())
             agrees[t] = agreement[t] > chance + 2 * error
-    return agreement, agrees, _known_by(evidence, finite, witnesses, known_before)
+    known_by = _known_by(evidence, finite, witnesses, before.known_by)
+    return _Heard(agreement, count, told, agrees, known_by)
 
 
 def _known_by(
@@ -271,7 +222,7 @@ def _known_by(
             right[judged] += labels[other, judged] == classes[judged]
             expected[judged] += 1.0 / len(known)
         seen = np.flatnonzero(judges)
-        if seen.size < _ENOUGH or len(np.unique(classes[seen])) < 2:
+        if seen.size < ENOUGH or len(np.unique(classes[seen])) < 2:
             found[t] = before[t] and not witnesses.all()
             continue
         share, chance = (np.mean(x[seen] / judges[seen]) for x in (right, expected))

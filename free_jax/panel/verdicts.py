@@ -5,12 +5,79 @@ print(as_text(verdicts(trust, zoo.sources)))
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
-from free_jax.panel.trust import Trust
+# Images by which a teacher may be found to contradict the others.
+ENOUGH = 30
+
+
+class Trust(NamedTuple):
+    """How far each teacher of a panel is believed, judged without data.
+
+    Attributes:
+      weights: [T] one, or zero for a teacher that is left out.
+      information: [T] nats, entropy of the mean prediction minus mean entropy: what
+        an answer tells about the image; zero for constant teachers.
+      agreement: [T] share of images of the teacher's classes, recovered from OTHER
+        teachers and recognised by them, that it labels alike, in [0, 1]; nan where
+        there are none.
+      reasons: a line on each: why it is believed, or not.
+    """
+
+    weights: np.ndarray
+    information: np.ndarray
+    agreement: np.ndarray
+    reasons: tuple[str, ...] = ()
+
+
+def reason(
+    finite: bool,
+    informative: bool,
+    agreement: float,
+    judged: int,
+    told: bool,
+    agrees: bool,
+    known_by: bool,
+    information: float,
+    chance: float,
+) -> str:
+    """Why a teacher is believed, or not, in words.
+
+    Args:
+      finite: all its answers are numbers.
+      informative: they tell enough about an image.
+      agreement: see `Trust`; nan where no image was there.
+      judged: of how many images that is the share.
+      told: whether those are enough, and of two classes, to contradict it.
+      agrees: it names them better than by chance, as far as was told.
+      known_by: the others so name its own.
+      information: as a share of the panel's median.
+      chance: one over its number of classes.
+    """
+    if not finite:
+        return "left out: it gives answers that are not numbers, or was not asked"
+    tells = f"{100 * information:.0f} % of the panel's median"
+    if not informative:
+        return f"left out: its answers tell little about an image, {tells}"
+    if np.isnan(agreement):
+        return (
+            f"believed: no believed teacher shows its classes; its answers tell {tells}"
+        )
+    if not told:
+        few = "too few images" if judged < ENOUGH else "too few classes in images"
+        return f"believed: {few} ({judged}) to contradict it; its answers tell {tells}"
+    alike = f"{100 * agreement:.0f} % of {judged} of others' images"
+    if agrees:
+        return f"believed: it names {alike} as they do (chance: {100 * chance:.0f} %)"
+    if known_by:
+        return f"believed: others know its images, though it names only {alike} alike"
+    return (
+        f"left out: it names {alike} as they do (chance: {100 * chance:.0f} %), nor do "
+        "they know its own"
+    )
 
 
 def verdicts(
