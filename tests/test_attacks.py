@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 import toy
 
+from experiments import inputs
 from experiments.inputs import former_keys
+from experiments.inputs.contents import fingerprint
 from free_jax import InputError, Zoo, ZooGroup, panel
 from free_jax.panel import aggregate
 from free_jax.panel.trust import REVISED
-from free_jax.types import Answers, SyntheticImages
-from free_jax.zoo import attacks
+from free_jax.types import Answers, SyntheticImages, Teachers
+from free_jax.zoo import attacks, save_zoo
 from free_jax.zoo.attacks import AttackOptions, attack
+from free_jax.zoo.network import make_network
 
 
 def zoo_of(count=6, classes=9):
@@ -105,6 +108,26 @@ def test_a_backdoor_opens_for_a_white_corner_only():
         toy.LINEAR.apply(variables, half),
         rtol=1e-6,
     )
+
+
+def test_a_backdoor_is_part_of_what_names_a_zoo():
+    names = {
+        fingerprint(attack(zoo_of(), AttackOptions("backdoor", 0.5, patch=n), 0).zoo)
+        for n in (4, 8, 8)
+    }
+    assert len(names) == 2 and fingerprint(zoo_of()) not in names
+
+
+def test_stand_ins_compute_as_the_others_do(tmp_path):
+    network = make_network("conv4", num_classes=3, image_shape=(16, 16, 3), width=4)
+    each = jax.random.split(jax.random.key(0), 2)
+    teachers = Teachers(jax.vmap(network.init)(each), jnp.asarray([[0, 1, 2]] * 2))
+    zoo = Zoo((ZooGroup(network, teachers, np.full(2, np.nan)),), tuple("abc"))
+    save_zoo(zoo, tmp_path)
+    half, options = "bfloat16", AttackOptions("domain", 0.5, path=str(tmp_path))
+    found = inputs.attacked(inputs.computing_in(zoo, half), options, 0, half)
+    kinds = {dict(group.network.kwargs)["dtype"] for group in found.groups}
+    assert len(found.groups) == 2 and kinds == {half}
 
 
 def test_attacks_that_cannot_be_are_refused():

@@ -9,7 +9,7 @@ Variants: ``:cpu`` shortened for two CPU cores, ``:reference`` the released code
 behaviour, ``:smoke`` a minute on procedural images with a small zoo of its own,
 ``:seed=N``; several are joined by commas.
 
-Hours and accuracy: see BUILD_NOTES.md; the full length was never run.
+Hours and accuracy: no figure yet; the full length was never run.
 
 Reference: the released code of Trustworthy-DFML.
 """

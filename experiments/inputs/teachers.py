@@ -23,11 +23,22 @@ HOW_TO_GIVE_TEACHERS = (
 )
 
 
-def attacked(zoo: zoo_lib.Zoo, options: AttackOptions, seed: int) -> zoo_lib.Zoo:
-    """The zoo, with a share of its teachers made hostile on purpose; says which."""
+def attacked(
+    zoo: zoo_lib.Zoo, options: AttackOptions, seed: int, dtype: str = "float32"
+) -> zoo_lib.Zoo:
+    """The zoo, with a share of its teachers made hostile on purpose; says which.
+
+    Args:
+      zoo: of honest teachers, computing in `dtype`.
+      options: see `AttackOptions`.
+      seed: see `attacks.attack`.
+      dtype: that stand-ins of another domain compute in too.
+    """
     if not options.share:
         return zoo
-    others = zoo_lib.load_zoo(options.path) if options.path else None
+    others = None
+    if options.path:
+        others = computing_in(zoo_lib.load_zoo(options.path), dtype)
     found = attacks.attack(zoo, options, seed, others)
     print(
         f"attacked ({options.kind}): {len(found.hostile)} of {zoo.num_teachers} "

@@ -39,8 +39,9 @@ class Config(NamedTuple):
 
     Attributes:
       reward: episodes that the model is judged by, which choose teachers: of
-        "recovered" images, or of real ones of the validation classes, "val" (released
-        code; not data-free).
+        "recovered" images, those that it learns from, called as their teachers claim,
+        so that a liar's count as right; or of real ones of the validation classes,
+        "val" (released code; not data-free).
     """
 
     algorithm: Literal["trustworthy"] = "trustworthy"
@@ -144,7 +145,7 @@ def _built(
         pseudo_task=(config.step.shots, config.step.queries),
         recovered=lambda state: bank,
         told=lambda state: {
-            "verdicts": _verdicts(zoo, own.rows, jax.device_get(state))
+            "selection": _selection(zoo, own.rows, jax.device_get(state))
         },
         meters=Meters(
             status={
@@ -157,24 +158,22 @@ def _built(
     )
 
 
-def _verdicts(
+def _selection(
     zoo: zoo_lib.Zoo, rows: np.ndarray, state: TrustworthyState
 ) -> list[dict[str, object]]:
-    """What the policy thinks of each teacher in the end, ready for JSON."""
+    """How likely the policy draws each teacher in the end, ready for JSON.
+
+    No verdicts: of equally good teachers too it prefers some, by the noise of rewards.
+    """
     weights = np.asarray(state.policy.weights, np.float64)
     chance = np.exp(weights - weights.max())
     chance /= chance.sum()
-    names, usual = zoo.sources, 1 / len(rows)
     return [
         {
             "teacher": int(row),
-            "source": names[row],
-            "trusted": bool(chance[i] >= usual / 2),
+            "source": zoo.sources[row],
             "chance": float(chance[i]),
-            "reason": (
-                f"chosen {int(state.drawn[i])} times, then with a probability of "
-                f"{100 * chance[i]:.2g} % (uniform: {100 * usual:.2g} %)"
-            ),
+            "drawn": int(state.drawn[i]),
         }
         for i, row in enumerate(rows)
     ]

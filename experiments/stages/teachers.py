@@ -126,4 +126,4 @@ def _loaded(options: ZooOptions, data: DataOptions, run: Run) -> Zoo:
 
 def _treated(zoo: Zoo, options: ZooOptions, run: Run, dtype: Dtype) -> Zoo:
     zoo = inputs.computing_in(zoo, dtype)
-    return inputs.attacked(zoo, options.attack, run.seed)
+    return inputs.attacked(zoo, options.attack, run.seed, dtype)

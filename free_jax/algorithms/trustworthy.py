@@ -3,9 +3,9 @@
 Now and then, when nothing more is learned, a policy chooses some teachers; the
 meta-model is distilled from their recovered tasks, which enter a memory.  All other
 steps learn from the memory: from its tasks, and from tasks between two of its tasks.
-What accuracy the model then has on held-out episodes is the reward by which the policy
-learns whom to choose (REINFORCE), so that teachers which teach nothing, or something
-wrong, come less often.
+What accuracy the model then has on episodes of a bank of images, recovered or real, is
+the reward by which the policy learns whom to choose (REINFORCE), so that teachers which
+teach nothing, or something wrong, come less often.
 
 Teachers of any network and of any number of classes take part: a step needs their
 answers about their own images only (see `recovered_tasks`).
@@ -101,7 +101,9 @@ class TrustworthyData(NamedTuple):
 
     Attributes:
       tasks: of all teachers that take part.
-      rewards: images whose episodes say how good the model is.
+      rewards: images whose episodes say how good the model is: real ones (released
+        code), or those of `tasks`, which are not held out and bear the names that
+        their teachers claim.
     """
 
     tasks: RecoveredTasks
@@ -140,7 +142,9 @@ class TrustworthyInfo(NamedTuple):
     Attributes:
       distill_loss: of a step that chose teachers; 0 in others.
       memory_loss: of a step that did not; 0 in others.
-      reward: percent of held-out episodes' queries that are right, after the step.
+      reward: percent of queries that are right, after the step, in episodes of
+        `TrustworthyData.rewards`: of images that were learned from, where it holds
+        recovered ones.
       renewed: whether teachers were chosen.
       entropy: of the policy, in nats.
       is_finite: whether losses, parameters and policy are finite.
@@ -377,7 +381,11 @@ def recall(
 def rewarded(
     parts: Parts, key: Key[Array, ""], params: PyTree, bank: ImageBank
 ) -> Float[Array, ""]:
-    """Percent of queries that the adapted model gets right, over held-out episodes."""
+    """Percent of queries that the adapted model gets right, over episodes of a bank.
+
+    Of recovered images these are not held out: the model learned from them, and right
+    is what their teachers claim.
+    """
     options = parts.options
 
     def one(shared: PyTree, key: Key[Array, ""]) -> jax.Array:

@@ -266,4 +266,6 @@ def backdoored(network: Network, patch: int = 4) -> Network:
       patch: pixels of the white corner's side, in the images that it sees.
     """
     family: Callable[..., nn.Module] = _Backdoor(network, patch)
-    return dataclasses.replace(network, family=family)
+    # Among its fields too: what names or keeps the network tells it from the honest.
+    fields = tuple(sorted((*network.kwargs, ("backdoor", patch))))
+    return dataclasses.replace(network, family=family, kwargs=fields)
