@@ -8,17 +8,22 @@ ones would say follows from them (a permutation of names, stand-ins asked once).
 each of which continues where it was stopped (a file a cell, in DIR):
 
 - found: whom the trust rule leaves out, hits and false alarms, for every attack, share
-  and seed, and for honest zoos (``--honest=ZOO:RUN,...``);
+  and seed, and for honest zoos (``--honest=ZOO:RUN,...``); revised and by one pass;
 - panel: the panel itself on real validation classes, by nearest centroid;
 - students: one network distilled for each attack, defence and share, the same episodes;
 - plot: tables and ``robustness.png`` of what is there.
 
-Defences: "none"; "trust", our rule; "selection", Trustworthy-DFML's policy, rewarded by
-the panel's accuracy on half of the validation classes (as released: real images);
-"class heads" shared by the teachers of a class, without and with trust; "median" and
-"trimmed", the middle of a class's votes.  All are measured on the other half of the
-validation classes; nothing sees a test class.  ``patched`` is the accuracy where every
-query has a white corner.
+Defences: "none"; "trust", our rule, revised by those who are believed (``trust_passes``
+above 1); "selection", Trustworthy-DFML's policy, rewarded by the panel's accuracy on
+REAL images of half of the validation classes (as released; not data-free).  Whom it
+keeps, those drawn with at least half of the uniform chance, is a cutoff of ours: the
+released code has none.  It fails on honest zoos, where the noise of rewards makes the
+policy prefer a few of equally good teachers; "class heads" shared by the teachers of a
+class, without and with trust; "median" and "trimmed", the middle of a class's votes.
+All are measured on the other half of the validation classes; nothing sees a test class.
+``patched`` is the accuracy where every query has a white corner.
+
+DIR keeps the settings of what is in it (``*.settings.json``) and refuses others.
 """
 
 import argparse
@@ -62,6 +67,21 @@ DEFENCES = (
     "trimmed",
 )
 SHARES = (0.1, 0.3, 0.5, 0.7)
+PARTS = ("found", "panel", "students")
+# What decides the answers that are kept, and the figures of a part, beside what a
+# cell's name says.
+SETTINGS = {
+    "workdir": ("pool", "zoo", "other", "data", "leaves"),
+    "found": ("pool", "zoo", "other", "leaves", "each"),
+    "panel": ("pool", "zoo", "other", "data", "leaves", "each", "real", "episodes"),
+}
+SETTINGS["students"] = (*SETTINGS["panel"], "steps", "batch")
+LIMITS = """
+Read with care: for "random" and "domain" the victims' own inversions are removed and
+none of the hostile teachers' were made, which is the attack at its weakest; stand-ins
+repeat where there are fewer of them than victims; students are short, of one seed.
+"selection" keeps whom it draws with half of the uniform chance, a cutoff of ours that
+fails on honest zoos, and is rewarded by real validation images: not data-free."""
 COUNTS = ("hostile", "hits", "honest", "false alarms")
 WAY, QUERIES, STAND_INS, TEMPERATURE = 5, 15, 20, 2.0
 
@@ -127,8 +147,8 @@ class Bench:
     def honest_real(self) -> tuple[np.ndarray, np.ndarray]:
         images, patched = self.real
         return (
-            self.said("real", self.zoo, images),
-            self.said("patched", self.zoo, patched),
+            self.said(f"real_{self.args.real}", self.zoo, images),
+            self.said(f"patched_{self.args.real}", self.zoo, patched),
         )
 
     def stand_ins(self, kind: str, seed: int) -> zoo_lib.Zoo:
@@ -170,7 +190,7 @@ class Bench:
             theirs = [self.said(f"{name}_{len(logits)}", others, images.images)]
             if real:
                 theirs += [
-                    self.said(f"{name}_{what}", others, x)
+                    self.said(f"{name}_{what}_{self.args.real}", others, x)
                     for what, x in zip(("real", "patched"), self.real, strict=True)
                 ]
             for i, t in enumerate(victims):
@@ -376,6 +396,31 @@ def cells(bench: Bench, part: str) -> Iterator[tuple[str, str, float, int]]:
             yield kind, defence, share, seed
 
 
+def check_settings(home: pathlib.Path, part: str, args: argparse.Namespace) -> None:
+    """Refuses to add to cells that were made with other settings.
+
+    Raises:
+      SystemExit: names them.
+    """
+    file = home / f"{part}.settings.json"
+    now = {name: getattr(args, name) for name in SETTINGS[part]}
+    if not file.exists():
+        if any((home / part).glob("*.json")):
+            raise SystemExit(
+                f"error: {home / part} holds cells whose settings were not kept; give "
+                "another --workdir"
+            )
+        home.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(now))
+    then = json.loads(file.read_text())
+    other = [f"--{k}={then.get(k)}, now {now[k]}" for k in now if then.get(k) != now[k]]
+    if other:
+        raise SystemExit(
+            f"error: {home / part} was made with {'; '.join(other)}; give the same, or "
+            "another --workdir"
+        )
+
+
 def run(bench: Bench, part: str) -> None:
     """Makes the cells that are not there yet, while time is left."""
     folder, begun = bench.home / part, time.monotonic()
@@ -428,7 +473,8 @@ def rows_of(bench: Bench, part: str) -> list[dict]:
 
 
 def tables(bench: Bench) -> None:
-    """Prints tables of what is there."""
+    """Prints tables of what is there, and what they do not show."""
+    print(LIMITS)
     found = rows_of(bench, "found")
     for which in ("revised", "one pass") if found else ():
         of_rule = [r if which == "revised" else r | r.get(which, {}) for r in found]
@@ -545,12 +591,14 @@ def main() -> None:
         args.attacks = [kind for kind in args.attacks if kind != "domain"]
     os.makedirs(f"{args.workdir}/compiled", exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", f"{args.workdir}/compiled")
+    parts = [part for part in PARTS if part in args.part]
+    for part in ("workdir", *parts):
+        check_settings(pathlib.Path(args.workdir), part, args)
     bench = Bench(args)
     if args.honest:
         honest(bench)
-    for part in ("found", "panel", "students"):
-        if part in args.part:
-            run(bench, part)
+    for part in parts:
+        run(bench, part)
     tables(bench)
     if "plot" in args.part:
         plot(bench)

@@ -1,5 +1,6 @@
 """Teachers made hostile, who finds them, and what is said of each."""
 
+import argparse
 import importlib
 import re
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import toy
 
+from benchmarks import robustness
 from experiments import inputs
 from experiments.inputs import former_keys
 from experiments.inputs.contents import fingerprint
@@ -232,6 +234,20 @@ def test_verdicts_that_go_in_a_circle_are_those_of_the_first_pass(monkeypatch):
         found = panel.trust(*world(0, count=2), passes=passes)
         assert found.weights.tolist() == [1, 0]
     assert panel.trust(*world(0, count=2), passes=2).weights.tolist() == [0, 1]
+
+
+def test_the_benchmark_refuses_cells_of_other_settings(tmp_path):
+    given = {name: 1 for names in robustness.SETTINGS.values() for name in names}
+    robustness.check_settings(tmp_path, "students", argparse.Namespace(**given))
+    robustness.check_settings(tmp_path, "students", argparse.Namespace(**given))
+    other = argparse.Namespace(**given | {"steps": 2})
+    robustness.check_settings(tmp_path, "found", other)
+    with pytest.raises(SystemExit, match="made with --steps=1, now 2; give the same"):
+        robustness.check_settings(tmp_path, "students", other)
+    (tmp_path / "panel").mkdir()
+    (tmp_path / "panel" / "cell.json").write_text("{}")
+    with pytest.raises(SystemExit, match="settings were not kept"):
+        robustness.check_settings(tmp_path, "panel", other)
 
 
 def test_the_middle_of_votes_is_not_moved_by_a_liar():
