@@ -568,8 +568,8 @@ def plot(bench: Bench) -> None:
 def main() -> None:
     """Makes what is asked for."""
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n", 1)[0])
-    for name in ("workdir", "pool", "zoo", "data"):
-        parser.add_argument(f"--{name}", required=True)
+    for name in ("--workdir", "--pool", "--zoo", "--data"):
+        parser.add_argument(name, required=True)
     parser.add_argument("--other", default="", help="a converted zoo, for domain")
     parser.add_argument("--honest", default="", help="ZOO:RUN,... judged as they are")
     parser.add_argument(

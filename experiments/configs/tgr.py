@@ -31,7 +31,7 @@ from experiments.configs.variants import SMOKE, adam, make, parse_variant
 from experiments.methods import tgr
 from free_jax.inversion import GeneratorOptions, Objective, Recipe
 
-# One generator a teacher, as the released codes have it (spec section 3.3).
+# One generator a teacher, as the released codes have it.
 GENERATOR = Recipe(
     source="generator",
     num_steps=200,
@@ -55,8 +55,8 @@ CPU: dict[str, Any] = {
     "replay.max_updates": 5,
 }
 
-# The released code where it is well defined (spec sections 7 and 11.5).  Its images are
-# recovered anew in each step, ours once; its probe is not ours to give.  A teacher is
+# The released code where it is well defined
+# (docs/reference/released_codes.md).  Its images are recovered anew in each step, ours once; its probe is not ours to give.  A teacher is
 # embedded by its 150 images in one batch; released: by 3,000 of its own in 5 batches.
 RELEASED: dict[str, Any] = {
     "seed": 42,

@@ -11,7 +11,8 @@ Example::
     policy = update(options, policy, reward, renews, steps_made)
 
 Reference:
-  The released code of Trustworthy-DFML (spec section 8.3: ROSY).
+  ROSY, of the released code of Trustworthy-DFML
+  (R2, R10, docs/reference/released_codes.md).
 """
 
 import functools

@@ -7,7 +7,7 @@ Example::
     episode = draw(key, memory, way=5, shots=1, queries=15)
 
 Reference:
-  The released code of Trustworthy-DFML (spec section 8.2).
+  The released code of Trustworthy-DFML (R3, R5, docs/reference/released_codes.md).
 """
 
 from typing import Annotated, Literal, NamedTuple

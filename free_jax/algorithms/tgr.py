@@ -12,7 +12,8 @@ each time.  Teachers of any network take part: a step needs their answers only (
 
 Reference:
   Wei et al., "Task Groupings Regularization: Data-Free Meta-Learning with
-  Heterogeneous Pre-trained Models", ICML 2024, and its released code (spec section 7);
+  Heterogeneous Pre-trained Models", ICML 2024, and its released code
+  (T2 to T6, docs/reference/released_codes.md);
   every difference between the two and our default is a keyword here, in
   `tgr_grouping.GroupOptions` or in `recovered_tasks.OwnTaskOptions`.
 

@@ -11,9 +11,9 @@ Teachers of any network and of any number of classes take part: a step needs the
 answers about their own images only (see `recovered_tasks`).
 
 Reference:
-  The released code of Trustworthy-DFML (spec section 8: TEAPOT, the memory, and ROSY,
-  the policy); every difference between it and our default is a keyword here or in
-  `recovered_tasks.OwnTaskOptions`.
+  The released code of Trustworthy-DFML: TEAPOT, the memory, and ROSY, the policy
+  (R1 to R10, docs/reference/released_codes.md); every difference between it and our
+  default is a keyword here or in `recovered_tasks.OwnTaskOptions`.
 
 Example::
 
