@@ -34,7 +34,7 @@ import os
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -436,6 +436,7 @@ def run(bench: Bench, part: str) -> None:
         start = time.process_time()
         real = part == "panel" or defence == "selection"
         world = bench.world(kind, share, seed, real=real)
+        found: dict[str, Any]
         if part == "found":
             trust = trust_of(world)
             found = counts_of(trust.weights, world.hostile)

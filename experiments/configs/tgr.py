@@ -56,8 +56,9 @@ CPU: dict[str, Any] = {
 }
 
 # The released code where it is well defined
-# (docs/reference/released_codes.md).  Its images are recovered anew in each step, ours once; its probe is not ours to give.  A teacher is
-# embedded by its 150 images in one batch; released: by 3,000 of its own in 5 batches.
+# (docs/reference/released_codes.md).  Its images are recovered anew in each
+# step, ours once; its probe is not ours to give.  A teacher is embedded by its 150
+# images in one batch; released: by 3,000 of its own in 5 batches.
 RELEASED: dict[str, Any] = {
     "seed": 42,
     "num_steps": 1200,
