@@ -40,10 +40,10 @@ CPU: dict[str, Any] = {
     "eval.val_episodes": 50,
 }
 
-# The released code where it is well defined
-# (docs/reference/released_codes.md).  Its images are recovered anew when
-# teachers are chosen, ours once; support and query by themselves, ours together (R4: a support set of five images alone has noisy statistics); that the
-# last teacher answers for all four is not imitated.
+# The released code where it is well defined (docs/reference/released_codes.md).
+# Its images are recovered anew when teachers are chosen, ours once; its support and
+# query by themselves, ours together (R4: a support set of five images alone has noisy
+# statistics); that the last teacher answers for all four is not imitated.
 RELEASED: dict[str, Any] = {
     "seed": 2022,
     "num_steps": 60000,
