@@ -16,7 +16,7 @@ import sys
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 
 from experiments.evaluation import former_rows
-from experiments.harness import pictures, results
+from experiments.harness import plots, results
 
 Points = list[tuple[float, float, float]]
 
@@ -24,7 +24,7 @@ Points = list[tuple[float, float, float]]
 def curve(result: dict, shots: int, protocol: str) -> Points:
     """Points (minutes, accuracy, interval) of one run's validation."""
     metric = f"val_{shots}shot_{protocol}"
-    found = pictures.points(result.get("curve", ()), "seconds", metric)
+    found = plots.points(result.get("curve", ()), "seconds", metric)
     return [(seconds / 60, mean, ci95) for seconds, mean, ci95 in found]
 
 
@@ -76,7 +76,7 @@ def main() -> None:
         minutes, mean, ci95 = points[-1]
         when = "" if name in flat else f" after {minutes:.0f} minutes"
         print(f"{name}: {mean:.1f} +- {ci95:.1f} %{when}")
-    pictures.save_curves(
+    plots.save_curves(
         options.picture,
         drawn,
         xlabel="minutes of recovery, asking and training",

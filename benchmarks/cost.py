@@ -16,17 +16,20 @@ Conv-4, whose published numbers the convolutions and the head alone do not expla
 """
 
 import argparse
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-from jax.extend import core
-
+from free_jax.inversion.cost import (
+    forward,
+    generator_gradient,
+    gflops,
+    image_gradient,
+    multiply_adds,
+)
 from free_jax.models import Generator, model_names
-from free_jax.types import PyTree
 from free_jax.zoo.network import Network, make_network
+
+__all__ = ["forward", "generator_gradient", "gflops", "image_gradient", "multiply_adds"]
 
 # GFLOPs of FREE's table at 32, 84 and 224 pixels.
 PUBLISHED = {
@@ -60,121 +63,6 @@ METHODS = {
     "PURER, 1-shot, 60,000 updates": Method(60_000, 80, False),
     "panel distillation (ours)": Method(150, 50, False),
 }
-
-
-def multiply_adds(fn: Callable, *args: PyTree) -> int:
-    """Multiply-adds of all convolutions and matrix products of a function.
-
-    Counted from its jaxpr, so nothing runs: arguments may be `jax.ShapeDtypeStruct`s.
-    The zeros that a dilated input is filled with (the image gradient of a strided
-    convolution) do not count; a loop counts as often as it runs.
-
-    Args:
-      fn: a function of arrays without data-dependent loops.
-      *args: as `fn` takes them.
-
-    Raises:
-      ValueError: the function holds a `while_loop`, whose length is unknown.
-
-    >>> multiply_adds(lambda a, b: a @ b, jnp.zeros((2, 3)), jnp.zeros((3, 5)))
-    30
-    """
-    return _count(jax.make_jaxpr(fn)(*args).jaxpr)
-
-
-def _shape(variable: Any) -> tuple[int, ...]:
-    return variable.aval.shape
-
-
-def _count(jaxpr: core.Jaxpr) -> int:
-    total = 0
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "while":
-            raise ValueError("the cost of a while loop is unknown before it runs")
-        if name == "conv_general_dilated":
-            kernel = _shape(equation.invars[1])
-            numbers = params["dimension_numbers"]
-            outputs = kernel[numbers.rhs_spec[0]]
-            size = math.prod(_shape(equation.outvars[0]))
-            total += (
-                size * math.prod(kernel) // outputs // math.prod(params["lhs_dilation"])
-            )
-        elif name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            left = _shape(equation.invars[0])
-            summed = math.prod(left[axis] for axis in contracted)
-            total += math.prod(_shape(equation.outvars[0])) * summed
-        inner = [_count(x) for x in _inner_jaxprs(params)]
-        if inner:
-            repeats = params.get("length", 1) if name == "scan" else 1
-            total += repeats * (max(inner) if name == "cond" else sum(inner))
-    return total
-
-
-def _inner_jaxprs(params: dict) -> list[core.Jaxpr]:
-    found = []
-    for value in params.values():
-        for item in value if isinstance(value, tuple | list) else (value,):
-            item = getattr(item, "jaxpr", item)
-            if isinstance(item, core.Jaxpr):
-                found.append(item)
-    return found
-
-
-def _plain(arch: Network) -> Network:
-    """The same network with every convolution as such, whatever the backend."""
-    kwargs = {**dict(arch.kwargs), "lowering": "direct"}
-    return make_network(
-        arch.name,
-        num_classes=arch.num_classes,
-        image_shape=arch.image_shape,
-        mean=arch.mean,
-        std=arch.std,
-        **kwargs,
-    )
-
-
-def forward(arch: Network) -> int:
-    """Multiply-adds of one image's forward pass."""
-    arch = _plain(arch)
-    variables = jax.eval_shape(arch.init, jax.random.key(0))
-    images = jax.ShapeDtypeStruct((1, *arch.image_shape), jnp.float32)
-    return multiply_adds(arch.apply, variables, images)
-
-
-def image_gradient(arch: Network) -> int:
-    """Multiply-adds of one image's gradient: forward and backward to the image."""
-    arch = _plain(arch)
-
-    def gradient(variables, images):
-        return jax.grad(lambda x: arch.apply(variables, x).sum())(images)
-
-    variables = jax.eval_shape(arch.init, jax.random.key(0))
-    images = jax.ShapeDtypeStruct((1, *arch.image_shape), jnp.float32)
-    return multiply_adds(gradient, variables, images)
-
-
-def gflops(arch: Network) -> float:
-    """Cost of one image in the published convention (see the module docstring)."""
-    return 2e-9 * forward(arch)
-
-
-def generator_gradient(generator: Generator, latent_dim: int = 256) -> int:
-    """Multiply-adds of one drawn image: forward, and backward to all parameters."""
-    latents = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
-    labels = jax.ShapeDtypeStruct((1,), jnp.int32)
-    plain = generator.clone(lowering="direct")
-    shapes = jax.eval_shape(plain.init, jax.random.key(0), latents, labels)
-
-    def gradient(variables, latents, labels):
-        def total(variables, latents):
-            images: jax.Array = plain.apply(variables, latents, labels)  # type: ignore
-            return images.sum()
-
-        return jax.grad(total, (0, 1))(variables, latents)
-
-    return multiply_adds(gradient, shapes, latents, labels)
 
 
 def inversion_gflops(method: Method, arch: Network) -> float:

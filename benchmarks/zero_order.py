@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
-from experiments.harness import pictures  # noqa: E402
+from experiments.harness import plots  # noqa: E402
 from free_jax import inversion, panel  # noqa: E402
 from free_jax.inversion import answers as answers_lib  # noqa: E402
 
@@ -240,7 +240,7 @@ def main() -> None:
         for name, rows in results.items()
         for judge in ("teacher", "others")
     }
-    pictures.save_curves(
+    plots.save_curves(
         out / "zero_order.png",
         curves,
         xlabel="log10 of queries an image",

@@ -13,7 +13,6 @@ import argparse
 import pathlib
 import sys
 import tempfile
-import time
 from collections.abc import Iterator, Sequence
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -25,7 +24,8 @@ import numpy as np  # noqa: E402
 from experiments.data.listing import Pictures  # noqa: E402
 from experiments.evaluation import predictions as report  # noqa: E402
 from experiments.evaluation.predictions import Prediction  # noqa: E402
-from experiments.harness import files, metrics  # noqa: E402
+from experiments.harness import files  # noqa: E402
+from experiments.harness.progress import Progress  # noqa: E402
 from experiments.inputs import few_shot  # noqa: E402
 from experiments.inputs.few_shot import Picture, Support  # noqa: E402
 from free_jax import load_model, predictor  # noqa: E402
@@ -137,10 +137,14 @@ def _predicted(
 ) -> tuple[list[Prediction], list[str]]:
     """A record for each picture, in order, and why some were not read."""
     found: list[Picture] = []
+    progress = Progress(
+        len(listed.names),
+        label="pictures",
+        every_secs=_SECONDS_PER_LINE,
+        at_once=False,
+    )
 
     def chunks() -> Iterator[np.ndarray]:
-        start = said = time.monotonic()
-        total, first = len(listed.names), 0
         for chunk in few_shot.read_pictures(
             listed, size, at_once=fitted.size, num_small=_MOST_SHOWN
         ):
@@ -149,14 +153,7 @@ def _predicted(
                 yield np.stack(images)
             # The pixels are not needed any more.
             found.extend(picture._replace(image=None) for picture in chunk)
-            now = time.monotonic()
-            if first == 0:  # The first chunk's time is that of compiling.
-                start, first = now, len(found)
-            elif now - said >= _SECONDS_PER_LINE and len(found) < total:
-                rate = (now - start) / (len(found) - first)
-                left = metrics.format_duration(rate * (total - len(found)))
-                print(f"  {len(found)}/{total} pictures, {left} left", flush=True)
-                said = now
+            progress.update(len(found))
 
     scores = iter(predictor.predict(fitted, chunks()))
     predictions = [

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import jax
 
 from experiments import inputs, train
-from experiments.evaluation import comparison_report
-from experiments.harness import stopping
+from experiments.evaluation import comparison_report, run_page
+from experiments.harness import hosts, stopping
 from experiments.harness.command_line import Given
+from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from experiments.inputs import command_line, contents
 from experiments.methods import checks, dry, identity, runs
@@ -102,21 +103,27 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
         write = functools.partial(
             comparison_report.write, run, _title(settings), shots=settings.eval.shots
         )
-        for number, cell in enumerate(cells):
-            if run.stop.requested:
-                return {"stopped_at": number}
-            print(
-                f"\n[{number + 1}/{len(cells)}] {cell.method}, seed {cell.seed}",
-                flush=True,
-            )
-            outcome = _run(config, cell, zoo_path)
-            if "stopped_at" in outcome:
-                return {"stopped_at": number}
-            outcomes[cell] = outcome
-            write(outcomes)
-            # Programs of one cell are of no use to the next and add up.
-            jax.clear_caches()
-        return write(outcomes, final=True)
+        with Progress(len(cells), label="cells", at_once=False) as progress:
+            for number, cell in enumerate(cells):
+                if run.stop.requested:
+                    return {"stopped_at": number}
+                print(
+                    f"\n[{number + 1}/{len(cells)}] {cell.method}, seed {cell.seed}",
+                    flush=True,
+                )
+                outcome = _run(config, cell, zoo_path)
+                if "stopped_at" in outcome:
+                    return {"stopped_at": number}
+                outcomes[cell] = outcome
+                write(outcomes)
+                progress.update(number + 1)
+                # Programs of one cell are of no use to the next and add up.
+                jax.clear_caches()
+        record = write(outcomes, final=True)
+        if hosts.is_writer():
+            run_page.write(workdir)
+        run_page.say_where(workdir)
+        return record
 
 
 def check(config: Given, workdir: str) -> dry.Findings:

@@ -19,7 +19,8 @@ if str(REPOSITORY) not in sys.path:
 import numpy as np  # noqa: E402
 
 from experiments.data import preset  # noqa: E402
-from experiments.inputs.conversion import class_names_of, show_progress  # noqa: E402
+from experiments.harness.progress import counter  # noqa: E402
+from experiments.inputs.conversion import class_names_of  # noqa: E402
 from experiments.inputs.hub import add_options, hub_options  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 from free_jax.interop import convert_folder, hub  # noqa: E402
@@ -90,7 +91,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _of_models(args: argparse.Namespace) -> tuple[Zoo, str]:
     """A zoo of whatever models the folder holds, and what was found."""
-    found = hub.survey(args.source, hub_options(args, show_progress))
+    found = hub.survey(args.source, hub_options(args, counter("converting")))
     if args.json:
         pathlib.Path(args.json).expanduser().write_text(report.as_json(found.cards))
     if not any(card.used for card in found.cards):
@@ -116,7 +117,7 @@ def _of_data_set(args: argparse.Namespace) -> tuple[Zoo, str]:
         image_size=args.image_size or known.image_size,
         domain=args.data,
         limit=args.limit,
-        progress=show_progress,
+        progress=counter("converting"),
     )
     return zoo, f"{zoo.num_teachers} of {zoo.num_teachers} models are used"
 

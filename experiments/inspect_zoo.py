@@ -22,7 +22,7 @@ if str(REPOSITORY) not in sys.path:
 
 import jax  # noqa: E402
 
-from experiments.inputs.conversion import show_progress  # noqa: E402
+from experiments.harness.progress import counter  # noqa: E402
 from experiments.inputs.hub import add_options, hub_options  # noqa: E402
 from free_jax import panel  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.judge:
             return _judge(args)
         targets = _targets(args)
-        found = hub.survey(args.models, hub_options(args, show_progress))
+        found = hub.survey(args.models, hub_options(args, counter("reading")))
         used = [card for card in found.cards if card.used]
         merged = hub.zoo_of(found).classes.merged if used else {}
         for target, text in (
@@ -85,7 +85,7 @@ def _judge(args: argparse.Namespace) -> int:
             f"--judge_images={args.judge_images} must be at least 1 and "
             f"--judge_leaves={args.judge_leaves} not negative"
         )
-    zoo = hub.load_zoo(args.models, hub_options(args, show_progress))
+    zoo = hub.load_zoo(args.models, hub_options(args, counter("reading")))
     if not any(invertible(options.inversion, network) for network in zoo.networks):
         options = options._replace(images_per_class=0)
         print("no model gives gradients: judged by what answers tell, nothing else")

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.harness import metrics, results, stopping
+from experiments.evaluation import run_page
+from experiments.harness import hosts, metrics, results, stopping
 from experiments.harness.command_line import Given
 from experiments.inputs import contents
 from experiments.inputs.options import ZooOptions
@@ -80,4 +81,8 @@ def _report(config: Given, workdir: str, zoo: Zoo) -> dict[str, Any]:
     mean = float(group.accuracy.mean())
     print(f"mean held-out accuracy {100 * mean:.1f} %; zoo in {workdir}/zoo")
     result = {"held_out_accuracy": mean, "teachers": rows}
-    return results.write_result(workdir, result, config)
+    record = results.write_result(workdir, result, config)
+    if hosts.is_writer():
+        run_page.write(workdir)
+    run_page.say_where(workdir)
+    return record

@@ -5,8 +5,7 @@
 
 Writes an ONNX file for each Conv4 and ResNet, a zoo of one for each of the others,
 which JAX serves, the server's settings and ``apis.yaml`` to the folder, starts the
-server on loopback,
-runs ``experiments/run.py`` with everything behind ``--`` and
+server on loopback, runs ``experiments/run.py`` with everything behind ``--`` and
 ``--config.zoo.apis=FOLDER/apis.yaml``, and stops the server.  Without ``--`` it serves
 until it is interrupted; with ``--export_only`` it only writes.
 """
@@ -185,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         zoo = zoo_lib.load_zoo(pathlib.Path(args.zoo).expanduser())
         file = export(zoo, args.folder, args.port, limit=args.limit)
-        print(f"teachers written to {args.folder}", flush=True)
+        print(f"teachers of {args.zoo} written to {args.folder}", flush=True)
         if args.export_only:
             return 0
         with serving(args.folder) as url:

@@ -145,7 +145,7 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             outcome,
             table,
             further=[each.about() for each in folders],
-            class_names=zoo.class_names if zoo else (),
+            zoo=zoo,
             teachers=release.made_from(zoo, outcome.model, method.rows) if zoo else (),
             bill=service.bill() if service else None,
         )

@@ -64,6 +64,9 @@ class Algorithm(NamedTuple):
       draws: ``(key, step, data) -> counts``, how often a step draws each teacher: an
         int32 array [T] for each group; traceable.  None where nothing is drawn.
       dispatch: ``donate -> step``, for a step of several programs; None: `step` is one.
+      feed: ``(key, data) -> data of that step``, picked on the host from data that need
+        not fit a device, e.g. `numpy` arrays or `rows.Rows`; `step` takes either.  None
+        where a step needs all of it.
     """
 
     init: Callable[..., Any]
@@ -71,6 +74,7 @@ class Algorithm(NamedTuple):
     model: Callable[[Any], dict[str, Any]]
     draws: Callable[..., tuple[jax.Array, ...]] | None = None
     dispatch: Callable[[bool], Callable[..., tuple[Any, Any]]] | None = None
+    feed: Callable[[jax.Array, Any], Any] | None = None
 
     def compiled(self, donate: bool = False) -> Callable[..., tuple[Any, Any]]:
         """The step, to be called as it is: compiled once, whatever it is made of.

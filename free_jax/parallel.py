@@ -17,6 +17,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from free_jax import platforms
 from free_jax.types import PyTree
 
 Local = Literal["auto", "vmap", "map"]
@@ -94,17 +95,18 @@ def map_tasks(
     """
     if local not in ("auto", "vmap", "map"):
         raise ValueError(f"local={local!r}: choose auto, vmap or map")
-    if local == "auto":
-        local = "map" if jax.default_backend() == "cpu" else "vmap"
 
     def run_local(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
-        if jax.tree.leaves(tasks)[0].shape[0] == 1 and local == "map":
+        how = local
+        if how == "auto":
+            how = "map" if platforms.is_cpu() else "vmap"
+        if jax.tree.leaves(tasks)[0].shape[0] == 1 and how == "map":
             out = fn(shared, jax.tree.map(lambda x: x[0], tasks))
             out = jax.tree.map(lambda x: jnp.asarray(x)[None], out)
-        elif local == "vmap" and batch_size is None:
+        elif how == "vmap" and batch_size is None:
             out = jax.vmap(fn, in_axes=(None, 0))(shared, tasks)
         else:
-            size = batch_size if local == "vmap" else None
+            size = batch_size if how == "vmap" else None
             one = functools.partial(fn, shared)
             out = jax.lax.map(one, tasks, batch_size=size)
         return out if summed else (out, ())

@@ -80,7 +80,7 @@ class SyntheticImages(NamedTuple):
     """Images recovered from teachers, or drawn without any, on the host.
 
     Attributes:
-      images: [N, h, w, c] uint8.
+      images: [N, h, w, c] uint8, in memory or `rows.Rows`.
       classes: [N] int32 absolute class ids that they were recovered for; -1: none.
       owners: [N] int32 rows of the zoo AT HAND that they were recovered from; -1:
         no teacher's; T and above: of a teacher that this zoo does not hold.
@@ -88,7 +88,7 @@ class SyntheticImages(NamedTuple):
         them; inversions from noise are not.
     """
 
-    images: np.ndarray
+    images: Any
     classes: np.ndarray
     owners: np.ndarray
     natural: np.ndarray
@@ -99,9 +99,17 @@ class Answers(NamedTuple):
 
     Attributes:
       logits: [N, C] float32, all teachers' outputs side by side; NaN where a teacher
-        was not asked or did not answer.
+        did not answer.  Where some teachers were asked about each image, [N, m, W]:
+        theirs alone, W the largest number of classes; NaN beyond a teacher's own.
       columns: [T + 1] int32; teacher ``t`` owns ``logits[:, columns[t]:columns[t+1]]``.
+      teachers: [N, m] int32 who was asked about each image, increasing, nobody (-1)
+        last; None: all about all.
     """
 
     logits: np.ndarray
     columns: np.ndarray
+    teachers: np.ndarray | None = None
+
+
+# Images, and what teachers answer about them.
+Known = tuple[SyntheticImages, Answers]

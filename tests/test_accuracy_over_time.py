@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from benchmarks import accuracy_over_time
-from experiments.harness import pictures
+from experiments.harness import plots
 
 
 def write(folder, **result):
@@ -23,7 +23,7 @@ def cell(mean):
 def drawn(monkeypatch):
     found = {}
     monkeypatch.setattr(
-        pictures, "save_curves", lambda path, series, **kw: found.update(series)
+        plots, "save_curves", lambda path, series, **kw: found.update(series)
     )
     return found
 

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import toy
 
-from benchmarks import robustness
+from benchmarks.robustness import cells
 from experiments import inputs
 from experiments.inputs import former_keys
 from experiments.inputs.contents import fingerprint
 from free_jax import InputError, Zoo, ZooGroup, panel
-from free_jax.panel import aggregate
+from free_jax.panel import aggregate, some
 from free_jax.panel.trust import REVISED
+from free_jax.panel.voices import drawn_voices
 from free_jax.types import Answers, SyntheticImages, Teachers
 from free_jax.zoo import attacks, save_zoo
 from free_jax.zoo.attacks import AttackOptions, attack
@@ -185,6 +186,15 @@ def test_who_is_left_out_does_not_testify(hostile):
         assert np.flatnonzero(found.weights == 0).tolist() == list(range(hostile))
 
 
+def test_verdicts_are_revised_of_some_answers_too():
+    """Each image is shown to half of the teachers, its own among them."""
+    answers, ids, images = world(4, each=60)
+    rng = np.random.default_rng(0)
+    told = some.some_of(answers, drawn_voices(rng, images.owners, 12, 6))
+    found = panel.trust(told, ids, images, passes=REVISED)
+    assert np.flatnonzero(found.weights == 0).tolist() == list(range(4))
+
+
 def test_a_few_who_collude_are_found():
     found = panel.trust(*world(2, colluding=True, count=16), passes=REVISED)
     assert np.flatnonzero(found.weights == 0).tolist() == [0, 1]
@@ -199,10 +209,13 @@ def test_each_verdict_has_a_reason():
     names = [f"t{i}" for i in range(12)]
     found = panel.verdicts(trust, names)
     assert [each["source"] for each in found] == names
-    assert "left out: it names" in found[0]["reason"]
-    assert "tell little" in found[2]["reason"] and not found[2]["trusted"]
-    assert "not numbers" in found[3]["reason"]
-    assert found[5]["trusted"] and "believed: it names" in found[5]["reason"]
+    assert "the others recognise" in found[0]["reason"] and not found[0]["trusted"]
+    assert "a quarter of what is usual" in found[2]["reason"]
+    assert not found[2]["trusted"] and "not finite" in found[3]["reason"]
+    assert found[5]["trusted"] and "it takes 88 % of the" in found[5]["reason"]
+    # The record has the same words.
+    assert trust.left_out[0] == found[0]["reason"] and trust.left_out[5] == ""
+    assert trust.believed[5] == found[5]["reason"] and trust.believed[0] == ""
     few = panel.verdicts(trust, [f"t{i}" for i in range(20)], np.arange(8, 20))
     assert few[0]["teacher"] == 8 and few[0]["source"] == "t8"
 
@@ -211,25 +224,26 @@ def test_a_verdict_by_few_images_says_so():
     found = panel.trust(*world(1, each=4, count=6))
     assert (found.weights == 1).all()
     judged = re.fullmatch(
-        r"believed: too few images \((\d+)\) to contradict it; .*", found.reasons[0]
+        r"too few images of the others \((\d+)\) to contradict it; .*",
+        found.believed[0],
     )
     assert judged and 0 < int(judged[1]) < 30
     answers, ids, images = world(0, count=4)
     alone = images._replace(owners=np.where(images.owners > 0, -1, images.owners))
-    lines = panel.trust(answers, ids, alone).reasons
-    assert lines[0].startswith("believed: no believed teacher shows its classes")
+    lines = panel.trust(answers, ids, alone).believed
+    assert lines[0].startswith("no image of the others shows its classes")
 
 
 def test_verdicts_that_go_in_a_circle_are_those_of_the_first_pass(monkeypatch):
     """Two teachers, of whom each pass believes the one that the last did not."""
 
-    def contrary(evidence, asked, finite, witnesses, before):
+    def contrary(evidence, witnesses, before):
         first = np.asarray([True, False])
         agrees = ~first if (witnesses == first).all() else first
         return before._replace(agrees=agrees, known_by=np.zeros(2, bool))
 
     rule = importlib.import_module("free_jax.panel.trust")
-    monkeypatch.setattr(rule, "_heard_out", contrary)
+    monkeypatch.setattr(rule, "heard_out", contrary)
     for passes in (1, REVISED):
         found = panel.trust(*world(0, count=2), passes=passes)
         assert found.weights.tolist() == [1, 0]
@@ -237,17 +251,17 @@ def test_verdicts_that_go_in_a_circle_are_those_of_the_first_pass(monkeypatch):
 
 
 def test_the_benchmark_refuses_cells_of_other_settings(tmp_path):
-    given = {name: 1 for names in robustness.SETTINGS.values() for name in names}
-    robustness.check_settings(tmp_path, "students", argparse.Namespace(**given))
-    robustness.check_settings(tmp_path, "students", argparse.Namespace(**given))
+    given = {name: 1 for names in cells.SETTINGS.values() for name in names}
+    cells.check_settings(tmp_path, "students", argparse.Namespace(**given))
+    cells.check_settings(tmp_path, "students", argparse.Namespace(**given))
     other = argparse.Namespace(**given | {"steps": 2})
-    robustness.check_settings(tmp_path, "found", other)
+    cells.check_settings(tmp_path, "found", other)
     with pytest.raises(SystemExit, match="made with --steps=1, now 2; give the same"):
-        robustness.check_settings(tmp_path, "students", other)
+        cells.check_settings(tmp_path, "students", other)
     (tmp_path / "panel").mkdir()
     (tmp_path / "panel" / "cell.json").write_text("{}")
     with pytest.raises(SystemExit, match="settings were not kept"):
-        robustness.check_settings(tmp_path, "panel", other)
+        cells.check_settings(tmp_path, "panel", other)
 
 
 def test_the_middle_of_votes_is_not_moved_by_a_liar():
@@ -268,8 +282,12 @@ def test_the_middle_of_votes_is_not_moved_by_a_liar():
     # Who was not asked has no vote; a class of which nobody was is no information.
     silent = rows.copy()
     silent[0, 4:] = np.nan
-    some = aggregate.aggregated(said._replace(logits=silent), ids, form="median")
-    assert some.answers.logits.tolist() == [[1.5, -1.5]]
+    for less in (
+        said._replace(logits=silent),
+        some.some_of(said, np.asarray([[0, 1]])),
+    ):
+        two = aggregate.aggregated(less, ids, form="median")
+        assert two.answers.logits.tolist() == [[1.5, -1.5]]
     silent[:] = np.nan
     none = aggregate.aggregated(said._replace(logits=silent), ids)
     assert none.answers.logits.tolist() == [[0.0, 0.0]]

@@ -498,3 +498,15 @@ def test_many_classes_are_not_printed_against_each_other():
 
 def test_the_module_names_its_command():
     assert pathlib.Path(command.__file__).name in (command.__doc__ or "")
+
+
+def test_the_page_counts_what_it_does_not_show():
+    scores = np.asarray([0.9, 0.1])
+    said = [
+        report.Prediction("a.png", scores, "data:,"),
+        report.Prediction("b.png", scores),
+        report.Prediction("c.png", None),
+    ]
+    page = report.as_page(said, ("fox", "owl"), [], about="")
+    assert "Predicted: 2 (1 of them shown)" in page and "Predicted: none" in page
+    assert "1 more pictures are in the CSV" in page

@@ -213,7 +213,7 @@ def test_means_and_intervals_over_seeds():
     accuracy = row["accuracy"]["1"]["transductive"]
     assert accuracy == {"mean": 45.0, "ci95": 2.5, "by_seed": [40.0, 50.0]}
     assert row["wall_seconds"] == 3.0 and row["recovery_seconds"] is None
-    shown = comparison_report._formatted(row)
+    shown = comparison_report.formatted(row)
     assert shown["1-shot"] == "45.0 +- 2.5" and shown["recovery s"] == "in training"
     assert shown["seeds"] == "2 (1 failed: out of / luck)"
 

@@ -33,7 +33,8 @@ from free_jax.algorithms.trustworthy import StepOptions, TrustworthyData
 from free_jax.fewshot import replay
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import protonet
-from free_jax.panel.distillation import Described, panel_distillation
+from free_jax.panel.described import Described
+from free_jax.panel.distillation import panel_distillation
 from free_jax.zoo.network import make_network
 
 LEARNER = protonet(toy.LINEAR)

@@ -90,6 +90,7 @@ def test_generator_costs_forward_and_both_gradients():
     assert cost.generator_gradient(net, toy.LATENT) == 3 * (dense + convolutions)
 
 
+@pytest.mark.slow
 def test_command_line_prints_totals_of_each_method(capsys):
     cost.main(["--architecture=conv4", "--image_size=32", "--width=64"])
     text = capsys.readouterr().out

@@ -1,6 +1,7 @@
 """A distilled model fitted to images, against what that is defined to do."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ import toy
 from free_jax import load_model, make_network, panel, save_model
 from free_jax.fewshot import heads
 from free_jax.panel import model as distilled
+from free_jax.panel import sketch
 
 T = 3
 STUDENT = dataclasses.replace(toy.TINY, num_classes=T * toy.WAY)
@@ -217,3 +219,56 @@ def test_a_saved_model_describes_alike(images, tmp_path):
     said = describe(conv4, fitted, images)
     assert np.isfinite(said).all()
     np.testing.assert_array_equal(describe(arch, loaded, images), said)
+
+
+def test_a_sketch_keeps_cosines_and_bounds_what_is_said():
+    rows = jax.random.normal(jax.random.key(1), (6, 300))
+    drawn = sketch.draw(jax.random.key(0), 300, 64)
+    used = np.asarray(drawn.outputs)[np.asarray(drawn.signs) != 0]
+    np.testing.assert_array_equal(np.sort(used), np.arange(300))  # Each once.
+    # By a loop.
+    wanted = np.zeros((6, 64))
+    for place, (outputs, signs) in enumerate(zip(*map(np.asarray, drawn), strict=True)):
+        for output, sign in zip(outputs, signs, strict=True):
+            wanted[:, place] += sign * np.asarray(rows)[:, output]
+    np.testing.assert_allclose(sketch.apply(drawn, rows), wanted, rtol=1e-4, atol=1e-5)
+    # Without bias, over many draws, and with the variance that is promised.
+    x, y = rows[:2] / jnp.linalg.norm(rows[:2], axis=1, keepdims=True)
+    keys = jax.random.split(jax.random.key(2), 400)
+
+    def product(key):
+        a, b = sketch.apply(sketch.draw(key, 300, 64), jnp.stack([x, y]))
+        return a @ b
+
+    found = np.asarray(jax.vmap(product)(keys)) - float(x @ y)
+    assert abs(found.mean()) < 4 * found.std() / 20 and found.var() < 2.5 / 64
+    with pytest.raises(ValueError, match="sketch=301"):
+        sketch.draw(jax.random.key(0), 300, 301)
+
+
+@pytest.mark.parametrize("whitening", [0.0, 0.5])
+def test_a_sketched_model_says_a_sketch_and_is_saved_with_it(tmp_path, whitening):
+    student = dataclasses.replace(toy.TINY, num_classes=12)
+    variables = student.init(jax.random.key(0))
+    images = jax.random.randint(jax.random.key(1), (8, *toy.SHAPE), 0, 256)
+    images = images.astype(jnp.uint8)
+    fit = functools.partial(
+        distilled.fit_statistics, student, variables, images,
+        weights=jnp.ones(4), temperature=2.0, whitening=whitening,
+    )  # fmt: skip
+    told = fit(sketch=5)
+    said = distilled.describe(student, told, images)
+    assert said.shape == (8, 5) and bool(jnp.isfinite(said).all())
+    if not whitening:
+        drawn = sketch.Sketch(**told["descriptions"]["sketch"])
+        whole = distilled.describe(student, fit(), images)
+        np.testing.assert_allclose(said, sketch.apply(drawn, whole), atol=1e-5)
+    network = dataclasses.replace(toy.ARCH, num_classes=12)
+    told["params"] = network.init(jax.random.key(0))["params"]
+    told["batch_stats"] = network.init(jax.random.key(0))["batch_stats"]
+    save_model(tmp_path / "model.npz", network, told)
+    again, loaded, _ = load_model(tmp_path / "model.npz")
+    toy.assert_close(
+        distilled.describe(again, loaded, images),
+        distilled.describe(network, told, images),
+    )

@@ -10,7 +10,16 @@ from experiments.inputs.former_keys import NAMES
 @pytest.mark.parametrize(
     ("module", "new"),
     [
-        (panel, ("distill.heads", "panel.asked_per_image", "eval.also")),
+        (
+            panel,
+            (
+                "distill.heads",
+                "distill.sketch",
+                "distill.device_mb",
+                "panel.asked_per_image",
+                "eval.also",
+            ),
+        ),
         (free, ("eval.also",)),
     ],
 )

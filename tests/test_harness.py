@@ -25,10 +25,12 @@ from experiments.harness import (
     metrics,
     optimizers,
     pictures,
+    plots,
     results,
     stopping,
 )
 from experiments.harness import workdir as workdir_lib
+from experiments.harness.progress import Progress
 from free_jax.errors import InputError
 
 CONFIG = """
@@ -404,7 +406,7 @@ def test_tensorboard_is_optional(tmp_path):
 
 def test_progress_excludes_compilation(capsys):
     now = [0.0]
-    progress = metrics.Progress(1000, 100, every_secs=30, clock=lambda: now[0])
+    progress = Progress(1000, 100, every_secs=30, clock=lambda: now[0])
     now[0] = 60.0  # the first step compiles
     progress.update(101, {"ce": jnp.float32(0.42), "replay acc": 61.234})
     for step in range(102, 111):
@@ -474,10 +476,10 @@ def test_grid(tmp_path):
 def test_curves(tmp_path, monkeypatch, capsys):
     path = tmp_path / "curves.png"
     series = {"ours": [(0, 20.0, 1.0), (10, 30.0, 0.8)], "none": [], "x": [(0, 1)]}
-    assert pictures.save_curves(path, series, ylabel="accuracy")
+    assert plots.save_curves(path, series, ylabel="accuracy")
     assert Image.open(path).size == (768, 480)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert not pictures.save_curves(path, series)
+    assert not plots.save_curves(path, series)
     assert "pip install matplotlib" in capsys.readouterr().err
 
 

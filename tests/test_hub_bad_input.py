@@ -48,6 +48,9 @@ def test_folders_of_no_models(tmp_path, capsys):
     with pytest.raises(InputError, match="no such folder"):
         hub.read_folder(tmp_path / "missing")
     (tmp_path / "README.md").write_text("x")
+    (tmp_path / ".hidden").write_text("beside it, not in it")
+    with pytest.raises(InputError, match=r"README.md: is no model; expected"):
+        hub.read_folder(tmp_path / "README.md")
     assert inspect_zoo.main([str(tmp_path)]) == 2
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and not captured.out

@@ -217,6 +217,7 @@ def test_init_makes_the_generators_parameters(key):
     )
 
 
+@pytest.mark.slow
 def test_inversion_recovers_what_teachers_know_and_a_no_op_does_not():
     teachers = toy.trained_teachers()
     labels = balanced_labels(toy.WAY, 6)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.harness import checkpointing, devices, metrics, stopping
+from experiments.harness import checkpointing, devices, memory, metrics, stopping
 from experiments.harness.method import Judge, Meters
 from free_jax.errors import InputError
 from free_jax.jobs import Job
@@ -344,7 +344,8 @@ def test_status_lines_name_scores_and_the_method(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("toy, meta-model point with 3 parameters, 2 steps, work")
     assert lines[1].startswith("compiling the first step")
-    assert lines[2].startswith("step 1/2  loss ") and "val 1shot 40 " in lines[2]
+    assert lines[2].startswith("a step takes ")
+    assert lines[3].startswith("step 1/2  loss ") and "val 1shot 40 " in lines[3]
     assert toy.rows(tmp_path)[0].keys() == {"step", "loss", "val_1shot_transductive"}
 
 
@@ -353,6 +354,37 @@ def test_queries_of_the_state_are_in_every_row(tmp_path):
     meters = Meters({}, queries_of=lambda state: np.asarray([2, 5]) * int(state.step))
     outcome = toy.train(tmp_path, made=made._replace(meters=meters), num_steps=2)
     assert [row["queries"] for row in outcome.curve] == [7, 14]
+
+
+@pytest.mark.parametrize("stops", [(), (3,)])
+def test_a_step_is_fed_what_it_needs_alone(tmp_path, stops):
+    """Data of each step are made from the step's key, also where a run goes on."""
+    run = toy.open_run(tmp_path)
+    made, keys = toy.method(run.map_tasks), []
+
+    def words(key):
+        return tuple(np.asarray(jax.random.key_data(key)).tolist())
+
+    def feed(key, data):
+        keys.append(words(key))
+        return data[:3]
+
+    algorithm = made.algorithm._replace(feed=feed)
+    fed = made._replace(algorithm=algorithm, data=np.arange(1.0, 9, dtype="f4"))
+    for stop in stops:
+        assert toy.train(tmp_path / "fed", stop, made=fed) == stop
+    outcome = toy.train(tmp_path / "fed", made=fed)
+    # And what was made ahead of the end.
+    assert {words(run.key("step", n)) for n in range(6)} <= set(keys)
+    whole = toy.train(tmp_path / "whole", made=made)
+    np.testing.assert_array_equal(outcome.model["params"], whole.model["params"])
+
+
+def test_a_step_that_does_not_fit_is_told_before_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available", lambda: 10)
+    made = toy.method(toy.open_run(tmp_path).map_tasks)._replace(remedy="lower x")
+    with pytest.raises(InputError, match=r"more than the device's 0 MB; lower x"):
+        toy.train(tmp_path, made=made)
 
 
 # ----------------------------------------------------------------- the cache of jobs
@@ -379,7 +411,7 @@ def test_a_job_is_done_once_and_only_when_asked_for(tmp_path, capsys):
     assert values(found) == [1, 2] and made == [0, 1, 2]
     assert values(run.cached("stage", jobs(made))) == [0, 1, 2] and made == [0, 1, 2]
     told = capsys.readouterr().out
-    assert "step 3/3  stage " in told and "stage: 3 parts in" in told
+    assert "stage 3/3  eta 0s" in told and "stage: 3 parts in" in told
     assert 0 < run.seconds_spent("stage", "missing") < 5
     assert sorted(os.listdir(run.path("stage"))) == [f"part-{i}.npz" for i in range(3)]
 

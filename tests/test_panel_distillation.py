@@ -12,7 +12,8 @@ import toy
 from free_jax import augment, panel
 from free_jax.fewshot.episodes import to_float
 from free_jax.inversion import dead_leaves
-from free_jax.panel.distillation import Described, panel_distillation
+from free_jax.panel.described import Described
+from free_jax.panel.distillation import panel_distillation
 from free_jax.zoo.supervised import supervised_step
 
 T, BATCH, TEMPERATURE = 4, 6, 2.0

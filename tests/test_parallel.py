@@ -17,7 +17,8 @@ from free_jax.fewshot import replay
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.fewshot.learners import maml, protonet
 from free_jax.inversion import meta_generator
-from free_jax.panel.distillation import Described, panel_distillation
+from free_jax.panel.described import Described
+from free_jax.panel.distillation import panel_distillation
 from free_jax.parallel import map_seeds
 
 EIGHT = len(jax.devices()) >= 8

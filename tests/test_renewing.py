@@ -217,6 +217,7 @@ def test_new_images_join_those_of_the_earlier_runs(
     np.testing.assert_allclose(*sums, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_time_of_the_earlier_run_counts(zoo, zoo_path, earlier, tmp_path):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
     workdir = str(tmp_path / "renewed")
@@ -245,6 +246,7 @@ def test_the_eleventh_group_comes_after_the_second(tmp_path):
     assert [file.name for file in chunks.finished(str(tmp_path), "recovered")] == names
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_be_renewed_is_one_clear_line(zoo_path, earlier, tmp_path):
     def refused(message, *extra, folder=earlier[0]):
         config = config_of(zoo_path, f"--config.recover.renew={folder}", *extra)

@@ -110,7 +110,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
 ):
     slow = "--config.sleep=0.3"
     process = toy(tmp_path, slow)
-    wait_for(process, "step 1/2  prepared")  # In the middle of a stage of jobs.
+    wait_for(process, "prepared 1/2")  # In the middle of a stage of jobs.
     process.kill()
     process.communicate()
     assert os.listdir(tmp_path / "prepared") == ["part-0.npz"]
@@ -147,7 +147,7 @@ def test_killed_at_any_moment_it_ends_as_if_it_had_not_been(
 def test_a_chain_of_signals_in_the_stage_and_in_the_loop(toy, uninterrupted, tmp_path):
     """SIGTERM and SIGINT, each as soon as something new is told."""
     slow = "--config.sleep=0.2"
-    for number, told in enumerate(["step 1/2  prepared", "step 2/12", "step 4/12"]):
+    for number, told in enumerate(["prepared 1/2", "step 2/12", "step 4/12"]):
         process = toy(tmp_path, slow)
         wait_for(process, told)
         process.send_signal((signal.SIGTERM, signal.SIGINT)[number % 2])

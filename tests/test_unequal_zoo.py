@@ -13,7 +13,7 @@ from free_jax import panel, zoo
 from free_jax.errors import InputError
 from free_jax.images import fit_to
 from free_jax.inversion import Recipe, dead_leaves, recovery_jobs
-from free_jax.panel.transfer_set import common_shape
+from free_jax.panel.recovery import common_shape
 from free_jax.zoo.classes import Labels, key_of, unify
 from free_jax.zoo.network import make_network
 

@@ -12,7 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
+from free_jax import rows
 from free_jax.errors import InputError
 from free_jax.types import Teachers
 from free_jax.zoo import (
@@ -209,6 +211,25 @@ def test_load_after_save_is_bit_identical(mixed, tmp_path, monkeypatch):
     assert_same(load_zoo(tmp_path / "zoo"), mixed)
     monkeypatch.chdir(tmp_path)
     assert_same(load_zoo("zoo"), mixed)
+
+
+def test_weights_in_files_are_read_when_they_are_used(mixed, tmp_path):
+    save_zoo(mixed, tmp_path, in_files=True)
+    found = load_zoo(tmp_path)
+    leaves = [g.teachers.variables for g in found.groups]
+    assert all(map(rows.in_files, jax.tree.leaves(leaves)))
+    for mine, theirs in zip(found.groups, mixed.groups, strict=True):
+        assert mine.network == theirs.network and mine.sources == theirs.sources
+        for index in (1, np.asarray([1, 0])):
+            toy.assert_equal(take(mine.teachers, index), take(theirs.teachers, index))
+    some = select(found, np.asarray([0, 2, 4]))  # Nothing is read for that.
+    assert all(rows.in_files(x) for x in jax.tree.leaves(some.teachers[0].variables))
+    save_zoo(some, tmp_path / "some", in_files=False)
+    assert_same(load_zoo(tmp_path / "some"), select(mixed, np.asarray([0, 2, 4])))
+    file = max(tmp_path.glob("arrays_*/*.npy"), key=lambda file: file.stat().st_size)
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(InputError, match="missing or damaged"):
+        load_zoo(tmp_path)
 
 
 def test_saving_again_replaces_and_leaves_no_rest(mixed, tmp_path):

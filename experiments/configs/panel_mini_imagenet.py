@@ -3,8 +3,8 @@ r"""The panel of teachers at 84 pixels, distilled without data, on mini-ImageNet
     python experiments/run.py --config=experiments/configs/panel_mini_imagenet.py \
         --workdir=runs/mini --config.data.path=DIR/mini_imagenet --config.zoo.path=DIR
 
-As `panel_cifar_fs.py`, with an eighth of its images and steps: each is seven times as
-large.
+As `panel_cifar_fs.py`, with a quarter of its images and steps: each image is seven
+times as large.
 
 Variants: as `panel.py`.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.harness import metrics, pictures, results
+from experiments.harness import metrics, pictures, plots, results
 from experiments.harness.files import write_text
 from experiments.harness.run import Run
 from free_jax.fewshot.evaluation import PROTOCOLS
@@ -38,7 +38,7 @@ def write(
     """
     folder = pathlib.Path(run.workdir)
     rows = list(_rows(outcomes, shots))
-    shown = [_formatted(row) for row in rows]
+    shown = [formatted(row) for row in rows]
     columns = list(dict.fromkeys(name for row in shown for name in row))
     table = metrics.markdown_table(shown, columns)
     write_text(folder / "table.md", f"{title}\n\n{table}\n")
@@ -108,7 +108,7 @@ def _accuracy(cells: list[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _formatted(row: dict[str, Any]) -> dict[str, Any]:
+def formatted(row: dict[str, Any]) -> dict[str, Any]:
     """A row as the table shows it."""
     shown: dict[str, Any] = {
         "method": no_formula(row["method"]),
@@ -152,7 +152,7 @@ def _draw(
     curves, sheets = {}, {}
     for cell, result in outcomes.items():
         curve = result.get("curve", ())
-        found = (pictures.points(curve, "seconds", metric) for metric in metrics)
+        found = (plots.points(curve, "seconds", metric) for metric in metrics)
         points = next(filter(None, found), None)
         if points and cell.method not in curves:
             curves[cell.method] = points
@@ -160,7 +160,7 @@ def _draw(
         if sheet.exists() and cell.method not in sheets:
             sheets[cell.method] = sheet
     if curves:
-        pictures.save_curves(
+        plots.save_curves(
             folder / "accuracy_over_time.png",
             curves,
             xlabel="seconds of recovery and training",
@@ -179,7 +179,7 @@ def _draw(
         if row.get("recovery_seconds"):
             recovery[row["cell"]] = row["recovery_seconds"]
     if ends:
-        pictures.save_curves(
+        plots.save_curves(
             folder / "accuracy_and_cost.png",
             ends,
             xlabel="seconds, evaluation included",
@@ -187,7 +187,7 @@ def _draw(
             title=f"{shots}-shot",
         )
     if recovery:
-        pictures.save_bars(
+        plots.save_bars(
             folder / "recovery_time.png", recovery, xlabel="seconds of recovery"
         )
     if sheets:

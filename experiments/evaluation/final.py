@@ -11,6 +11,7 @@ from experiments.evaluation import former_rows
 from experiments.harness import contents as contents_lib
 from experiments.harness import files, hosts, stopping, workdir
 from experiments.harness.method import Outcome
+from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from free_jax.baselines import BASELINES, NotApplicable, Scores, Setting, evaluate
 from free_jax.fewshot import evaluation
@@ -69,15 +70,19 @@ def measure(
             "a row compiles",
             flush=True,
         )
-    for number, name, row in cells:
-        cell = store.get(name, number)
-        if cell is None:
-            if run.stop.requested:
-                raise stopping.Stopped(outcome.steps)
-            clock = time.monotonic()
-            cell = _measured(row, setting._replace(shots=number))
-            store.put(name, number, cell, time.monotonic() - clock)
-        print(f"  tested {name}, {number}-shot: {shown(cell)[0]}", flush=True)
+    done, every = 0, run.every_secs
+    with Progress(todo, label="cells", every_secs=every, at_once=False) as progress:
+        for number, name, row in cells:
+            cell = store.get(name, number)
+            if cell is None:
+                if run.stop.requested:
+                    raise stopping.Stopped(outcome.steps)
+                clock = time.monotonic()
+                cell = _measured(row, setting._replace(shots=number))
+                store.put(name, number, cell, time.monotonic() - clock)
+                done += 1
+                progress.update(done)
+            print(f"  tested {name}, {number}-shot: {shown(cell)[0]}", flush=True)
     return Table(store.results, store.seconds)
 
 

@@ -1,13 +1,13 @@
 """Predictions about a user's own pictures: a table, a judgement, a page to look at."""
 
 import csv
-import html
 import io
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from experiments.harness import page
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 from free_jax.interop.hub.names import no_formula
@@ -127,15 +127,6 @@ def _short(name: str) -> str:
     return name if len(name) <= _WIDEST else name[: _WIDEST - 2] + ".."
 
 
-_STYLE = """
-body { font-family: sans-serif; margin: 2em; max-width: 80em }
-section { display: flex; flex-wrap: wrap; gap: .6em; margin-bottom: 2em }
-figure { margin: 0; width: 110px; font-size: .75em; overflow-wrap: anywhere }
-img { width: 96px; height: 96px; object-fit: contain; background: #eee }
-.wrong { color: #b00 }
-"""
-
-
 def as_page(
     predictions: Sequence[Prediction],
     classes: Sequence[str],
@@ -153,40 +144,38 @@ def as_page(
       about: a line under the title.
       truth: class of each picture, if it is known; errors are marked.
     """
-    shown: list[list[tuple[float, str]]] = [[] for _ in classes]
+    shown: list[list[tuple[float, page.Picture]]] = [[] for _ in classes]
+    counts = np.zeros(len(classes), int)
     unread, left_out = [], 0
     for number, said in enumerate(predictions):
         if said.scores is None:
-            unread.append(f"<li>{html.escape(said.name)}</li>")
-        elif not said.small:
+            unread.append(said.name)
+            continue
+        counts[said.best] += 1
+        if not said.small:
             left_out += 1
         else:
             score = float(said.scores[said.best])
             true = said.best if truth is None else truth[number]
-            kind, text = "", f"{html.escape(said.name)}<br>{score:.2f}"
-            if true != said.best:
-                kind = ' class="wrong"'
-                text += f"<br>is {html.escape(classes[true])}"
-            figure = f"<figure{kind}>{_image(said.small)}<br>{text}</figure>"
-            shown[said.best].append((-score, figure))
-    parts = [
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
-        f"<title>Predictions</title><style>{_STYLE}</style></head><body>",
-        f"<h1>Predictions</h1><p>{html.escape(about)}</p>",
-    ]
-    if left_out:
-        parts.append(f"<p>{left_out} more pictures are in the CSV file only.</p>")
+            wrong = true != said.best
+            told = [f"is {classes[true]}"] if wrong else []
+            caption = page.lines(said.name, f"{score:.2f}", *told)
+            shown[said.best].append((-score, page.Picture(said.small, caption, wrong)))
+    sections = []
     for number, name in enumerate(classes):
-        given = "".join(_image(small) for label, small in support if label == number)
-        figures = "".join(figure for _, figure in sorted(shown[number]))
-        parts.append(
-            f"<h2>{html.escape(name)}</h2><p>Support pictures:</p>"
-            f"<section>{given}</section><p>Predicted:</p><section>{figures}</section>"
-        )
+        given = [page.Picture(small) for label, small in support if label == number]
+        found = [picture for _, picture in sorted(shown[number], key=lambda x: x[0])]
+        told = f"Predicted: {counts[number] or 'none'}"
+        if counts[number] > len(found):
+            told += f" ({len(found)} of them shown)"
+        blocks = [
+            page.heading("Support pictures"),
+            page.gallery(given),
+            page.heading(told),
+            page.gallery(found),
+        ]
+        sections.append(page.Section(name, blocks))
     if unread:
-        parts.append(f"<h2>Not readable</h2><ul>{''.join(unread)}</ul>")
-    return "\n".join([*parts, "</body></html>\n"])
-
-
-def _image(uri: str) -> str:
-    return f'<img src="{html.escape(uri)}" alt="">'
+        sections.append(page.Section("Not readable", [page.items(unread)]))
+    more = f"{left_out} more pictures are in the CSV file only."
+    return page.page("Predictions", [about, *([more] if left_out else [])], sections)

@@ -1,17 +1,25 @@
 """The end of a run: its table, ``result.json``, the model and pictures."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 
-from experiments.evaluation import final, former_rows
+from experiments.evaluation import costs as costs_lib
+from experiments.evaluation import (
+    final,
+    former_rows,
+    run_page,
+    run_pictures,
+    run_sections,
+    samples,
+)
 from experiments.harness import (
     files,
     hosts,
     metrics,
-    pictures,
+    page,
     results,
     workdir,
 )
@@ -19,8 +27,7 @@ from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
 from free_jax import model_io
 from free_jax.algorithm import total_draws
-from free_jax.fewshot.evaluation import PROTOCOLS
-from free_jax.types import ImageBank
+from free_jax.zoo import Zoo
 
 COLUMNS = ("method", "shots", "transductive %", "inductive %")
 TABLE_FILE = "table.md"
@@ -64,6 +71,8 @@ def finished(run: Run, *, may_go_on: bool = True) -> dict[str, Any] | None:
     found = hosts.agreed(_stored(run))
     if found is not None:
         print(run.path(TABLE_FILE).read_text())
+        if hosts.is_writer() and not run.path(page.PAGE_FILE).exists():
+            run_page.write(run.workdir)  # Of an earlier version's run.
         more = " or more steps to train on" if may_go_on else " to train anew"
         print(f"{run.workdir} is finished; use another --workdir{more}")
     return found
@@ -93,7 +102,7 @@ def write(
     table: final.Table,
     *,
     further: Sequence[Mapping[str, Any]] = (),
-    class_names: Sequence[str] = (),
+    zoo: Zoo | None = None,
     teachers: Sequence[Mapping[str, Any]] = (),
     bill: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -106,7 +115,7 @@ def write(
       outcome: of the training.
       table: all cells.
       further: what the rows of further folders are of, ready for JSON.
-      class_names: of recovered images.
+      zoo: teachers, for the names and the costs of recovered images; None: none were.
       teachers: what the model was made from, kept in ``model.npz``; see
         `release.made_from`.
       bill: what a service charged, counts ready for JSON; None without one.
@@ -141,17 +150,17 @@ def write(
             seed=run.seed,
             teachers=list(teachers),
         )
-        _draw_recovered(run, method, outcome, class_names)
-        _draw_curves(run, about, method, outcome)
+        names = zoo.class_names if zoo else ()
+        run_pictures.recovered(run, method, outcome, names)
+        title = f"{about.algorithm} on {about.data}"
+        run_pictures.curves(run, method, outcome, about.shots, about.protocol, title)
     queries = _queries(method, outcome, bill)
     drawn = _drawn(run, method, outcome, [entry["source"] for entry in teachers])
     if bill:
         each = max(count["queries"] for count in bill["endpoints"].values())
         print(f"queries: {bill['queries']} images in total, at most {each} an endpoint")
-    print(
-        f"written to {run.workdir}: result.json, table.md, model.npz, metrics, pictures"
-    )
-    return results.write_result(
+    costs = _kept_for_the_page(run, method, outcome, zoo) if zoo else None
+    record = results.write_result(
         run.workdir,
         {
             "algorithm": about.algorithm,
@@ -169,12 +178,42 @@ def write(
             + outcome.steps * method.meters.images_per_step,
             "curve": outcome.curve,
             **({"further": list(further)} if further else {}),
+            **({"cost": costs} if costs else {}),
             **queries,
             **drawn,
             **method.told(outcome.state),
         },
         run.identity,
     )
+    if hosts.is_writer():
+        run_page.write(run.workdir)
+        _say_where(run.workdir)
+    return record
+
+
+def _kept_for_the_page(
+    run: Run, method: Method, outcome: Outcome, zoo: Zoo
+) -> dict[str, Any] | None:
+    """Keeps what only teachers can tell; returns the costs."""
+    if recovered := method.recovered:
+        # What counts its queries asks nothing beside them; and of several processes
+        # all would have to ask, also after a failure of one.
+        asking = method.meters.queries_of is None and jax.process_count() == 1
+        page.attempted(
+            "samples",
+            lambda: samples.keep(
+                run, zoo, jax.device_get(recovered(outcome.state)), asking=asking
+            ),
+        )
+    return page.attempted("costs", lambda: costs_lib.counted(zoo, method, outcome))[0]
+
+
+def _say_where(folder: str) -> None:
+    """The last lines: where to look, and what to do next."""
+    files_there = (TABLE_FILE, results.RESULT_FILE, model_io.MODEL_FILE)
+    print(f"written to {folder}: {', '.join(files_there)}, metrics, pictures")
+    run_page.say_where(folder)
+    print(f"next: {run_sections.classify_command(shlex.quote(folder))}", flush=True)
 
 
 def _rows(table: final.Table, shots: Sequence[int]) -> list[dict[str, Any]]:
@@ -224,57 +263,3 @@ def _drawn(
         line += f"; never: {', '.join(never[:5])}{more} ({len(never)} teachers)"
     print(line)
     return {"drawn": {"per_teacher": counts.tolist(), "never": len(never)}}
-
-
-def _draw_recovered(
-    run: Run, method: Method, outcome: Outcome, class_names: Sequence[str]
-) -> None:
-    """The most recent recovered images, a row for each of twelve classes."""
-    if not method.recovered:
-        return
-    bank = jax.device_get(method.recovered(outcome.state))
-    shown = min(10, bank.images.shape[1])
-    recent = _most_recent(bank, shown)[:12]
-    if len(recent):
-        known = np.flatnonzero(np.asarray(bank.counts) >= shown)[:12]
-        pictures.save_grid(
-            run.path("recovered.png"),
-            recent.reshape(-1, *recent.shape[2:]),
-            rows=len(recent),
-            labels=[str(class_names[i]) for i in known] if class_names else None,
-        )
-
-
-def _draw_curves(run: Run, about: About, method: Method, outcome: Outcome) -> None:
-    """Accuracy on validation classes over time, and over queries where counted."""
-    curve = [row | {"minutes": row["seconds"] / 60} for row in outcome.curve]
-    axes = {"accuracy.png": ("minutes", "minutes")}
-    if method.meters.queries_of:
-        axes["queries.png"] = ("queries", "images that teachers were asked about")
-    for file, (x, xlabel) in axes.items():
-        series = {}
-        for shots in about.shots:
-            names = [f"val_{shots}shot_{p}" for p in (about.protocol, *PROTOCOLS)]
-            found = (pictures.points(curve, x, name) for name in names)
-            points = next(filter(None, found), None)
-            if points:
-                series[f"{shots}-shot, validation classes"] = points
-        if series:
-            pictures.save_curves(
-                run.path(file),
-                series,
-                xlabel=xlabel,
-                ylabel="accuracy (%)",
-                title=f"{about.algorithm} on {about.data}",
-            )
-
-
-def _most_recent(bank: ImageBank, images: int) -> np.ndarray:
-    """The last images stored of every class that has as many, [C', images, h, w, c]."""
-    counts, cursor = np.asarray(bank.counts), np.asarray(bank.cursor)
-    rows = []
-    for class_id in np.flatnonzero(counts >= images):
-        index = (cursor[class_id] - 1 - np.arange(images)) % counts[class_id]
-        rows.append(np.asarray(bank.images[class_id])[index])
-    shape = (0, images, *bank.images.shape[2:])
-    return np.stack(rows) if rows else np.zeros(shape, np.uint8)

@@ -4,19 +4,25 @@ A stopped run loses one job at most.
 """
 
 import io
+import os
 import re
 import sys
 import time
 import zipfile
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
 
 from experiments.harness import files as files_lib
 from experiments.harness import hosts, metrics, stopping
+from experiments.harness.progress import Progress
 from free_jax.jobs import Job
+from free_jax.rows import in_archive
 
+# Bytes of an array from which on it stays in its file.
+_LARGE = 1 << 18
 _DIGITS = re.compile(r"\d+")
 # What reading a file that is damaged raises.
 DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
@@ -68,28 +74,29 @@ def cached(
     Raises:
       Stopped: stop was requested.
     """
-    progress = metrics.Progress(len(jobs), every_secs=every_secs)
     start, done = time.monotonic(), 0
     files = [folder / f"{job.name}.npz" for job in jobs]
     if hosts.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
     present = hosts.agreed([_is_sound(file) for file in files])
-    for number, job in enumerate(jobs):
-        if present[number]:
-            yield read_chunk(files[number])
-            continue
-        if stop.requested:
-            raise stopping.Stopped
-        clock = time.monotonic()
-        arrays = job.run()
-        arrays["seconds"] = np.asarray(time.monotonic() - clock)
-        if hosts.is_writer() and arrays.get("complete", True):
-            buffer = io.BytesIO()
-            np.savez(buffer, allow_pickle=False, **arrays)
-            files_lib.write_bytes(files[number], buffer.getvalue())
-        done += 1
-        progress.update(number + 1, {folder.name: ""}, force=number + 1 == len(jobs))
-        yield arrays
+    with Progress(len(jobs), label=folder.name, every_secs=every_secs) as progress:
+        for number, job in enumerate(jobs):
+            if present[number]:
+                yield open_chunk(files[number])
+                continue
+            if stop.requested:
+                raise stopping.Stopped
+            clock = time.monotonic()
+            arrays = job.run()
+            arrays["seconds"] = np.asarray(time.monotonic() - clock)
+            if hosts.is_writer() and arrays.get("complete", True):
+                buffer = io.BytesIO()
+                np.savez(buffer, allow_pickle=False, **arrays)
+                files_lib.write_bytes(files[number], buffer.getvalue())
+                arrays = open_chunk(files[number])
+            done += 1
+            progress.update(number + 1, force=number + 1 == len(jobs))
+            yield arrays
     if done:
         seconds = metrics.format_duration(time.monotonic() - start)
         print(f"{folder.name}: {done} parts in {seconds}", flush=True)
@@ -99,6 +106,13 @@ def read_chunk(file: epath.Path) -> dict[str, np.ndarray]:
     """The arrays of one file."""
     with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as stored:
         return dict(stored)
+
+
+def open_chunk(file: epath.Path) -> dict[str, Any]:
+    """The arrays of one file; large ones of a local file are read when used."""
+    if "://" in str(file):
+        return read_chunk(file)
+    return in_archive(os.fspath(file), least=_LARGE)
 
 
 def _is_sound(file: epath.Path) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.harness import hosts
 from free_jax import parallel
 from free_jax.errors import InputError
+from free_jax.rows import in_files
 
 
 def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Callable]:
@@ -33,7 +34,11 @@ def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Call
     if task == 1:
         # By name: what `jit` makes of named arrays is named, so that a step would be
         # compiled a second time for the state that the first one leaves.
-        here = functools.partial(jax.device_put, device=jax.local_devices()[0])
+        device = jax.local_devices()[0]
+
+        def here(tree: Any) -> Any:
+            return jax.device_put(_read(tree), device)
+
         return here, functools.partial(parallel.map_tasks, local=local)
     try:
         mesh = parallel.make_mesh({"task": task})
@@ -43,6 +48,7 @@ def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Call
     spread = functools.partial(parallel.map_tasks, mesh=mesh, local=local)
 
     def place(tree: Any) -> Any:
+        tree = _read(tree)
         if not hosts.are_many():
             return jax.device_put(tree, everywhere)
 
@@ -56,3 +62,8 @@ def placement(task: int, local: parallel.Local = "auto") -> tuple[Callable, Call
         return jax.tree.map(put, tree)
 
     return place, spread
+
+
+def _read(tree: Any) -> Any:
+    """Arrays that are in files, in memory."""
+    return jax.tree.map(lambda x: np.asarray(x) if in_files(x) else x, tree)

@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.harness import checkpointing, metrics, stopping
+from experiments.harness import checkpointing, memory, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
+from experiments.harness.progress import Progress
 from experiments.harness.run import Run
+from free_jax.ahead import Feed
 from free_jax.errors import InputError
 
 
@@ -119,7 +121,9 @@ class _Training:
         self.model_of = algorithm.model
         # Keys are named: a resumed run draws the same numbers without storing them.
         self.state = run.place(jax.jit(algorithm.init)(run.key("init")))
-        self.data = run.place(method.data)
+        # Data that a step is fed from stay where they are.
+        self.fed = self._fed() if algorithm.feed else None
+        self.data = None if self.fed else run.place(method.data)
         # Until a score selects, this is a placeholder and `best` is None.
         shapes = jax.eval_shape(self.model_of, self.state)
         self.selected = run.place(
@@ -147,7 +151,14 @@ class _Training:
         self.limit = schedule.max_seconds or math.inf
         self.info, self.ending, self.silent = None, "", 0
         self.done = self.checked = 0
-        self.closed = False
+        self.progress: Progress | None = None
+        self.closed = self.looked_at = False
+
+    def _fed(self) -> Feed:
+        """The data of a step by its number, made while the step before is."""
+        feed, data = self.method.algorithm.feed, self.method.data
+        assert feed is not None
+        return Feed(lambda n: self.run.place(feed(self.run.key("step", n), data)))
 
     def restore(self) -> int:
         """Takes up the last checkpoint, if there is one; returns its step."""
@@ -181,7 +192,7 @@ class _Training:
 
     def start_clock(self) -> None:
         """From here on, seconds are training's."""
-        self.progress = metrics.Progress(
+        self.progress = Progress(
             self.schedule.num_steps, self.done, every_secs=self.run.every_secs
         )
         self.clock = time.monotonic()
@@ -199,8 +210,15 @@ class _Training:
         """
         # Not the numbers of an undone step again: they lead to the same queries.
         undone = self.extra.get("undone", 0)
-        key = self.run.key("step", self.done + undone)
-        state, info = self.step_fn(key, self.state, self.data)
+        number = self.done + undone
+        key = self.run.key("step", number)
+        data = self.fed(number) if self.fed else self.data
+        if not self.looked_at:
+            self.looked_at = True
+            given = (key, self.state, data)
+            self.step_fn, needed = memory.compiled(self.step_fn, *given)
+            memory.tell(needed, memory.available(), self.method.remedy)
+        state, info = self.step_fn(key, self.state, data)
         answered = not self.service or self.service.answered((state, info))
         if answered:
             self.state, self.info, self.silent = state, info, 0
@@ -270,7 +288,8 @@ class _Training:
         """Metrics file and status line."""
         self.writer.write(done, scalars)
         shown = {v: scalars[k] for k, v in self.method.meters.status.items()}
-        self.progress.update(done, shown | _val(scalars), force=judged)
+        if self.progress:
+            self.progress.update(done, shown | _val(scalars), force=judged)
 
     def remember(self, done: int, scalars: dict[str, float]) -> None:
         """A row of the curve, and the model if its score is the best yet."""
@@ -296,6 +315,10 @@ class _Training:
         """Waits for what is being written; calling it twice is harmless."""
         if not self.closed:
             self.closed = True
+            if self.fed:
+                self.fed.close()
+            if self.progress:
+                self.progress.close()
             self.writer.close()
             self.checkpoints.close()
 

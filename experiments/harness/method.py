@@ -23,6 +23,11 @@ class Meters(NamedTuple):
       queries_of: ``state -> [T]`` images that each of T was asked about so far; None
         where nothing counts them.
       updates_of: from the metrics of a step, how often it updated the model.
+      gradients: of single images through the networks that they are made from, before
+        the first step.
+      gradients_per_step: the same, in each step.
+      answers: forward passes of single images through those networks, before the first
+        step.
     """
 
     status: dict[str, str]
@@ -32,6 +37,9 @@ class Meters(NamedTuple):
     making_images: float | None = None
     queries_of: Callable[[Any], np.ndarray] | None = None
     updates_of: Callable[[dict[str, float]], float] = lambda metrics: 1
+    gradients: int = 0
+    gradients_per_step: int = 0
+    answers: int = 0
 
 
 class Method(NamedTuple):
@@ -55,6 +63,7 @@ class Method(NamedTuple):
       rows: which of the models it was given it learns from, where it chooses among
         them, in its own order; None: all.
       told: ``state -> entries of result.json`` of the method's own, ready for JSON.
+      remedy: what to do where a step does not fit a device.
     """
 
     title: str
@@ -69,6 +78,7 @@ class Method(NamedTuple):
     learner: Any = None
     rows: Any = None
     told: Callable[[Any], dict[str, Any]] = lambda state: {}
+    remedy: str = ""
 
 
 class Service(Protocol):

@@ -1,12 +1,10 @@
-"""What a run tells: metrics file, progress line and tables."""
+"""What a run tells: metrics file and tables; `progress` tells how far it is."""
 
-import collections
 import json
 import math
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 import jax
@@ -65,9 +63,7 @@ class MetricWriter:
 
     def read(self) -> list[dict[str, Any]]:
         """Returns all records, oldest first."""
-        if not self._path.exists():
-            return []
-        return [json.loads(line) for line in self._complete_lines()]
+        return read_rows(self._path)
 
     def close(self) -> None:
         """Closes the TensorBoard writer, if any."""
@@ -75,72 +71,29 @@ class MetricWriter:
             self._board.close()
 
     def _complete_lines(self) -> list[str]:
-        lines = []
-        for line in self._path.read_text().splitlines():
-            try:
-                json.loads(line)
-            except ValueError:
-                continue
-            lines.append(line)
-        return lines
+        return _complete_lines(self._path)
 
     def _rewrite(self, lines: list[str]) -> None:
         files.write_text(self._path, "".join(line + "\n" for line in lines))
 
 
-class Progress:
-    """Prints ``step 120/1000  ce 0.42  eta 3h12m`` now and then, on process 0."""
+def read_rows(file: epath.PathLike) -> list[dict[str, Any]]:
+    """The records of a metrics file, oldest first; none where there is no file."""
+    path = epath.Path(file)
+    found = _complete_lines(path) if path.exists() else ()
+    return [json.loads(line) for line in found]
 
-    def __init__(
-        self,
-        total_steps: int,
-        start_step: int = 0,
-        *,
-        every_secs: float = 10.0,
-        stream: TextIO | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self._total = total_steps
-        self._start = start_step
-        self._every = every_secs
-        self._stream = stream
-        self._clock = clock
-        self._printed: float | None = None
-        # Pairs (time, step).  The first comes from the end of the first step, so the
-        # compilation is not part of the rate.
-        self._recent: collections.deque[tuple[float, int]] = collections.deque()
 
-    def due(self) -> bool:
-        """Whether `update` would print: fetch the scalars from the device only then."""
-        if self._printed is None:
-            return True
-        return self._clock() - self._printed >= self._every
-
-    def update(
-        self, step: int, scalars: Mapping[str, Any], force: bool = False
-    ) -> None:
-        """Notes that `step` steps are done and prints if it is time to."""
-        self._recent.append((self._clock(), step))
-        while len(self._recent) > 50:
-            self._recent.popleft()
-        if (force or self.due()) and jax.process_index() == 0:
-            self._printed = self._clock()
-            print(self.line(step, scalars), file=self._stream or sys.stdout, flush=True)
-
-    def line(self, step: int, scalars: Mapping[str, Any]) -> str:
-        """Formats the status line."""
-        parts = [f"step {step}/{self._total}"]
-        parts += [f"{name} {format_number(value)}" for name, value in scalars.items()]
-        remaining = self.seconds_left(step)
-        parts.append(f"eta {'?' if remaining is None else format_duration(remaining)}")
-        return "  ".join(parts)
-
-    def seconds_left(self, step: int) -> float | None:
-        """Estimates the time to the last step; None before two steps are done."""
-        if len(self._recent) < 2 or self._recent[-1][1] == self._recent[0][1]:
-            return None
-        (time_0, step_0), (time_1, step_1) = self._recent[0], self._recent[-1]
-        return max(self._total - step, 0) * (time_1 - time_0) / (step_1 - step_0)
+def _complete_lines(path: epath.Path) -> list[str]:
+    """Without those that a kill has cut."""
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            json.loads(line)
+        except ValueError:
+            continue
+        lines.append(line)
+    return lines
 
 
 def format_duration(seconds: float) -> str:

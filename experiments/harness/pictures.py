@@ -1,8 +1,9 @@
-"""Contact sheets of images and plots of curves."""
+"""Contact sheets of images, and images within a page."""
 
+import base64
+import io
 import os
-import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,89 +65,37 @@ def save_grid(
     for row, text in enumerate(labels or ()):
         middle = row * step_y + SEPARATOR + height // 2
         draw.text((4, middle), text, fill=(0, 0, 0), font=font, anchor="lm")
-    with _writable(path).open("wb") as file:
+    with writable(path).open("wb") as file:
         picture.save(file, format="PNG")
 
 
-def points(
-    rows: Iterable[Mapping[str, float]], x: str, metric: str
-) -> list[tuple[float, float, float]]:
-    """Points with an interval for `save_curves`, of the rows that hold a metric.
-
-    >>> points([{"step": 1}, {"step": 2, "a": 0.5, "a_ci95": 0.1}], "step", "a")
-    [(2, 0.5, 0.1)]
-    """
-    return [
-        (row[x], row[metric], row[f"{metric}_ci95"]) for row in rows if metric in row
-    ]
-
-
-def save_curves(
-    path: epath.PathLike,
-    series: Mapping[str, Sequence[tuple[float, ...]]],
-    *,
-    xlabel: str = "step",
-    ylabel: str = "",
-    title: str = "",
-) -> bool:
-    """Plots curves into one PNG.
+def image_uri(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
+    """An image as a data URI: a page that holds it needs no other file.
 
     Args:
-      path: the PNG file; its folder is made if missing.
-      series: by name, points ``(x, y)``, or ``(x, y, half_width)`` where `half_width`
-        is that of an interval drawn as a band.
-      xlabel: label of the x axis.
-      ylabel: label of the y axis.
-      title: heading.
-
-    Returns:
-      Whether the plot was made; without matplotlib it is skipped, with one line.
+      image: the image.
+      kind: "PNG", or "JPEG" for photographs.
+      **options: of its file format, such as ``quality``.
     """
-    figure = _figure(path)
-    if figure is None:
-        return False
-    axes = figure.add_subplot()
-    for name, points in series.items():
-        table = np.asarray(points, np.float64)
-        if not table.size:
-            continue
-        marker = "o" if len(table) <= 30 else None
-        (drawn,) = axes.plot(
-            table[:, 0], table[:, 1], label=name, marker=marker, markersize=3, lw=1.5
-        )
-        if table.shape[1] > 2:
-            low, high = table[:, 1] - table[:, 2], table[:, 1] + table[:, 2]
-            color = drawn.get_color()
-            axes.fill_between(table[:, 0], low, high, alpha=0.2, color=color, lw=0)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
-    axes.grid(alpha=0.3)
-    box = None
-    if len(axes.lines) > 8:  # Beside the axes, which it would cover.
-        box = "tight"
-        where = {"loc": "center left", "bbox_to_anchor": (1, 0.5)}
-        axes.legend(frameon=False, fontsize="small", **where)
-    elif axes.lines:
-        axes.legend(frameon=False, fontsize="small" if len(axes.lines) > 4 else None)
-    with _writable(path).open("wb") as file:
-        figure.savefig(file, format="png", bbox_inches=box)
-    return True
+    stored = io.BytesIO()
+    image.save(stored, format=kind, **options)
+    return uri(kind.lower(), stored.getvalue())
 
 
-def save_bars(
-    path: epath.PathLike, heights: Mapping[str, float], *, xlabel: str, title: str = ""
-) -> bool:
-    """Draws horizontal bars, the first one on top; see `save_curves`."""
-    figure = _figure(path)
-    if figure is None:
-        return False
-    axes = figure.add_subplot()
-    axes.barh(list(heights), list(heights.values()))
-    axes.invert_yaxis()
-    axes.set(xlabel=xlabel, title=title)
-    axes.grid(alpha=0.3, axis="x")
-    with _writable(path).open("wb") as file:
-        figure.savefig(file, format="png")
-    return True
+def array_uri(image: np.ndarray) -> str:
+    """The same of an array [h, w, c], uint8, of one or three channels."""
+    grey = image.shape[-1] == 1
+    return image_uri(Image.fromarray(image[..., 0] if grey else image), optimize=True)
+
+
+def file_uri(path: epath.PathLike) -> str:
+    """A PNG file as a data URI."""
+    return uri("png", epath.Path(path).read_bytes())
+
+
+def uri(kind: str, content: bytes) -> str:
+    """A file of an image as a data URI."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def save_side_by_side(path: epath.PathLike, sheets: Mapping[str, epath.PathLike]):
@@ -166,28 +115,12 @@ def save_side_by_side(path: epath.PathLike, sheets: Mapping[str, epath.PathLike]
         draw.text((x, 4), name, fill=(0, 0, 0), font=ImageFont.load_default(size=12))
         picture.paste(sheet, (x, top))
         x += sheet.width + gap
-    with _writable(path).open("wb") as file:
+    with writable(path).open("wb") as file:
         picture.save(file, format="PNG")
 
 
-def _figure(path: epath.PathLike) -> Any:
-    """An empty figure, or None, with one line, where matplotlib is missing."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        print(
-            f"note: {os.fspath(path)} was not drawn; pip install matplotlib",
-            file=sys.stderr,
-        )
-        return None
-    # The object interface, not pyplot: no global state, no display.
-    figure = Figure(figsize=(6.4, 4.0), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _writable(path: epath.PathLike) -> epath.Path:
+def writable(path: epath.PathLike) -> epath.Path:
+    """The file, whose folder is there."""
     target = epath.Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     return target

@@ -4,6 +4,8 @@ Format 2 differs from 1 in names only, which are those of the science.
 """
 
 import json
+import pathlib
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -28,6 +30,7 @@ def write_result(
         "backend": jax.default_backend(),
         "device_count": jax.device_count(),
         "config_hash": None if config is None else files.config_hash(config),
+        "command": command(),
     } | files.to_plain(result)
     if jax.process_index() == 0:
         files.write_json(epath.Path(workdir) / RESULT_FILE, record)
@@ -58,6 +61,15 @@ def read_result(
     if found not in (1, FORMAT):
         raise ValueError(f"{file} has format {found}; this version reads 1 to {FORMAT}")
     return from_format_1(record) if found == 1 else record
+
+
+def command() -> str | None:
+    """The command line of this process; None where it is none of this folder's."""
+    program = pathlib.Path(sys.argv[0] or ".")
+    folder = pathlib.Path(__file__).resolve().parents[1]
+    if program.suffix != ".py" or program.resolve().parent != folder:
+        return None  # A test, or another program.
+    return shlex.join(["python", f"{folder.name}/{program.name}", *sys.argv[1:]])
 
 
 def versions() -> dict[str, str]:

@@ -164,11 +164,3 @@ def cached_models(
             flush=True,
         )
     return zoo
-
-
-def show_progress(done: int, total: int) -> None:
-    """A counter on the terminal; silent elsewhere."""
-    if sys.stderr.isatty():
-        print(f"\rconverting {done}/{total}", end="", file=sys.stderr)
-        if done == total:
-            print(file=sys.stderr)

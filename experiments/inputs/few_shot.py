@@ -1,8 +1,6 @@
 """A user's own few-shot task: a folder a class, and pictures to be classified."""
 
-import base64
 import concurrent.futures
-import io
 import os
 import pathlib
 from collections.abc import Iterator, Sequence
@@ -20,6 +18,7 @@ from experiments.data.listing import (
     list_pictures,
     say_strays,
 )
+from experiments.harness import pictures as pictures_lib
 from free_jax.errors import InputError
 
 _SIDE = 96  # Of small pictures for people, at most.
@@ -182,6 +181,4 @@ def _small(image: Image.Image) -> str:
     """A small copy as a data URI: a page that holds it needs no other file."""
     small = image.copy()
     small.thumbnail((_SIDE, _SIDE))
-    stored = io.BytesIO()
-    small.save(stored, format="JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stored.getvalue()).decode()
+    return pictures_lib.image_uri(small, "JPEG", quality=85)

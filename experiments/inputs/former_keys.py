@@ -138,6 +138,9 @@ OBJECTIVE: dict[str, Any] = {
 # What a recovery was before keys said so.
 RECOVERY: dict[str, Any] = {"images_per_teacher": 200, "image_size": 0}
 
+# Keys of a distillation that came later, with what it did before.
+DISTILL: dict[str, Any] = {"heads": "teacher", "device_mb": 1024, "sketch": 0}
+
 NAMES = former.Names(
     keys=KEYS,
     gone=GONE,
@@ -152,7 +155,7 @@ NAMES = former.Names(
             "asked_per_image": 0,
             "trust_passes": 1,
         },
-        "distill.fit_images": {"heads": "teacher"},
+        "distill.fit_images": DISTILL,
         "eval.every_steps": {"also": ""},
         "attack.share": {"kind": "mixed", "path": "", "patch": 4},
     },

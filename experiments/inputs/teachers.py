@@ -4,12 +4,14 @@ import dataclasses
 import os
 from collections.abc import Callable
 
+import jax
 from etils import epath
 
-from experiments.harness import hosts
+from experiments.harness import hosts, progress
 from experiments.inputs import conversion
 from experiments.inputs.images import preset
 from experiments.inputs.options import DataOptions, ZooOptions
+from free_jax import rows
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.interop.hub import HubOptions
@@ -62,9 +64,11 @@ def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
 
 
 def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
-    """The zoo with its arrays where the mesh expects them."""
+    """The zoo with its arrays where the mesh expects them; files stay files."""
     groups = [
-        dataclasses.replace(group, teachers=place(group.teachers))
+        group
+        if any(map(rows.in_files, jax.tree.leaves(group.teachers)))
+        else dataclasses.replace(group, teachers=place(group.teachers))
         for group in zoo.groups
     ]
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)
@@ -113,7 +117,7 @@ def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.
             guess=options.guess,
             guess_by="--config.zoo.guess=True",
             trust_code=options.trust_code,
-            progress=conversion.show_progress,
+            progress=progress.counter("converting"),
             defaults={
                 "size": [chosen.image_size, chosen.image_size],
                 "mean": chosen.mean,
@@ -133,7 +137,7 @@ def _load_one_zoo(path: str, options: ZooOptions, data: DataOptions) -> zoo_lib.
             chosen.std,
             chosen.image_size,
             data.name,
-            progress=conversion.show_progress,
+            progress=progress.counter("converting"),
         )
     )
 

@@ -141,10 +141,14 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         )
     except ValueError as error:
         raise InputError(f"config: {error}") from None
+    images = 2 * way * options.images_per_class
+    white = config.black_box.gradient == "white_box"
     return Method(
         title=base.title(config.algorithm, tasks.zoo),
         algorithm=algorithm,
         data=tasks.zoo.teachers,
+        remedy="lower config.recover.images_per_class, or take fewer teachers "
+        "(config.zoo.num_teachers)",
         rows=tasks.rows,
         network=student,
         predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
@@ -157,7 +161,9 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 "teacher_accuracy": "teacher acc",
                 "replay_accuracy": "replay acc",
             },
-            images_per_step=2 * way * options.images_per_class,
+            images_per_step=images,
+            # Of others its queries are counted, which are forward passes.
+            gradients_per_step=images * recipe.num_steps if white else 0,
             updates_of=lambda m: m["replay_updates"] + 1,
             queries_of=lambda state: np.concatenate(
                 [np.asarray(spent, np.int64) for spent in state.queries]

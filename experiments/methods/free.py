@@ -106,10 +106,14 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         )
     except ValueError as error:
         raise InputError(f"config: {error}") from None
+    images = options.teachers_per_step * way * options.images_per_class
     return Method(
         title=base.title(config.algorithm, tasks.zoo),
         algorithm=algorithm,
         data=tasks.zoo.teachers,
+        remedy="lower config.recover.images_per_class or "
+        "config.recover.teachers_per_step, or take fewer teachers "
+        "(config.zoo.num_teachers)",
         rows=tasks.rows,
         network=student,
         predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
@@ -122,7 +126,8 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 "teacher_accuracy": "teacher acc",
                 "replay_accuracy": "replay acc",
             },
-            images_per_step=options.teachers_per_step * way * options.images_per_class,
+            images_per_step=images,
+            gradients_per_step=images * recipe.num_steps,
             # Replayed updates, and one of the alignment, after the warm-up.
             updates_of=lambda m: m["replay_updates"] + (m["replay_updates"] > 0),
         ),

@@ -23,7 +23,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot.learners import LearnerOptions, MetaLearner
 from free_jax.options import Positive
 from free_jax.panel import PanelOptions, classifiers
-from free_jax.panel.distillation import DistillOptions
+from free_jax.panel.distill_options import DistillOptions
 from free_jax.types import ImageBank
 from free_jax.zoo.network import Network
 
@@ -286,7 +286,9 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         begun=planned.begun,
     )
     _check_tasks(config.common, zoo, planned.choice, found.tasks)
-    described = found.described
+    described, feed = found.described, algorithm.feed
+    if panel.fits(described, options):
+        described, feed = panel.on_device(described), None
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
@@ -294,15 +296,12 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     if earlier.against:
         recovered = int(described.recovered.sum())
     spent = recover.spent(earlier.reuse or run.workdir, recovered)
-    told = {}
-    if found.trust:
-        asked = planned.choice.asked
-        told = {"verdicts": panel.verdicts(found.trust, zoo.sources, asked)}
     fit = jax.jit(panel.statistics_fitter(model, columns, options))
     return Method(
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm._replace(
-            model=lambda state: fit(algorithm.model(state), images, weights)
+            model=lambda state: fit(algorithm.model(state), images, weights),
+            feed=feed,
         ),
         data=described,
         network=model,
@@ -311,10 +310,14 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         pseudo_task=PSEUDO_TASK,
         learner=planned.learner,
         rows=planned.choice.asked,
-        told=lambda state: told,
+        remedy="lower config.distill.device_mb (images and answers stay on the host "
+        "then), config.distill.batch_size or config.panel.asked_per_image, or use "
+        "config.distill.heads=class",
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,
+            gradients=recovered * planned.asking.recover.inversion.num_steps,
+            answers=panel.num_asked(found.answers) if found.answers else 0,
             seconds_before=spent.before,
             making_images=spent.making_images,
         ),

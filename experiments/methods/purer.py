@@ -119,7 +119,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         rows = chosen if rows is None else rows[chosen]
     train_learner, test_learner = base.learners(config.learner, student)
     train_learner = _started(config, train_learner, student, zoo)
-    needed = replay.shots + replay.queries
+    needed, per_step = replay.shots + replay.queries, options.teachers_per_step
     if needed > options.images_per_class:
         raise InputError(
             f"config.replay needs {needed} images a class (shots + queries) but "
@@ -158,7 +158,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             sample,
             pixels_optimizer=inversion.leaves_optimizer(recipe),
             optimizer=tx,
-            teachers_per_step=options.teachers_per_step,
+            teachers_per_step=per_step,
             num_classes=zoo.num_classes,
             way=way,
             images_per_class=options.images_per_class,
@@ -178,6 +178,9 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
+        remedy="lower config.recover.images_per_class or "
+        "config.recover.teachers_per_step, or take fewer teachers "
+        "(config.zoo.num_teachers)",
         rows=rows,
         network=student,
         predictors=predictors,
@@ -191,6 +194,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 "adversarial": "adversarial",
             },
             images_before=int(counts.sum()) * options.images_per_class,
+            gradients_per_step=way * options.images_per_class * per_step,
         ),
     )
 

@@ -155,6 +155,7 @@ def _built(
                 "replay_accuracy": "replay acc",
             },
             updates_of=lambda m: m["replay_updates"] + 1,
+            answers=own.answers,
             **base.spent_before(config.recover, run, wanted, zoo),
         ),
     )

@@ -153,6 +153,7 @@ def _built(
                 "reward": "reward",
                 "entropy": "entropy",
             },
+            answers=own.answers,
             **base.spent_before(config.recover, run, wanted, zoo),
         ),
     )

@@ -10,6 +10,7 @@ import numpy as np
 from experiments.harness import metrics
 from free_jax import panel
 from free_jax.inversion import invertible
+from free_jax.rows import in_files
 from free_jax.zoo import Zoo
 from free_jax.zoo.network import Network
 
@@ -77,8 +78,13 @@ def estimate(
     rate = operations(student) * batch_size / _seconds_of(student, batch_size)
     rate = rate or 1e10  # Where nothing is known of the model's operations.
     side = wanted.image_size or student.image_shape[0]
-    weights = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.teachers))
-    held = total * (side * side * student.image_shape[2] + 4 * student.num_classes)
+    # Weights in files are read when they are used.
+    leaves = [x for x in jax.tree.leaves(zoo.teachers) if not in_files(x)]
+    weights = sum(leaf.nbytes for leaf in leaves)
+    outputs = student.num_classes
+    if 0 < asked_per_image < len(groups):
+        outputs = asked_per_image * max(n.num_classes for n in zoo.networks)
+    held = total * (side * side * student.image_shape[2] + 4 * outputs)
     training = num_steps * batch_size * _GRADIENT * operations(student)
     return Estimate(
         inverting / rate,

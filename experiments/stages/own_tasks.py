@@ -11,9 +11,11 @@ from experiments.stages import recover, reuse
 from experiments.stages.options import Recovery
 from free_jax import augment, images, panel
 from free_jax import jobs as jobs_lib
+from free_jax import rows as rows_lib
 from free_jax.algorithms import recovered_tasks
 from free_jax.algorithms.recovered_tasks import OwnTaskOptions, RecoveredTasks
 from free_jax.errors import InputError
+from free_jax.panel import some
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import Zoo
 
@@ -29,10 +31,12 @@ class Own(NamedTuple):
     Attributes:
       tasks: see `RecoveredTasks`.
       rows: the teachers' numbers in the whole zoo.
+      answers: of single images that this takes, of owners alone.
     """
 
     tasks: RecoveredTasks
     rows: np.ndarray
+    answers: int
 
 
 def check(section: Recovery) -> None:
@@ -97,8 +101,8 @@ def recovered(
     if begun.known:
         found, answers = begun.known
         own = (found.owners >= 0) & (found.owners < zoo.num_teachers)
-        found = SyntheticImages(*(x[own] for x in found))
-        versions = [(found, answers._replace(logits=answers.logits[own]))]
+        found = SyntheticImages(*(rows_lib.chosen(x, own) for x in found))
+        versions = [(found, some.of_images(answers, own))]
         more = _versions(run, found, options)[1:]
     else:
         everyone = np.arange(zoo.num_teachers)
@@ -124,7 +128,7 @@ def recovered(
         print(f"left out: {line}", flush=True)
     if len(left_out) > 5:
         print(f"left out: {len(left_out) - 5} more for the like", flush=True)
-    return Own(tasks, rows)
+    return Own(tasks, rows, len(versions) * len(found.images))
 
 
 def _versions(
@@ -159,8 +163,7 @@ def _asked(
 ) -> list[tuple[SyntheticImages, Answers]]:
     """Every version with its owners' answers; forward queries only."""
     count = len(versions[0].images)
-    owners = versions[0].owners
-    voices = owners[:, None] == np.arange(zoo.num_teachers)
+    owners = np.asarray(versions[0].owners, np.int32)
 
     def kept(
         stage: str, jobs: Sequence[jobs_lib.Job]
@@ -170,12 +173,12 @@ def _asked(
 
     answers = panel.ask_zoo(
         zoo,
-        np.concatenate([version.images for version in versions]),
+        rows_lib.joined([version.images for version in versions]),
         kept,
-        voices=np.tile(voices, (len(versions), 1)),
+        voices=np.tile(owners, len(versions))[:, None],
         map_tasks=run.map_tasks,
     )
     return [
-        (version, answers._replace(logits=answers.logits[i * count : (i + 1) * count]))
+        (version, some.of_images(answers, np.arange(i * count, (i + 1) * count)))
         for i, version in enumerate(versions)
     ]

@@ -13,6 +13,7 @@ from experiments.data import Split
 from experiments.harness import checkpointing, hosts, metrics, stopping
 from experiments.harness.optimizers import optimizer
 from experiments.harness.options import CheckpointOptions, Dtype
+from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from experiments.inputs import networks
 from experiments.inputs.options import DataOptions, TeacherRecipe
@@ -227,7 +228,7 @@ def _trained(
     if restored is not None:
         state, done, _ = restored
         print(f"teachers: resuming after epoch {done}/{recipe.epochs}", flush=True)
-    progress = metrics.Progress(recipe.epochs, done, every_secs=run.every_secs)
+    progress = Progress(recipe.epochs, done, label="epoch", every_secs=run.every_secs)
     for number in range(done, recipe.epochs):
         epoch_keys = jax.random.split(
             keys.named(root, "epoch", number), recipe.num_teachers
@@ -243,6 +244,7 @@ def _trained(
         stop_here = run.stop.reached(number + 1) and not last
         checkpoints.save(number + 1, state, {}, force=stop_here)
         if stop_here:
+            progress.close()
             checkpoints.close()
             raise stopping.Stopped(number + 1)
     checkpoints.close()

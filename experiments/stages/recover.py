@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from etils import epath
 
-from experiments.harness import files, hosts, pictures
+from experiments.evaluation import samples
+from experiments.harness import files, hosts, page, pictures
 from experiments.harness.run import Run
 from experiments.stages import adversarial_rounds, reuse
 from free_jax import inversion, keys, panel
@@ -87,7 +88,8 @@ def described(
       against: run to whose images and answers others are added; empty for none.
       begun: `beginning` of the same, where it was looked at before.
 
-    Writes ``recovered.png`` and ``teachers.json`` (what each teacher is trusted).
+    Writes ``recovered.png``, ``teachers.json`` (what each teacher is trusted, and why
+    not) and ``samples.npz`` (images and answers for the run's page).
 
     Raises:
       Stopped: stop was requested; finished parts are kept.
@@ -127,8 +129,18 @@ def described(
             # Row i is about the teacher that has this number in the whole zoo.
             told = {"teachers": choice.asked, **found.trust._asdict()}
             files.write_json(run.path("teachers.json"), told)
+        if found.images is not None:
+            page.attempted("samples", lambda: _keep_samples(found, zoo, run))
     _tell_doubts(found, zoo, run)
     return found
+
+
+def _keep_samples(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:
+    """For the run's page."""
+    assert found.images is not None
+    names, asked = samples.names_of(zoo), found.choice.asked
+    shown = samples.chosen(names, found.images, found.answers, asked)
+    samples.write(run.path(samples.SAMPLES_FILE), shown)
 
 
 def _tell_doubts(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:
@@ -189,9 +201,7 @@ def pre_inverted(
             answers = panel.ask_zoo(
                 zoo, images.images, telling(run), map_tasks=run.map_tasks
             )
-        # An earlier run may have asked some; here all are, and none is a broken answer.
-        voices = panel.heard(answers) if begun.known else None
-        voted = panel.voted_classes(zoo, images, answers, voices)
+        voted = panel.voted_classes(zoo, images, answers)
         _check_votes(zoo, images, voted, way, images_per_episode)
         images = images._replace(classes=voted.classes)
     bank = panel.bank_of_classes(images, np.arange(zoo.num_classes))
@@ -273,7 +283,7 @@ def telling(run: Run) -> jobs_lib.Run:
     ) -> Iterator[dict[str, np.ndarray]]:
         count, known = 0, []
         for result in run.cached(stage, jobs):
-            if "images" in result:
+            if "owners" in result:
                 count += int((result["owners"] >= 0).sum())  # Not dead leaves.
                 known.append(result.get("teacher_accuracy", np.zeros(0)))
             yield result

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from experiments.harness import chunks, files, hosts, sections
-from experiments.harness.chunks import DAMAGED, finished, read_chunk
+from experiments.harness.chunks import DAMAGED, finished, open_chunk, read_chunk
 from experiments.harness.contents import Content, Contents
 from experiments.harness.workdir import CONFIG_FILE
 from experiments.inputs import former_keys
@@ -20,6 +20,9 @@ from free_jax import inversion, panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.model_io import MODEL_FILE
+from free_jax.panel.asking_some import answers_in
+from free_jax.panel.some import of_images
+from free_jax.rows import chosen
 from free_jax.types import Answers, SyntheticImages
 
 SIGNATURE_FILE = "zoo.json"
@@ -230,8 +233,8 @@ def reuse(
     keep.append(np.flatnonzero(images.owners < 0)[: wanted.dead_leaves])
     _check_enough(folder, "dead_leaves", len(keep[-1]), wanted.dead_leaves)
     index = np.concatenate(keep)
-    found = SyntheticImages(*(x[index] for x in images))
-    return found, answers._replace(logits=answers.logits[index])
+    found = SyntheticImages(*(chosen(x, index) for x in images))
+    return found, of_images(answers, index)
 
 
 def everything(key: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Known:
@@ -258,8 +261,13 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
             f"{name}: no recovered images and answers in the folders recovered and "
             f"described of {folder}; give the workdir of a panel run"
         )
-    images = _images([read_chunk(file) for file in recovered], folder)
-    answers = _answers([read_chunk(file) for file in described])
+    images = _images([open_chunk(file) for file in recovered], folder)
+    try:
+        answers = _answers([open_chunk(file) for file in described])
+    except InputError as error:
+        raise InputError(
+            f"{name}: {error} in {folder}; let that run finish first"
+        ) from error
     if len(answers.logits) != len(images.images):
         raise InputError(
             f"{name}: {len(images.images)} images but answers about "
@@ -281,18 +289,15 @@ def _images(parts: list[dict[str, np.ndarray]], folder: str) -> SyntheticImages:
 
 def _answers(parts: list[dict[str, np.ndarray]]) -> Answers:
     """The answers of some chunks; those of earlier versions are [n, T, W]."""
-    # Where all were asked about all, no number is a broken answer.
-    found = [
-        part["logits"]
-        if "asked" in part
-        else np.where(np.isnan(part["logits"]), np.inf, part["logits"])
-        for part in parts
-    ]
-    logits = np.concatenate(found)
+    if some := [part for part in parts if "teachers" in part]:
+        return answers_in(some)
+    logits = np.concatenate([part["logits"] for part in parts])
     if logits.ndim == 3:
         columns = panel.equal_columns(*logits.shape[1:])
         return Answers(logits.reshape(len(logits), -1), columns)
-    return Answers(logits, parts[0]["columns"])
+    answers = Answers(logits, parts[0]["columns"])
+    # Some teachers asked, as it was first kept: NaN of the others.
+    return panel.from_silence(answers) if "asked" in parts[0] else answers
 
 
 def _made(folder: str) -> dict[str, Any]:

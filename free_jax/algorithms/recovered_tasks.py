@@ -23,6 +23,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.images import to_float
 from free_jax.options import AtLeast
+from free_jax.panel.some import each
 from free_jax.types import Answers, ImageBank, Recovered, SyntheticImages
 
 # The logit of an output that a teacher does not have, or that is never asked about.
@@ -124,19 +125,20 @@ def from_answers(
     Raises:
       InputError: no teacher can take part.
     """
-    images, answers = versions[0]
-    columns = np.asarray(answers.columns)
+    images, columns = versions[0][0], np.asarray(versions[0][1].columns)
+    classes, owners = np.asarray(images.classes), np.asarray(images.owners)
     found, left_out = [], []
-    for t in range(len(columns) - 1):
+    # One teacher after the other, of every version what it was asked.
+    for t, told in enumerate(zip(*(each(a) for _, a in versions), strict=True)):
         ids = np.asarray(class_ids)[columns[t] : columns[t + 1]]
-        mine = np.flatnonzero(images.owners == t)
-        rows = [mine[images.classes[mine] == known] for known in ids]
+        mine = np.flatnonzero(owners == t)
+        rows = [mine[classes[mine] == known] for known in ids]
         outputs = [w for w, of in enumerate(rows) if len(of) >= per_class]
         kept = np.asarray([rows[w][:per_class] for w in outputs], int)
-        own = columns[t] + np.asarray(outputs, int)
-        finite = all(np.isfinite(a.logits[kept][..., own]).all() for _, a in versions)
+        said = [_about(kept, *x)[..., outputs] for x in told]  # Each [k, n, k].
+        finite = all(np.isfinite(x).all() for x in said)
         if len(outputs) >= way and finite:
-            found.append((t, ids[outputs], kept, own))
+            found.append((t, ids[outputs], kept, said))
             continue
         why = f"{len(outputs)} of its {len(ids)} classes have {per_class} images"
         why = why if finite else "it gives answers that are not numbers"
@@ -153,14 +155,29 @@ def from_answers(
     pixels = np.zeros((*shape, *images.images.shape[1:]), np.uint8)
     logits = np.full((*shape, most), _NEVER, np.float32)
     known = np.zeros((len(found), most), np.int32)
-    for i, (_, ids, kept, own) in enumerate(found):
+    for i, (_, ids, kept, said) in enumerate(found):
         known[i, : len(ids)] = ids
-        for v, (shown, said) in enumerate(versions):
-            pixels[i, v, : len(ids)] = shown.images[kept]
-            logits[i, v, : len(ids), :, : len(ids)] = said.logits[kept][..., own]
+        for v, (shown, _) in enumerate(versions):
+            own = shown.images[kept.ravel()]
+            pixels[i, v, : len(ids)] = own.reshape(*kept.shape, *own.shape[1:])
+            logits[i, v, : len(ids), :, : len(ids)] = said[v]
     widths = np.asarray([len(ids) for _, ids, _, _ in found], np.int32)
     tasks = RecoveredTasks(*map(jnp.asarray, (pixels, logits, known, widths)))
     return tasks, np.asarray([t for t, *_ in found]), tuple(left_out)
+
+
+def _about(kept: np.ndarray, rows: np.ndarray, said: np.ndarray) -> np.ndarray:
+    """[..., w] what a teacher says of images `kept`; NaN where it was not asked.
+
+    Args:
+      kept: [...] images.
+      rows: [n] images that it was asked about, increasing.
+      said: [n, w] about them.
+    """
+    place = np.searchsorted(rows, kept)
+    asked = np.append(rows, -1)[place] == kept
+    padded = np.concatenate([said, np.full((1, said.shape[1]), np.nan)])
+    return np.where(asked[..., None], padded[place], np.nan)
 
 
 def draw_task(

@@ -195,7 +195,7 @@ def check_packages(options: GroupOptions) -> None:
     except ImportError:
         raise InputError(
             f"config.groups.by={options.by!r} clusters by scikit-learn: install "
-            '"free_jax[grouping]", or use by="random" or num_groups=1'
+            '"free_jax[experiments]", or use by="random" or num_groups=1'
         ) from None
 
 

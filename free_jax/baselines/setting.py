@@ -6,17 +6,19 @@ from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from free_jax import keys, panel, parallel
+from free_jax import keys, panel, parallel, rows
 from free_jax.fewshot import evaluation, heads
 from free_jax.fewshot.evaluation import Accuracy
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank, PyTree
 from free_jax.zoo.network import Network
-from free_jax.zoo.pool import Zoo
+from free_jax.zoo.pool import Zoo, in_memory
 
 # Accuracy by protocol, "transductive" and "inductive".
 Scores = dict[str, Accuracy]
 _T = TypeVar("_T")
+# Bytes of weights that are read for a baseline, which needs all teachers at hand.
+_MOST = 8e9
 
 
 class NotApplicable(Exception):
@@ -210,4 +212,13 @@ def teachers(setting: Setting) -> Zoo:
             "teachers are endpoints: they give neither weights nor features, and are "
             "not asked about test images"
         )
-    return setting.zoo
+    leaves = jax.tree.leaves(setting.zoo.teachers)
+    if not any(map(rows.in_files, leaves)):
+        return setting.zoo
+    size = sum(leaf.nbytes for leaf in leaves)
+    if size > _MOST:
+        raise NotApplicable(
+            f"weights of {setting.zoo.num_teachers} teachers, {size / 1e9:.1f} GB, are "
+            f"more than the {_MOST / 1e9:.0f} GB that are held at once"
+        )
+    return in_memory(setting.zoo)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from free_jax import augment, keys, optimizers, parallel
+from free_jax import augment, keys, optimizers, parallel, rows
 from free_jax import zoo as zoo_lib
 from free_jax.fewshot import banks
 from free_jax.fewshot.episodes import balanced_labels
@@ -279,7 +279,7 @@ def images_of(
     full = [{"natural": (part["owners"] < 0) | natural, **part} for part in results]
     return SyntheticImages(
         *(
-            np.concatenate([part[name] for part in full])
+            rows.joined([part[name] for part in full])
             for name in SyntheticImages._fields
         )
     )

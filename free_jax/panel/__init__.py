@@ -1,6 +1,6 @@
 """The panel: an image's outputs by all teachers, and one network that learns them."""
 
-from free_jax.panel.aggregate import Aggregated, aggregated, vote
+from free_jax.panel.aggregate import Aggregated, aggregated
 from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
 from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.describe import (
@@ -9,38 +9,34 @@ from free_jax.panel.describe import (
     describer,
     tempered,
 )
-from free_jax.panel.distillation import (
-    Described,
-    DistillOptions,
-    panel_distillation,
-)
+from free_jax.panel.described import Described
+from free_jax.panel.distill_options import DistillOptions
+from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
-from free_jax.panel.ragged import answers_of, columns_of, equal_columns, outputs_of
+from free_jax.panel.ragged import columns_of, equal_columns, outputs_of
+from free_jax.panel.recovery import common_shape, quota_of, recover_zoo
+from free_jax.panel.some import answers_of, num_asked
 from free_jax.panel.student import (
     Distilled,
     calibration_images,
     distil,
     distillation,
+    fits,
+    on_device,
     statistics_fitter,
 )
 from free_jax.panel.transfer_set import (
     DescribedZoo,
-    Voted,
-    asks_some,
     bank_of_classes,
-    common_shape,
     describe_zoo,
     joined,
-    judge,
-    quota_of,
-    recover_zoo,
     to_described,
-    voted_classes,
 )
-from free_jax.panel.trust import REVISED, rows_of, trust
+from free_jax.panel.trust import REVISED, judge, rows_of, trust
 from free_jax.panel.verdicts import Trust, verdicts
-from free_jax.panel.voices import heard
+from free_jax.panel.voices import asks_some, from_silence
+from free_jax.panel.votes import Voted, vote, voted_classes
 
 __all__ = [
     "REVISED",
@@ -75,10 +71,13 @@ __all__ = [
     "distil",
     "distillation",
     "equal_columns",
-    "heard",
+    "fits",
+    "from_silence",
     "joined",
     "judge",
     "most_answers",
+    "num_asked",
+    "on_device",
     "outputs_of",
     "panel_distillation",
     "quota_of",

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from free_jax.panel import ragged
+from free_jax.panel import some
 from free_jax.types import Answers
 
 Form = Literal["mean", "median", "trimmed"]
@@ -47,7 +47,7 @@ def aggregated(
     thinks of it than of its others.
 
     Args:
-      answers: of T teachers; NaN of those that were not asked.
+      answers: of T teachers about each image, or of some of them.
       class_ids: [C] absolute classes of the outputs.
       form: "mean", "median", or the mean without the `trim` largest and smallest.
       trim: share left out at each end, in [0, 0.5).
@@ -66,20 +66,29 @@ def aggregated(
     """
     if not 0 <= trim < 0.5:
         raise ValueError(f"trim={trim} must be at least 0 and below 0.5")
-    centred = np.array(answers.logits, np.float64)
-    for _, outputs in ragged.by_width(answers.columns):
-        said = ragged.side_by_side(centred, outputs)
-        centred[:, outputs] = said - said.mean(-1, keepdims=True)
-    owners = np.repeat(np.arange(len(answers.columns) - 1), np.diff(answers.columns))
-    counts = np.ones(len(owners), bool) if weights is None else weights[owners] > 0
-    ids = np.unique(np.asarray(class_ids)[counts])
-    if not ids.size:
+    ids = np.split(np.asarray(class_ids), answers.columns[1:-1])
+    counts = np.ones(len(ids)) if weights is None else np.asarray(weights)
+    if not counts.any():
         raise ValueError("no teacher is left whose answers could be aggregated")
-    logits = np.zeros((len(centred), len(ids)), np.float32)
-    for column, known in enumerate(ids):
-        votes = centred[:, counts & (np.asarray(class_ids) == known)]
+    classes = np.unique(np.concatenate([ids[t] for t in np.flatnonzero(counts)]))
+    # Of each class, the images about which a teacher was asked, and what it said.
+    said: dict[int, list[tuple[np.ndarray, np.ndarray]]]
+    said = {known: [] for known in classes.tolist()}
+    for t, (rows, logits) in enumerate(some.each(answers)):
+        if not counts[t]:
+            continue
+        centred = np.asarray(logits, np.float64)
+        centred = centred - centred.mean(-1, keepdims=True)
+        for column, known in enumerate(ids[t].tolist()):
+            said[known].append((rows, centred[:, column]))
+    logits = np.zeros((len(answers.logits), len(classes)), np.float32)
+    for column, of in enumerate(said.values()):
+        votes = np.full((len(logits), len(of)), np.nan)
+        for voter, (rows, vote) in enumerate(of):
+            votes[rows, voter] = vote
         logits[:, column] = _middle(votes, form, trim)
-    return Aggregated(Answers(logits, np.asarray([0, len(ids)], np.int32)), ids)
+    columns = np.asarray([0, len(classes)], np.int32)
+    return Aggregated(Answers(logits, columns), classes)
 
 
 def _middle(votes: np.ndarray, form: Form, trim: float) -> np.ndarray:
@@ -94,40 +103,3 @@ def _middle(votes: np.ndarray, form: Form, trim: float) -> np.ndarray:
     kept = (place >= cut[:, None]) & (place < (count - cut)[:, None])
     total = np.where(kept, np.where(kept, ordered, 0.0), 0.0).sum(1)
     return total / np.maximum(kept.sum(1), 1)
-
-
-def vote(
-    answers: Answers, class_ids: Int[np.ndarray, " c"], num_classes: int
-) -> Int[np.ndarray, " n"]:
-    """The class that the teachers which know it together find likeliest.
-
-    A teacher spreads its belief over its own classes only, so that one alone may take
-    anything for its nearest class; the mean of several logarithms is high only where
-    none objects.
-
-    Args:
-      answers: of teachers about each image; NaN of those that were not asked.
-      class_ids: [C] absolute classes of the outputs.
-      num_classes: of the zoo; one that no teacher knows gets no image.
-
-    Returns:
-      [n] int32 absolute class ids; -1 where nobody was asked.
-
-    >>> logits = np.log([[0.9, 0.1, 0.2, 0.8]])
-    >>> vote(Answers(logits, np.asarray([0, 2, 4])), np.asarray([0, 1, 0, 2]), 4)
-    array([2], dtype=int32)
-    """
-    logits, class_ids = np.asarray(answers.logits, np.float64), np.asarray(class_ids)
-    silent = np.isnan(logits)
-    logits, log_p = np.where(silent, 0.0, logits), np.empty_like(logits)
-    for _, outputs in ragged.by_width(answers.columns):
-        said = ragged.side_by_side(logits, outputs)  # [n, t, w]
-        said = said - np.logaddexp.reduce(said, axis=-1, keepdims=True)
-        log_p[:, outputs] = said
-    known, total = np.zeros((2, len(logits), num_classes))
-    for start, stop in zip(answers.columns[:-1], answers.columns[1:], strict=True):
-        voted = ~silent[:, start:stop]
-        total[:, class_ids[start:stop]] += np.where(voted, log_p[:, start:stop], 0.0)
-        known[:, class_ids[start:stop]] += voted
-    mean = np.where(known, total / np.maximum(known, 1), -np.inf)
-    return np.where(known.any(-1), mean.argmax(-1), -1).astype(np.int32)

@@ -2,27 +2,25 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 
-from free_jax import images as images_lib
 from free_jax import jobs as jobs_lib
 from free_jax import parallel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.panel.asking_some import answers_in, ask_some_jobs
 from free_jax.panel.describe import compiled_describer
-from free_jax.types import Answers, PyTree, Teachers
-from free_jax.zoo.network import Network
+from free_jax.rows import Rows
+from free_jax.types import Answers
 
 
 def ask_zoo(
     zoo: zoo_lib.Zoo,
-    images: UInt8[np.ndarray, "n h w c"],
+    images: Rows | UInt8[np.ndarray, "n h w c"],
     run: jobs_lib.Run = jobs_lib.in_memory,
     *,
-    voices: Bool[np.ndarray, "n t"] | None = None,
+    voices: Int[np.ndarray, "n m"] | None = None,
     chunk: int = 500,
     at_once: int = 250,
     map_tasks: Callable = parallel.map_tasks,
@@ -33,28 +31,28 @@ def ask_zoo(
       zoo: teachers.
       images: to ask about.
       run: does the jobs of the stage "described".
-      voices: whom to ask about which image; None: all about all.
+      voices: whom to ask about which image, -1: nobody; None: all about all.
       chunk: see `ask_jobs`.
       at_once: see `ask_jobs`.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
 
     Returns:
-      Answers; NaN where nobody asked or a service gave none.  Once it is exhausted no
-      more images are asked about, so that there may be fewer answers than images.
+      Answers; NaN where a service gave none.  Once it is exhausted no more images are
+      asked about, so that there may be fewer answers than images.
 
     Raises:
       InputError: a service is to be asked about some images by some teachers.
     """
     service, found = zoo.service, []
-    if voices is None or voices.all():
-        jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
-    elif service is not None:
-        raise InputError(
-            "panel.asked_per_image: teachers behind endpoints are asked about all "
-            "images; set it to 0"
-        )
-    else:
-        jobs = ask_some_jobs(zoo, images, voices, chunk=chunk, map_tasks=map_tasks)
+    if voices is not None:
+        if service is not None:
+            raise InputError(
+                "panel.asked_per_image: teachers behind endpoints are asked about all "
+                "images; set it to 0"
+            )
+        jobs = ask_some_jobs(zoo, images, voices, map_tasks=map_tasks)
+        return answers_in(list(run("described", jobs)))
+    jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
     for part in run("described", jobs):
         # Kept by an earlier version, answers have an axis for the teachers.
         found.append(part["logits"].reshape(len(part["logits"]), -1))
@@ -67,7 +65,7 @@ def ask_zoo(
 
 def ask_jobs(
     zoo: zoo_lib.Zoo,
-    images: UInt8[np.ndarray, "n h w c"],
+    images: Rows | UInt8[np.ndarray, "n h w c"],
     *,
     chunk: int = 500,
     at_once: int = 250,
@@ -121,117 +119,6 @@ def ask_jobs(
         jobs_lib.Job(f"images-{start:06d}", lambda start=start: ask(start))
         for start in range(0, len(images), chunk)
     ]
-
-
-def ask_some_jobs(
-    zoo: zoo_lib.Zoo,
-    images: UInt8[np.ndarray, "n h w c"],
-    voices: Bool[np.ndarray, "n t"],
-    *,
-    chunk: int = 500,
-    map_tasks: Callable = parallel.map_tasks,
-) -> list[jobs_lib.Job]:
-    """Some teachers' answers about each image; one job for `chunk` images.
-
-    Args:
-      zoo: teachers in memory.
-      images: to ask about.
-      voices: whom to ask about which.
-      chunk: images a job.
-      map_tasks: how teachers are spread, see `parallel.map_tasks`.
-
-    Returns:
-      Jobs whose results hold ``logits`` [n, C], NaN where nobody asked, and
-      ``columns``, see `Answers`; ``asked`` [n, T] says that it was so.
-    """
-    starts = range(0, len(images), chunk)
-    programs = {
-        network: jax.jit(_answerer(network, map_tasks)) for network in zoo.networks
-    }
-    # A teacher is asked in blocks: it may hear many images of a chunk, its own, or few.
-    size = int(np.clip(chunk * voices.mean() / 4, 8, 250))
-    ends = np.cumsum([stack.class_ids.shape[0] for stack in zoo.teachers])
-    # One shape, one compilation: as many blocks as in the chunk that takes most.
-    most = [
-        max(len(_blocks(part, size)[0]) for part in parts)
-        for parts in zip(
-            *(np.split(voices[i : i + chunk], ends[:-1], axis=1) for i in starts),
-            strict=True,
-        )
-    ]
-
-    def ask(start: int) -> dict[str, np.ndarray]:
-        count = min(chunk, len(images) - start)
-        missing = min(chunk, len(images)) - count
-        part, asked = (x[start : start + count] for x in (images, voices))
-        # The last chunk is padded by images that nobody is asked about.
-        part = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        parts = []
-        for number, heard in enumerate(np.split(asked, ends[:-1], axis=1)):
-            network, stack = zoo.networks[number], zoo.teachers[number]
-            teachers, rows = _blocks(heard, size, most[number])
-            said = np.asarray(programs[network](stack, part, (teachers, rows)))
-            logits = np.full((*heard.shape, network.num_classes), np.nan, said.dtype)
-            kept = rows >= 0
-            # What is not finite was answered all the same.
-            logits[rows[kept], np.repeat(teachers, size)[kept.ravel()]] = np.where(
-                np.isfinite(said[kept]), said[kept], np.inf
-            )
-            parts.append(logits.reshape(count, -1))
-        logits = np.concatenate(parts, 1)
-        return {"logits": logits, "columns": zoo.columns, "asked": asked}
-
-    return [
-        jobs_lib.Job(f"images-{start:06d}", lambda start=start: ask(start))
-        for start in starts
-    ]
-
-
-def _blocks(
-    heard: Bool[np.ndarray, "n t"], size: int, count: int = 0
-) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, "b size"]]:
-    """Who is asked about which images, in equal blocks of one teacher's.
-
-    >>> _blocks(np.asarray([[True, False], [True, True], [True, True]]), 2)
-    (array([0, 0, 1]), array([[ 0,  1],
-           [ 2, -1],
-           [ 1,  2]]))
-
-    Args:
-      heard: who is asked about which image.
-      size: images of a block.
-      count: of blocks, at least; those that are added ask nothing.
-
-    Returns:
-      The teacher of each block, and its images; -1: none.
-    """
-    teachers, rows = [], []
-    for teacher, mine in enumerate(heard.T):
-        found = np.flatnonzero(mine)
-        blocks = -(-len(found) // size)
-        padded = np.pad(found, (0, blocks * size - len(found)), constant_values=-1)
-        rows.append(padded.reshape(blocks, size))
-        teachers += [teacher] * blocks
-    missing = max(count - len(teachers), 0)
-    rows.append(np.full((missing, size), -1))
-    return np.asarray(teachers + [0] * missing, int), np.concatenate(rows)
-
-
-def _answerer(network: Network, map_tasks: Callable) -> Callable:
-    """``(teachers, images [n, ...], blocks) -> logits [b, size, W]``, see `_blocks`."""
-
-    def one(shared: PyTree, task: PyTree) -> jax.Array:
-        (stack, images), (teacher, rows) = shared, task
-        views = images_lib.fit_to(
-            images_lib.to_float(images[rows]), network.image_shape
-        )
-        return network.apply(zoo_lib.take(stack, teacher).variables, views)
-
-    def answer(stack: Teachers, images: jax.Array, blocks: PyTree) -> jax.Array:
-        run = map_tasks(one, local="map", everywhere=True)
-        return run((stack, jnp.asarray(images)), jax.tree.map(jnp.asarray, blocks))
-
-    return answer
 
 
 def answered_images(answers: Answers) -> Int[np.ndarray, " k"]:

@@ -4,7 +4,7 @@ No training, no data, forward queries only: each teacher's softmax at a temperat
 side by side, chance level subtracted, averaged over the image and its mirror image.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 import jax
@@ -13,9 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from free_jax import images as images_lib
-from free_jax import parallel, zoo
+from free_jax import parallel, rows, zoo
 from free_jax.types import ImageBank, PyTree, Teachers
 from free_jax.zoo.network import Network
+
+# Teachers that are read from files together.
+_AT_ONCE = 64
 
 Output = Literal["probabilities", "logits", "features"]
 
@@ -132,12 +135,23 @@ def compiled_describer(
         teachers: tuple[Teachers, ...], images: jax.Array | np.ndarray
     ) -> Float[Array, "n d"]:
         said = [
-            programs[network]((stack,), images)
+            programs[network]((part,), images)
             for network, stack in zip(networks, teachers, strict=True)
+            for part in _in_memory(stack)
         ]
         return said[0] if len(said) == 1 else jnp.concatenate(said, axis=-1)
 
     return describe
+
+
+def _in_memory(stack: Teachers) -> Iterator[Teachers]:
+    """The teachers as they are; those whose weights are in files, some at a time."""
+    if not any(map(rows.in_files, jax.tree.leaves(stack))):
+        yield stack
+        return
+    count = stack.class_ids.shape[0]
+    for start in range(0, count, _AT_ONCE):
+        yield zoo.take(stack, np.arange(start, min(start + _AT_ONCE, count)))
 
 
 def tempered(

@@ -9,7 +9,7 @@ a batch and lowers the tempered KL of every head to its teacher.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,35 +21,12 @@ from free_jax import augment, parallel
 from free_jax.algorithm import Algorithm, bind
 from free_jax.fewshot import heads
 from free_jax.images import fit_to, to_float
-from free_jax.options import AtLeast, Named, Positive, adam
 from free_jax.panel import ragged
+from free_jax.panel.described import Batch, Described, batch_of
+from free_jax.panel.distill_options import Mix
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 from free_jax.zoo.supervised import supervised_step
-
-
-class Described(NamedTuple):
-    """Recovered images and each teacher's outputs.
-
-    Attributes:
-      images: [N, h, w, c] uint8.
-      logits: [N, C] float32, raw outputs of all teachers side by side; NaN of those
-        that were not asked about an image.
-      columns: [T + 1] int32; teacher ``t`` owns ``logits[:, columns[t]:columns[t+1]]``.
-      weights: [T] float32, how far each teacher is trusted; 0 leaves it out.
-      recovered: [N] bool, recovered from a teacher; False for dead leaves.
-      natural: [N] bool, like real images: dead leaves, and what was recovered from
-        them; False for what was recovered from noise.
-      class_ids: [C] int32, the absolute class of each output; None where unknown.
-    """
-
-    images: jax.Array
-    logits: jax.Array
-    columns: np.ndarray | jax.Array
-    weights: jax.Array
-    recovered: jax.Array
-    natural: jax.Array
-    class_ids: np.ndarray | jax.Array | None = None
 
 
 class DistillState(NamedTuple):
@@ -86,8 +63,6 @@ _NEVER = -1e30
 # Where nobody who is trusted was asked about an image of a batch, it teaches nothing.
 _LEAST = 1e-6
 
-Mix = Literal["none", "mixup", "cutmix"]
-
 
 class Parts(NamedTuple):
     """What a panel's distillation is composed of; arguments of `panel_distillation`.
@@ -114,7 +89,7 @@ class Parts(NamedTuple):
       momentum: of the running batch-norm statistics.
       class_ids: [C] of the outputs: those of one class are one output in training.
         None trains an output of its own for each.
-      some: whether some teachers were asked about each image, not all.
+      some: some teachers were asked about each image, not all.
       map_tasks: see `parallel.map_tasks`.
     """
 
@@ -166,9 +141,11 @@ def init(parts: Parts, key: Key[Array, ""]) -> DistillState:
 
 
 def step(
-    parts: Parts, key: Key[Array, ""], state: DistillState, data: Described
+    parts: Parts, key: Key[Array, ""], state: DistillState, data: Described | Batch
 ) -> tuple[DistillState, DistillInfo]:
-    """Draws a batch and moves the student towards all teachers' answers."""
+    """Draws a batch, unless it is one, and moves the student towards the answers."""
+    if not isinstance(data, Batch):
+        data = batch_of(data, rows_of_step(parts, key, data))
     update = supervised_step(
         functools.partial(loss_fn, parts),
         parts.optimizer,
@@ -176,27 +153,45 @@ def step(
         groups=parts.groups,
         map_tasks=parts.map_tasks,
     )
-    variables, opt, loss, same = update(
-        state.variables, state.opt, draw(parts, key, data), data.weights
-    )
+    images, targets = views(parts, key, data)
+    batch = (images, targets) if data.teachers is None else (
+        images, targets, data.teachers)  # fmt: skip
+    variables, opt, loss, same = update(state.variables, state.opt, batch, data.weights)
     new = DistillState(state.step + 1, variables, opt)
     return new, DistillInfo(loss, same, jnp.isfinite(loss))
 
 
-def draw(
+def feed(parts: Parts, key: Key[Array, ""], data: Described) -> Batch:
+    """The batch of a step, picked on the host: the images need not fit a device."""
+    return batch_of(data, np.asarray(rows_of_step(parts, key, data)))
+
+
+def rows_of_step(
     parts: Parts, key: Key[Array, ""], data: Described
+) -> Int[Array, " n"]:
+    """Which images a step looks at, drawn with replacement."""
+    key_rows, _, _ = jax.random.split(key, 3)
+    return jax.random.randint(key_rows, (parts.batch_size,), 0, data.images.shape[0])
+
+
+def views(
+    parts: Parts, key: Key[Array, ""], batch: Batch
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n t width"]]:
-    """A batch: augmented images and each teacher's probabilities; NaN, of no one."""
-    key_rows, key_views, key_mix = jax.random.split(key, 3)
-    rows = jax.random.randint(key_rows, (parts.batch_size,), 0, data.images.shape[0])
+    """Augmented images, and each teacher's probabilities; NaN, of no one."""
+    _, key_views, key_mix = jax.random.split(key, 3)
     images = augment.crop_flip(
         key_views,
-        fit_to(to_float(data.images[rows]), parts.student.image_shape),
+        fit_to(to_float(batch.images), parts.student.image_shape),
         padding=parts.crop_padding,
         edges=parts.edges,
         flip=parts.flip,
     )
-    logits = ragged.padded(data.logits[rows], parts.columns, _NEVER)
+    logits = batch.logits
+    if batch.teachers is None:
+        logits = ragged.padded(logits, parts.columns, _NEVER)
+    else:
+        own = jnp.asarray(ragged.padding_mask(parts.columns))[batch.teachers]
+        logits = jnp.where(own, logits, _NEVER)
     targets = jax.nn.softmax(logits / parts.temperature)
     if parts.mix != "none":
         images, targets = augment.mix_pairs(key_mix, images, targets, parts.mix)
@@ -208,22 +203,33 @@ def loss_fn(
     params: PyTree,
     images: Float[Array, "n h w c"],
     targets: Float[Array, "n t width"],
-    weights: Float[Array, " t"],
+    *asked_and_weights: jax.Array,
 ) -> tuple[Float[Array, ""], tuple[PyTree, Float[Array, ""]]]:
-    """Loss of a batch, its batch-norm moments, and how often the argmax agrees."""
-    student = parts.trained
-    features, moments = student.apply_with_moments(
+    """Loss of a batch, its batch-norm moments, and how often the argmax agrees.
+
+    Args:
+      parts: of the distillation.
+      params: of the student.
+      images: of the batch.
+      targets: the teachers' probabilities.
+      *asked_and_weights: [n, t] who was asked about each image, where not all were
+        about all; and [T] weights.
+    """
+    *asked, weights = asked_and_weights
+    features, moments = parts.trained.apply_with_moments(
         {"params": params}, images, norm="batch", features=True
     )
-    logits = student.head(with_all_heads(parts, params), features)
-    logits = ragged.padded(logits, parts.columns, _NEVER)  # [n, T, W]
+    if asked:
+        (teachers,) = asked
+        logits = said_of(parts, params, features, teachers)
+    else:
+        logits = parts.student.head(with_all_heads(parts, params), features)
+        logits = ragged.padded(logits, parts.columns, _NEVER)  # [n, T, W]
     log_s = jax.nn.log_softmax(logits / parts.temperature)
     # Entropy of the targets is added so that a perfect student scores zero.
-    if parts.some:
-        weights = weights * ~jnp.isnan(targets[..., 0])  # [n, T]
-        targets = jnp.nan_to_num(targets)
     rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
-    if parts.some:
+    if asked:
+        weights = jnp.where(teachers >= 0, weights[teachers], 0.0)  # [n, m]
         share = weights / jnp.maximum(weights.sum(), _LEAST)
         same = log_s.argmax(-1) == targets.argmax(-1)
         return (rows.sum(-1) * share).sum(), (moments, (same * share).sum())
@@ -232,6 +238,37 @@ def loss_fn(
         loss += parts.similarity * _similarity_loss(parts, features, targets, weights)
     same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
     return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
+
+
+def said_of(
+    parts: Parts,
+    params: PyTree,
+    features: Float[Array, "n f"],
+    teachers: Int[Array, "n m"],
+) -> Float[Array, "n m w"]:
+    """What the heads of some teachers say about each image, and no other head.
+
+    Args:
+      parts: of the distillation.
+      params: of the student as it is trained.
+      features: of the images.
+      teachers: whose heads; of nobody's, -1, the last one's.
+    """
+    mask = ragged.padding_mask(parts.columns)
+    outputs = np.where(mask, parts.columns[:-1, None] + np.arange(mask.shape[1]), 0)
+    if parts.class_ids is not None:
+        # Where each is among those that are trained.
+        outputs = np.unique(parts.class_ids, return_inverse=True)[1][outputs]
+    wanted = jnp.asarray(outputs)[teachers]  # [n, m, W]
+    head = params["head"]
+    if wanted.size < head["bias"].size:
+        kernel = head["kernel"].T[wanted]  # [n, m, W, f]
+        logits = jnp.einsum("nf,nmwf->nmw", features, kernel) + head["bias"][wanted]
+    else:
+        logits = parts.trained.head(params, features)
+        flat = wanted.reshape(len(wanted), -1)
+        logits = jnp.take_along_axis(logits, flat, 1).reshape(wanted.shape)
+    return jnp.where(jnp.asarray(mask)[teachers], logits, _NEVER)
 
 
 def _similarity_loss(
@@ -304,7 +341,10 @@ def panel_distillation(
         map_tasks=map_tasks,
     )
     _check(parts)
-    return bind(init, step, parts)._replace(model=functools.partial(model, parts))
+    bound = bind(init, step, parts)
+    return bound._replace(
+        model=functools.partial(model, parts), feed=functools.partial(feed, parts)
+    )
 
 
 def _check(parts: Parts) -> None:
@@ -332,41 +372,3 @@ def _check(parts: Parts) -> None:
         raise ValueError(
             f"groups={parts.groups} must divide batch_size={parts.batch_size}"
         )
-
-
-class DistillOptions(NamedTuple):
-    """The distillation of a panel's answers into one model.
-
-    Attributes:
-      optimizer: of the model.
-      cosine: let its rate decay to zero over all steps.
-      batch_size: images a step.
-      ghost_batches: parts of a batch that are normalised each by itself, which a mesh
-        splits over devices.
-      temperature: of both softmaxes.
-      crop_padding: largest random shift in pixels; teachers described the image
-        unmoved.
-      edges: what a shift brings in.
-      flip: mirror half of the time.
-      mix: blend pairs of images and their answers.
-      similarity: weight of matching cosines between images.
-      heads: outputs that are trained: every "teacher"'s own, or one for each "class",
-        shared by the teachers that know it.
-      fit_images: afterwards batch norm and descriptions are fitted to that many images
-        most like real ones; 0 (and inversions from noise) leaves them as trained.
-      whitening: of descriptions; smaller is more, 0 is none.
-    """
-
-    optimizer: Named = adam(1e-2)
-    cosine: bool = True
-    batch_size: Annotated[int, AtLeast(1)] = 128
-    ghost_batches: Annotated[int, AtLeast(1)] = 1
-    temperature: Annotated[float, Positive()] = 2.0
-    crop_padding: Annotated[int, AtLeast(0)] = 0
-    edges: augment.Edges = "black"
-    flip: bool = True
-    mix: Mix = "none"
-    similarity: float = 0.0
-    heads: Literal["teacher", "class"] = "teacher"
-    fit_images: Annotated[int, AtLeast(0, "0 is none")] = 4000
-    whitening: Annotated[float, AtLeast(0, "0 is none")] = 0.5

@@ -6,18 +6,18 @@ class.  A model that tells such classes apart by a few of their images describes
 that teacher sees, which nobody told it.
 """
 
-from collections.abc import Sequence
-
 import jax
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from free_jax.fewshot import banks
-from free_jax.types import ImageBank
+from free_jax.panel.some import answers_of, each
+from free_jax.rows import Rows, chosen
+from free_jax.types import Answers, ImageBank
 
 
 def bank_of_answers(
-    images: UInt8[np.ndarray, "n h w c"],
+    images: Rows | UInt8[np.ndarray, "n h w c"],
     logits: Float[np.ndarray, "n k"],
     per_class: int,
     num_classes: int = 0,
@@ -48,20 +48,21 @@ def bank_of_answers(
 
 
 def task_banks(
-    images: UInt8[np.ndarray, "n h w c"],
-    logits: Float[np.ndarray, "n outputs"],
-    parts: Sequence[Int[np.ndarray, " _"]],
+    images: Rows | UInt8[np.ndarray, "n h w c"],
+    answers: Answers,
+    judges: Int[np.ndarray, " j"],
     per_class: int,
 ) -> tuple[ImageBank, ...]:
     """`bank_of_answers` of each judge, all of one shape: one program measures them.
 
     Args:
       images: that none of them made.
-      logits: their answers and others'.
-      parts: the columns of each judge's outputs.
+      answers: theirs and others'.
+      judges: their rows among those that answered.
       per_class: see `bank_of_answers`.
     """
-    most = max(len(part) for part in parts)
+    most = int(np.diff(answers.columns)[judges].max())
     return tuple(
-        bank_of_answers(images, logits[:, part], per_class, most) for part in parts
+        bank_of_answers(chosen(images, rows), logits, per_class, most)
+        for rows, logits in each(answers_of(answers, judges))
     )

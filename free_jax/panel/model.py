@@ -1,8 +1,9 @@
 """How a model distilled from a panel describes images, is fitted to some, and adapts.
 
 A distilled model carries what its descriptions need in a collection of its variables,
-``descriptions``: temperature, trust in each teacher, a whitening, and, for teachers of
-different numbers of classes, the ``columns`` [T + 1] of its outputs.
+``descriptions``: temperature, trust in each teacher, a whitening, for teachers of
+different numbers of classes the ``columns`` [T + 1] of its outputs, and the ``sketch``
+of descriptions of a bounded length.
 """
 
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from free_jax.fewshot import labels as labels_lib
 from free_jax.fewshot.descend import descend
 from free_jax.images import to_float
 from free_jax.panel import ragged
+from free_jax.panel import sketch as sketches
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
@@ -59,6 +61,14 @@ def _fitted(student: Network, images: jax.Array) -> jax.Array:
 
 
 def _describe(student, variables, images, how, mirror=True):
+    rows = _said(student, variables, images, how, mirror)
+    if "sketch" not in how:
+        return rows
+    return sketches.apply(sketches.Sketch(**how["sketch"]), rows)
+
+
+def _said(student, variables, images, how, mirror):
+    """What all heads say, however many there are."""
     weights, temperature = how["weights"], how["temperature"]
 
     def once(views: jax.Array) -> jax.Array:
@@ -159,6 +169,7 @@ def fit_statistics(
     temperature: float,
     columns: Int[np.ndarray, " t_plus_1"] | None = None,
     whitening: float = 0.5,
+    sketch: int = 0,
     at_once: int = 500,
 ) -> PyTree:
     """Fits a distilled model to the images most like real ones.
@@ -178,6 +189,8 @@ def fit_statistics(
       weights: trust in each teacher.
       temperature: of the heads' softmax.
       columns: of the teachers' outputs; None where they have equal numbers of classes.
+      sketch: descriptions are so many numbers, see `panel.sketch`; 0: as many as all
+        heads have outputs.  The draw is the same for all models of as many outputs.
       whitening: strength, see `heads.whitening`; 0 leaves descriptions as they are.
       at_once: images a batch; a remainder is left out where there is more than one.
 
@@ -191,6 +204,9 @@ def fit_statistics(
     # A model of equal widths has no columns, like those saved before there were any.
     if columns is not None and not ragged.widths_are_equal(columns):
         how["columns"] = jnp.asarray(columns, jnp.int32)
+    if sketch:
+        drawn = sketches.draw(jax.random.key(0), student.num_classes, sketch)
+        how["sketch"] = drawn._asdict()
     if images is None:
         return {**variables, "descriptions": how}
     size = min(at_once, images.shape[0])

@@ -10,8 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from free_jax.types import Answers
-
 
 def equal_columns(num_teachers: int, way: int) -> Int[np.ndarray, " t_plus_1"]:
     """The columns of teachers with equal numbers of classes.
@@ -33,18 +31,6 @@ def outputs_of(
     ends = np.asarray(columns).tolist()
     ranges = [np.arange(ends[t], ends[t + 1]) for t in teachers]
     return np.concatenate([np.zeros(0, np.int32), *ranges]).astype(np.int32)
-
-
-def answers_of(answers: Answers, teachers: Int[np.ndarray, " n"]) -> Answers:
-    """The answers of some teachers, renumbered in their order.
-
-    Args:
-      answers: of all.
-      teachers: their rows.
-    """
-    outputs = outputs_of(answers.columns, teachers)
-    columns = columns_of(answers.columns, teachers)
-    return Answers(side_by_side(answers.logits, outputs), columns)
 
 
 def columns_of(

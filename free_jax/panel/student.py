@@ -5,9 +5,11 @@ made = panel.distil(jax.random.key(1), found.described, student, num_steps=8000)
 save_model("model.npz", made.network, made.variables)
 """
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,15 +18,13 @@ import optax
 from jaxtyping import Array, Int, Key, UInt8
 
 from free_jax import keys, parallel
+from free_jax.ahead import Feed
 from free_jax.algorithm import Algorithm
 from free_jax.optimizers import optimizer
 from free_jax.panel import model as model_lib
-from free_jax.panel.distillation import (
-    Described,
-    DistillInfo,
-    DistillOptions,
-    panel_distillation,
-)
+from free_jax.panel.described import Described
+from free_jax.panel.distill_options import DistillOptions
+from free_jax.panel.distillation import DistillInfo, panel_distillation
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
@@ -78,12 +78,26 @@ def distil(
         options,
         num_steps,
         class_ids=described.class_ids,
-        some=bool(np.isnan(described.logits).any()),
+        some=described.teachers is not None,
         map_tasks=map_tasks,
     )
 
+    train = _train if fits(described, options) else _train_fed
+    state, info = train(algorithm, key, described, num_steps)
+    rng = keys.rng(key, "calibration images")
+    images = calibration_images(rng, described, options.fit_images)
+    fit = jax.jit(statistics_fitter(network, columns, options))
+    variables = fit(algorithm.model(state), images, described.weights)
+    return Distilled(network, variables, info)
+
+
+def _train(
+    algorithm: Algorithm, key: jax.Array, described: Described, num_steps: int
+) -> tuple[Any, DistillInfo]:
+    """All steps as one program."""
+
     @jax.jit
-    def train(key: jax.Array, data: Described):
+    def train(key: jax.Array, data: Described) -> tuple[Any, DistillInfo]:
         state = algorithm.init(keys.named(key, "init"))
 
         def step(state, number):
@@ -91,12 +105,34 @@ def distil(
 
         return jax.lax.scan(step, state, jnp.arange(num_steps))
 
-    state, info = train(key, described)
-    rng = keys.rng(key, "calibration images")
-    images = calibration_images(rng, described, options.fit_images)
-    fit = jax.jit(statistics_fitter(network, columns, options))
-    variables = fit(algorithm.model(state), images, described.weights)
-    return Distilled(network, variables, info)
+    return train(key, on_device(described))
+
+
+def _train_fed(
+    algorithm: Algorithm, key: jax.Array, described: Described, num_steps: int
+) -> tuple[Any, DistillInfo]:
+    """One step after the other, each with the batch that was sent ahead for it."""
+    assert algorithm.feed is not None
+    state = jax.jit(algorithm.init)(keys.named(key, "init"))
+    step, infos = algorithm.compiled(donate=True), []
+    feed, key_of = algorithm.feed, functools.partial(keys.named, key, "step")
+    ahead = Feed(lambda n: jax.device_put(feed(key_of(n), described)))
+    with contextlib.closing(ahead) as batches:
+        for number in range(num_steps):
+            state, info = step(key_of(number), state, batches(number))
+            infos.append(info)
+    return state, jax.tree.map(lambda *x: jnp.stack(x), *infos)
+
+
+def fits(described: Described, options: DistillOptions) -> bool:
+    """Whether images and answers are kept on the device, see `DistillOptions`."""
+    held = (described.images, described.logits)
+    return sum(x.nbytes for x in held) <= options.device_mb * 1e6
+
+
+def on_device(described: Described) -> Described:
+    """With images that are in memory, whatever file they are in."""
+    return described._replace(images=jnp.asarray(described.images))
 
 
 def distillation(
@@ -117,12 +153,17 @@ def distillation(
       options: see `DistillOptions`.
       num_steps: over which the steps decay.
       class_ids: [C] absolute classes of the outputs, which "class" heads share.
-      some: whether some teachers were asked about each image, not all.
+      some: some teachers were asked about each image, not all.
       map_tasks: see `parallel.map_tasks`.
 
     Raises:
       ValueError: an option is out of range or unknown.
     """
+    if options.sketch > network.num_classes:
+        raise ValueError(
+            f"sketch={options.sketch} is more than the {network.num_classes} numbers "
+            "of a description; use 0"
+        )
     if options.heads == "class" and class_ids is None:
         raise ValueError(
             'heads="class" needs the absolute class of each output; give class_ids, or '
@@ -192,6 +233,7 @@ def statistics_fitter(
             temperature=options.temperature,
             columns=columns,
             whitening=options.whitening,
+            sketch=options.sketch,
         )
 
     return fit

@@ -1,14 +1,16 @@
 """Which teachers of a panel are believed."""
 
-from typing import NamedTuple
-
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Int
 
-from free_jax.panel import ragged
-from free_jax.panel.verdicts import ENOUGH, Trust, reason
+from free_jax import zoo as zoo_lib
+from free_jax.panel.ragged import outputs_of
+from free_jax.panel.some import each
+from free_jax.panel.testimony import Evidence, Heard, Taken, heard_out, unheard
+from free_jax.panel.verdicts import Facts, Trust, explained
 from free_jax.types import Answers, SyntheticImages
 
+NOBODY = "no teacher of the zoo answers anything that depends on the image"
 # As many passes as verdicts may need to stand: most need two.
 REVISED = 10
 
@@ -17,7 +19,6 @@ def trust(
     answers: Answers,
     class_ids: Int[np.ndarray, " c"],
     images: SyntheticImages,
-    asked: Bool[np.ndarray, "n t"] | None = None,
     passes: int = 1,
 ) -> Trust:
     """Finds constant, broken, mislabelled and random teachers by recovered images.
@@ -37,114 +38,62 @@ def trust(
     tasks.
 
     Args:
-      answers: of T teachers about each image.
+      answers: of T teachers about each image, or of some of them.
       class_ids: [C] absolute classes of the outputs.
       images: what they were asked about; ``owners`` are rows of the T teachers that
         answered (see `rows_of`).
-      asked: which teachers were asked about which image; None: all about all.
       passes: at most, 1 or more; 1 hears everyone, see `REVISED` for more.
 
     Returns:
       A `Trust`, on the host.
     """
-    logits, class_ids = np.asarray(answers.logits), np.asarray(class_ids)
+    class_ids = np.asarray(class_ids)
     classes, owners = np.asarray(images.classes), np.asarray(images.owners)
     widths = np.diff(answers.columns)
-    finite = np.zeros(len(widths), bool)
-    information = np.zeros(len(widths))
-    labels = np.full((len(widths), len(logits)), -1, np.int32)
-    asked = np.ones(labels.T.shape, bool) if asked is None else asked
-    for rows, outputs in ragged.by_width(answers.columns):
-        said = ragged.side_by_side(logits, outputs)  # [n, t, w]
-        ids = class_ids[outputs]  # [t, w]
-        heard_by = asked[:, rows]
-        answered = np.isfinite(said).all(2)
-        finite[rows] = (answered | ~heard_by).all(0) & heard_by.any(0)
-        said = np.where(np.isfinite(said), said, 0.0)
+    finite, information = np.zeros(len(widths), bool), np.zeros(len(widths))
+    known = np.split(class_ids, answers.columns[1:-1])
+    taken = []
+    for t, (rows, said) in enumerate(each(answers)):
+        answered = np.isfinite(said)
+        finite[t] = len(rows) and answered.all()
+        said = np.where(answered, said, 0.0)
         said = said - said.max(-1, keepdims=True)
-        p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
-        mutual = _entropy(_mean(p, heard_by)) - _mean(_entropy(p), heard_by)
-        information[rows] = np.where(finite[rows], mutual, 0.0)
-        taken = np.take_along_axis(ids, said.argmax(-1).T, 1)
-        labels[rows] = np.where(heard_by.T, taken, -1)
+        if finite[t]:
+            p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
+            information[t] = _entropy(p.mean(0)) - _entropy(p).mean()
+        taken.append(Taken(rows, known[t][said.argmax(-1)]))
     # One for teachers of equal numbers of classes.
-    share = information / (np.log(widths) / np.log(widths.max()))
+    relative = np.log(widths) / np.log(widths.max())
+    share = information / relative
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
-    shown = _recognised(labels, classes, owners)
-    evidence = _Evidence(labels, classes, owners, answers.columns, class_ids, shown)
-    heard, believed = _settled(evidence, asked, finite, informative, passes)
-    relative = share / max(usual, 1e-12)
-    facts = (finite, informative, *heard, relative, 1 / widths)
-    # As Python's own numbers.
-    each = zip(*(np.asarray(fact).tolist() for fact in facts), strict=True)
-    reasons = tuple(reason(*told) for told in each)
-    return Trust(believed.astype(np.float32), information, heard.agreement, reasons)
-
-
-class _Evidence(NamedTuple):
-    """What teachers take images for.
-
-    Attributes:
-      labels: [T, n] the class that each teacher takes each image for; -1 where it was
-        not asked.
-      classes: [n] the class that each image was recovered as.
-      owners: [n] rows of the teachers; T for one that was not asked, -1 for none.
-      columns: [T + 1] of the teachers' outputs.
-      class_ids: [C] absolute classes of the outputs.
-      shown: [n] bool, see `_recognised`.
-    """
-
-    labels: np.ndarray
-    classes: np.ndarray
-    owners: np.ndarray
-    columns: np.ndarray
-    class_ids: np.ndarray
-    shown: np.ndarray
-
-    def known(self, teacher: int | np.integer) -> np.ndarray:
-        """The classes of a teacher."""
-        return self.class_ids[self.columns[teacher] : self.columns[teacher + 1]]
-
-    @property
-    def unheard(self) -> np.ndarray:
-        """[n] bool, images of teachers that were not asked: nobody spoke of them."""
-        return self.owners >= len(self.labels)
-
-
-class _Heard(NamedTuple):
-    """What is said of each of T teachers.
-
-    Attributes:
-      agreement: see `Trust`.
-      judged: images of others by which it was judged.
-      told: whether those may contradict it: they are enough, and of two classes.
-      agrees: it names others' images better than by chance, as far as was told.
-      known_by: the others so name its images.
-    """
-
-    agreement: np.ndarray
-    judged: np.ndarray
-    told: np.ndarray
-    agrees: np.ndarray
-    known_by: np.ndarray
+    evidence = Evidence(taken, classes, owners, known, finite)
+    heard, believed = _settled(evidence, finite & informative, passes)
+    asked = np.asarray([bool(rows.size) for rows, _ in taken])
+    facts = Facts(
+        asked,
+        finite,
+        informative,
+        heard.judged,
+        heard.told,
+        heard.agrees,
+        usual * relative,
+        1.0 / widths,
+    )
+    weights = believed.astype(np.float32)
+    found = Trust(weights, information, heard.agreement, heard.recognised)
+    return explained(found, facts)
 
 
 def _settled(
-    evidence: _Evidence,
-    asked: np.ndarray,
-    finite: np.ndarray,
-    informative: np.ndarray,
-    passes: int,
-) -> tuple[_Heard, np.ndarray]:
-    """What is said in the end, and [T] who is believed, see `trust`."""
-    count = len(finite)
-    no, yes = np.zeros(count, bool), np.ones(count, bool)
-    heard = _Heard(np.full(count, np.nan), np.zeros(count, int), no, yes, yes)
-    found, former = [], [yes]
+    evidence: Evidence, able: np.ndarray, passes: int
+) -> tuple[Heard, np.ndarray]:
+    """What is said in the end, and [T] who of those `able` is believed."""
+    heard, found = unheard(len(able)), []
+    former = [np.ones(len(able), bool)]
     for _ in range(passes):
-        heard = _heard_out(evidence, asked, finite, former[-1], heard)
-        believed = finite & informative & (heard.agrees | heard.known_by)
+        heard = heard_out(evidence, former[-1], heard)
+        believed = able & (heard.agrees | heard.known_by)
         found.append((heard, believed))
         if (believed == former[-1]).all() or not believed.any():
             break
@@ -154,109 +103,7 @@ def _settled(
     return found[-1]
 
 
-def _heard_out(
-    evidence: _Evidence,
-    asked: np.ndarray,
-    finite: np.ndarray,
-    witnesses: np.ndarray,
-    before: _Heard,
-) -> _Heard:
-    """What believed teachers and their images say of each teacher.
-
-    Args:
-      evidence: of all.
-      asked: [n, T] which teachers were asked about which image.
-      finite: [T] whose answers all are.
-      witnesses: [T] who is believed so far.
-      before: what was found before, which stands where too little is left.
-    """
-    labels, classes, owners = evidence.labels, evidence.classes, evidence.owners
-    testify = evidence.shown & (
-        evidence.unheard | np.isin(owners, np.flatnonzero(witnesses))
-    )
-    agreement, count, told, agrees = (np.array(x) for x in before[:4])
-    for t in np.flatnonzero(finite):
-        known = evidence.known(t)
-        judged = np.isin(classes, known) & (owners != t) & testify & asked[:, t]
-        # Two classes at least: whoever prefers one is not contradicted by it alone.
-        enough = judged.sum() >= ENOUGH and len(np.unique(classes[judged])) > 1
-        if told[t] and not enough:
-            continue
-        count[t], told[t] = judged.sum(), enough
-        agreement[t] = np.nan
-        if judged.any():
-            agreement[t] = (labels[t, judged] == classes[judged]).mean()
-        if enough:
-            chance = 1.0 / len(known)
-            error = np.sqrt(chance * (1 - chance) / judged.sum())
-            agrees[t] = agreement[t] > chance + 2 * error
-    known_by = _known_by(evidence, finite, witnesses, before.known_by)
-    return _Heard(agreement, count, told, agrees, known_by)
-
-
-def _known_by(
-    evidence: _Evidence,
-    finite: np.ndarray,
-    witnesses: np.ndarray,
-    before: np.ndarray,
-) -> np.ndarray:
-    """[T] whose images the witnesses recognise better than by chance.
-
-    The other direction of agreement: a teacher that is shown nothing but what others'
-    inversions failed to show is not mislabelled if they know its own images.
-    """
-    labels, classes, owners = evidence.labels, evidence.classes, evidence.owners
-    found = np.zeros(len(labels), bool)
-    for t in range(len(labels)):
-        mine = np.flatnonzero((owners == t) & (labels[t] == classes))
-        if not mine.size:
-            continue
-        # By image: how many judge it, rightly, and how many would by chance.
-        judges, right, expected = np.zeros((3, len(classes)))
-        for other in np.flatnonzero(finite & witnesses):
-            known = evidence.known(other)
-            judged = mine[np.isin(classes[mine], known) & (labels[other, mine] >= 0)]
-            if other == t or not judged.size:
-                continue
-            judges[judged] += 1
-            right[judged] += labels[other, judged] == classes[judged]
-            expected[judged] += 1.0 / len(known)
-        seen = np.flatnonzero(judges)
-        if seen.size < ENOUGH or len(np.unique(classes[seen])) < 2:
-            found[t] = before[t] and not witnesses.all()
-            continue
-        share, chance = (np.mean(x[seen] / judges[seen]) for x in (right, expected))
-        found[t] = share > chance + 2 * np.sqrt(chance * (1 - chance) / seen.size)
-    return found
-
-
-def _recognised(
-    labels: np.ndarray, classes: np.ndarray, owners: np.ndarray
-) -> np.ndarray:
-    """Which images show their class: those that their own teacher recognises.
-
-    An inversion that failed, or lost its class in another size, speaks against nobody.
-    Of owners that were not asked nothing is known, and theirs count.
-
-    Args:
-      labels: [T, n] the class that each teacher takes each image for.
-      classes: [n] the class that each image was recovered as.
-      owners: [n] rows of the teachers; T for one that was not asked, -1 for none.
-    """
-    asked = (owners >= 0) & (owners < len(labels))
-    own = labels[np.where(asked, owners, 0), np.arange(len(classes))]
-    return np.where(asked, own == classes, owners >= 0)
-
-
-def _mean(values: np.ndarray, of: np.ndarray) -> np.ndarray:
-    """Mean over the first axis of [n, t, ...], of those of `of` [n, t]."""
-    if of.all():
-        return values.mean(0)
-    of = of.reshape(*of.shape, *[1] * (values.ndim - 2))
-    return (values * of).sum(0) / np.maximum(of.sum(0), 1)
-
-
-def _entropy(p: np.ndarray) -> np.ndarray:
+def _entropy(p: np.ndarray) -> np.ndarray | np.floating:
     return -(p * np.log(p + 1e-12)).sum(-1)
 
 
@@ -282,3 +129,25 @@ def rows_of(
     same = owners[:, None] == np.asarray(asked)
     rows = np.where(same.any(1), same.argmax(1), same.shape[1])
     return np.where(owners < 0, -1, rows)
+
+
+def judge(
+    zoo: zoo_lib.Zoo,
+    images: SyntheticImages,
+    answers: Answers,
+    asked: Int[np.ndarray, " t"] | None = None,
+    passes: int = 1,
+) -> Trust:
+    """How far the teachers that were asked are trusted, see `trust`.
+
+    Args:
+      zoo: all teachers, of which `images` are owned.
+      images: what they were asked about.
+      answers: of those that were asked.
+      asked: their rows in the zoo; None: all were.
+      passes: see `trust`.
+    """
+    rows = np.arange(zoo.num_teachers) if asked is None else asked
+    ids = zoo.class_ids[outputs_of(zoo.columns, rows)]
+    owned = images._replace(owners=rows_of(images.owners, rows))
+    return trust(answers, ids, owned, passes)

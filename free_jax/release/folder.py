@@ -93,6 +93,11 @@ def config_of(
       digest: of the arrays, names both files' common model.
     """
     how = variables.get("descriptions", {})
+    if "sketch" in how:
+        raise InputError(
+            "a model whose descriptions are sketched (distill.sketch) has no formula "
+            "for others yet; fit it without (distill.sketch=0), or give its model.npz"
+        )
     h, w, c = network.image_shape
     return {
         "format": model_io.FORMAT,

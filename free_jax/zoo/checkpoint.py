@@ -1,8 +1,9 @@
 """Zoos on disk: converted once, read without torch.
 
 A zoo is a folder with ``zoo.json`` (what the teachers are) and one Orbax checkpoint
-(their arrays).  ``zoo.json`` is written last and names the checkpoint, so that an
-interrupted save leaves the former zoo readable.
+(their arrays), or, of a zoo too large for a device, a file for each array whose rows
+are read when they are asked for.  ``zoo.json`` is written last and names them, so that
+an interrupted save leaves the former zoo readable.
 """
 
 import functools
@@ -17,10 +18,13 @@ import numpy as np
 
 from free_jax.errors import InputError
 from free_jax.types import PyTree, Teachers
+from free_jax.zoo import leaf_files
 from free_jax.zoo.network import Network, make_network
 from free_jax.zoo.pool import TEXTS, Zoo, ZooGroup, abstract_variables
 
-_FORMAT, _VERSION = "free_jax zoo", 1
+_FORMAT, _VERSION, _IN_FILES = "free_jax zoo", 1, 2
+# Bytes of weights from which on they are kept as files of rows.
+LARGE = 1 << 30
 
 
 def _folder(path) -> Any:
@@ -29,7 +33,7 @@ def _folder(path) -> Any:
     return epath.Path(path).expanduser()
 
 
-def save_zoo(zoo: Zoo, path: Any) -> None:
+def save_zoo(zoo: Zoo, path: Any, *, in_files: bool | None = None) -> None:
     """Writes a zoo to a folder (local or e.g. ``gs://``), replacing a former one.
 
     With several processes, one of them calls, with arrays it holds whole.
@@ -37,11 +41,16 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
     Args:
       zoo: what to write.
       path: the folder; created where missing.
+      in_files: whether weights are read a teacher at a time when the zoo is used, which
+        takes a local folder; None: where they are more than a gigabyte.
 
     Raises:
       InputError: the path is a file, or a network could not be made again by its name.
     """
     folder = _folder(path)
+    if in_files is None:
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.teachers))
+        in_files = size > LARGE and "://" not in str(path)
     for network in zoo.networks:
         if network.family is not None:
             raise InputError(
@@ -57,7 +66,7 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
     arrays = f"arrays_{max(numbers, default=-1) + 1}"
     metadata = {
         "format": _FORMAT,
-        "version": _VERSION,
+        "version": _IN_FILES if in_files else _VERSION,
         "arrays": arrays,
         "class_names": list(zoo.class_names),
         "groups": [
@@ -74,10 +83,14 @@ def save_zoo(zoo: Zoo, path: Any) -> None:
             for group in zoo.groups
         ],
     }
-    # NumPy: Orbax refuses arrays of one process's devices where there are several.
-    tree = jax.tree.map(np.asarray, _as_tree(zoo.teachers))
-    with _checkpointer() as checkpointer:
-        checkpointer.save(_absolute(folder / arrays), tree)
+    tree = _as_tree(zoo.teachers)
+    if in_files:
+        leaf_files.write(folder / arrays, tree)
+    else:
+        # NumPy: Orbax refuses arrays of one process's devices where there are several.
+        tree = jax.tree.map(np.asarray, tree)
+        with _checkpointer() as checkpointer:
+            checkpointer.save(_absolute(folder / arrays), tree)
     partial = folder / "zoo.json.partial"
     partial.write_text(json.dumps(metadata, indent=1) + "\n")
     partial.replace(folder / "zoo.json")
@@ -118,6 +131,8 @@ def _network(description: dict[str, Any]) -> Network:
 def load_zoo(path: Any) -> Zoo:
     """Reads a zoo that `save_zoo` wrote, bit for bit, onto the first local device.
 
+    Weights of a large zoo stay in its files, see `rows.FileRows`.
+
     Args:
       path: its folder (local or e.g. ``gs://``).
 
@@ -133,7 +148,7 @@ def load_zoo(path: Any) -> Zoo:
     try:
         metadata = json.loads((folder / "zoo.json").read_text())
         found = metadata["format"], metadata["version"]
-        if found != (_FORMAT, _VERSION):
+        if found not in ((_FORMAT, _VERSION), (_FORMAT, _IN_FILES)):
             raise InputError(
                 f"{folder}/zoo.json has format {found}, this version reads "
                 f"{(_FORMAT, _VERSION)}; convert the teachers again"
@@ -169,8 +184,13 @@ def load_zoo(path: Any) -> Zoo:
 
     wanted = _as_tree([abstract(*pair) for pair in zip(networks, counts, strict=True)])
     try:
-        with _checkpointer() as checkpointer:
-            tree = checkpointer.restore(_absolute(arrays), wanted)
+        if found[1] == _IN_FILES:
+            tree: Any = leaf_files.read(arrays, wanted)
+            for stack in tree.values():  # Small, and looked at by everyone.
+                stack["class_ids"] = jnp.asarray(np.asarray(stack["class_ids"]))
+        else:
+            with _checkpointer() as checkpointer:
+                tree = checkpointer.restore(_absolute(arrays), wanted)
     except (ValueError, KeyError, OSError) as error:
         raise InputError(
             f"the arrays in {arrays} are missing or damaged "

@@ -16,9 +16,13 @@ import numpy as np
 from flax import traverse_util
 from jaxtyping import Array, Int
 
+from free_jax import rows as rows_lib
 from free_jax.errors import InputError
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network
+
+# Teachers whose weights are looked at together.
+_AT_ONCE = 256
 
 # Fields of a group that hold a text a teacher, or nothing.
 TEXTS = ("sources", "licences", "guesses")
@@ -227,9 +231,16 @@ def _check_variables(arch: Network, variables: PyTree, num_teachers: int) -> Non
             raise InputError(
                 f"{arch.name} group: {path} has shape {leaf.shape}, expected {shape}"
             )
-        values = np.asarray(leaf)
-        if not np.isfinite(values).all():
-            finite = np.isfinite(values).reshape(num_teachers, -1).all(axis=1)
+        # Some teachers at a time: weights may be in files.
+        values = leaf if rows_lib.in_files(leaf) else np.asarray(leaf)
+        finite = np.concatenate(
+            [
+                np.isfinite(part).reshape(len(part), -1).all(axis=1)
+                for start in range(0, num_teachers, _AT_ONCE)
+                if len(part := values[start : start + _AT_ONCE])
+            ]
+        )
+        if not finite.all():
             raise InputError(
                 f"{arch.name} group: teacher {int(finite.argmin())} has values in "
                 f"{path} that are not finite; leave it out or train it again"
@@ -260,10 +271,11 @@ def take(
 ) -> Teachers:
     """Picks one teacher (scalar index) or a shorter stack (index array).
 
-    The index may be traced, so this works under `jax.jit` and `jax.vmap`.
+    The index may be traced, so this works under `jax.jit` and `jax.vmap`; of weights
+    in files, which are then read, it may not.
 
     Args:
-      teachers: leaves [T, ...].
+      teachers: leaves [T, ...], in memory or `rows.FileRows`.
       index: scalar or array of ints in [0, T).
 
     Returns:
@@ -275,7 +287,13 @@ def take(
     count = teachers.class_ids.shape[0]
     if isinstance(index, int) and not -count <= index < count:
         raise InputError(f"there is no teacher {index} in a stack of {count}")
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf)[index], teachers)
+
+    def some(leaf: Any) -> jax.Array:
+        if rows_lib.in_files(leaf):
+            return jnp.asarray(leaf[index])
+        return jnp.asarray(leaf)[index]
+
+    return jax.tree.map(some, teachers)
 
 
 def subset(zoo: Zoo, num_teachers: int) -> Zoo:
@@ -319,23 +337,46 @@ def select(zoo: Zoo, index: Int[np.ndarray, " n"]) -> Zoo:
     return Zoo(tuple(groups), zoo.class_names)
 
 
-def pick(group: ZooGroup, rows: slice | np.ndarray) -> ZooGroup:
+def pick(group: ZooGroup, index: slice | np.ndarray) -> ZooGroup:
     """A group of some of its teachers, chosen on the host."""
-    # On the host: slicing on the device compiles once for each leaf shape.
-    teachers = jax.tree.map(
-        lambda leaf: jnp.asarray(np.asarray(leaf)[rows]), group.teachers
-    )
-    chosen = np.arange(group.num_teachers)[rows]
+
+    def some(leaf: Any) -> Any:
+        if rows_lib.in_files(leaf):
+            return rows_lib.chosen(leaf, index)
+        # On the host: slicing on the device compiles once for each leaf shape.
+        return jnp.asarray(np.asarray(leaf)[index])
+
+    teachers = jax.tree.map(some, group.teachers)
+    chosen = np.arange(group.num_teachers)[index]
     return dataclasses.replace(
         group,
         teachers=teachers,
-        accuracy=group.accuracy[rows],
+        accuracy=group.accuracy[index],
         **{
             what: tuple(said[i] for i in chosen)
             for what in TEXTS
             if (said := getattr(group, what))
         },
     )
+
+
+def in_memory(zoo: Zoo) -> Zoo:
+    """The zoo with weights that are in files read, all of them."""
+
+    def read(leaf: Any) -> Any:
+        return jnp.asarray(np.asarray(leaf)) if rows_lib.in_files(leaf) else leaf
+
+    groups = [
+        dataclasses.replace(group, teachers=jax.tree.map(read, group.teachers))
+        for group in zoo.groups
+    ]
+    return Zoo(tuple(groups), zoo.class_names)
+
+
+def _joined(leaves: Sequence[Any]) -> Any:
+    if any(map(rows_lib.in_files, leaves)):
+        return rows_lib.joined(leaves)
+    return jnp.asarray(np.concatenate(leaves))
 
 
 def merge(zoos: Sequence[Zoo]) -> Zoo:
@@ -366,9 +407,7 @@ def merge(zoos: Sequence[Zoo]) -> Zoo:
             groups += same
             continue
         teachers = [group.teachers for group in same]
-        joined = jax.tree.map(
-            lambda *leaves: jnp.asarray(np.concatenate(leaves)), *teachers
-        )
+        joined = jax.tree.map(lambda *leaves: _joined(leaves), *teachers)
         accuracy = np.concatenate([group.accuracy for group in same])
         texts = {
             what: sum((getattr(g, what) or ("",) * g.num_teachers for g in same), ())

@@ -85,8 +85,9 @@ def survey(path: Any, options: HubOptions = HubOptions()) -> Survey:
     root = path.parent if path.is_file() else path
     if not found.candidates:
         noted = f" ({'; '.join(found.notes[:3])})" if found.notes else ""
+        told = "is no model" if path.is_file() else f"holds no models{noted}"
         raise InputError(
-            f"{path}: holds no models{noted}; expected folders of Hugging Face or "
+            f"{path}: {told}; expected folders of Hugging Face or "
             "timm, or files .safetensors, .pth, .pt, .bin, .ckpt, .onnx, .pt2"
         )
     known = [n for c in found.candidates for n in (c.path, *c.files)]

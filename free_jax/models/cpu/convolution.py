@@ -22,6 +22,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from free_jax import platforms
 from free_jax.models.cpu import winograd
 
 Lowering = Literal["auto", "direct", "mixed", "patches", "project"]
@@ -38,7 +39,7 @@ _WINOGRAD_CHANNELS = 128
 def _resolve(lowering: Lowering, kernel_shape: tuple[int, ...], stride: int):
     kh, kw, _, o = kernel_shape
     if lowering == "auto":
-        if jax.default_backend() != "cpu":
+        if not platforms.is_cpu():
             return "direct"
         # Shifted sums of what is projected at every pixel: wasted between strides.
         if o < kh * kw and stride == 1:
@@ -66,7 +67,7 @@ def conv2d(
       lowering: "direct" (`lax.conv_general_dilated`), "patches" (im2col + one
         matmul), "mixed" (see above; not under forward-mode differentiation),
         "project" (one matmul to all taps of all outputs, then shifted sums), or
-        "auto" by backend.
+        "auto" by platform.
 
     Returns:
       [n, i, j, o], equal for all lowerings up to rounding.

@@ -87,7 +87,7 @@ def channels_last(
     if dense and square and few:
         return plain_conv2d(x, kernel, stride=stride[0], padding=(sides[0], sides[1]))
     depthwise = groups == x.shape[-1] > 1 and math.prod(taps) <= _MANY_TAPS
-    if depthwise and jax.default_backend() == "cpu":
+    if depthwise:
         return depthwise_conv(x, kernel, stride, sides, dilation)
     letters = _LETTERS[count]
     return lax.conv_general_dilated(

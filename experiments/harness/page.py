@@ -1,0 +1,237 @@
+"""A page of sections in HTML that needs no other file, and nothing from a network.
+
+Blocks are strings of HTML; whatever is put into them is escaped, so that names and
+messages may hold anything.  A section that cannot be made says why in one line.
+
+>>> block = table([{"name": "<b>", "%": 61.23}], ("name", "%"))
+>>> "&lt;b&gt;" in block and "61.2" in block
+True
+"""
+
+import html
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from experiments.harness import metrics, page_style
+
+T = TypeVar("T")
+PAGE_FILE = "report.html"
+
+
+class Html(str):
+    """Text that is HTML already: put into a block as it is."""
+
+
+class Picture(NamedTuple):
+    """A picture and what is said of it.
+
+    Attributes:
+      uri: a data URI.
+      caption: under it.
+      wrong: whether the caption is marked as an error.
+      groups: what it can be sorted by, such as ``{"class": "fox"}``.
+    """
+
+    uri: str
+    caption: str | Html = ""
+    wrong: bool = False
+    groups: Mapping[str, str] = {}
+
+
+class Section(NamedTuple):
+    """A titled part of a page.
+
+    Attributes:
+      title: heading.
+      blocks: HTML.
+    """
+
+    title: str
+    blocks: Sequence[Html]
+
+
+def escaped(value: Any) -> Html:
+    """Any value as text; numbers have three significant digits."""
+    if isinstance(value, Html):
+        return value
+    if isinstance(value, float):
+        value = metrics.format_number(value)
+    return Html(html.escape("" if value is None else str(value)))
+
+
+def signed(value: Any) -> Any:
+    """Text as a terminal has it, with a proper sign before an interval."""
+    return (
+        value.replace("+-", "\N{PLUS-MINUS SIGN}") if isinstance(value, str) else value
+    )
+
+
+def lines(*values: Any) -> Html:
+    """Values under one another."""
+    return Html("<br>".join(map(escaped, values)))
+
+
+def paragraph(text: Any) -> Html:
+    """A paragraph."""
+    return Html(f"<p>{escaped(text)}</p>")
+
+
+def heading(text: Any) -> Html:
+    """A heading within a section."""
+    return Html(f"<h3>{escaped(text)}</h3>")
+
+
+def items(texts: Iterable[Any]) -> Html:
+    """A list."""
+    return Html(f"<ul>{''.join(f'<li>{escaped(text)}</li>' for text in texts)}</ul>")
+
+
+def code(text: str) -> Html:
+    """Text as it is typed or read by a machine."""
+    return Html(f"<pre>{escaped(text)}</pre>")
+
+
+def link(target: str, text: Any) -> Html:
+    """A link to a file beside the page."""
+    return Html(f'<a href="{html.escape(target)}">{escaped(text)}</a>')
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Html:
+    """A table; numbers stand to the right.
+
+    Args:
+      rows: by column; one that is missing is an empty cell.
+      columns: in order.
+    """
+    right = [_is_numeric([row.get(column) for row in rows]) for column in columns]
+
+    def line(cells: Iterable[Any], tag: str) -> str:
+        sides = (' class="number"' if side else "" for side in right)
+        pairs = zip(cells, sides, strict=True)
+        text = "".join(f"<{tag}{side}>{escaped(x)}</{tag}>" for x, side in pairs)
+        return f"<tr>{text}</tr>"
+
+    body = "".join(line((row.get(c) for c in columns), "td") for row in rows)
+    head = f"<thead>{line(columns, 'th')}</thead>"
+    return Html(f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>')
+
+
+def _is_numeric(cells: Sequence[Any]) -> bool:
+    shown = [str(cell) for cell in cells if cell not in (None, "", "-")]
+    return bool(shown) and all(re.match(r"[-+]?\d", cell) for cell in shown)
+
+
+def tiles(values: Sequence[tuple[Any, Any]]) -> Html:
+    """The few numbers that matter most, each over what it is."""
+    shown = "".join(
+        f"<div><b>{escaped(value)}</b><span>{escaped(what)}</span></div>"
+        for value, what in values
+    )
+    return Html(f'<div class="tiles">{shown}</div>')
+
+
+def figure(uri: str, caption: Any = "") -> Html:
+    """A drawing as wide as the page, such as a plot; larger on a click."""
+    text = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""
+    return Html(f'<figure class="plot">{_image(uri, caption)}{text}</figure>')
+
+
+def figures(drawn: Iterable[Html]) -> Html:
+    """Drawings beside one another where there is room."""
+    return Html(f'<div class="plots">{"".join(drawn)}</div>')
+
+
+def gallery(pictures: Sequence[Picture], by: Sequence[str] = ()) -> Html:
+    """Small pictures, each larger on a click.
+
+    Args:
+      pictures: in order.
+      by: names of groups that the page can sort them by, the first one at once.
+    """
+    shown = "".join(_small(picture, by) for picture in pictures)
+    if not by:
+        return Html(f'<div class="gallery">{shown}</div>')
+    names = html.escape("|".join(by))
+    inner = f'<div class="gallery">{shown}</div>'
+    return Html(f'<div class="sorted" data-by="{names}">{inner}</div>')
+
+
+def _small(picture: Picture, by: Sequence[str]) -> str:
+    kind = ' class="wrong"' if picture.wrong else ""
+    known = [f'data-g{n}="{escaped(picture.groups[g])}"' for n, g in enumerate(by)]
+    caption = escaped(picture.caption)
+    caption = f"<figcaption>{caption}</figcaption>" if caption else ""
+    image = _image(picture.uri, picture.caption or ", ".join(picture.groups.values()))
+    return f"<figure{kind} {' '.join(known)}>{image}{caption}</figure>"
+
+
+def _image(uri: str, caption: Any) -> str:
+    text = re.sub(r"<[^>]*>", " ", escaped(caption))
+    return f'<img src="{html.escape(uri)}" alt="{text}" tabindex="0" role="button">'
+
+
+def details(summary: Any, *blocks: Html) -> Html:
+    """Blocks that are shown on a click."""
+    inner = "".join(blocks)
+    return Html(f"<details><summary>{escaped(summary)}</summary>{inner}</details>")
+
+
+def made(title: str, make: Callable[[], Sequence[Html]]) -> Section:
+    """A section, or why it could not be made.
+
+    Args:
+      title: heading.
+      make: its blocks.
+    """
+    found, told = attempted(title, make)
+    return Section(title, [paragraph(f"Not made: {told}")] if found is None else found)
+
+
+def attempted(what: str, make: Callable[[], T]) -> tuple[T | None, str]:
+    """What is made for a page, or None and why not: no page is worth losing a run.
+
+    Args:
+      what: for the line that says so.
+      make: makes it.
+    """
+    try:
+        return make(), ""
+    except Exception as error:  # Whatever it is.
+        told = " ".join(str(error).split()) or type(error).__name__
+        print(f"note: {what} of the page: {told}", file=sys.stderr, flush=True)
+        return None, told
+
+
+def page(title: str, about: Sequence[Any], sections: Sequence[Section]) -> str:
+    """The whole page.
+
+    Args:
+      title: of the page.
+      about: lines under it.
+      sections: in order; those without blocks are left out.
+    """
+    shown = [section for section in sections if section.blocks]
+    places = [f"section-{number}" for number in range(len(shown))]
+    named = zip(places, shown, strict=True)
+    contents = "".join(
+        f'<a href="#{place}">{escaped(section.title)}</a>' for place, section in named
+    )
+    parts = [
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        # Else a browser asks the folder's server for one.
+        '<link rel="icon" href="data:,">',
+        f"<title>{escaped(title)}</title><style>{page_style.STYLE}</style></head>",
+        f"<body><header><h1>{escaped(title)}</h1>",
+        *map(paragraph, about),
+        f"<nav>{contents}</nav></header><main>"
+        if len(shown) > 1
+        else "</header><main>",
+    ]
+    for place, section in zip(places, shown, strict=True):
+        parts.append(f'<section id="{place}"><h2>{escaped(section.title)}</h2>')
+        parts += [*section.blocks, "</section>"]
+    script = f"<script>{page_style.SCRIPT}</script>"
+    return "\n".join([*parts, f"</main>{script}</body></html>\n"])
