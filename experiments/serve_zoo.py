@@ -83,6 +83,7 @@ def export(
                 "model": name,
                 "class_names": [zoo.class_names[k] for k in ids],
                 "image_size": arch.image_shape[0],
+                "channels": arch.image_shape[2],
                 "mean": list(arch.mean),
                 "std": list(arch.std),
                 "domain": group.domain,

@@ -51,6 +51,7 @@ from free_jax import (  # noqa: E402
     release,
     take,
 )
+from free_jax import images as images_lib  # noqa: E402
 from free_jax import remote as remote_lib  # noqa: E402
 from free_jax.algorithm import Algorithm  # noqa: E402
 from free_jax.baselines import BASELINES  # noqa: E402
@@ -493,6 +494,7 @@ def test_token_is_sent_but_never_written(listed, proxy, tmp_path, monkeypatch, c
         ({"std": [0.5, 0.5]}, "std 2 values but images have 3 channels"),
         ({"onnx": "nowhere.onnx"}, "nowhere.onnx: no such file"),
         ({"onnx": "apis.yaml"}, "no model that can be run"),
+        ({"channels": 2}, "channels=2 must be 1 or 3"),
         ({"max_batch": 0}, "max_batch=0 must be positive"),
         ({"model": ""}, "give url and model, or onnx"),
         ({"name": "teacher000"}, "teacher000'. appear twice"),
@@ -587,6 +589,26 @@ def test_any_network_is_served(tmp_path):
     (output,) = asyncio.run(answered()).outputs
     wanted = jax.jit(arch.apply)(take(group.teachers, 1).variables, images)
     np.testing.assert_allclose(NumpyCodec.decode_output(output), wanted, atol=1e-5)
+
+
+def test_models_of_grey_images_are_sent_grey_ones(tmp_path):
+    shape, scale = (16, 16, 1), {"mean": (0.4,), "std": (0.2,)}
+    arch = make_network("conv4", num_classes=2, image_shape=shape, width=4, **scale)
+    variables = jax.tree.map(lambda x: x[None], arch.init(jax.random.key(0)))
+    group = ZooGroup(arch, Teachers(variables, jnp.arange(2)[None]), np.ones(1), "")
+    file = serve_zoo.export(Zoo((group,), ("a", "b")), tmp_path)
+    listed = yaml.safe_load(file.read_text())
+    listed["endpoints"][0]["onnx"] = str(tmp_path / "teacher000" / "model.onnx")
+    file.write_text(yaml.safe_dump(listed))
+    images = pictures(3)[:, :16, :16]
+    with opened(file) as (zoo, *_):
+        assert zoo.networks[0].image_shape == shape
+        ask = jax.jit(zoo.networks[0].apply)
+        teacher = take(zoo.groups[0].teachers, 0)
+        grey = images_lib.fit_to(images, arch.image_shape)
+        got = ask(teacher.variables, grey)
+    wanted = jax.jit(arch.apply)(take(group.teachers, 0).variables, grey)
+    np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
 def test_less_telling_answers_become_logits_of_what_they_tell():

@@ -17,7 +17,8 @@
         onnx: vehicles.onnx   # a file in place of url and model
         class_names: [bus, car, ship, train, truck]
 
-Further keys: ``domain`` (name of the data), ``version`` of the model, ``output_name``
+Further keys: ``channels`` (3; 1 for a model of grey images, which images are turned
+into), ``domain`` (name of the data), ``version`` of the model, ``output_name``
 (which of several outputs is the answer, where neither widths nor names tell),
 ``layout`` (nhwc or nchw, where the server does not say), ``max_batch`` and
 ``in_flight`` (images a request, requests at once), ``timeout`` (seconds a request),
@@ -49,6 +50,7 @@ LEDGER = "queries.sqlite"
 KEYS: dict[str, tuple[type, ...]] = {
     "class_names": (list,),
     "image_size": (int,),
+    "channels": (int,),
     "name": (str,),
     "model": (str,),
     "url": (str,),
@@ -189,6 +191,8 @@ def _entry(
     for key in ("max_batch", "in_flight", "timeout"):
         if not entry.get(key, 1) > 0:
             raise InputError(f"{where}: {key}={entry[key]} must be positive")
+    if entry.get("channels", 3) not in (1, 3):
+        raise InputError(f"{where}: channels={entry['channels']} must be 1 or 3")
     if entry.get("budget", 0) < 0:
         raise InputError(f"{where}: budget={entry['budget']} must not be negative")
     return {**entry, "class_names": names}
@@ -217,7 +221,8 @@ def _check_keys(where: str, given: dict, known: dict[str, tuple[type, ...]]) -> 
 
 
 def _normalization(entry: dict[str, Any]) -> remote.Normalization:
-    mean, std = entry.get("mean", [0.0] * 3), entry.get("std", [1.0] * 3)
+    count = entry.get("channels", 3)
+    mean, std = entry.get("mean", [0.0] * count), entry.get("std", [1.0] * count)
     try:
         return tuple(map(float, mean)), tuple(map(float, std))
     except (TypeError, ValueError):
@@ -231,7 +236,7 @@ def _client(source: pathlib.Path, entry: dict[str, Any]) -> remote.Client:
     spec = remote.EndpointSpec(
         entry["name"],
         len(entry["class_names"]),
-        (size, size, 3),
+        (size, size, entry.get("channels", 3)),
         entry.get("output", "logits"),
         entry.get("digits", 0),
         tuple(entry["class_names"]),

@@ -234,7 +234,7 @@ def _images(
     first = inputs[0]
     raise InputError(
         f"{where} takes {first.datatype or 'values'} {_shown(first.shape)}, not images "
-        f"of {h}x{w}x{c}; correct image_size or layout"
+        f"of {h}x{w}x{c}; correct image_size, channels or layout"
     )
 
 
