@@ -17,6 +17,7 @@ from free_jax.algorithm import total_draws
 from free_jax.algorithms import recovered_tasks, tgr_grouping
 from free_jax.algorithms.tgr import Parts, TgrData, TgrOptions
 from free_jax.algorithms.tgr_grouping import GroupOptions
+from free_jax.panel import some
 from free_jax.types import Answers, SyntheticImages
 
 tgr = importlib.import_module("free_jax.algorithms.tgr")
@@ -75,6 +76,7 @@ def test_the_direction_of_quadratics_is_the_closed_form(monkeypatch):
         np.testing.assert_allclose(plain[2], spread, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_the_direction_is_the_gradient_of_the_displaced_loss():
     """In one expression by automatic differentiation, and by finite differences."""
     tasks = test_contract.recovered_tasks()
@@ -283,18 +285,19 @@ def synthetic(owners, classes, value=0):
     )
 
 
-def test_images_are_sorted_by_owner_and_class():
+@pytest.mark.parametrize("asked", ["all", "owners"])
+def test_images_are_sorted_by_owner_and_class(asked):
     """Teachers of two, three and two classes; the last has too few images."""
     owners = [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 2, 2]
     classes = [4, 2, 4, 2, 7, 8, 9, 7, 8, 9, 1, 1]
     images = synthetic(owners, classes)
     columns = np.asarray([0, 2, 5, 7])
     logits = np.arange(12 * 7, dtype=np.float32).reshape(12, 7)
+    answers = [Answers(logits, columns), Answers(logits + 1000, columns)]
+    if asked == "owners":
+        answers = [some.some_of(x, np.asarray(owners)[:, None]) for x in answers]
     tasks, rows, left_out = recovered_tasks.from_answers(
-        [
-            (images, Answers(logits, columns)),
-            (synthetic(owners, classes, 100), Answers(logits + 1000, columns)),
-        ],
+        [(images, answers[0]), (synthetic(owners, classes, 100), answers[1])],
         np.asarray([2, 4, 7, 8, 9, 1, 0]),
         way=2,
         per_class=2,
@@ -310,9 +313,36 @@ def test_images_are_sorted_by_owner_and_class():
     np.testing.assert_array_equal(tasks.logits[1, 1, 2], logits[[6, 9], 2:5] + 1000)
     bank = recovered_tasks.bank_of(tasks, 10)
     assert bank.counts.tolist() == [0, 0, 2, 0, 2, 0, 0, 2, 2, 2]
+    with pytest.raises(InputError, match="no teacher has 3 images"):
+        recovered_tasks.from_answers(
+            [(images, answers[0])],
+            np.asarray([2, 4, 7, 8, 9, 1, 0]),
+            way=2,
+            per_class=3,
+        )
+    # Whoever was not asked about its own image is left out.
+    silent = np.where(np.arange(12) == 0, 1, owners)[:, None]
+    less = some.some_of(Answers(logits, columns), silent)
+    ids = np.asarray([2, 4, 7, 8, 9, 1, 0])
+    found = recovered_tasks.from_answers([(images, less)], ids, way=2, per_class=2)
+    assert found[1].tolist() == [1] and "not numbers" in found[2][0]
+
+
+def test_a_task_is_drawn_of_its_teachers_classes():
+    logits = np.arange(12 * 5, dtype=np.float32).reshape(12, 5)
+    owners = [0, 0, 0, 0, 1, 1, 1, 1, 1, 1]
+    classes = [4, 2, 4, 2, 7, 8, 9, 7, 8, 9]
+    answers = Answers(logits[:10], np.asarray([0, 2, 5]))
+    tasks, _, _ = recovered_tasks.from_answers(
+        [(synthetic(owners, classes), answers)],
+        np.asarray([2, 4, 7, 8, 9]),
+        way=2,
+        per_class=2,
+    )
+    draw = jax.jit(lambda key: recovered_tasks.draw_task(key, tasks, 1, way=2, count=1))
     seen = set()
     for seed in range(30):
-        task = recovered_tasks.draw_task(jax.random.key(seed), tasks, 1, way=2, count=1)
+        task = draw(jax.random.key(seed))
         ids = tuple(task.class_ids.tolist())
         assert len(set(ids)) == 2 and set(ids) <= {7, 8, 9}
         columns_of = [[7, 8, 9].index(i) for i in ids]
@@ -326,13 +356,6 @@ def test_images_are_sorted_by_owner_and_class():
     # The first has two classes, never the padding.
     narrow = recovered_tasks.draw_task(jax.random.key(0), tasks, 0, way=2, count=2)
     assert sorted(narrow.class_ids.tolist()) == [2, 4]
-    with pytest.raises(InputError, match="no teacher has 3 images"):
-        recovered_tasks.from_answers(
-            [(images, Answers(logits, columns))],
-            np.asarray([2, 4, 7, 8, 9, 1, 0]),
-            way=2,
-            per_class=3,
-        )
 
 
 def test_bad_options_are_refused():
@@ -348,6 +371,7 @@ def test_bad_options_are_refused():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tgr", "trustworthy"])
 def test_a_stopped_run_ends_as_if_it_had_not_been(name, tmp_path):
     """Memory, policy and baseline included."""
