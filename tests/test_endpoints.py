@@ -591,24 +591,35 @@ def test_any_network_is_served(tmp_path):
     np.testing.assert_allclose(NumpyCodec.decode_output(output), wanted, atol=1e-5)
 
 
-def test_models_of_grey_images_are_sent_grey_ones(tmp_path):
-    shape, scale = (16, 16, 1), {"mean": (0.4,), "std": (0.2,)}
-    arch = make_network("conv4", num_classes=2, image_shape=shape, width=4, **scale)
-    variables = jax.tree.map(lambda x: x[None], arch.init(jax.random.key(0)))
-    group = ZooGroup(arch, Teachers(variables, jnp.arange(2)[None]), np.ones(1), "")
-    file = serve_zoo.export(Zoo((group,), ("a", "b")), tmp_path)
+def test_models_of_other_widths_sizes_and_of_grey_images(tmp_path):
+    colour = make_network("conv4", num_classes=3, image_shape=(24, 24, 3), width=4)
+    grey = make_network(
+        "conv4",
+        num_classes=2,
+        image_shape=(16, 16, 1),
+        width=4,
+        mean=(0.4,),
+        std=(0.2,),
+    )
+    groups = []
+    for arch, ids in ((colour, [0, 1, 2]), (grey, [3, 4])):
+        variables = jax.tree.map(lambda x: x[None], arch.init(jax.random.key(0)))
+        teacher = Teachers(variables, jnp.asarray([ids]))
+        groups.append(ZooGroup(arch, teacher, np.ones(1), ""))
+    file = serve_zoo.export(Zoo(tuple(groups), tuple("abcde")), tmp_path)
     listed = yaml.safe_load(file.read_text())
-    listed["endpoints"][0]["onnx"] = str(tmp_path / "teacher000" / "model.onnx")
+    for entry in listed["endpoints"]:
+        entry["onnx"] = str(tmp_path / entry["model"] / "model.onnx")
     file.write_text(yaml.safe_dump(listed))
-    images = pictures(3)[:, :16, :16]
     with opened(file) as (zoo, *_):
-        assert zoo.networks[0].image_shape == shape
-        ask = jax.jit(zoo.networks[0].apply)
-        teacher = take(zoo.groups[0].teachers, 0)
-        grey = images_lib.fit_to(images, arch.image_shape)
-        got = ask(teacher.variables, grey)
-    wanted = jax.jit(arch.apply)(take(group.teachers, 0).variables, grey)
-    np.testing.assert_allclose(got, wanted, atol=1e-4)
+        for group, its in zip(groups, zoo.groups, strict=True):
+            assert its.network.image_shape == group.network.image_shape
+            views = images_lib.fit_to(pictures(3), group.network.image_shape)
+            got, wanted = (
+                jax.jit(g.network.apply)(take(g.teachers, 0).variables, views)
+                for g in (its, group)
+            )
+            np.testing.assert_allclose(got, wanted, atol=1e-4)
 
 
 def test_less_telling_answers_become_logits_of_what_they_tell():

@@ -254,7 +254,7 @@ class Hub:
         """Logits of images; blocks until all have an answer or none is to be had.
 
         Args:
-          index: [...] which endpoint.
+          index: [...] which endpoint; those of one call have equally many classes.
           images: [..., n, h, w, c] float32, normalised; leading axes are broadcast.
 
         Returns:
@@ -264,7 +264,7 @@ class Hub:
         lead = np.broadcast_shapes(index.shape, images.shape[:-4])
         index = np.broadcast_to(index, lead)
         images = np.broadcast_to(images, lead + images.shape[-4:])
-        way = self._endpoints[0].client.spec.num_classes
+        way = self._endpoints[int(index.flat[0])].client.spec.num_classes
         out = np.full((*lead, images.shape[-4], way), np.nan, np.float32)
         if self._defect is None:
             try:
