@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import re
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 import toy
 
 from benchmarks.robustness import cells
-from experiments import inputs
+from experiments import inputs, inspect_zoo
 from experiments.inputs import former_keys
 from experiments.inputs.contents import fingerprint
 from free_jax import InputError, Zoo, ZooGroup, panel
@@ -121,12 +122,37 @@ def test_a_backdoor_is_part_of_what_names_a_zoo():
     assert len(names) == 2 and fingerprint(zoo_of()) not in names
 
 
-def test_stand_ins_compute_as_the_others_do(tmp_path):
+def saved(folder):
+    """Two untrained teachers, kept in a folder."""
     network = make_network("conv4", num_classes=3, image_shape=(16, 16, 3), width=4)
     each = jax.random.split(jax.random.key(0), 2)
     teachers = Teachers(jax.vmap(network.init)(each), jnp.asarray([[0, 1, 2]] * 2))
     zoo = Zoo((ZooGroup(network, teachers, np.full(2, np.nan)),), tuple("abc"))
-    save_zoo(zoo, tmp_path)
+    save_zoo(zoo, folder)
+    return zoo
+
+
+@pytest.mark.slow
+def test_a_command_says_who_is_believed_and_why(tmp_path, capsys):
+    saved(tmp_path / "zoo")
+    target = tmp_path / "verdicts.json"
+    few = ["--judge_images=1", "--judge_leaves=4", f"--json={target}"]
+    code = inspect_zoo.main([str(tmp_path / "zoo"), "--judge", *few])
+    found = json.loads(target.read_text())
+    believed = sum(each["trusted"] for each in found)
+    assert code == (0 if believed else 2) and len(found) == 2
+    assert all(each["reason"] for each in found)
+    assert f"{believed} of 2 teachers are believed" in capsys.readouterr().out
+
+
+def test_a_command_that_could_ask_nothing_ends_at_the_start(tmp_path, capsys):
+    for wrong in ("--judge_images=0", "--judge_leaves=-1", "--json=/no/such/file"):
+        assert inspect_zoo.main([str(tmp_path), "--judge", wrong]) == 2
+        assert wrong in capsys.readouterr().err
+
+
+def test_stand_ins_compute_as_the_others_do(tmp_path):
+    zoo = saved(tmp_path)
     half, options = "bfloat16", AttackOptions("domain", 0.5, path=str(tmp_path))
     found = inputs.attacked(inputs.computing_in(zoo, half), options, 0, half)
     kinds = {dict(group.network.kwargs)["dtype"] for group in found.groups}
