@@ -29,7 +29,8 @@ class FileRows:
           dtype: of the numbers.
           shape: of the array, at least one axis.
         """
-        self.file, self.offset = os.fspath(file), offset
+        # Another process that is handed this may work in another folder.
+        self.file, self.offset = os.path.abspath(file), offset
         self.dtype, self.shape = np.dtype(dtype), tuple(map(int, shape))
 
     ndim = property(lambda self: len(self.shape))

@@ -3,13 +3,14 @@
 A stopped run loses one job at most.
 """
 
+import contextlib
 import io
 import os
 import re
 import sys
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,30 @@ def _padded(digits: re.Match[str]) -> str:
     return digits[0].zfill(12)
 
 
+# ``jobs -> (number, result)`` of each as it is done, in any order; None while waiting.
+Work = Callable[[Sequence[Job]], Iterator[tuple[int, dict[str, np.ndarray]] | None]]
+
+
+def timed(job: Job) -> dict[str, np.ndarray]:
+    """A job's result, with the ``seconds`` that it took."""
+    clock = time.monotonic()
+    arrays = job.run()
+    return {**arrays, "seconds": np.asarray(time.monotonic() - clock)}
+
+
+def in_turn(jobs: Sequence[Job]) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+    """Does one job after the other in this process, each when it is asked for."""
+    for number, job in enumerate(jobs):
+        yield number, timed(job)
+
+
 def cached(
     folder: epath.Path,
     jobs: Sequence[Job],
     stop: stopping.StopRequest,
     *,
     every_secs: float,
+    work: Work = in_turn,
 ) -> Iterator[dict[str, np.ndarray]]:
     """Does the jobs that have no sound file yet, and yields all results in order.
 
@@ -70,36 +89,53 @@ def cached(
         False is yielded but gets no file.
       stop: polled between jobs.
       every_secs: between two progress lines.
+      work: does the jobs.  A result gets its file when it comes, whichever is waited
+        for.
 
     Raises:
       Stopped: stop was requested.
     """
-    start, done = time.monotonic(), 0
+    start = time.monotonic()
     files = [folder / f"{job.name}.npz" for job in jobs]
     if hosts.is_writer():
         folder.mkdir(parents=True, exist_ok=True)
     present = hosts.agreed([_is_sound(file) for file in files])
-    with Progress(len(jobs), label=folder.name, every_secs=every_secs) as progress:
-        for number, job in enumerate(jobs):
-            if present[number]:
-                yield open_chunk(files[number])
-                continue
-            if stop.requested:
-                raise stopping.Stopped
-            clock = time.monotonic()
-            arrays = job.run()
-            arrays["seconds"] = np.asarray(time.monotonic() - clock)
-            if hosts.is_writer() and arrays.get("complete", True):
-                buffer = io.BytesIO()
-                np.savez(buffer, allow_pickle=False, **arrays)
-                files_lib.write_bytes(files[number], buffer.getvalue())
-                arrays = open_chunk(files[number])
-            done += 1
-            progress.update(number + 1, force=number + 1 == len(jobs))
-            yield arrays
+    missing = np.flatnonzero(~np.asarray(present, bool))
+    there = len(jobs) - len(missing)
+    done, found = 0, {}
+
+    with (
+        Progress(len(jobs), there, label=folder.name, every_secs=every_secs) as bar,
+        contextlib.closing(_generator(work, [jobs[int(n)] for n in missing])) as coming,
+    ):
+        for number, file in enumerate(files):
+            while not present[number] and number not in found:
+                if stop.requested:
+                    raise stopping.Stopped
+                if (result := next(coming)) is None:
+                    continue
+                which, arrays = int(missing[result[0]]), result[1]
+                found[which] = _kept(arrays, files[which])
+                done += 1
+                bar.update(there + done, force=there + done == len(jobs))
+            yield found.pop(number) if number in found else open_chunk(file)
     if done:
         seconds = metrics.format_duration(time.monotonic() - start)
         print(f"{folder.name}: {done} parts in {seconds}", flush=True)
+
+
+def _generator(work: Work, jobs: Sequence[Job]) -> Generator[Any, None, None]:
+    yield from work(jobs)
+
+
+def _kept(arrays: dict[str, np.ndarray], file: epath.Path) -> dict[str, Any]:
+    """A result, from its file where it gets one."""
+    if not hosts.is_writer() or not arrays.get("complete", True):
+        return arrays
+    buffer = io.BytesIO()
+    np.savez(buffer, allow_pickle=False, **arrays)
+    files_lib.write_bytes(file, buffer.getvalue())
+    return open_chunk(file)
 
 
 def read_chunk(file: epath.Path) -> dict[str, np.ndarray]:

@@ -30,6 +30,7 @@ class Run:
       may_change: its dotted keys that may differ.
       every_secs: seconds between two progress lines.
       upgrade: the flat config of an earlier version's run as it reads today.
+      work: does the jobs whose results are kept.
     """
 
     workdir: str
@@ -41,6 +42,7 @@ class Run:
     may_change: tuple[str, ...] = ()
     every_secs: float = 10.0
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
+    work: chunks.Work = chunks.in_turn
 
     def key(self, purpose: str, number: int | jax.Array | None = None) -> jax.Array:
         """The key of a named purpose, see `keys.named`."""
@@ -71,7 +73,11 @@ class Run:
           Stopped: the run was asked to stop; what is finished is kept.
         """
         return chunks.cached(
-            self.path(stage), jobs, self.stop, every_secs=self.every_secs
+            self.path(stage),
+            jobs,
+            self.stop,
+            every_secs=self.every_secs,
+            work=self.work,
         )
 
     def seconds_spent(self, *stages: str) -> float:
@@ -101,6 +107,7 @@ def opened(
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict,
     redrawn: tuple[str, ...] = (),
     every_secs: float = 10.0,
+    work: chunks.Work = chunks.in_turn,
 ) -> Iterator[Run]:
     """A run in a working directory that is claimed for it; signals ask it to stop.
 
@@ -131,4 +138,5 @@ def opened(
             may_change + elsewhere,
             every_secs,
             upgrade,
+            work,
         )

@@ -158,6 +158,7 @@ NAMES = former.Names(
         "distill.fit_images": DISTILL,
         "eval.every_steps": {"also": ""},
         "attack.share": {"kind": "mixed", "path": "", "patch": 4},
+        "host_devices": {"cluster": ""},
     },
 )
 

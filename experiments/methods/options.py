@@ -26,6 +26,13 @@ Student = Annotated[Mapping[str, Any], Call(), About("The meta-model.")]
 Optimizer = Annotated[Mapping[str, Any], Call(), About("Of the meta-model.")]
 Computing = Annotated[Dtype, About("What teachers and meta-model compute in.")]
 Devices = Annotated[int, About("Splits the CPU into that many devices.")]
+Cluster = Annotated[
+    str,
+    About(
+        "Address of a Dask scheduler, such as tcp://10.0.0.2:8786, whose workers "
+        "recover images and ask about them; empty: this process does."
+    ),
+]
 
 
 class Common(NamedTuple):
@@ -43,6 +50,7 @@ class Common(NamedTuple):
     dtype: Computing = "float32"
     host_devices: Devices = 1
     mesh: MeshOptions = MeshOptions()
+    cluster: Cluster = ""
     log: LogOptions = LogOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()
 
@@ -94,6 +102,7 @@ class Comparison(NamedTuple):
     dtype: Computing = "float32"
     host_devices: Devices = 1
     mesh: MeshOptions = MeshOptions()
+    cluster: Cluster = ""
     log: LogOptions = LogOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()
 
@@ -109,5 +118,6 @@ class Pretraining(NamedTuple):
     dtype: Computing = "float32"
     host_devices: Devices = 1
     mesh: MeshOptions = MeshOptions()
+    cluster: Cluster = ""
     log: LogOptions = LogOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()

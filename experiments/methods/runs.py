@@ -4,14 +4,14 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from experiments.harness import devices, run, stopping, workdir
+from experiments.harness import cluster, devices, run, stopping, workdir
 from experiments.harness.contents import NOTHING, Contents
 from experiments.inputs import former_keys
 from experiments.methods import checks
 from experiments.methods.options import Common, Comparison, Pretraining
 
 # What says where and how a run works: its results are those of the run before.
-ELSEWHERE = ("log", "checkpoint", "data.cache_dir", "host_devices", "mesh")
+ELSEWHERE = ("log", "checkpoint", "data.cache_dir", "host_devices", "mesh", "cluster")
 Settings = Common | Comparison | Pretraining
 
 
@@ -35,22 +35,27 @@ def opened(
       contents: what keys point to, compared by what it holds.
 
     Raises:
-      InputError: the directory cannot be used, or the mesh does not fit the devices.
+      InputError: the directory cannot be used, the mesh does not fit the devices, or
+        nobody answers for the cluster.
     """
     place, map_tasks = devices.placement(settings.mesh.task, settings.mesh.local)
-    with run.opened(
-        folder,
-        seed=settings.seed,
-        place=place,
-        map_tasks=map_tasks,
-        identity=settings if identity is None else identity,
-        may_change=may_change,
-        elsewhere=ELSEWHERE,
-        contents=contents,
-        upgrade=checks.upgraded,
-        redrawn=former_keys.REDRAWN,
-        every_secs=settings.log.every_secs,
-    ) as found:
+    with (
+        cluster.opened(settings.cluster) as work,
+        run.opened(
+            folder,
+            seed=settings.seed,
+            place=place,
+            map_tasks=map_tasks,
+            identity=settings if identity is None else identity,
+            may_change=may_change,
+            elsewhere=ELSEWHERE,
+            contents=contents,
+            upgrade=checks.upgraded,
+            redrawn=former_keys.REDRAWN,
+            every_secs=settings.log.every_secs,
+            work=work,
+        ) as found,
+    ):
         yield found
 
 

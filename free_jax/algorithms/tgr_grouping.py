@@ -251,4 +251,5 @@ def grouping_jobs(
             found = similarity(embeddings, options.epsilon)
         return {"similarity": found, "groups": assign(found, options)}
 
-    return [Job("similarity", run)]
+    # One job of all images, which are more to send than it is to compute.
+    return [Job("similarity", run, here=True)]

@@ -116,7 +116,9 @@ def ask_jobs(
         return result
 
     return [
-        jobs_lib.Job(f"images-{start:06d}", lambda start=start: ask(start))
+        jobs_lib.Job(
+            f"images-{start:06d}", lambda start=start: ask(start), service is not None
+        )
         for start in range(0, len(images), chunk)
     ]
 
