@@ -77,7 +77,8 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
             _tell(_refused(config, names, planned, run))
         try:
             with teachers.opened(
-                zoo._replace(sabotage=0.0),  # Cells do it themselves.
+                # Cells attack it themselves.
+                zoo._replace(attack=zoo.attack._replace(share=0.0)),
                 run,
                 data=settings.data,
                 dtype=settings.dtype,
@@ -271,7 +272,7 @@ def cell_config(given: Given, cell: Cell, zoo_path: str) -> Given:
     # Where real images are learned from nothing else may be known.
     own.zoo.path = "" if own.algorithm == "episodic" else zoo_path
     own.zoo.num_teachers = config.zoo.num_teachers
-    own.zoo.sabotage = config.zoo.sabotage
+    own.zoo.attack = config.zoo.attack
     for key in SHARED:
         own.eval[key] = config.eval[key]
     if own.algorithm != "baselines":

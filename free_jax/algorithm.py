@@ -143,8 +143,9 @@ def total_draws(
     count = algorithm.draws
     if count is None:
         return None
-    # Only how many there are, and of what, decides.
-    data = tuple(Teachers((), jnp.asarray(stack.class_ids)) for stack in data)
+    if all(isinstance(stack, Teachers) for stack in data):
+        # Only how many there are, and of what, decides.
+        data = tuple(Teachers((), jnp.asarray(stack.class_ids)) for stack in data)
 
     @jax.jit
     def total(data: Any) -> Any:
@@ -152,7 +153,8 @@ def total_draws(
             drawn = count(key_of(jnp.asarray(numbers)[step]), step, data)
             return jax.tree.map(jnp.add, total, drawn)
 
-        zeros = tuple(jnp.zeros(x.class_ids.shape[0], jnp.int32) for x in data)
+        shapes = jax.eval_shape(count, key_of(jnp.int32(0)), jnp.int32(0), data)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return jax.lax.fori_loop(0, len(numbers), body, zeros)
 
     return np.concatenate([np.asarray(drawn) for drawn in total(data)])

@@ -27,6 +27,9 @@ from flax import traverse_util
 from free_jax import algorithms, baselines, inversion, load_model, save_model
 from free_jax.algorithm import Algorithm
 from free_jax.algorithms import bidf_bilevel
+from free_jax.algorithms.recovered_tasks import RecoveredTasks, bank_of
+from free_jax.algorithms.tgr import TgrData, TgrOptions
+from free_jax.algorithms.trustworthy import StepOptions, TrustworthyData
 from free_jax.fewshot import replay
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import protonet
@@ -121,6 +124,56 @@ def bidf():
         memory_per_class=4,
     )
     return Case(algorithm, (toy.random_teachers(toy.LINEAR, 3),), nan_in_all_teachers)
+
+
+def recovered_tasks():
+    """Images of three teachers and their answers, two versions of each."""
+    rng = np.random.default_rng(3)
+    shape = (3, 2, toy.WAY, 3)
+    teachers = toy.random_teachers(toy.LINEAR, 3)
+    return RecoveredTasks(
+        jnp.asarray(rng.integers(0, 255, (*shape, *toy.SHAPE)), jnp.uint8),
+        jnp.asarray(rng.normal(size=(*shape, toy.WAY)), jnp.float32),
+        teachers.class_ids,
+        jnp.full(3, toy.WAY, jnp.int32),
+    )
+
+
+def nan_in_all_answers(data):
+    return data._replace(tasks=data.tasks._replace(logits=data.tasks.logits * jnp.nan))
+
+
+@case
+def tgr():
+    tasks = recovered_tasks()
+    algorithm = algorithms.tgr(
+        LEARNER,
+        toy.LINEAR,
+        toy.no_replay,
+        SGD,
+        num_classes=toy.CLASSES,
+        num_groups=2,
+        images_per_class=2,
+        options=TgrOptions(teachers_per_step=2, replay_from="drawn"),
+    )
+    data = TgrData(tasks, np.asarray([0, 1, 1]), bank_of(tasks, toy.CLASSES))
+    return Case(algorithm, data, nan_in_all_answers)
+
+
+@case
+def trustworthy():
+    algorithm = algorithms.trustworthy(
+        LEARNER,
+        toy.LINEAR,
+        SGD,
+        num_classes=toy.CLASSES,
+        num_teachers=3,
+        options=StepOptions(
+            teachers_per_step=2, tasks_per_step=2, queries=1, memory_per_class=4
+        ),
+    )
+    data = TrustworthyData(recovered_tasks(), toy.bank(4))
+    return Case(algorithm, data, nan_in_all_answers)
 
 
 @case

@@ -121,6 +121,8 @@ def test_commands_name_files_flags_and_keys_that_exist(words):
         if words[1] == "venv":
             return
         file, rest = ROOT / f"{words[1].replace('.', '/')}.py", words[2:]
+        if file.with_suffix("").is_dir():
+            file = file.with_suffix("") / "__main__.py"
     else:
         file, rest = ROOT / words[0], words[1:]
     assert file.is_file(), words

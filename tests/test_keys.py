@@ -24,6 +24,9 @@ OF_A_RUN = {
     "evaluation": 0,
     "selection": 0,
     "sabotage": 3,
+    "probe": 0,
+    "grouping": 0,
+    "task versions": 5,
     "random initialisation": 0,
     "most central teacher": 0,
     "robust hyper-network": 0,
@@ -40,7 +43,14 @@ OF_RECOVERY = {
 }
 OF_PRETRAINING = {"init": 0, "epoch": 1001}
 OF_META_TRAINING = {"init": 0, "step": 1001}
-OF_NUMPY = ("class draw", "held-out classes", "calibration images", "sabotage")
+OF_GROUPING = {"embedding": 0}
+OF_NUMPY = (
+    "class draw",
+    "held-out classes",
+    "calibration images",
+    "sabotage",
+    "colluding names",
+)
 
 
 def derived(root, purposes):
@@ -63,6 +73,7 @@ def test_no_two_purposes_of_a_run_share_a_key():
         derived(keys.named(root, "teachers"), OF_PRETRAINING)[1:],
         derived(keys.named(recovery, "generator", 0), OF_META_TRAINING)[1:],
         derived(keys.named(recovery, "round", 1), OF_RECOVERY)[1:],
+        derived(keys.named(root, "grouping"), OF_GROUPING)[1:],
     ]
     rows = np.concatenate(rows)
     assert len(np.unique(rows, axis=0)) == len(rows) > 5000
@@ -78,7 +89,7 @@ def test_the_purposes_above_are_those_of_the_code():
                 assert "fold_in" not in text, f"{file}: use free_jax.keys.named"
             used |= set(re.findall(r"(?:keys\.named|run\.key)" + arguments, text))
             drawn |= set(re.findall(r"(?:named_rng|run\.rng)" + arguments, text))
-    known = OF_A_RUN | OF_RECOVERY | OF_PRETRAINING | OF_META_TRAINING
+    known = OF_A_RUN | OF_RECOVERY | OF_PRETRAINING | OF_META_TRAINING | OF_GROUPING
     assert used == set(known) and drawn == set(OF_NUMPY)
 
 

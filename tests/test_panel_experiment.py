@@ -15,7 +15,7 @@ from experiments import inputs, run, train
 from experiments.data import preset, procedural
 from experiments.harness import chunks, loop, sections, stopping
 from experiments.harness.run import Run
-from experiments.inputs import command_line, corrupt
+from experiments.inputs import command_line
 from experiments.methods import base, checks, identity
 from experiments.stages import recover, reuse
 from experiments.stages.options import Recovery
@@ -36,6 +36,7 @@ from free_jax.panel import some
 from free_jax.panel.described import Described
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import subset
+from free_jax.zoo.attacks import AttackOptions, attack
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
 SMALL = [
@@ -457,7 +458,7 @@ def test_a_smaller_pool_or_another_zoo_is_not_used_again(finished, zoo_path):
         config = parse(zoo_path, f"--config.recover.{override}")
         with pytest.raises(run.InputError, match=message):
             reuse.reuse(earlier, zoo, np.arange(5), wanted(config))
-    broken = corrupt.sabotage(zoo, 0.5, seed=0)
+    broken = attack(zoo, AttackOptions(share=0.5), seed=0).zoo
     for other in (broken, subset(zoo, 1)):
         with pytest.raises(run.InputError, match="come from other teachers"):
             reuse.reuse(earlier, other, np.arange(2), wanted(parse(zoo_path)))
@@ -499,7 +500,7 @@ def test_answers_of_part_of_a_zoo_are_used_again_by_those_who_gave_them(
 
 def test_sabotage_breaks_the_share_it_is_told(zoo_path):
     zoo = load_zoo(zoo_path)
-    broken = corrupt.sabotage(zoo, 0.5, seed=0)
+    broken = attack(zoo, AttackOptions(share=0.5), seed=0).zoo
     for before, after in zip(zoo.groups, broken.groups, strict=True):
         same_ids = (before.teachers.class_ids == after.teachers.class_ids).all(1)
         kernels = [
@@ -516,7 +517,7 @@ def test_sabotage_breaks_the_share_it_is_told(zoo_path):
         ):
             assert set(a.tolist()) == set(b.tolist())
     with pytest.raises(run.InputError, match="between 0 and 1"):
-        corrupt.sabotage(zoo, 1.5, seed=0)
+        attack(zoo, AttackOptions(share=1.5), seed=0)
 
 
 def test_only_images_most_like_real_ones_calibrate(zoo_path):

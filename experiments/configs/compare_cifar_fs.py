@@ -32,6 +32,8 @@ METHODS = {
     "bidf": "bidf_cifar_fs_5w1s.py",
     "preinverted": "preinverted_cifar_fs.py",
     "preinverted_protonet": "preinverted_cifar_fs.py --config.learner.kind=protonet",
+    "tgr": "tgr_cifar_fs_5w1s.py",
+    "trustworthy": "trustworthy_cifar_fs_5w1s.py",
     "baselines": "baselines_cifar_fs.py",
     # Not data-free: upper bounds.
     "maml_real": "maml_real_cifar_fs.py",
@@ -77,6 +79,8 @@ CPU = {
         "preinverted_cifar_fs.py:cpu --config.num_steps=2000 "
         "--config.learner.kind=protonet"
     ),
+    "tgr": "tgr_cifar_fs_5w1s.py:cpu --config.num_steps=2000",
+    "trustworthy": "trustworthy_cifar_fs_5w1s.py:cpu --config.num_steps=10000",
     "maml_real": f"maml_real_cifar_fs.py {SMALL_REAL}",
     "anil_real": f"maml_real_cifar_fs.py {SMALL_REAL} --config.learner.kind=anil",
     "protonet_real": (

@@ -76,8 +76,8 @@ CHANGES |= {
     | preinverted_cifar_fs.GENERATOR
     | {"recover.inversion.num_steps": 50},
     "few_five": FEW | preinverted_cifar_fs.FIVE,
-    "sabotaged": FEW | {"zoo.sabotage": 0.1},
-    "sabotaged_untrusted": FEW | {"zoo.sabotage": 0.1, "panel.trust": False},
+    "sabotaged": FEW | {"zoo.attack.share": 0.1},
+    "sabotaged_untrusted": FEW | {"zoo.attack.share": 0.1, "panel.trust": False},
 }
 
 # Names that changes had before.

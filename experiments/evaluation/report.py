@@ -181,6 +181,7 @@ def write(
             **({"cost": costs} if costs else {}),
             **queries,
             **drawn,
+            **method.told(outcome.state),
         },
         run.identity,
     )

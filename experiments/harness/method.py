@@ -62,6 +62,7 @@ class Method(NamedTuple):
         which then share its compiled program; None where there are none.
       rows: which of the models it was given it learns from, where it chooses among
         them, in its own order; None: all.
+      told: ``state -> entries of result.json`` of the method's own, ready for JSON.
       remedy: what to do where a step does not fit a device.
     """
 
@@ -76,6 +77,7 @@ class Method(NamedTuple):
     pseudo_task: tuple[int, int] = (1, 15)
     learner: Any = None
     rows: Any = None
+    told: Callable[[Any], dict[str, Any]] = lambda state: {}
     remedy: str = ""
 
 

@@ -10,15 +10,16 @@ from experiments.inputs.images import (
 )
 from experiments.inputs.teachers import (
     HOW_TO_GIVE_TEACHERS,
+    attacked,
     computing_in,
     load_zoo,
     place_zoo,
-    sabotaged,
     select,
 )
 
 __all__ = [
     "HOW_TO_GIVE_TEACHERS",
+    "attacked",
     "check_evaluation",
     "computing_in",
     "evaluation_bank",
@@ -28,6 +29,5 @@ __all__ = [
     "load_zoo",
     "place_zoo",
     "preset",
-    "sabotaged",
     "select",
 ]

@@ -14,6 +14,7 @@ KEYS = {
     "learner.initial": "learner.init_from",
     "replay.labels": "labels",
     "methods.yardsticks": "methods.baselines",
+    "zoo.sabotage": "zoo.attack.share",
     # Of panel distillation and pre-inverted tasks.
     "recover.scenes": "recover.dead_leaves",
     "recover.teachers_at_once": "recover.at_once",
@@ -149,12 +150,17 @@ NAMES = former.Names(
     together={
         "objective.cross_entropy": OBJECTIVE,
         "recover.dead_leaves": RECOVERY,
-        "panel.held_out_classes": {"held_out_teachers": 0, "asked_per_image": 0},
+        "panel.held_out_classes": {
+            "held_out_teachers": 0,
+            "asked_per_image": 0,
+            "trust_passes": 1,
+        },
         "distill.fit_images": DISTILL,
         "eval.every_steps": {"also": ""},
+        "attack.share": {"kind": "mixed", "path": "", "patch": 4},
         "host_devices": {"cluster": ""},
     },
 )
 
 # What is drawn by keys of randomness even where nothing is trained.
-REDRAWN = ("zoo.sabotage", "panel.held_out_classes")
+REDRAWN = ("zoo.sabotage", "zoo.attack.share", "panel.held_out_classes")

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, NamedTuple
 
 from free_jax.options import AtLeast, Between, Named, adam
+from free_jax.zoo.attacks import AttackOptions
 
 # Network of a teacher and of the meta-model, unless a config names another.
 CONV4: dict[str, Any] = {"name": "conv4", "kwargs": {"width": 32}}
@@ -71,7 +72,7 @@ class ZooOptions(NamedTuple):
       apis: in place of a path, or beside it: a list of endpoints, see
         `experiments.inputs.endpoints`.
       num_teachers: the first ones of each group; 0 is all.
-      sabotage: share of teachers broken on purpose, to see what it costs.
+      attack: teachers that are made hostile on purpose.
       pretrain: teachers that are trained before the run, in place of a path.
     """
 
@@ -81,5 +82,5 @@ class ZooOptions(NamedTuple):
     trust_code: tuple[str, ...] = ()
     apis: str = ""
     num_teachers: Annotated[int, AtLeast(0)] = 0
-    sabotage: float = 0.0
+    attack: AttackOptions = AttackOptions()
     pretrain: TeacherRecipe = TeacherRecipe()

@@ -8,13 +8,15 @@ import jax
 from etils import epath
 
 from experiments.harness import hosts, progress
-from experiments.inputs import conversion, corrupt
+from experiments.inputs import conversion
 from experiments.inputs.images import preset
 from experiments.inputs.options import DataOptions, ZooOptions
 from free_jax import rows
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.interop.hub import HubOptions
+from free_jax.zoo import attacks
+from free_jax.zoo.attacks import AttackOptions
 from free_jax.zoo.network import make_network
 
 HOW_TO_GIVE_TEACHERS = (
@@ -23,9 +25,29 @@ HOW_TO_GIVE_TEACHERS = (
 )
 
 
-def sabotaged(zoo: zoo_lib.Zoo, share: float, seed: int) -> zoo_lib.Zoo:
-    """The zoo, with a share of its teachers broken on purpose."""
-    return corrupt.sabotage(zoo, share, seed) if share else zoo
+def attacked(
+    zoo: zoo_lib.Zoo, options: AttackOptions, seed: int, dtype: str = "float32"
+) -> zoo_lib.Zoo:
+    """The zoo, with a share of its teachers made hostile on purpose; says which.
+
+    Args:
+      zoo: of honest teachers, computing in `dtype`.
+      options: see `AttackOptions`.
+      seed: see `attacks.attack`.
+      dtype: that stand-ins of another domain compute in too.
+    """
+    if not options.share:
+        return zoo
+    others = None
+    if options.path:
+        others = computing_in(zoo_lib.load_zoo(options.path), dtype)
+    found = attacks.attack(zoo, options, seed, others)
+    print(
+        f"attacked ({options.kind}): {len(found.hostile)} of {zoo.num_teachers} "
+        f"teachers, {', '.join(map(str, found.hostile))}",
+        flush=True,
+    )
+    return found.zoo
 
 
 def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:

@@ -18,6 +18,8 @@ from experiments.methods import (
     panel,
     preinverted,
     purer,
+    tgr,
+    trustworthy,
 )
 from experiments.methods.options import Settings
 from experiments.stages.options import Recovery
@@ -32,6 +34,8 @@ ALGORITHMS = {
     "purer": purer,
     "preinverted": preinverted,
     "baselines": baselines,
+    "tgr": tgr,
+    "trustworthy": trustworthy,
 }
 __all__ = [
     "ALGORITHMS",
@@ -41,6 +45,7 @@ __all__ = [
     "estimated",
     "learns_from",
     "may_have_more_steps",
+    "paths",
     "prepare",
 ]
 
@@ -97,9 +102,16 @@ def estimated(config: Settings, zoo: zoo_lib.Zoo | None, run: Run) -> str:
     return module.estimated(config, zoo, run)
 
 
-def learns_from(algorithm: str) -> tuple[str, ...]:
+def learns_from(config: Settings) -> tuple[str, ...]:
     """Splits of real images that a method's model is made from; none, for most."""
-    return getattr(ALGORITHMS[algorithm], "LEARNS_FROM", ())
+    of_method = getattr(ALGORITHMS[config.algorithm], "learns_from", None)
+    return of_method(config) if of_method else ()
+
+
+def paths(config: Settings) -> dict[str, tuple[str, str]]:
+    """What it is, to the key and its value: saved models that a method starts from."""
+    of_method = getattr(ALGORITHMS[config.algorithm], "paths", None)
+    return of_method(config) if of_method else {}
 
 
 def may_have_more_steps(config: Settings) -> bool:

@@ -7,12 +7,15 @@ import numpy as np
 import optax
 
 from experiments import inputs
+from experiments.harness.run import Run
 from experiments.inputs import networks
 from experiments.inputs.networks import learners
 from experiments.methods.options import Common
+from experiments.stages import own_tasks, recover
 from experiments.stages.options import Recovery
 from free_jax import panel
 from free_jax import zoo as zoo_lib
+from free_jax.algorithms.recovered_tasks import OwnTaskOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 from free_jax.fewshot import learners as learners_lib
@@ -119,6 +122,48 @@ def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:
     )
 
 
+def spent_before(
+    section: Recovery, run: Run, wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo
+) -> dict[str, Any]:
+    """What `Meters` say of images that are there before the first step."""
+    images = images_recovered(wanted, zoo)
+    spent = recover.spent(section.reuse or run.workdir, images)
+    return {
+        "images_before": images,
+        "gradients": images * wanted.inversion.num_steps,
+        "seconds_before": spent.before,
+        "making_images": spent.making_images,
+    }
+
+
+def check_own_images(
+    section: Recovery,
+    options: OwnTaskOptions,
+    zoo: zoo_lib.Zoo,
+    wanted: panel.RecoverOptions,
+    way: int,
+) -> None:
+    """Refuses to recover for minutes what makes no tasks of single teachers.
+
+    Raises:
+      InputError: no teacher gets enough images of enough classes, or none can be asked.
+    """
+    own_tasks.check_teachers(zoo, section, options)
+    quota, most = panel.quota_of(wanted), 0
+    for group in zoo.groups:
+        classes = group.network.num_classes
+        if classes >= way and invertible(wanted.inversion, group.network):
+            most = max(most, quota.images(classes) // classes)
+    if most < options.per_class:
+        raise InputError(
+            f"config.tasks.per_class={options.per_class} images are taken of each of "
+            f"{way} classes of a teacher, but config.recover (images_per_class="
+            f"{wanted.images_per_class}, at most images_per_teacher="
+            f"{wanted.images_per_teacher} in all) makes at most {most}; recover more "
+            "or take fewer"
+        )
+
+
 def images_of_classes(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> np.ndarray:
     """[C] how many images are recovered of each class; of those drawn, on average."""
     quota, counts = panel.quota_of(wanted), np.zeros(zoo.num_classes)
@@ -128,6 +173,20 @@ def images_of_classes(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> np.ndar
             ids = np.asarray(group.teachers.class_ids).ravel()
             np.add.at(counts, ids, quota.images(classes) / classes)
     return counts
+
+
+def check_episodes(
+    zoo: zoo_lib.Zoo, wanted: panel.RecoverOptions, way: int, needed: int
+) -> None:
+    """Refuses to recover for minutes what makes no episodes."""
+    counts = images_of_classes(wanted, zoo)
+    if (counts >= needed).sum() < way:
+        raise InputError(
+            f"config.replay needs {needed} images a class (shots + queries) but "
+            f"recover.images_per_class={wanted.images_per_class} (and at most "
+            f"images_per_teacher={wanted.images_per_teacher} in all) recovers at "
+            f"most {counts.max():g}; ask for more images or fewer queries"
+        )
 
 
 def episodic_update(

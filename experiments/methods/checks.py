@@ -13,6 +13,7 @@ from experiments.inputs.options import TeacherRecipe, ZooOptions
 from experiments.methods import ALGORITHMS
 from experiments.methods.options import Comparison, Pretraining
 from free_jax.errors import InputError
+from free_jax.zoo import attacks
 
 # Values of ``config.run`` that are no method's.
 OTHERS: dict[str, type] = {"compare": Comparison, "pretrain": Pretraining}
@@ -68,12 +69,11 @@ def upgraded(flat: dict[str, Any]) -> dict[str, Any]:
 def check_zoo(zoo: ZooOptions, way: int) -> None:
     """Refuses a section ``zoo`` that both finds and trains teachers."""
     pretrain = zoo.pretrain
-    if not 0 <= zoo.sabotage < 1:
-        raise InputError(f"config.zoo.sabotage={zoo.sabotage}: must be between 0 and 1")
+    attacks.check(zoo.attack)
     if zoo.apis:
         for key, given in (
             ("pretrain.num_teachers", pretrain.num_teachers),
-            ("sabotage", zoo.sabotage),
+            ("attack.share", zoo.attack.share),
         ):
             if given:
                 raise InputError(

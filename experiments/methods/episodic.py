@@ -20,9 +20,6 @@ from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.options import adam
 
-# Splits of real images that the model is made from.
-LEARNS_FROM = ("train",)
-
 
 class Config(NamedTuple):
     """Every key of meta-learning on real images."""
@@ -36,6 +33,12 @@ class Config(NamedTuple):
     learner: LearnerOptions = LearnerOptions()
     optimizer: Optimizer = adam(3e-3)
     replay: EpisodeOptions = EpisodeOptions()
+
+
+def learns_from(config: Config) -> tuple[str, ...]:
+    """Splits of real images that the model is made from."""
+    del config
+    return ("train",)
 
 
 def check(config: Config) -> None:

@@ -54,7 +54,7 @@ def may_change(config: Settings) -> tuple[str, ...]:
 def contents(config: Settings) -> Contents:
     """What the keys that are paths hold, by which a run is known wherever it is."""
     common: Common = config.common
-    learns = methods.learns_from(config.algorithm)
+    learns = methods.learns_from(config)
     learns += ("train",) if common.zoo.pretrain.num_teachers else ()
     learns += ("val",) if common.eval.select == "val" else ()
     looked_at = dict.fromkeys((*learns, *measuring.splits(common)))
@@ -68,4 +68,6 @@ def contents(config: Settings) -> Contents:
     if path := getattr(config.learner, "init_from", ""):
         named = "model of learner.init_from"
         found[named] = contents_lib.of_file("learner.init_from", path)
+    for named, (key, path) in methods.paths(config).items():
+        found[named] = contents_lib.of_file(key, path)
     return found

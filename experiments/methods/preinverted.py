@@ -91,7 +91,7 @@ def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:
     )
     wanted = base.images_wanted(config.recover, common, zoo)
     needed = episode.shots + episode.queries
-    _check_classes(zoo, wanted, common.way, needed)
+    base.check_episodes(zoo, wanted, common.way, needed)
     reuse_of = config.recover.reuse
     everyone = np.arange(zoo.num_teachers)
     begun = recover.beginning(zoo, everyone, run, wanted, reuse_of=reuse_of)
@@ -137,17 +137,3 @@ def _built(
             making_images=spent.making_images,
         ),
     )
-
-
-def _check_classes(
-    zoo: zoo_lib.Zoo, wanted: RecoverOptions, way: int, needed: int
-) -> None:
-    """Refuses to recover for minutes what makes no episodes."""
-    counts = base.images_of_classes(wanted, zoo)
-    if (counts >= needed).sum() < way:
-        raise InputError(
-            f"config.replay needs {needed} images a class (shots + queries) but "
-            f"recover.images_per_class={wanted.images_per_class} (and at most "
-            f"images_per_teacher={wanted.images_per_teacher} in all) recovers at "
-            f"most {counts.max():g}; ask for more images or fewer queries"
-        )

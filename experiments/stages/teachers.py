@@ -125,5 +125,5 @@ def _loaded(options: ZooOptions, data: DataOptions, run: Run) -> Zoo:
 
 
 def _treated(zoo: Zoo, options: ZooOptions, run: Run, dtype: Dtype) -> Zoo:
-    zoo = inputs.sabotaged(zoo, options.sabotage, run.seed)
-    return inputs.computing_in(zoo, dtype)
+    zoo = inputs.computing_in(zoo, dtype)
+    return inputs.attacked(zoo, options.attack, run.seed, dtype)

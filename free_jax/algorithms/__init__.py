@@ -5,6 +5,8 @@ from free_jax.algorithms.bidf import bidf
 from free_jax.algorithms.episodic import episodic
 from free_jax.algorithms.free import free
 from free_jax.algorithms.purer import purer
+from free_jax.algorithms.tgr import tgr
+from free_jax.algorithms.trustworthy import trustworthy
 
 __all__ = [
     "Algorithm",
@@ -12,4 +14,6 @@ __all__ = [
     "episodic",
     "free",
     "purer",
+    "tgr",
+    "trustworthy",
 ]

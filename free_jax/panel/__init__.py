@@ -1,5 +1,6 @@
 """The panel: an image's outputs by all teachers, and one network that learns them."""
 
+from free_jax.panel.aggregate import Aggregated, aggregated
 from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
 from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.describe import (
@@ -32,11 +33,14 @@ from free_jax.panel.transfer_set import (
     joined,
     to_described,
 )
-from free_jax.panel.trust import Trust, judge, rows_of, trust
+from free_jax.panel.trust import REVISED, judge, rows_of, trust
+from free_jax.panel.verdicts import Trust, verdicts
 from free_jax.panel.voices import asks_some, from_silence
 from free_jax.panel.votes import Voted, vote, voted_classes
 
 __all__ = [
+    "REVISED",
+    "Aggregated",
     "Described",
     "DescribedZoo",
     "DistillOptions",
@@ -47,6 +51,7 @@ __all__ = [
     "RecoverOptions",
     "Trust",
     "Voted",
+    "aggregated",
     "answered_images",
     "answers_of",
     "ask_jobs",
@@ -82,6 +87,7 @@ __all__ = [
     "tempered",
     "to_described",
     "trust",
+    "verdicts",
     "vote",
     "voted_classes",
 ]

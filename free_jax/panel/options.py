@@ -79,6 +79,8 @@ class PanelOptions(NamedTuple):
         each about equally many images, not negative; 0: all.  With very few, trust
         goes by information alone: nobody sees enough of others' images to contradict.
       trust: leave out teachers without information or that contradict the others.
+      trust_passes: revise that at most so often, by those who are believed; 1: hear
+        everyone, once.  Ten suffice for verdicts to stand.
     """
 
     recover: RecoverOptions = RecoverOptions()
@@ -87,3 +89,4 @@ class PanelOptions(NamedTuple):
     held_out_teachers: Annotated[int, AtLeast(0)] = 0
     asked_per_image: Annotated[int, AtLeast(0)] = 0
     trust: bool = True
+    trust_passes: Annotated[int, AtLeast(1)] = 1

@@ -29,7 +29,8 @@ from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import PanelOptions
 from free_jax.panel.ragged import outputs_of
 from free_jax.panel.recovery import recover_zoo
-from free_jax.panel.trust import NOBODY, Trust, judge
+from free_jax.panel.trust import NOBODY, judge
+from free_jax.panel.verdicts import Trust
 from free_jax.panel.voices import as_if_asked, chosen_voices
 from free_jax.types import Answers, ImageBank, Known, SyntheticImages
 
@@ -132,7 +133,9 @@ def describe_zoo(
     tasks = ()
     if choice.judges.size:
         images, answers, tasks = _without_judges(images, answers, choice)
-    judged = judge(zoo, images, answers, choice.asked) if options.trust else None
+    judged = None
+    if options.trust:
+        judged = judge(zoo, images, answers, choice.asked, options.trust_passes)
     described = to_described(images, answers, judged.weights if judged else None)
     ids = zoo.class_ids[outputs_of(zoo.columns, choice.asked)]
     described = described._replace(class_ids=ids)
