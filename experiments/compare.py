@@ -267,6 +267,7 @@ def cell_config(given: Given, cell: Cell, zoo_path: str) -> Given:
     own.seed, own.way = cell.seed, config.way
     own.data, own.mesh, own.dtype = config.data, config.mesh, config.dtype
     own.host_devices, own.max_seconds = config.host_devices, config.max_seconds
+    own.cluster = config.cluster
     own.checkpoint = config.checkpoint
     own.zoo.pretrain.num_teachers = 0
     # Where real images are learned from nothing else may be known.

@@ -14,8 +14,9 @@ class Job(NamedTuple):
       run: makes the arrays.  What it needs is loaded only then.  An entry
         ``"complete"`` that is False says that some of it may come another time, so that
         this result must not be kept.
-      here: it uses what only this process has, such as connections to a service;
-        others can be sent to another machine (with cloudpickle).
+      here: it uses what only this process has, such as connections to a service or
+        the result of the job before; others can be sent to another machine (with
+        cloudpickle).
     """
 
     name: str

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from free_jax.errors import InputError
+
 
 class FileRows:
     """An array in a file, uncompressed and in C order.
@@ -31,6 +33,8 @@ class FileRows:
         """
         # Another process that is handed this may work in another folder.
         self.file, self.offset = os.path.abspath(file), offset
+        # By which the file is known again: another at its place has other rows.
+        self._noted = _noted(os.stat(self.file))
         self.dtype, self.shape = np.dtype(dtype), tuple(map(int, shape))
 
     ndim = property(lambda self: len(self.shape))
@@ -49,6 +53,11 @@ class FileRows:
             flat = memoryview(found.reshape(-1).view(np.uint8).data)
             runs = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
             with open(self.file, "rb", buffering=0) as opened:
+                if _noted(os.fstat(opened.fileno())) != self._noted:
+                    raise InputError(
+                        f"{self.file} is another file than it was; run the command "
+                        "again"
+                    )
                 for start, stop in zip(runs, [*runs[1:], rows.size], strict=True):
                     opened.seek(self.offset + int(rows[start]) * width)
                     _fill(opened, flat[start * width : stop * width])
@@ -171,6 +180,10 @@ def _member(
     return FileRows(file, start, dtype, shape)
 
 
+def _noted(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
 def _is_number(index: Any) -> bool:
     return isinstance(index, int | np.integer) or hasattr(index, "item")
 
@@ -179,7 +192,11 @@ def _rows(index: Any, count: int) -> np.ndarray:
     """The rows that an index along the first axis names."""
     if isinstance(index, slice):
         return np.arange(*index.indices(count))
+    if isinstance(index, tuple):
+        raise IndexError(f"an index of {len(index)} axes; give the first alone")
     rows = np.atleast_1d(np.asarray(index))
+    if rows.size and rows.dtype.kind not in "biu":
+        raise IndexError(f"an index of {rows.dtype}; give whole numbers")
     if rows.dtype == bool:
         if rows.shape != (count,):
             raise IndexError(f"a mask of shape {rows.shape} for {count} rows")

@@ -3,11 +3,15 @@
 import functools
 import os
 import pathlib
+import pickle
 import re
 import subprocess
 import sys
 
 import cluster_toy
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from cluster_toy import asking, assert_same, numbers, recovery
 from etils import epath
@@ -15,6 +19,7 @@ from etils import epath
 from experiments.harness import chunks, cluster, stopping
 from free_jax import parallel
 from free_jax.errors import InputError
+from free_jax.jobs import Job
 
 pytest.importorskip("distributed", reason="extra cluster is not installed")
 
@@ -25,7 +30,7 @@ def zoo():
 
 
 def sent(jobs):
-    return cluster._read(cluster.pickled(({}, tuple(jobs))))
+    return pickle.loads(cluster.pickled(tuple(jobs)))
 
 
 @pytest.mark.parametrize("make", [recovery, asking])
@@ -85,6 +90,32 @@ def test_what_cannot_be_sent_is_done_here():
     jobs = [job._replace(here=True) for job in numbers(2, log)]
     found = dict(cluster._work(None, jobs))
     assert [part["x"].size for _, part in sorted(found.items())] == [0, 1]
+
+
+def sent_by(versions, settings, jobs):
+    jobs = cluster.pickled(tuple(jobs))
+    return pickle.dumps(cluster.Sent(versions, settings, jobs))
+
+
+def test_each_list_is_done_by_the_settings_of_its_run():
+    jobs = [Job("dtype", lambda: {"x": np.asarray(jnp.zeros(1) + 1.0)})]
+    first, second = (
+        sent_by(cluster.versions(), {"jax_enable_x64": x}, jobs) for x in (True, False)
+    )
+    before = jax.config.jax_enable_x64
+    try:
+        found = [cluster._do(each, 0)["x"].dtype for each in (first, second, first)]
+    finally:
+        jax.config.update("jax_enable_x64", before)
+    assert [x.itemsize for x in found] == [8, 4, 8]
+
+
+def test_a_worker_of_other_sources_or_without_the_files_says_so(tmp_path):
+    gone = Job("gone", lambda: dict(np.load(tmp_path / "gone.npz")))
+    with pytest.raises(InputError, match=r"gone.npz.*must be the same for all"):
+        cluster._do(sent_by(cluster.versions(), {}, [gone]), 0)
+    with pytest.raises(InputError, match="install the same"):
+        cluster._do(sent_by("sources 0", {}, [gone]), 0)
 
 
 def test_nobody_answers():

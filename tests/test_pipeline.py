@@ -214,6 +214,11 @@ def five(**changes):
     )
 
 
+def test_jobs_that_need_those_before_stay_in_this_process():
+    _, (jobs, _) = five()
+    assert all(job.here for job in jobs)
+
+
 @pytest.mark.slow
 def test_a_meta_training_goes_on_from_what_was_kept():
     """The same bits as in one go, and as the plain loop makes."""

@@ -9,6 +9,7 @@ import pytest
 
 from free_jax import rows
 from free_jax.ahead import Feed
+from free_jax.errors import InputError
 
 
 @pytest.fixture
@@ -84,3 +85,23 @@ def test_the_next_is_made_ahead_in_another_thread():
         feed(3)
     feed.close()
     assert made[:3] == [(1, False), (2, False), (3, False)]
+
+
+def test_another_file_at_its_place_is_refused(tmp_path):
+    file = tmp_path / "x.npz"
+    np.savez(file, x=np.zeros((4, 8)))
+    found = rows.in_archive(file)["x"]
+    assert found[1].shape == (8,)
+    np.savez(file, x=np.ones((4, 9)))
+    with pytest.raises(InputError, match="another file than it was"):
+        found[1]
+
+
+@pytest.mark.parametrize("index", [(0, 1), 0.5, [0.0]])
+def test_an_index_that_is_no_row_is_refused(tmp_path, index):
+    file = tmp_path / "x.npz"
+    np.savez(file, x=np.zeros((4, 8)))
+    found = rows.in_archive(file)["x"]
+    for array in (found, rows.Rows([found])):
+        with pytest.raises(IndexError, match="give"):
+            array[index]

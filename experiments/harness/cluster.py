@@ -7,13 +7,18 @@ the cluster dies, what it finished is in the run's folder, and the same command 
 
 import contextlib
 import functools
+import hashlib
 import importlib.metadata
+import importlib.util
 import io
 import logging
+import pathlib
+import pickle
+import socket
 import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import CancelledError
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -93,6 +98,11 @@ def _check(client: Any, address: str, patience: float) -> None:
             f"config.cluster={address}: no worker came within {patience:g} seconds; "
             "start some by `dask worker ADDRESS --nthreads 1`"
         ) from None
+    if many := [name for name, count in client.nthreads().items() if count > 1]:
+        raise InputError(
+            f"config.cluster={address}: worker {many[0]} does several jobs at once; "
+            "start workers by `dask worker ADDRESS --nthreads 1`"
+        )
     try:
         told = client.run(versions)
     except Exception as error:
@@ -101,21 +111,50 @@ def _check(client: Any, address: str, patience: float) -> None:
             f"({error}); install the same free_jax there"
         ) from error
     for worker, found in told.items():
-        if found != versions():
-            raise InputError(
-                f"config.cluster={address}: worker {worker} has {found}, this process "
-                f"{versions()}; install the same there"
-            )
+        _compare(found, worker)
     print(f"cluster {address}: {len(told)} workers", flush=True)
 
 
+@functools.cache
 def versions() -> str:
-    """Of what computes, as far as it is installed."""
-    found = []
-    for name in ("free_jax", "jax", "jaxlib", "numpy"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found.append(f"{name} {importlib.metadata.version(name)}")
-    return ", ".join(found)
+    """Of what computes: packages, and the sources that are run."""
+    digest = hashlib.sha256()
+    for name in ("free_jax", "experiments"):
+        spec = importlib.util.find_spec(name)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            for file in sorted(pathlib.Path(folder).rglob("*.py")):
+                digest.update(f"{file.relative_to(folder)}\n".encode())
+                digest.update(file.read_bytes())
+    packages = ("jax", "jaxlib", "numpy", "flax", "optax")
+    found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
+    return ", ".join([f"sources {digest.hexdigest()[:12]}", *found])
+
+
+def _compare(found: str, worker: str) -> None:
+    """Refuses what is not as it is in this process.
+
+    Raises:
+      InputError: says what is not.
+    """
+    if found != versions():
+        raise InputError(
+            f"config.cluster: {worker} has {found}; here are {versions()}; install the "
+            "same, and start the workers again"
+        )
+
+
+class Sent(NamedTuple):
+    """Jobs on their way to a worker.
+
+    Attributes:
+      versions: of what they were made by.
+      settings: of JAX, which decide what a program computes.
+      jobs: see `pickled`.
+    """
+
+    versions: str
+    settings: dict[str, Any]
+    jobs: bytes
 
 
 def _work(
@@ -123,6 +162,7 @@ def _work(
 ) -> Iterator[tuple[int, dict[str, np.ndarray]] | None]:
     """Does jobs on the workers, those of this process alone here, see `chunks.Work`."""
     import distributed
+    from distributed.comm.core import CommClosedError
     from distributed.scheduler import KilledWorker
 
     if any(job.here for job in jobs):
@@ -131,8 +171,9 @@ def _work(
     if not jobs:
         return
     settings = {name: getattr(jax.config, name) for name in _SETTINGS}
+    blob = pickle.dumps(Sent(versions(), settings, pickled(tuple(jobs))))
     try:
-        sent = client.submit(bytes, pickled((settings, tuple(jobs))), pure=False)
+        sent = client.submit(bytes, blob, pure=False)
         numbers = {
             client.submit(_do, sent, number, pure=False): number
             for number in range(len(jobs))
@@ -152,7 +193,7 @@ def _work(
                 del over  # And with it what the scheduler keeps for us.
         finally:
             client.cancel([sent, *numbers])
-    except (KilledWorker, CancelledError, OSError) as error:
+    except (KilledWorker, CancelledError, CommClosedError) as error:
         raise metrics.RunError(
             f"the cluster does not go on ({error}); what it finished is kept, and the "
             "same command continues"
@@ -160,30 +201,40 @@ def _work(
 
 
 def _do(sent: bytes, number: int) -> dict[str, np.ndarray]:
-    """One of the jobs, on a worker."""
-    return chunks.timed(_read(sent)[number])
+    """One of the jobs, on a worker.
+
+    Raises:
+      InputError: this worker is another, or does not find what the job reads.
+    """
+    settings, jobs = _read(sent)
+    for name, value in settings.items():  # Another run's jobs may have changed them.
+        jax.config.update(name, value)
+    try:
+        return chunks.timed(jobs[number])
+    except OSError as error:
+        raise InputError(
+            f"config.cluster: worker {socket.gethostname()}: {error}; the models' "
+            "folder and --workdir must be the same for all workers"
+        ) from error
 
 
 @functools.lru_cache(maxsize=2)
-def _read(sent: bytes) -> Sequence[Job]:
-    """The jobs; equal ones of a worker share their programs."""
-    import cloudpickle
-
-    settings, blob = cloudpickle.loads(sent)
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    return cloudpickle.loads(blob)
+def _read(sent: bytes) -> tuple[dict[str, Any], Sequence[Job]]:
+    """Settings and jobs; equal ones of a worker share their programs."""
+    made, settings, jobs = pickle.loads(sent)
+    _compare(made, f"worker {socket.gethostname()} is asked by a run that")
+    return settings, pickle.loads(jobs)
 
 
-def pickled(sent: tuple[dict[str, Any], tuple[Job, ...]]) -> bytes:
-    """Settings, and jobs as they are read once these are made.
+def pickled(jobs: tuple[Job, ...]) -> bytes:
+    """Jobs as bytes, with the functions that they are made of.
 
     Meshes become those of the devices where they are read.
     """
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):
-        """Of what cloudpickle does not know."""
+        """Meshes and remembered results too, which cloudpickle cannot write."""
 
         def reducer_override(self, obj: Any) -> Any:
             if isinstance(obj, jax.sharding.Mesh):
@@ -196,10 +247,9 @@ def pickled(sent: tuple[dict[str, Any], tuple[Job, ...]]) -> bytes:
                 return weakref.ref, (obj(),)
             return super().reducer_override(obj)
 
-    settings, jobs = sent
     room = io.BytesIO()
     Pickler(room).dump(jobs)
-    return cloudpickle.dumps((settings, room.getvalue()))
+    return room.getvalue()
 
 
 def _mesh(axes: tuple[str, ...]) -> jax.sharding.Mesh:

@@ -30,7 +30,8 @@ Cluster = Annotated[
     str,
     About(
         "Address of a Dask scheduler, such as tcp://10.0.0.2:8786, whose workers "
-        "recover images and ask about them; empty: this process does."
+        "recover images before the first step and ask about them, where a method does "
+        "(panel, preinverted); empty: this process does."
     ),
 ]
 
@@ -118,6 +119,5 @@ class Pretraining(NamedTuple):
     dtype: Computing = "float32"
     host_devices: Devices = 1
     mesh: MeshOptions = MeshOptions()
-    cluster: Cluster = ""
     log: LogOptions = LogOptions()
     checkpoint: CheckpointOptions = CheckpointOptions()

@@ -9,6 +9,7 @@ from experiments.harness.contents import NOTHING, Contents
 from experiments.inputs import former_keys
 from experiments.methods import checks
 from experiments.methods.options import Common, Comparison, Pretraining
+from free_jax.errors import InputError
 
 # What says where and how a run works: its results are those of the run before.
 ELSEWHERE = ("log", "checkpoint", "data.cache_dir", "host_devices", "mesh", "cluster")
@@ -39,8 +40,14 @@ def opened(
         nobody answers for the cluster.
     """
     place, map_tasks = devices.placement(settings.mesh.task, settings.mesh.local)
+    address = "" if isinstance(settings, Pretraining) else settings.cluster
+    if address and settings.max_seconds:
+        raise InputError(
+            "config.max_seconds counts what jobs took, on however many workers; leave "
+            "it at 0 with config.cluster"
+        )
     with (
-        cluster.opened(settings.cluster) as work,
+        cluster.opened(address) as work,
         run.opened(
             folder,
             seed=settings.seed,

@@ -261,9 +261,9 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
             f"{name}: no recovered images and answers in the folders recovered and "
             f"described of {folder}; give the workdir of a panel run"
         )
-    images = _images([open_chunk(file) for file in recovered], folder)
+    images = _images([_opened(name, file) for file in recovered], folder)
     try:
-        answers = _answers([open_chunk(file) for file in described])
+        answers = _answers([_opened(name, file) for file in described])
     except InputError as error:
         raise InputError(
             f"{name}: {error} in {folder}; let that run finish first"
@@ -276,6 +276,22 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
     if _asked_all(name, folder, zoo, images, answers, asked):
         answers = panel.answers_of(answers, asked)
     return images, answers
+
+
+def _opened(name: str, file: epath.Path) -> dict[str, Any]:
+    """A chunk, whose large arrays are read when they are used.
+
+    Raises:
+      InputError: it is damaged.
+    """
+    try:
+        read_chunk(file)  # Rows that are read later are not compared with a sum.
+    except DAMAGED as error:
+        raise InputError(
+            f"{name}: {file} is damaged ({error}); run that run's command again, which "
+            "makes it anew"
+        ) from None
+    return open_chunk(file)
 
 
 def _images(parts: list[dict[str, np.ndarray]], folder: str) -> SyntheticImages:

@@ -221,4 +221,5 @@ def teachers(setting: Setting) -> Zoo:
             f"weights of {setting.zoo.num_teachers} teachers, {size / 1e9:.1f} GB, are "
             f"more than the {_MOST / 1e9:.0f} GB that are held at once"
         )
-    return in_memory(setting.zoo)
+    zoo = setting.zoo
+    return setting.programs.once("teachers in memory", lambda: in_memory(zoo))

@@ -376,7 +376,8 @@ def generator_jobs(
         return _result_of(name, start, state, infos)
 
     jobs = [
-        Job(f"{name}-{start:05d}", lambda start=start: train(start))
+        # One after the other, each from what `left` was given here.
+        Job(f"{name}-{start:05d}", lambda start=start: train(start), here=True)
         for start in range(0, num_steps, chunk)
     ]
     return GeneratorJobs(jobs, left)

@@ -51,6 +51,11 @@ def save_zoo(zoo: Zoo, path: Any, *, in_files: bool | None = None) -> None:
     if in_files is None:
         size = sum(leaf.nbytes for leaf in jax.tree.leaves(zoo.teachers))
         in_files = size > LARGE and "://" not in str(path)
+    elif in_files and "://" in str(path):
+        raise InputError(
+            f"{path}: weights that are read by the teacher need a local folder; give "
+            "one, or in_files=False"
+        )
     for network in zoo.networks:
         if network.family is not None:
             raise InputError(
