@@ -336,7 +336,8 @@ def test_some_voices_an_image_and_one_output_a_class(zoo_path, tmp_path, capsys)
         )
 
 
-def test_images_and_answers_of_an_earlier_run_are_used_again(
+@pytest.mark.slow  # By default, a whole run reuses in `test_old_workdir`.
+def test_a_run_that_reuses_all_of_an_earlier_one_is_that_run(
     finished, zoo_path, tmp_path, monkeypatch
 ):
     earlier, result = finished
@@ -344,6 +345,12 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
     config = parse(zoo_path, f"--config.recover.reuse={earlier}")
     again = train.main(config, str(tmp_path / "all"))
     assert again["results"] == result["results"]
+
+
+def test_images_and_answers_of_an_earlier_run_are_used_again(
+    finished, zoo_path, tmp_path
+):
+    earlier, _ = finished
     # Part of it: fewer images and scenes, one teacher a group.
     config = parse(
         zoo_path,
