@@ -127,7 +127,7 @@ def _settings(name: str, kind: str, parameters: Any, network: Any) -> dict[str, 
 
 
 @contextlib.contextmanager
-def serving(folder: Any, *, seconds: float = 120.0) -> Iterator[str]:
+def serving(folder: Any, *, seconds: float = 600.0) -> Iterator[str]:
     """Runs MLServer on an exported folder; yields its URL once all models are ready.
 
     Raises:

@@ -15,7 +15,7 @@ from experiments.evaluation import comparison_report
 from experiments.harness import loop, stopping
 from experiments.harness.run import Run
 from experiments.inputs import command_line
-from experiments.methods import base, checks, preinverted
+from experiments.methods import base, checks
 from experiments.stages import recover
 from free_jax import (
     InputError,
@@ -260,13 +260,13 @@ def test_preinverted_counts_images_of_all_teachers_of_a_class(zoo_path):
     group = ZooGroup(arch, Teachers(variables, jnp.asarray(ids)), np.full(2, np.nan))
     zoo = Zoo((group,), procedural.class_names("train"))
     four = panel.RecoverOptions(images_per_class=4)
-    preinverted._check_classes(zoo, four, way=5, needed=4)
+    base.check_episodes(zoo, four, 5, 4)
     # Four classes have 8 images, two have 4: too few for five.
     with pytest.raises(InputError, match="recovers at most 8"):
-        preinverted._check_classes(zoo, four, way=5, needed=5)
+        base.check_episodes(zoo, four, 5, 5)
     # Ten from a teacher are two of each of its classes.
     with pytest.raises(
         InputError, match=r"images_per_teacher=10 .* recovers at most 4"
     ):
         few = four._replace(images_per_teacher=10)
-        preinverted._check_classes(zoo, few, way=5, needed=4)
+        base.check_episodes(zoo, few, 5, 4)
