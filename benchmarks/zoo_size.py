@@ -26,7 +26,7 @@ import numpy as np
 from experiments.harness import memory
 from free_jax import inversion, panel, rows
 from free_jax import zoo as zoo_lib
-from free_jax.panel import asking_some
+from free_jax.panel import partial_asking
 from free_jax.panel.voices import drawn_voices
 from free_jax.types import Teachers
 from free_jax.zoo.network import make_network
@@ -96,7 +96,7 @@ def measure(folder: pathlib.Path, sampled: int, steps: int) -> dict[str, float]:
 
     owners = np.full(len(images), -1)
     voices = drawn_voices(rng, owners, zoo.num_teachers, ASKED)
-    asking = asking_some.ask_some_jobs(zoo, images, voices)
+    asking = partial_asking.ask_some_jobs(zoo, images, voices)
     each = min(64, zoo.num_teachers)
     calls = min(3, max(len(asking) - 2, 0))
     first, usual = seconds(

@@ -16,7 +16,7 @@ from experiments import inputs, inspect_zoo
 from experiments.inputs import former_keys
 from experiments.inputs.contents import fingerprint
 from free_jax import InputError, Zoo, ZooGroup, panel
-from free_jax.panel import aggregate, some
+from free_jax.panel import aggregate, partial_answers
 from free_jax.panel.trust import REVISED
 from free_jax.panel.voices import drawn_voices
 from free_jax.types import Answers, SyntheticImages, Teachers
@@ -216,7 +216,7 @@ def test_verdicts_are_revised_of_some_answers_too():
     """Each image is shown to half of the teachers, its own among them."""
     answers, ids, images = world(4, each=60)
     rng = np.random.default_rng(0)
-    told = some.some_of(answers, drawn_voices(rng, images.owners, 12, 6))
+    told = partial_answers.some_of(answers, drawn_voices(rng, images.owners, 12, 6))
     found = panel.trust(told, ids, images, passes=REVISED)
     assert np.flatnonzero(found.weights == 0).tolist() == list(range(4))
 
@@ -310,7 +310,7 @@ def test_the_middle_of_votes_is_not_moved_by_a_liar():
     silent[0, 4:] = np.nan
     for less in (
         said._replace(logits=silent),
-        some.some_of(said, np.asarray([[0, 1]])),
+        partial_answers.some_of(said, np.asarray([[0, 1]])),
     ):
         two = aggregate.aggregated(less, ids, form="median")
         assert two.answers.logits.tolist() == [[1.5, -1.5]]

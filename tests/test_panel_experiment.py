@@ -32,7 +32,7 @@ from free_jax import (
     save_zoo,
 )
 from free_jax.panel import model as distilled
-from free_jax.panel import some
+from free_jax.panel import partial_answers
 from free_jax.panel.described import Described
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import subset
@@ -316,7 +316,7 @@ def test_some_voices_an_image_and_one_output_a_class(zoo_path, tmp_path, capsys)
     assert (np.bincount(images) == 2).all()
     told = reuse._answers([dict(part) for part in kept])
     # As it was first kept: NaN of those that were not asked.
-    dense = some.of_all(told)
+    dense = partial_answers.of_all(told)
     asked = np.isfinite(dense.logits).reshape(-1, 5, 5).all(2)
     former = {"logits": dense.logits, "columns": dense.columns, "asked": asked}
     again = reuse._answers([former])

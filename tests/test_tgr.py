@@ -17,7 +17,7 @@ from free_jax.algorithm import total_draws
 from free_jax.algorithms import recovered_tasks, tgr_grouping
 from free_jax.algorithms.tgr import Parts, TgrData, TgrOptions
 from free_jax.algorithms.tgr_grouping import GroupOptions
-from free_jax.panel import some
+from free_jax.panel import partial_answers
 from free_jax.types import Answers, SyntheticImages
 
 tgr = importlib.import_module("free_jax.algorithms.tgr")
@@ -295,7 +295,9 @@ def test_images_are_sorted_by_owner_and_class(asked):
     logits = np.arange(12 * 7, dtype=np.float32).reshape(12, 7)
     answers = [Answers(logits, columns), Answers(logits + 1000, columns)]
     if asked == "owners":
-        answers = [some.some_of(x, np.asarray(owners)[:, None]) for x in answers]
+        answers = [
+            partial_answers.some_of(x, np.asarray(owners)[:, None]) for x in answers
+        ]
     tasks, rows, left_out = recovered_tasks.from_answers(
         [(images, answers[0]), (synthetic(owners, classes, 100), answers[1])],
         np.asarray([2, 4, 7, 8, 9, 1, 0]),
@@ -322,7 +324,7 @@ def test_images_are_sorted_by_owner_and_class(asked):
         )
     # Whoever was not asked about its own image is left out.
     silent = np.where(np.arange(12) == 0, 1, owners)[:, None]
-    less = some.some_of(Answers(logits, columns), silent)
+    less = partial_answers.some_of(Answers(logits, columns), silent)
     ids = np.asarray([2, 4, 7, 8, 9, 1, 0])
     found = recovered_tasks.from_answers([(images, less)], ids, way=2, per_class=2)
     assert found[1].tolist() == [1] and "not numbers" in found[2][0]

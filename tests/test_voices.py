@@ -16,7 +16,7 @@ from test_pipeline import KEY, OPTIONS, SHORT, described, tiny_zoo
 from free_jax import panel
 from free_jax.errors import InputError
 from free_jax.jobs import in_memory
-from free_jax.panel import asking_some, some
+from free_jax.panel import partial_answers, partial_asking
 from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.transfer_set import to_described
 from free_jax.panel.trust import trust
@@ -40,7 +40,7 @@ def silenced(logits, columns, voices):
 def as_some(described, voices):
     """A described set of all answers, as if some teachers had been asked."""
     answers = Answers(np.asarray(described.logits), np.asarray(described.columns))
-    told = some.some_of(answers, voices)
+    told = partial_answers.some_of(answers, voices)
     return described._replace(logits=np.nan_to_num(told.logits), teachers=told.teachers)
 
 
@@ -88,13 +88,15 @@ def test_some_answers_are_those_of_all_where_they_were_asked_for(at_once):
     images = described().recovered
     voices = drawn_voices(np.random.default_rng(0), images.owners, T, 2)
     voices[voices == 1] = -1  # Asked about nothing at all.
-    jobs = asking_some.ask_some_jobs(tiny_zoo(), images.images, voices, at_once=at_once)
+    jobs = partial_asking.ask_some_jobs(
+        tiny_zoo(), images.images, voices, at_once=at_once
+    )
     assert len({job.name for job in jobs}) == len(jobs) >= (T if at_once == 1 else 1)
-    found = asking_some.answers_in([job.run() for job in jobs])
+    found = partial_asking.answers_in([job.run() for job in jobs])
     np.testing.assert_array_equal(mask(found.teachers), mask(voices))
     whole = all_answers()
     expected = silenced(whole.logits, whole.columns, mask(voices))
-    everything = some.of_all(found).logits
+    everything = partial_answers.of_all(found).logits
     np.testing.assert_allclose(everything, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -104,7 +106,7 @@ def test_asking_costs_what_is_asked():
     voices = drawn_voices(np.random.default_rng(0), owners, 50, 5)
     heard = [np.flatnonzero((voices == t).any(1)) for t in range(50)]
     size = int(np.clip(np.mean(list(map(len, heard))) / 4, 8, 250))
-    found = asking_some.blocks(heard, size)
+    found = partial_asking.blocks(heard, size)
     asked = (found.rows >= 0).sum()
     assert asked == voices.size and found.rows.size < 1.5 * voices.size
     for t in range(50):
@@ -202,21 +204,21 @@ def test_batches_sent_from_the_host_are_those_of_the_device(of_some):
 def test_answers_of_some_are_put_together_and_taken_apart():
     whole = all_answers()
     voices = drawn_voices(np.random.default_rng(1), np.full(31, -1), T, 2)
-    told = some.some_of(whole, voices)
+    told = partial_answers.some_of(whole, voices)
     dense = silenced(whole.logits, whole.columns, mask(voices))
-    np.testing.assert_array_equal(some.of_all(told).logits, dense)
+    np.testing.assert_array_equal(partial_answers.of_all(told).logits, dense)
     toy.assert_equal(panel.from_silence(Answers(dense, whole.columns)), told)
-    pairs = zip(some.each(told), some.each(whole), strict=True)
+    pairs = zip(partial_answers.each(told), partial_answers.each(whole), strict=True)
     for t, ((rows, said), (_, wanted)) in enumerate(pairs):
         np.testing.assert_array_equal(rows, np.flatnonzero(mask(voices)[:, t]))
         np.testing.assert_array_equal(said, wanted[rows])
     kept = np.asarray([0, 2, 3])
-    fewer = some.of_all(some.answers_of(told, kept)).logits
+    fewer = partial_answers.of_all(partial_answers.answers_of(told, kept)).logits
     outputs = panel.outputs_of(whole.columns, kept)
     np.testing.assert_array_equal(fewer, dense[:, outputs])
-    both = some.joined([told, whole])
+    both = partial_answers.joined([told, whole])
     expected = np.concatenate([dense, whole.logits])
-    np.testing.assert_array_equal(some.of_all(both).logits, expected)
+    np.testing.assert_array_equal(partial_answers.of_all(both).logits, expected)
 
 
 def test_the_loss_is_the_mean_over_what_was_asked():
@@ -290,11 +292,11 @@ def test_a_liar_is_found_by_what_it_was_asked():
     wanted = [1, 1, 1, 1, 0, 1]
     assert trust(everyone, known.ravel(), images).weights.tolist() == wanted
     voices = drawn_voices(rng, owners, 6, 3)
-    told = some.some_of(everyone, voices)
+    told = partial_answers.some_of(everyone, voices)
     judged = trust(told, known.ravel(), images)
     assert judged.weights.tolist() == wanted
     # All asked about all is no other judgement.
-    same = some.some_of(everyone, some.everyone(everyone))
+    same = partial_answers.some_of(everyone, partial_answers.everyone(everyone))
     np.testing.assert_array_equal(
         trust(same, known.ravel(), images).information,
         trust(everyone, known.ravel(), images).information,

@@ -147,8 +147,6 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         title=base.title(config.algorithm, tasks.zoo),
         algorithm=algorithm,
         data=tasks.zoo.teachers,
-        remedy="lower config.recover.images_per_class, or take fewer teachers "
-        "(config.zoo.num_teachers)",
         rows=tasks.rows,
         network=student,
         predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),

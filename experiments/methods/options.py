@@ -30,8 +30,8 @@ Cluster = Annotated[
     str,
     About(
         "Address of a Dask scheduler, such as tcp://10.0.0.2:8786, whose workers "
-        "recover images before the first step and ask about them, where a method does "
-        "(panel, preinverted); empty: this process does."
+        "recover images and ask about them, of a method that does so before its first "
+        "step; empty: this process does."
     ),
 ]
 

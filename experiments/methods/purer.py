@@ -178,9 +178,6 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
-        remedy="lower config.recover.images_per_class or "
-        "config.recover.teachers_per_step, or take fewer teachers "
-        "(config.zoo.num_teachers)",
         rows=rows,
         network=student,
         predictors=predictors,

@@ -15,7 +15,7 @@ from free_jax import rows as rows_lib
 from free_jax.algorithms import recovered_tasks
 from free_jax.algorithms.recovered_tasks import OwnTaskOptions, RecoveredTasks
 from free_jax.errors import InputError
-from free_jax.panel import some
+from free_jax.panel import partial_answers
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import Zoo
 
@@ -102,7 +102,7 @@ def recovered(
         found, answers = begun.known
         own = (found.owners >= 0) & (found.owners < zoo.num_teachers)
         found = SyntheticImages(*(rows_lib.chosen(x, own) for x in found))
-        versions = [(found, some.of_images(answers, own))]
+        versions = [(found, partial_answers.of_images(answers, own))]
         more = _versions(run, found, options)[1:]
     else:
         everyone = np.arange(zoo.num_teachers)
@@ -179,6 +179,9 @@ def _asked(
         map_tasks=run.map_tasks,
     )
     return [
-        (version, some.of_images(answers, np.arange(i * count, (i + 1) * count)))
+        (
+            version,
+            partial_answers.of_images(answers, np.arange(i * count, (i + 1) * count)),
+        )
         for i, version in enumerate(versions)
     ]

@@ -20,8 +20,8 @@ from free_jax import inversion, panel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.model_io import MODEL_FILE
-from free_jax.panel.asking_some import answers_in
-from free_jax.panel.some import of_images
+from free_jax.panel.partial_answers import of_images
+from free_jax.panel.partial_asking import answers_in
 from free_jax.rows import chosen
 from free_jax.types import Answers, SyntheticImages
 

@@ -23,7 +23,7 @@ from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.images import to_float
 from free_jax.options import AtLeast
-from free_jax.panel.some import each
+from free_jax.panel.partial_answers import each
 from free_jax.types import Answers, ImageBank, Recovered, SyntheticImages
 
 # The logit of an output that a teacher does not have, or that is never asked about.

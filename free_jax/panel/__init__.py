@@ -14,9 +14,9 @@ from free_jax.panel.distill_options import DistillOptions
 from free_jax.panel.distillation import panel_distillation
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
+from free_jax.panel.partial_answers import answers_of, num_asked
 from free_jax.panel.ragged import columns_of, equal_columns, outputs_of
 from free_jax.panel.recovery import common_shape, quota_of, recover_zoo
-from free_jax.panel.some import answers_of, num_asked
 from free_jax.panel.student import (
     Distilled,
     calibration_images,

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from free_jax.panel import some
+from free_jax.panel import partial_answers
 from free_jax.types import Answers
 
 Form = Literal["mean", "median", "trimmed"]
@@ -74,7 +74,7 @@ def aggregated(
     # Of each class, the images about which a teacher was asked, and what it said.
     said: dict[int, list[tuple[np.ndarray, np.ndarray]]]
     said = {known: [] for known in classes.tolist()}
-    for t, (rows, logits) in enumerate(some.each(answers)):
+    for t, (rows, logits) in enumerate(partial_answers.each(answers)):
         if not counts[t]:
             continue
         centred = np.asarray(logits, np.float64)

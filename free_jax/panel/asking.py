@@ -9,8 +9,8 @@ from free_jax import jobs as jobs_lib
 from free_jax import parallel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
-from free_jax.panel.asking_some import answers_in, ask_some_jobs
 from free_jax.panel.describe import compiled_describer
+from free_jax.panel.partial_asking import answers_in, ask_some_jobs
 from free_jax.rows import Rows
 from free_jax.types import Answers
 

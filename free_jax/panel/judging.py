@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 from free_jax.fewshot import banks
-from free_jax.panel.some import answers_of, each
+from free_jax.panel.partial_answers import answers_of, each
 from free_jax.rows import Rows, chosen
 from free_jax.types import Answers, ImageBank
 

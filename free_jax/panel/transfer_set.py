@@ -22,7 +22,7 @@ from free_jax import jobs as jobs_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
-from free_jax.panel import judging, some
+from free_jax.panel import judging, partial_answers
 from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.described import Described
 from free_jax.panel.membership import PanelChoice, choose
@@ -122,14 +122,17 @@ def describe_zoo(
         made, asked = len(recovered.images), len(answers.logits)
         if panel.service is not None:
             used = answered_images(answers)
-            recovered, answers = _kept(recovered, used), some.of_images(answers, used)
+            recovered, answers = (
+                _kept(recovered, used),
+                partial_answers.of_images(answers, used),
+            )
         parts.append((recovered, answers))
     images, answers = joined(parts)
     held_out = None
     if choice.held_out.size:
         held_out = bank_of_classes(images, choice.held_out)
         seen = np.isin(images.owners, choice.asked) | (images.owners < 0)
-        images, answers = _kept(images, seen), some.of_images(answers, seen)
+        images, answers = _kept(images, seen), partial_answers.of_images(answers, seen)
     tasks = ()
     if choice.judges.size:
         images, answers, tasks = _without_judges(images, answers, choice)
@@ -158,12 +161,12 @@ def _without_judges(
 ) -> tuple[SyntheticImages, Answers, tuple[ImageBank, ...]]:
     """What is left to distil from, and the judges' tasks."""
     seen = ~np.isin(images.owners, choice.judges)
-    images, answers = _kept(images, seen), some.of_images(answers, seen)
+    images, answers = _kept(images, seen), partial_answers.of_images(answers, seen)
     judges, asked = (
         np.searchsorted(choice.everyone, rows) for rows in (choice.judges, choice.asked)
     )
     tasks = judging.task_banks(images.images, answers, judges, _PER_TASK_CLASS)
-    return images, some.answers_of(answers, asked), tasks
+    return images, partial_answers.answers_of(answers, asked), tasks
 
 
 def _kept(images: SyntheticImages, index: np.ndarray) -> SyntheticImages:
@@ -181,7 +184,7 @@ def joined(parts: Sequence[Known]) -> Known:
         raise ValueError("there is nothing to describe: neither made nor known images")
     images, answers = zip(*parts, strict=True)
     together = map(rows.joined, zip(*images, strict=True))
-    return SyntheticImages(*together), some.joined(answers)
+    return SyntheticImages(*together), partial_answers.joined(answers)
 
 
 def to_described(
@@ -198,7 +201,7 @@ def to_described(
       InputError: no teacher is trusted.
     """
     if weights is None:
-        weights = np.asarray(~some.broken(answers), np.float32)
+        weights = np.asarray(~partial_answers.broken(answers), np.float32)
     if not np.any(weights):
         raise InputError(NOBODY)
     logits = answers.logits

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Int
 
 from free_jax import zoo as zoo_lib
+from free_jax.panel.partial_answers import each
 from free_jax.panel.ragged import outputs_of
-from free_jax.panel.some import each
 from free_jax.panel.testimony import Evidence, Heard, Taken, heard_out, unheard
 from free_jax.panel.verdicts import Facts, Trust, explained
 from free_jax.types import Answers, SyntheticImages

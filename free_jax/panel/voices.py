@@ -12,7 +12,7 @@ from free_jax import keys
 from free_jax.errors import InputError
 from free_jax.panel.membership import PanelChoice
 from free_jax.panel.options import PanelOptions
-from free_jax.panel.some import some_of
+from free_jax.panel.partial_answers import some_of
 from free_jax.panel.trust import rows_of
 from free_jax.types import Answers, Known, SyntheticImages
 

@@ -7,8 +7,8 @@ from jaxtyping import Int
 
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.panel.partial_answers import answers_of, each
 from free_jax.panel.ragged import outputs_of
-from free_jax.panel.some import answers_of, each
 from free_jax.panel.trust import NOBODY, judge
 from free_jax.types import Answers, SyntheticImages
 

@@ -17,7 +17,7 @@ from free_jax import jobs as jobs_lib
 from free_jax import parallel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
-from free_jax.panel.some import from_entries
+from free_jax.panel.partial_answers import from_entries
 from free_jax.rows import Rows
 from free_jax.types import Answers, PyTree, Teachers
 from free_jax.zoo.network import Network
