@@ -136,12 +136,12 @@ def in_files(array: Any) -> bool:
     return isinstance(array, FileRows | Rows)
 
 
-def in_archive(file: Any, least: int = 0) -> dict[str, Any]:
+def in_archive(file: Any, by_rows: Sequence[str]) -> dict[str, Any]:
     """The arrays of an ``.npz`` file that was written uncompressed.
 
     Args:
       file: local path.
-      least: arrays of fewer bytes are read, others are `FileRows`.
+      by_rows: names of arrays that become `FileRows` if there are any; others are read.
 
     Raises:
       ValueError, KeyError, EOFError, zipfile.BadZipFile: a damaged file.
@@ -150,8 +150,8 @@ def in_archive(file: Any, least: int = 0) -> dict[str, Any]:
     with zipfile.ZipFile(file) as archive, np.load(file, allow_pickle=False) as stored:
         for entry in archive.infolist():
             name = entry.filename.removesuffix(".npy")
-            large = entry.file_size >= least and not entry.compress_type
-            found[name] = _member(file, archive, entry) if large else None
+            stays = name in by_rows and not entry.compress_type
+            found[name] = _member(file, archive, entry) if stays else None
             if found[name] is None:
                 found[name] = stored[name]
     return found

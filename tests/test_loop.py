@@ -13,6 +13,7 @@ import pytest
 from experiments.harness import checkpointing, devices, memory, metrics, stopping
 from experiments.harness.method import Judge, Meters
 from free_jax.errors import InputError
+from free_jax import rows
 from free_jax.jobs import Job
 
 # Cases of what a neighbouring case shows already.
@@ -422,6 +423,18 @@ def test_a_job_is_done_once_and_only_when_asked_for(tmp_path, capsys):
     assert "stage 3/3  eta 0s" in told and "stage: 3 parts in" in told
     assert 0 < run.seconds_spent("stage", "missing") < 5
     assert sorted(os.listdir(run.path("stage"))) == [f"part-{i}.npz" for i in range(3)]
+
+
+def test_arrays_of_a_result_stay_in_its_file_only_where_a_job_says_so(tmp_path):
+    """However large they are: who wanted an array may do with it what it likes."""
+    large = np.arange(1 << 20).reshape(4, -1)
+    job = Job("a", lambda: {"x": large, "y": large}, by_rows=("y",))
+    run = toy.open_run(tmp_path)
+    for _ in ("made", "kept"):
+        (found,) = run.cached("stage", [job])
+        np.testing.assert_array_equal(found["x"].reshape(-1), large.reshape(-1))
+        assert isinstance(found["y"], rows.FileRows)
+        np.testing.assert_array_equal(found["y"][2], large[2])
 
 
 def test_a_stop_between_jobs_keeps_what_is_done(tmp_path):

@@ -36,7 +36,7 @@ INDICES = [
 @pytest.mark.parametrize("index", INDICES, ids=str)
 def test_rows_are_those_of_the_array(stored, index):
     file, arrays = stored
-    found = rows.in_archive(file)
+    found = rows.in_archive(file, ("images", "logits"))
     for name in ("images", "logits"):
         whole, wanted = found[name], arrays[name]
         assert isinstance(whole, rows.FileRows) and whole.nbytes == wanted.nbytes
@@ -49,9 +49,9 @@ def test_rows_are_those_of_the_array(stored, index):
         np.testing.assert_array_equal(np.asarray(some), twice[order])
 
 
-def test_small_arrays_are_read_and_those_in_memory_stay(stored):
+def test_other_arrays_are_read_and_those_in_memory_stay(stored):
     file, arrays = stored
-    found = rows.in_archive(file, least=300)
+    found = rows.in_archive(file, ("images", "seconds", "none"))
     assert not rows.in_files(found["logits"]) and rows.in_files(found["images"])
     assert found["seconds"] == 1.5
     assert isinstance(rows.joined([arrays["logits"]] * 2), np.ndarray)
@@ -59,7 +59,7 @@ def test_small_arrays_are_read_and_those_in_memory_stay(stored):
 
 def test_what_is_not_there_is_told(stored):
     file, _ = stored
-    whole = rows.in_archive(file)["images"]
+    whole = rows.in_archive(file, ["images"])["images"]
     for index in (7, np.asarray([0, -8]), np.ones(6, bool)):
         with pytest.raises(IndexError):
             whole[index]
@@ -67,7 +67,7 @@ def test_what_is_not_there_is_told(stored):
     with pytest.raises(InputError, match="another file"):
         whole[6]
     with pytest.raises(zipfile.BadZipFile):
-        rows.in_archive(file)
+        rows.in_archive(file, ["images"])
 
 
 def test_the_next_is_made_ahead_in_another_thread():
@@ -90,7 +90,7 @@ def test_the_next_is_made_ahead_in_another_thread():
 def test_another_file_at_its_place_is_refused(tmp_path):
     file = tmp_path / "x.npz"
     np.savez(file, x=np.zeros((4, 8)))
-    found = rows.in_archive(file)["x"]
+    found = rows.in_archive(file, ["x"])["x"]
     assert found[1].shape == (8,)
     np.savez(file, x=np.ones((4, 9)))
     with pytest.raises(InputError, match="another file than it was"):
@@ -101,7 +101,7 @@ def test_another_file_at_its_place_is_refused(tmp_path):
 def test_an_index_that_is_no_row_is_refused(tmp_path, index):
     file = tmp_path / "x.npz"
     np.savez(file, x=np.zeros((4, 8)))
-    found = rows.in_archive(file)["x"]
+    found = rows.in_archive(file, ["x"])["x"]
     for array in (found, rows.Rows([found])):
         with pytest.raises(IndexError, match="give"):
             array[index]

@@ -22,8 +22,6 @@ from experiments.harness.progress import Progress
 from free_jax.jobs import Job
 from free_jax.rows import in_archive
 
-# Bytes of an array from which on it stays in its file.
-_LARGE = 1 << 18
 _DIGITS = re.compile(r"\d+")
 # What reading a file that is damaged raises.
 DAMAGED = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile)
@@ -80,7 +78,7 @@ def cached(
     *,
     every_secs: float,
     work: Work = in_turn,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> Iterator[dict[str, Any]]:
     """Does the jobs that have no sound file yet, and yields all results in order.
 
     Args:
@@ -115,10 +113,13 @@ def cached(
                 if (result := next(coming)) is None:
                     continue
                 which, arrays = int(missing[result[0]]), result[1]
-                found[which] = _kept(arrays, files[which])
+                found[which] = _kept(arrays, files[which], jobs[which].by_rows)
                 done += 1
                 bar.update(there + done, force=there + done == len(jobs))
-            yield found.pop(number) if number in found else open_chunk(file)
+            if number in found:
+                yield found.pop(number)
+            else:
+                yield open_chunk(file, jobs[number].by_rows)
     if done:
         seconds = metrics.format_duration(time.monotonic() - start)
         print(f"{folder.name}: {done} parts in {seconds}", flush=True)
@@ -128,14 +129,16 @@ def _generator(work: Work, jobs: Sequence[Job]) -> Generator[Any, None, None]:
     yield from work(jobs)
 
 
-def _kept(arrays: dict[str, np.ndarray], file: epath.Path) -> dict[str, Any]:
+def _kept(
+    arrays: dict[str, np.ndarray], file: epath.Path, by_rows: Sequence[str]
+) -> dict[str, Any]:
     """A result, from its file where it gets one."""
     if not hosts.is_writer() or not arrays.get("complete", True):
         return arrays
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     files_lib.write_bytes(file, buffer.getvalue())
-    return open_chunk(file)
+    return open_chunk(file, by_rows)
 
 
 def read_chunk(file: epath.Path) -> dict[str, np.ndarray]:
@@ -144,11 +147,11 @@ def read_chunk(file: epath.Path) -> dict[str, np.ndarray]:
         return dict(stored)
 
 
-def open_chunk(file: epath.Path) -> dict[str, Any]:
-    """The arrays of one file; large ones of a local file are read when used."""
+def open_chunk(file: epath.Path, by_rows: Sequence[str]) -> dict[str, Any]:
+    """The arrays of one file; those of some names are read by rows, if it is local."""
     if "://" in str(file):
         return read_chunk(file)
-    return in_archive(os.fspath(file), least=_LARGE)
+    return in_archive(os.fspath(file), by_rows)
 
 
 def _is_sound(file: epath.Path) -> bool:

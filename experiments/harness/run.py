@@ -56,9 +56,7 @@ class Run:
         """A file or folder of the run."""
         return epath.Path(self.workdir) / name
 
-    def cached(
-        self, stage: str, jobs: Sequence[Job]
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def cached(self, stage: str, jobs: Sequence[Job]) -> Iterator[dict[str, Any]]:
         """Does the jobs that have no sound file yet; yields all results in order.
 
         Results are kept in the folder `stage`, a file each, as soon as they are known:

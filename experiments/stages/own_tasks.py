@@ -1,7 +1,7 @@
 """Each teacher's own images and its answers about them, kept in a run's folder."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -165,9 +165,7 @@ def _asked(
     count = len(versions[0].images)
     owners = np.asarray(versions[0].owners, np.int32)
 
-    def kept(
-        stage: str, jobs: Sequence[jobs_lib.Job]
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def kept(stage: str, jobs: Sequence[jobs_lib.Job]) -> Iterator[dict[str, Any]]:
         del stage  # These are no panel's answers, which others might take for such.
         return recover.telling(run)("own_answers", jobs)
 

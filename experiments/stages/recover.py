@@ -1,7 +1,7 @@
 """Images and answers of a run: the library's jobs, kept in its folder."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -278,9 +278,7 @@ def spent(folder: str, images: int) -> Spent:
 def telling(run: Run) -> jobs_lib.Run:
     """`Run.cached`, which also says what the recovered images are worth."""
 
-    def cached(
-        stage: str, jobs: Sequence[jobs_lib.Job]
-    ) -> Iterator[dict[str, np.ndarray]]:
+    def cached(stage: str, jobs: Sequence[jobs_lib.Job]) -> Iterator[dict[str, Any]]:
         count, known = 0, []
         for result in run.cached(stage, jobs):
             if "owners" in result:

@@ -279,7 +279,7 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
 
 
 def _opened(name: str, file: epath.Path) -> dict[str, Any]:
-    """A chunk, whose large arrays are read when they are used.
+    """A chunk, whose images are read when they are used.
 
     Raises:
       InputError: it is damaged.
@@ -291,10 +291,10 @@ def _opened(name: str, file: epath.Path) -> dict[str, Any]:
             f"{name}: {file} is damaged ({error}); run that run's command again, which "
             "makes it anew"
         ) from None
-    return open_chunk(file)
+    return open_chunk(file, ("images",))
 
 
-def _images(parts: list[dict[str, np.ndarray]], folder: str) -> SyntheticImages:
+def _images(parts: list[dict[str, Any]], folder: str) -> SyntheticImages:
     """The images of some chunks; those of earlier versions know no ``natural``."""
     if any("natural" not in part for part in parts):
         leaves = _made(folder).get("init") == "dead_leaves"

@@ -5,7 +5,7 @@ Images are 8-bit on the host; owners are rows over the teachers of all groups.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -158,6 +158,7 @@ def _jobs_of(name: str, count: int, at_once: int, run: Callable) -> list[Job]:
         Job(
             f"{name}-{start:05d}",
             lambda rows=np.arange(start, min(start + at_once, count)): run(rows),
+            by_rows=("images",),
         )
         for start in range(0, count, at_once)
     ]
@@ -256,18 +257,18 @@ def leaves_jobs(
 
     # "leaves" comes after "group", in the alphabet too.
     return [
-        Job(f"leaves-{start:06d}", lambda start=start: draw(start))
+        Job(f"leaves-{start:06d}", lambda start=start: draw(start), by_rows=("images",))
         for start in range(0, count, chunk)
     ]
 
 
 def images_of(
-    results: Sequence[dict[str, np.ndarray]], *, natural: bool = False
+    results: Sequence[dict[str, Any]], *, natural: bool = False
 ) -> SyntheticImages:
     """The images of all jobs together, in this order.
 
     Args:
-      results: of `recovery_jobs` and `leaves_jobs`.
+      results: of `recovery_jobs` and `leaves_jobs`; images may be `rows.FileRows`.
       natural: whether inversions are like real images, where a result was kept before
         it said so itself; dead leaves are.
 
