@@ -108,7 +108,7 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
         method = made()  # recovers and asks, for some
         judge = selection.judge(
             run,
-            method,
+            method.subject,
             options,
             way=common.way,
             bank=banks.get("val") if options.val_episodes else None,
@@ -120,10 +120,10 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
         if banks:
             table = final.measure(
                 run,
-                method.predictors,
+                method.subject.predictors,
                 outcome,
                 measuring.setting(
-                    common, run, zoo, banks[options.split], method.learner
+                    common, run, zoo, banks[options.split], method.subject.learner
                 ),
                 shots=options.shots,
                 baselines=options.baselines,
@@ -133,9 +133,12 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             fewer = common._replace(eval=options._replace(queries=each.queries))
             table = final.measure(
                 run,
-                {f"{row} on {each.name}": p for row, p in method.predictors.items()},
+                {
+                    f"{row} on {each.name}": p
+                    for row, p in method.subject.predictors.items()
+                },
                 outcome,
-                measuring.setting(fewer, run, zoo, bank, method.learner),
+                measuring.setting(fewer, run, zoo, bank, method.subject.learner),
                 shots=options.shots,
             )
         return report.write(
@@ -146,7 +149,9 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             table,
             further=[each.about() for each in folders],
             zoo=zoo,
-            teachers=release.made_from(zoo, outcome.model, method.rows) if zoo else (),
+            teachers=release.made_from(zoo, outcome.model, method.subject.rows)
+            if zoo
+            else (),
             bill=service.bill() if service else None,
         )
 

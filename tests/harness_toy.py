@@ -79,7 +79,6 @@ def method(map_tasks, *, rate=0.1, target=(1.0, 2.0, 3.0), **changes):
         algorithm=Algorithm(init, step, lambda state: {"params": state.x}),
         data=np.asarray(target, np.float32),
         network=Network(),
-        predictors={},
         meters=Meters(status={"loss": "loss"}),
     )._replace(**changes)
 

@@ -806,7 +806,6 @@ def test_a_step_without_answers_is_undone_and_an_ended_budget_ends_the_run(
             network=make_network(
                 "conv4", num_classes=5, image_shape=(32, 32, 3), width=4
             ),
-            predictors={},
             meters=Meters({"loss": "loss"}),
         )
         with runs.opened(config, str(tmp_path / "run"), may_change=()) as opened_run:

@@ -383,7 +383,6 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(name, tmp_path):
         algorithm=case.algorithm,
         data=case.data,
         network=toy.LINEAR,
-        predictors={},
         meters=Meters(status={}),
     )
 

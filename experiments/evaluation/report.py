@@ -195,7 +195,7 @@ def _kept_for_the_page(
     run: Run, method: Method, outcome: Outcome, zoo: Zoo
 ) -> dict[str, Any] | None:
     """Keeps what only teachers can tell; returns the costs."""
-    if recovered := method.recovered:
+    if recovered := method.subject.recovered:
         # What counts its queries asks nothing beside them; and of several processes
         # all would have to ask, also after a failure of one.
         asking = method.meters.queries_of is None and jax.process_count() == 1

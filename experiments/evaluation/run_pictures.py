@@ -16,9 +16,9 @@ def recovered(
     run: Run, method: Method, outcome: Outcome, class_names: Sequence[str]
 ) -> None:
     """The most recent recovered images, a row for each of twelve classes."""
-    if not method.recovered:
+    if not method.subject.recovered:
         return
-    bank = jax.device_get(method.recovered(outcome.state))
+    bank = jax.device_get(method.subject.recovered(outcome.state))
     shown = min(10, bank.images.shape[1])
     recent = _most_recent(bank, shown)[:12]
     if len(recent):

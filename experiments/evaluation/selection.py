@@ -7,30 +7,31 @@ from typing import Any
 import numpy as np
 
 from experiments.evaluation.options import EvalOptions
-from experiments.harness.method import Judge, Method
+from experiments.evaluation.subject import Subject
+from experiments.harness.method import Judge
 from experiments.harness.run import Run
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
 from free_jax.types import ImageBank
 
 
-def rule(options: EvalOptions, method: Method) -> str | None:
+def rule(options: EvalOptions, subject: Subject) -> str | None:
     """The metric whose maximum selects the model; None for the last one.
 
     Args:
       options: section ``eval``.
-      method: what is trained.
+      subject: what is judged.
 
     Raises:
       InputError: the rule would never find a score, or look at the reported classes.
     """
-    recovers = method.recovered is not None or bool(method.holdouts)
+    recovers = subject.recovered is not None or bool(subject.holdouts)
     if options.select == "pseudo" and not recovers:
         raise InputError(
             "config.eval.select=pseudo: this method recovers no images; choose last or "
             "val"
         )
-    measured = evaluation.protocols(next(iter(method.predictors.values())))
+    measured = evaluation.protocols(next(iter(subject.predictors.values())))
     protocol = options.protocol if options.protocol in measured else measured[0]
     return {
         "last": None,
@@ -66,13 +67,18 @@ def check(options: EvalOptions, splits: Sequence[str]) -> None:
 
 
 def judge(
-    run: Run, method: Method, options: EvalOptions, *, way: int, bank: ImageBank | None
+    run: Run,
+    subject: Subject,
+    options: EvalOptions,
+    *,
+    way: int,
+    bank: ImageBank | None,
 ) -> Judge:
     """Scores on validation classes and, where asked for, on recovered images.
 
     Args:
       run: what the episodes are drawn from.
-      method: what is trained; its first predictor is judged.
+      subject: what is judged, by its first predictor.
       options: section ``eval``.
       way: classes of an episode.
       bank: of the validation classes; None where no episodes are drawn of them.
@@ -80,7 +86,7 @@ def judge(
     Raises:
       InputError: see `rule`.
     """
-    selects_by = rule(options, method)
+    selects_by = rule(options, subject)
     if not options.val_episodes:
         return Judge(rule=selects_by)
     # Not "evaluation": selection must not see the episodes of the final one.
@@ -88,7 +94,7 @@ def judge(
 
     def evaluator(shots: int, queries: int) -> Callable:
         return evaluation.evaluator(
-            next(iter(method.predictors.values())),
+            next(iter(subject.predictors.values())),
             way=way,
             shots=shots,
             queries=queries,
@@ -101,23 +107,23 @@ def judge(
         validation = run.place(bank)
         by_shots = {shots: evaluator(shots, options.queries) for shots in options.shots}
     pseudo = None
-    if options.select == "pseudo" or method.holdouts:
-        pseudo = evaluator(*method.pseudo_task)
+    if options.select == "pseudo" or subject.holdouts:
+        pseudo = evaluator(*subject.pseudo_task)
 
     def scores(model: Any, state: Any) -> dict[str, float]:
         found: dict[str, float] = {}
         for shots, evaluate in by_shots.items():
             for name, value in evaluate(key, model, validation).items():
                 found |= _figures(f"val_{shots}shot_{name}", value, interval=True)
-        held = method.holdouts
-        if not held and method.recovered is not None:
-            held = (method.recovered(state),)
+        held = subject.holdouts
+        if not held and subject.recovered is not None:
+            held = (subject.recovered(state),)
         if pseudo is not None:
             # Before enough classes were recovered there is no pseudo-task to draw.
             ready = [
                 bank
                 for bank in held
-                if int((bank.counts >= sum(method.pseudo_task)).sum()) >= way
+                if int((bank.counts >= sum(subject.pseudo_task)).sum()) >= way
             ]
             # The first by the key that it had when there was no other.
             every = [

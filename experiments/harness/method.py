@@ -6,7 +6,6 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from free_jax.algorithm import Algorithm
-from free_jax.types import ImageBank
 
 
 class Meters(NamedTuple):
@@ -43,25 +42,16 @@ class Meters(NamedTuple):
 
 
 class Method(NamedTuple):
-    """A method with everything it learns from, ready to be trained and evaluated.
+    """A method with everything it learns from, ready to be trained.
 
     Attributes:
       title: what is trained from what, such as "free: 100 networks".
       algorithm: ``init``, ``step`` and the model that a state holds.
       data: third argument of ``step``, such as a bank of images.
       network: the network that is trained and saved.
-      predictors: name in the table to how the model classifies an episode; the first
-        one is the headline and what selection looks at.
       meters: what its steps are counted and shown by.
-      recovered: ``state -> ImageBank`` of recovered images by class; None where a
-        method keeps none.
-      holdouts: images whose episodes judge a model without data, because training
-        never sees what their classes are; none for most methods.
-      pseudo_task: (shots, queries) of episodes of recovered images.
-      learner: how a model is adapted to an episode, for rows beside the method's own,
-        which then share its compiled program; None where there are none.
-      rows: which of the models it was given it learns from, where it chooses among
-        them, in its own order; None: all.
+      subject: what whoever measures the model needs of the method, such as how it
+        classifies an episode; handed on as it is.
       told: ``state -> entries of result.json`` of the method's own, ready for JSON.
       remedy: what to do where a step does not fit a device.
     """
@@ -70,13 +60,8 @@ class Method(NamedTuple):
     algorithm: Algorithm
     data: Any
     network: Any
-    predictors: dict[str, Callable[..., Any]]
     meters: Meters
-    recovered: Callable[[Any], ImageBank] | None = None
-    holdouts: tuple[ImageBank, ...] = ()
-    pseudo_task: tuple[int, int] = (1, 15)
-    learner: Any = None
-    rows: Any = None
+    subject: Any = None
     told: Callable[[Any], dict[str, Any]] = lambda state: {}
     remedy: str = ""
 

@@ -9,6 +9,7 @@ import jax
 
 from experiments import inputs
 from experiments.evaluation.options import EvalOptions
+from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.run import Run
 from experiments.methods import base
@@ -81,8 +82,12 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         algorithm=Algorithm(init, no_step, params_only),
         data=(),
         network=student,
-        predictors={"random initialisation": evaluation.learner_classifier(learner)},
-        learner=learner,
+        subject=Subject(
+            predictors={
+                "random initialisation": evaluation.learner_classifier(learner)
+            },
+            learner=learner,
+        ),
         meters=Meters(status={}, updates_of=lambda metrics: 0),
     )
 

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
+from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.run import Run
@@ -147,12 +148,16 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         title=base.title(config.algorithm, tasks.zoo),
         algorithm=algorithm,
         data=tasks.zoo.teachers,
-        rows=tasks.rows,
         network=student,
-        predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
-        learner=test_learner,
-        pseudo_task=(config.replay.shots, config.replay.queries),
-        recovered=lambda state: state.memory,
+        subject=Subject(
+            predictors=base.adapted(
+                config.algorithm, config.learner.kind, test_learner
+            ),
+            learner=test_learner,
+            recovered=lambda state: state.memory,
+            pseudo_task=(config.replay.shots, config.replay.queries),
+            rows=tasks.rows,
+        ),
         meters=Meters(
             status={
                 "inversion_ce": "ce",

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from experiments import inputs
 from experiments.evaluation.options import EvalOptions
+from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer as make_optimizer
 from experiments.harness.options import LogOptions
@@ -13,12 +14,14 @@ from experiments.harness.run import Run
 from experiments.methods import base
 from experiments.methods.options import Common, Optimizer, Shared
 from free_jax import zoo as zoo_lib
+from free_jax.algorithm import Algorithm
 from free_jax.algorithms import episodic
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.options import adam
+from free_jax.zoo.network import Network
 
 
 class Config(NamedTuple):
@@ -50,6 +53,20 @@ def check(config: Config) -> None:
         )
 
 
+class Learning(NamedTuple):
+    """What a method on episodes of one fixed bank has, whatever the bank.
+
+    Attributes:
+      algorithm: learns from the bank.
+      network: the network that is trained and saved.
+      subject: how the model takes part in episodes.
+    """
+
+    algorithm: Algorithm
+    network: Network
+    subject: Subject
+
+
 def prepare(config: Config, zoo: zoo_lib.Zoo | None, run: Run) -> Callable[[], Method]:
     """See `methods.prepare`."""
     common = config.common
@@ -73,12 +90,14 @@ def build(config: Config, zoo: zoo_lib.Zoo | None, run: Run) -> Method:
     return prepare(config, zoo, run)()
 
 
-def _built(config: Config, zoo: zoo_lib.Zoo | None, parts: dict[str, Any]) -> Method:
+def _built(config: Config, zoo: zoo_lib.Zoo | None, parts: Learning) -> Method:
     """The method, with all images of the train split."""
     split = inputs.load_split(config.common.data, "train")
     return Method(
         title=base.title(config.algorithm, zoo),
-        **parts,
+        algorithm=parts.algorithm,
+        network=parts.network,
+        subject=parts.subject,
         data=banks.from_arrays(split.images, split.counts),
         meters=Meters(status={"replay_accuracy": "train acc"}),
     )
@@ -92,16 +111,15 @@ def learning(
     replay: EpisodeOptions,
     run: Run,
     zoo: zoo_lib.Zoo | None = None,
-) -> dict[str, Any]:
-    """What a `Method` on episodes of one fixed bank has, whatever the bank."""
+) -> Learning:
+    """How episodes of one fixed bank are learned from."""
     way, tx = common.way, make_optimizer(optimizer)
     student = base.student(common, way, zoo)
     train_learner, test_learner = base.learners(learner, student)
     update = base.episodic_update(replay, way, train_learner, tx, run.map_tasks)
-    return {
-        "algorithm": episodic(train_learner, update, tx),
-        "network": student,
-        "predictors": base.adapted(algorithm, learner.kind, test_learner),
-        "learner": test_learner,
-        "pseudo_task": (replay.shots, replay.queries),
-    }
+    subject = Subject(
+        predictors=base.adapted(algorithm, learner.kind, test_learner),
+        learner=test_learner,
+        pseudo_task=(replay.shots, replay.queries),
+    )
+    return Learning(episodic(train_learner, update, tx), student, subject)

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments.evaluation.options import EvalOptions
+from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.options import LogOptions
 from experiments.harness.run import Run
@@ -305,11 +306,13 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         ),
         data=described,
         network=model,
-        predictors=planned.predictors,
-        holdouts=(*((found.held_out,) if found.held_out else ()), *found.tasks),
-        pseudo_task=PSEUDO_TASK,
-        learner=planned.learner,
-        rows=planned.choice.asked,
+        subject=Subject(
+            predictors=planned.predictors,
+            learner=planned.learner,
+            holdouts=(*((found.held_out,) if found.held_out else ()), *found.tasks),
+            pseudo_task=PSEUDO_TASK,
+            rows=planned.choice.asked,
+        ),
         remedy="lower config.distill.device_mb (images and answers stay on the host "
         "then), config.distill.batch_size or config.panel.asked_per_image, or use "
         "config.distill.heads=class",

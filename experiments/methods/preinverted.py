@@ -6,7 +6,7 @@ a learner (MAML, ANIL or ProtoNet) is trained on episodes of the recovered image
 
 import functools
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -107,7 +107,7 @@ def _built(
     config: Config,
     zoo: zoo_lib.Zoo,
     run: Run,
-    parts: dict[str, Any],
+    parts: episodic.Learning,
     wanted: RecoverOptions,
     begun: recover.Beginning,
 ) -> Method:
@@ -126,9 +126,10 @@ def _built(
     spent = recover.spent(config.recover.reuse or run.workdir, images)
     return Method(
         title=base.title(config.algorithm, zoo),
-        **parts,
+        algorithm=parts.algorithm,
+        network=parts.network,
+        subject=parts.subject._replace(recovered=lambda state: bank),
         data=bank,
-        recovered=lambda state: bank,
         meters=Meters(
             status={"replay_accuracy": "replay acc"},
             images_before=images,

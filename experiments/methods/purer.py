@@ -5,6 +5,7 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 
 from experiments.evaluation.options import EvalOptions
+from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.options import LogOptions
@@ -178,12 +179,14 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=zoo.teachers,
-        rows=rows,
         network=student,
-        predictors=predictors,
-        learner=test_learner,
-        recovered=lambda state: as_bank(source, state, zoo.teachers),
-        pseudo_task=(replay.shots, replay.queries),
+        subject=Subject(
+            predictors=predictors,
+            learner=test_learner,
+            recovered=lambda state: as_bank(source, state, zoo.teachers),
+            pseudo_task=(replay.shots, replay.queries),
+            rows=rows,
+        ),
         meters=Meters(
             status={
                 "inversion_ce": "ce",

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.run import Run
@@ -141,13 +142,17 @@ def _built(
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=TgrData(own.tasks, found["groups"], bank),
-        rows=own.rows,
         network=student,
-        predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
-        learner=test_learner,
-        pseudo_task=(config.replay.shots, config.replay.queries),
         told=lambda state: {"groups": found["groups"].tolist()},
-        recovered=lambda state: bank if state.memory is None else state.memory,
+        subject=Subject(
+            predictors=base.adapted(
+                config.algorithm, config.learner.kind, test_learner
+            ),
+            learner=test_learner,
+            recovered=lambda state: bank if state.memory is None else state.memory,
+            pseudo_task=(config.replay.shots, config.replay.queries),
+            rows=own.rows,
+        ),
         meters=Meters(
             status={
                 "distill_loss": "kl",

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from experiments import inputs
+from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.options import LogOptions
@@ -138,15 +139,19 @@ def _built(
         title=base.title(config.algorithm, zoo),
         algorithm=algorithm,
         data=TrustworthyData(own.tasks, bank if rewards is None else rewards),
-        rows=own.rows,
         network=student,
-        predictors=base.adapted(config.algorithm, config.learner.kind, test_learner),
-        learner=test_learner,
-        pseudo_task=(config.step.shots, config.step.queries),
-        recovered=lambda state: bank,
         told=lambda state: {
             "selection": _selection(zoo, own.rows, jax.device_get(state))
         },
+        subject=Subject(
+            predictors=base.adapted(
+                config.algorithm, config.learner.kind, test_learner
+            ),
+            learner=test_learner,
+            recovered=lambda state: bank,
+            pseudo_task=(config.step.shots, config.step.queries),
+            rows=own.rows,
+        ),
         meters=Meters(
             status={
                 "memory_loss": "memory",
