@@ -1,7 +1,10 @@
 """The smallest run of each method ends with the numbers that it always ended with.
 
-On the machine that made ``metrics.json`` they are equal to the bit, which
-``FREE_JAX_GOLDEN_EXACT=1`` asks for; elsewhere to 1e-4.
+On a kind of machine that a file of ``golden/metrics`` is of, they are those of the file
+to 1e-4, or to the bit where ``FREE_JAX_GOLDEN_EXACT=1`` asks for it.  On any other kind
+the last bit of a product grows to percents within a few steps of Adam (`golden.make`):
+there they are those of one of the files to 1e-4, or losses to a sixth and accuracies to
+20 points, so that only what changes them grossly is found.
 """
 
 import json
@@ -12,27 +15,41 @@ import pathlib
 import pytest
 from golden import make
 
-EXPECTED = json.loads(
-    (pathlib.Path(__file__).parent / "golden" / "metrics.json").read_text()
-)
+FILES = sorted((pathlib.Path(__file__).parent / "golden" / "metrics").glob("*.json"))
+KNOWN = [json.loads(file.read_text()) for file in FILES]
 EXACT = bool(os.environ.get("FREE_JAX_GOLDEN_EXACT"))
 
 
-def differences(found, expected, where="") -> list[str]:
-    """One line for every value that differs; numbers by up to 1e-4 unless EXACT."""
+def near(found: float, expected: float, name: str) -> bool:
+    """As machines of one kind agree: to the bit where EXACT, else to 1e-4."""
+    del name
+    return not EXACT and math.isclose(found, expected, rel_tol=1e-4, abs_tol=1e-4)
+
+
+def roughly(found: float, expected: float, name: str) -> bool:
+    """As machines of two kinds agree after some steps."""
+    is_loss = any(part in name for part in ("loss", "_ce", "kl"))
+    share = expected < 1.0 + 1e-6  # Of one, not of a hundred.
+    points = 0.2 if share else 20.0
+    bounds = {"rel_tol": 1 / 6} if is_loss else {"abs_tol": points, "rel_tol": 1e-4}
+    return math.isclose(found, expected, **bounds)
+
+
+def differences(found, expected, agree=near, where="") -> list[str]:
+    """One line for every value that differs; numbers as `agree` says."""
     if isinstance(expected, dict) and isinstance(found, dict):
         lines = [f"{where}/{key}: new" for key in found.keys() - expected.keys()]
         lines += [f"{where}/{key}: gone" for key in expected.keys() - found.keys()]
         for key in found.keys() & expected.keys():
-            lines += differences(found[key], expected[key], f"{where}/{key}")
+            lines += differences(found[key], expected[key], agree, f"{where}/{key}")
         return sorted(lines)
     if isinstance(expected, list) and isinstance(found, list):
         if len(found) != len(expected):
             return [f"{where}: {len(found)} rows, not {len(expected)}"]
         rows = enumerate(zip(found, expected, strict=True))
-        return [x for i, pair in rows for x in differences(*pair, f"{where}/{i}")]
-    if isinstance(expected, float) and isinstance(found, float) and not EXACT:
-        if math.isclose(found, expected, rel_tol=1e-4, abs_tol=1e-4):
+        return [x for i, two in rows for x in differences(*two, agree, f"{where}/{i}")]
+    if isinstance(expected, float) and isinstance(found, float):
+        if agree(found, expected, where):
             return []
     return [] if found == expected else [f"{where}: {found}, not {expected}"]
 
@@ -49,8 +66,16 @@ SLOW = ("baselines", "bidf", "episodic", "preinverted", "purer", "whitened")
     ],
 )
 def test_the_numbers_are_those_of_before(name, smoke_run):
-    found = differences(make.collected(smoke_run(name)), EXPECTED[name])
-    assert not found, "\n".join(found)
+    found, here = make.collected(smoke_run(name)), make.probe()
+    of_kind = [known["runs"][name] for known in KNOWN if known["probe"] == here]
+    every = [differences(found, known["runs"][name]) for known in KNOWN]
+    if of_kind:
+        wrong = differences(found, of_kind[0])
+    else:
+        wrong = min(every, key=len)
+        if wrong:
+            wrong = differences(found, KNOWN[0]["runs"][name], roughly)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_differences_are_told():
@@ -64,3 +89,12 @@ def test_differences_are_told():
         "/c: new",
         "/d: gone",
     ]
+
+
+def test_machines_of_two_kinds_agree_roughly_and_gross_changes_are_found():
+    first, second = (known["runs"] for known in KNOWN[:2])
+    for name in make.RUNS:
+        assert not differences(second[name], first[name], roughly)
+        assert differences(first[name] | {"meta_updates": 99}, first[name], roughly)
+    assert not roughly(0.03, 0.02, "/distill_loss")
+    assert not roughly(61.0, 40.0, "/inductive")

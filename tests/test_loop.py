@@ -12,8 +12,8 @@ import pytest
 
 from experiments.harness import checkpointing, devices, memory, metrics, stopping
 from experiments.harness.method import Judge, Meters
-from free_jax.errors import InputError
 from free_jax import rows
+from free_jax.errors import InputError
 from free_jax.jobs import Job
 
 # Cases of what a neighbouring case shows already.
