@@ -12,6 +12,9 @@ is spread over one host device a core where a case has several tasks.  PyTorch i
 its episodes ready made; ours draws them.  First calls (compilation) are not counted but
 shown.  Whole epochs, 600 episodes and 20 teachers are these pieces times their number.
 
+Cases ``.._84`` (``--cases=84``) are those of 84 pixels; ``--memory`` adds the largest
+memory of each side.
+
 Cases ``graph_..`` are usual networks of torchvision and timm, read as graphs, against
 the modules themselves; they need ``free_jax[convert]``.  One thread each::
 
@@ -30,6 +33,7 @@ import json
 import os
 import pathlib
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -75,7 +79,31 @@ def build(quick: bool) -> dict[str, Callable[[], work.Case]]:
         "evaluate_5": lambda: work.evaluate(5, map_tasks=mapped, episodes=20 // less),
         "train": lambda: work.train(map_tasks=mapped, teachers=2, batches=6 // less),
         "free_step": lambda: work.free_step(map_tasks=mapped),
+        "describe": lambda: work.describe(map_tasks=mapped, images=250 // less),
+        "distil": lambda: work.distil(batches=4 // less),
+        **large(mapped, less),
         **graph_cases.build(quick),
+    }
+
+
+def large(mapped: Callable, less: int) -> dict[str, Callable[[], work.Case]]:
+    """The same at mini-ImageNet's 84 pixels, a seventh of the work each."""
+    side = {"size": 84}
+    return {
+        "inversion_conv4_84": lambda: work.inversion(
+            "conv4", steps=2, images_per_class=10 // less, **side
+        ),
+        "describe_84": lambda: work.describe(
+            map_tasks=mapped, teachers=2, images=100 // less, **side
+        ),
+        "distil_84": lambda: work.distil(batches=2 // less, **side),
+        "maml_1_84": lambda: work.maml(1, map_tasks=mapped, episodes=4 // less, **side),
+        "evaluate_1_84": lambda: work.evaluate(
+            1, map_tasks=mapped, episodes=6 // less, **side
+        ),
+        "train_84": lambda: work.train(
+            map_tasks=mapped, teachers=2, batches=2 // less, **side
+        ),
     }
 
 
@@ -123,6 +151,34 @@ def measure(case: work.Case, repeats: int, compiled: bool) -> dict:
     }
 
 
+def peak(name: str, side: str, quick: bool) -> float:
+    """Largest memory, in MB, of a process that does nothing but one side's work.
+
+    Above that of a process which has imported both libraries and made the case.
+    """
+    found = []
+    for calls in (0, 2):
+        line = [sys.executable, __file__, f"--cases={name}", f"--alone={side}:{calls}"]
+        told = subprocess.run(
+            [*line, *(["--quick"] if quick else [])],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        found.append(float(told.stdout.split()[-1]))
+    return found[1] - found[0]
+
+
+def alone(case: work.Case, side: str, calls: int) -> None:
+    """Does one side's work and prints the process's largest memory in MB."""
+    for _ in range(calls):
+        getattr(case, side)()
+    # Not of `resource`, which counts what started this process.
+    status = pathlib.Path("/proc/self/status").read_text().splitlines()
+    (most,) = (row.split()[1] for row in status if row.startswith("VmHWM:"))
+    print(int(most) / 1024)
+
+
 def line(name: str, row: dict) -> str:
     """One case for the terminal."""
     milliseconds = ", ".join(
@@ -137,6 +193,8 @@ def line(name: str, row: dict) -> str:
     )
     first = ", ".join(f"{k} {v:.1f} s" for k, v in row["first_call_s"].items())
     first += "".join(f"; {v:.1f} s {k}" for k, v in row["before_s"].items())
+    for side, size in row.get("peak_mb", {}).items():
+        first += f"; {side} {size:.0f} MB at most"
     return (
         f"{name:19s} ms a {row['unit']}: {milliseconds}\n"
         f"{'':19s} {ratios}\n{'':19s} first call: {first}"
@@ -190,6 +248,8 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--quick", action="store_true", help="half the work a case")
     parser.add_argument("--compile", choices=("on", "off"), default="on")
+    parser.add_argument("--memory", action="store_true", help="of each side, alone")
+    parser.add_argument("--alone", default="", help="SIDE:CALLS; what --memory runs")
     parser.add_argument("--out", default="runs/against_torch", help="without suffix")
     options = parser.parse_args(argv)
     known = build(options.quick)
@@ -197,6 +257,7 @@ def main(argv: list[str] | None = None) -> dict:
         family: [name for name in known if name.startswith(start)]
         for family, start in (("graphs", "graph_"), ("depthwise", "depthwise_"))
     }
+    groups["84"] = list(large(spread(), 1))
     # They repeat graphs, with a side more.
     groups[""] = [name for name in known if name not in groups["depthwise"]]
     names = options.cases.split(",")
@@ -209,6 +270,10 @@ def main(argv: list[str] | None = None) -> dict:
             else "--repeats must be at least 1"
         )
     torch.set_num_threads(CORES)
+    if options.alone:
+        side, calls = options.alone.split(":")
+        alone(known[chosen[0]](), side, int(calls))
+        return {}
     load = os.getloadavg()[0]
     print(
         f"{CORES} cores, load {load:.1f}, {jax.device_count()} JAX device(s) "
@@ -218,6 +283,9 @@ def main(argv: list[str] | None = None) -> dict:
     rows = {}
     for name in chosen:
         rows[name] = measure(known[name](), options.repeats, options.compile == "on")
+        if options.memory:
+            sides = ("ours", "eager")
+            rows[name]["peak_mb"] = {x: peak(name, x, options.quick) for x in sides}
         print(line(name, rows[name]), flush=True)
     result = {
         "cores": CORES,

@@ -20,14 +20,16 @@ from benchmarks.torch_baseline import free as torch_free
 from benchmarks.torch_baseline import inversion as torch_inversion
 from benchmarks.torch_baseline import networks as torch_networks
 from benchmarks.torch_baseline import training as torch_training
-from free_jax import interop
+from free_jax import interop, panel
 from free_jax.algorithms import free
 from free_jax.fewshot import banks, evaluation, replay
 from free_jax.models import Generator
+from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import pretraining
 from free_jax.zoo.network import Network
 
 WAY, SIZE, LATENT, INNER_STEPS, TEST_STEPS = 5, 32, 256, 5, 10
+TEMPERATURE = 2.0
 MEAN, STD = (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)
 # What FREE's released code asks of recovered images.
 RELEASED = fj.Objective(
@@ -60,10 +62,9 @@ class Case(NamedTuple):
     plain: Callable[[], Any] | None = None
 
 
-def classifier(name: str, **kwargs) -> Network:
-    return fj.make_network(
-        name, num_classes=WAY, image_shape=(SIZE, SIZE, 3), mean=MEAN, std=STD, **kwargs
-    )
+def classifier(name: str, size: int = SIZE, **kwargs) -> Network:
+    wanted: dict[str, Any] = {"num_classes": WAY, "image_shape": (size, size, 3)}
+    return fj.make_network(name, mean=MEAN, std=STD, **wanted | kwargs)
 
 
 def normalize(images: torch.Tensor) -> torch.Tensor:
@@ -97,11 +98,16 @@ def torch_generator(generator: Generator, params) -> torch_networks.State:
 
 
 def inversion(
-    name: str, *, width: int = 64, images_per_class: int = 20, steps: int = INNER_STEPS
+    name: str,
+    *,
+    size: int = SIZE,
+    width: int = 64,
+    images_per_class: int = 20,
+    steps: int = INNER_STEPS,
 ) -> Case:
     """FIVE's inner loop for one teacher."""
-    arch = classifier(name)
-    generator = Generator((SIZE, SIZE, 3), width)
+    arch = classifier(name, size)
+    generator = Generator((size, size, 3), width)
     labels = fj.balanced_labels(WAY, images_per_class)
     inverter = fj.meta_generator(
         generator,
@@ -141,9 +147,9 @@ def inversion(
     return Case(ours, eager, compiled, steps, "inner step")
 
 
-def _bank(classes: int = 8, per_class: int = 30) -> fj.ImageBank:
+def _bank(classes: int = 8, per_class: int = 30, size: int = SIZE) -> fj.ImageBank:
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (classes, per_class, SIZE, SIZE, 3), np.uint8)
+    images = rng.integers(0, 256, (classes, per_class, size, size, 3), np.uint8)
     return banks.from_arrays(images, np.full(classes, per_class))
 
 
@@ -175,13 +181,18 @@ def _torch_student(student: Network, params) -> torch_networks.State:
 
 
 def maml(
-    shots: int, *, map_tasks: Callable, episodes: int = 10, queries: int = 15
+    shots: int,
+    *,
+    map_tasks: Callable,
+    episodes: int = 10,
+    queries: int = 15,
+    size: int = SIZE,
 ) -> Case:
     """One second-order MAML update of several episodes."""
-    student = classifier("conv4")
+    student = classifier("conv4", size)
     learner = fj.maml(student, num_steps=INNER_STEPS)
     optimizer = optax.adam(1e-3)
-    bank = _bank()
+    bank = _bank(size=size)
     update = jax.jit(
         replay.episodic_update(
             learner,
@@ -212,13 +223,18 @@ def maml(
 
 
 def evaluate(
-    shots: int, *, map_tasks: Callable, episodes: int = 20, queries: int = 15
+    shots: int,
+    *,
+    map_tasks: Callable,
+    episodes: int = 20,
+    queries: int = 15,
+    size: int = SIZE,
 ) -> Case:
     """Adaptation and transductive accuracy of several episodes."""
-    student = classifier("conv4")
+    student = classifier("conv4", size)
     learner = fj.maml(student, num_steps=TEST_STEPS)
     params = learner.init(jax.random.key(0))
-    bank = _bank()
+    bank = _bank(size=size)
 
     def classify(params, episode):
         adapted = learner.adapt(params, episode.support_images, episode.support_labels)
@@ -250,12 +266,17 @@ def evaluate(
 
 
 def train(
-    *, map_tasks: Callable, teachers: int = 2, batches: int = 4, batch_size: int = 128
+    *,
+    map_tasks: Callable,
+    teachers: int = 2,
+    batches: int = 4,
+    batch_size: int = 128,
+    size: int = SIZE,
 ) -> Case:
     """Part of an epoch of Conv4 teachers."""
-    arch = classifier("conv4")
+    arch = classifier("conv4", size)
     per_class = -(-batches * batch_size // WAY)
-    bank = _bank(classes=WAY, per_class=per_class)
+    bank = _bank(classes=WAY, per_class=per_class, size=size)
     init, epoch, _ = pretraining.teacher_trainer(
         arch,
         optax.chain(optax.clip_by_global_norm(50.0), optax.adam(0.01)),
@@ -292,6 +313,105 @@ def train(
         lambda: loop(torch_training.conv4_training),
         lambda: loop(training),
         teachers * batches,
+        "batch",
+    )
+
+
+def describe(
+    *, map_tasks: Callable, teachers: int = 4, images: int = 250, size: int = SIZE
+) -> Case:
+    """What several Conv4 teachers say about some images."""
+    arch = classifier("conv4", size)
+    variables = jax.vmap(arch.init)(jax.random.split(jax.random.key(0), teachers))
+    pixels = _bank(1, images, size).images[0]
+
+    def ask(pixels, variables):
+        return arch.apply(variables, pixels / jnp.float32(255), norm="running")
+
+    run = jax.jit(lambda variables: map_tasks(ask)(pixels, variables))
+    pool = [
+        torch_classifier(arch, jax.tree.map(lambda x, i=i: x[i], variables))
+        for i in range(teachers)
+    ]
+    seen = normalize(to_torch(pixels) / 255)
+
+    def eager(network=torch_networks.conv4):
+        with torch.no_grad():
+            return torch.stack([network(state, seen, True) for state in pool])
+
+    fast = torch.compile(torch_networks.conv4, dynamic=False)
+    return Case(
+        lambda: jax.block_until_ready(run(variables)),
+        eager,
+        lambda: eager(fast),
+        teachers * images,
+        "image",
+    )
+
+
+def distil(
+    *, teachers: int = 40, batches: int = 4, batch_size: int = 64, size: int = SIZE
+) -> Case:
+    """Steps of the panel's distillation: one student, a head a teacher."""
+    rng = np.random.default_rng(0)
+    images, outputs = 4 * batch_size, WAY * teachers
+    pixels = _bank(1, images, size).images[0]
+    answers = rng.normal(size=(images, outputs)).astype(np.float32)
+    columns = WAY * np.arange(teachers + 1)
+    student = classifier("conv4", size, num_classes=outputs, width=32)
+    algorithm = panel.panel_distillation(
+        student,
+        columns=columns,
+        optimizer=optax.adam(1e-3),
+        batch_size=batch_size,
+        temperature=TEMPERATURE,
+        crop_padding=0,
+    )
+    nobody = np.full(images, -1, np.int32)
+    shown = SyntheticImages(np.asarray(pixels), nobody, nobody, nobody < 0)
+    data = panel.on_device(panel.to_described(shown, Answers(answers, columns)))
+    state = jax.jit(algorithm.init)(jax.random.key(0))
+    step = jax.jit(algorithm.step)
+
+    def ours():
+        latest = state
+        for number in range(batches):
+            key = jax.random.fold_in(jax.random.key(1), number)
+            latest, info = step(key, latest, data)
+        return jax.block_until_ready((latest, info))[1].distill_loss
+
+    start = torch_classifier(student, state.variables)
+    targets = torch.tensor(answers).view(images, teachers, WAY)
+    seen = to_torch(pixels)
+    draw = torch.Generator().manual_seed(0)
+
+    def loop(network):
+        weights = {name: value.clone() for name, value in start.items()}
+        names = torch_networks.weights(weights)
+        for name in names:
+            weights[name].requires_grad_()
+        optimizer = torch.optim.Adam([weights[name] for name in names], 1e-3)
+        for _ in range(batches):
+            rows = torch.randint(images, (batch_size,), generator=draw)
+            flips = torch.rand(batch_size, generator=draw) < 0.5
+            batch = seen[rows] / 255
+            batch = torch.where(flips.view(-1, 1, 1, 1), batch.flip(-1), batch)
+            loss = torch_training.distillation_step(
+                weights,
+                optimizer,
+                normalize(batch),
+                targets[rows],
+                TEMPERATURE,
+                network,
+            )
+        return loss
+
+    fast = torch.compile(torch_training.conv4_training)
+    return Case(
+        ours,
+        lambda: loop(torch_training.conv4_training),
+        lambda: loop(fast),
+        batches,
         "batch",
     )
 

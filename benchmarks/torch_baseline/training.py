@@ -25,6 +25,25 @@ def step(
     return loss.item()
 
 
+def distillation_step(
+    state: networks.State,
+    optimizer: torch.optim.Optimizer,
+    images: torch.Tensor,
+    answers: torch.Tensor,
+    temperature: float,
+    network: Callable,
+) -> float:
+    """One Adam step towards what teachers said, a head of [n, t, way] each."""
+    optimizer.zero_grad()
+    said = network(state, images).view(answers.shape) / temperature
+    wanted = F.log_softmax(answers / temperature, -1)
+    loss = F.kl_div(F.log_softmax(said, -1), wanted, reduction="none", log_target=True)
+    loss = temperature**2 * loss.sum(-1).mean()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
 def conv4_training(state: networks.State, x: torch.Tensor) -> torch.Tensor:
     """Conv4 as a teacher is trained: batch moments, running moments updated."""
     for i in range(4):
