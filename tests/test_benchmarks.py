@@ -169,8 +169,8 @@ def test_teachers_say_the_same_and_distillation_loses_alike():
     """At a side of 84 as at 32; batches are drawn by each side for itself."""
     case = cases.describe(map_tasks=map_tasks, teachers=2, images=3, size=84)
     np.testing.assert_allclose(case.ours(), case.eager().numpy(), rtol=1e-4, atol=1e-5)
-    case = cases.distil(teachers=10, batches=1, size=84)
-    np.testing.assert_allclose(float(case.ours()), case.eager(), rtol=0.05)
+    case = cases.distil(teachers=40, batches=1, size=84)
+    np.testing.assert_allclose(float(case.ours()), case.eager(), rtol=0.1)
 
 
 def test_results_are_written_with_ratios(tmp_path, monkeypatch, capsys):

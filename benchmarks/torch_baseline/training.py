@@ -38,7 +38,7 @@ def distillation_step(
     said = network(state, images).view(answers.shape) / temperature
     wanted = F.log_softmax(answers / temperature, -1)
     loss = F.kl_div(F.log_softmax(said, -1), wanted, reduction="none", log_target=True)
-    loss = temperature**2 * loss.sum(-1).mean()
+    loss = loss.sum(-1).mean()
     loss.backward()
     optimizer.step()
     return loss.item()
