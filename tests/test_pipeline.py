@@ -270,6 +270,20 @@ def test_a_meta_training_reads_the_drawn_teachers_of_a_large_zoo(tmp_path):
     toy.assert_equal(*found)
 
 
+def test_a_meta_training_goes_on_from_arrays_in_files(tmp_path):
+    """A run's folder gives large arrays of a kept result as rows of its file."""
+    (first, second), left = five(num_steps=2, chunk=1)[1]
+    result = first.run()
+    np.savez(tmp_path / "a.npz", **result)
+    kept = rows.in_archive(tmp_path / "a.npz")
+    assert any(map(rows.in_files, kept.values()))
+    made = []
+    for state in (result, kept):
+        left(state)
+        made.append(second.run())
+    toy.assert_equal(*made)
+
+
 def test_a_loss_that_is_not_finite_ends_a_meta_training():
     _, (jobs, _) = five(optimizer=adam(float("nan")), chunk=4)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 2"):

@@ -5,7 +5,7 @@ Images are 8-bit on the host; owners are rows over the teachers of all groups.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -353,8 +353,9 @@ def generator_jobs(
     structure = jax.tree.structure(shapes)
     latest: dict[int, GeneratorState] = {}  # By steps made; at most one.
 
-    def left(result: dict[str, np.ndarray]) -> GeneratorState:
-        leaves = [result[_leaf(i)] for i in range(structure.num_leaves)]
+    def left(result: dict[str, Any]) -> GeneratorState:
+        # Large arrays of a kept result are in its file, and read here.
+        leaves = [np.asarray(result[_leaf(i)]) for i in range(structure.num_leaves)]
         state = jax.tree.unflatten(structure, leaves)
         latest.clear()
         latest[int(state.step)] = state
