@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 import toy
 
-from free_jax import Teachers, Zoo, ZooGroup, evaluation, inversion, keys, panel, zoo
+from free_jax import (
+    Teachers,
+    Zoo,
+    ZooGroup,
+    evaluation,
+    inversion,
+    keys,
+    panel,
+    rows,
+    zoo,
+)
 from free_jax.images import fit_to
 from free_jax.inversion import GeneratorOptions, Recipe
 from free_jax.jobs import in_memory
@@ -193,7 +203,7 @@ def test_dead_leaves_do_not_depend_on_the_size_of_a_job():
     assert parts[0].std() > 1
 
 
-def five(**changes):
+def five(stack=None, **changes):
     jobs = {
         "num_steps": 4,
         "teachers_per_step": 2,
@@ -208,7 +218,7 @@ def five(**changes):
         generator=GeneratorOptions(width=4, latent_dim=8),
     )
     inverter = inversion.build(recipe, toy.TINY)
-    stack = tiny_zoo().teachers[0]
+    stack = stack or tiny_zoo().teachers[0]
     return inverter, inversion.generator_jobs(
         KEY, inverter, stack, jnp.arange(3), **jobs | changes
     )
@@ -246,6 +256,32 @@ def test_a_meta_training_goes_on_from_what_was_kept():
     # Nothing starts from a state that nobody gave.
     with pytest.raises(ValueError, match="steps after 2 start from"):
         five()[1].jobs[1].run()
+
+
+def test_a_meta_training_reads_the_drawn_teachers_of_a_large_zoo(tmp_path):
+    """Its weights are in files, which no compiled program takes."""
+    held, shape = jax.tree.flatten(tiny_zoo().teachers[0])
+    np.savez(tmp_path / "a.npz", **{str(i): x for i, x in enumerate(held)})
+    stored = rows.in_archive(tmp_path / "a.npz")
+    stack = shape.unflatten([stored[str(i)] for i in range(len(held))])
+    assert all(map(rows.in_files, jax.tree.leaves(stack)))
+    short = {"num_steps": 1, "chunk": 1}
+    found = [five(x, **short)[1].jobs[0].run() for x in (None, stack)]
+    toy.assert_equal(*found)
+
+
+def test_a_meta_training_goes_on_from_arrays_in_files(tmp_path):
+    """A run's folder gives large arrays of a kept result as rows of its file."""
+    (first, second), left = five(num_steps=2, chunk=1)[1]
+    result = first.run()
+    np.savez(tmp_path / "a.npz", **result)
+    kept = rows.in_archive(tmp_path / "a.npz")
+    assert any(map(rows.in_files, kept.values()))
+    made = []
+    for state in (result, kept):
+        left(state)
+        made.append(second.run())
+    toy.assert_equal(*made)
 
 
 def test_a_loss_that_is_not_finite_ends_a_meta_training():

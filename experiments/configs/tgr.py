@@ -9,7 +9,9 @@ of dissimilar ones.  Teachers of ``--config.way`` classes and more, of any netwo
 one with more classes each step takes as many, drawn anew.  Teachers of very many
 classes need ``--config.recover.images_per_teacher`` as large as ``tasks.per_class``
 times their number.  ``--config.recover.reuse=RUN`` takes images and answers of a panel
-run.  ``--config.data.path=DIR`` measures the result on real images.
+run; those started from dead leaves hardly show their classes after few steps
+(docs/results/comparison.md).  ``--config.data.path=DIR`` measures the result on real
+images.
 
 Variants: ``:cpu`` shortened for two CPU cores, ``:reference`` the released code's
 behaviour (without its ImageNet probe: give one, ``--config.groups.probe=MODEL``),

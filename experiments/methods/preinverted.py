@@ -24,14 +24,7 @@ from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.options import adam
 from free_jax.panel import RecoverOptions
-from free_jax.panel import options as panel_options
-
-# From noise, in three times the steps.
-PIXELS = panel_options.PIXELS._replace(
-    init="noise",
-    num_steps=150,
-    objective=panel_options.PIXELS.objective._replace(total_variation=1.0),
-)
+from free_jax.panel.options import FROM_NOISE
 
 
 class Config(NamedTuple):
@@ -49,7 +42,7 @@ class Config(NamedTuple):
         eval=EvalOptions(every_steps=200),
     )
     recover: Recovery = Recovery(
-        RecoverOptions(images_per_class=20, dead_leaves=0, inversion=PIXELS)
+        RecoverOptions(images_per_class=20, dead_leaves=0, inversion=FROM_NOISE)
     )
     labels: Literal["owner", "panel"] = "owner"
     learner: LearnerOptions = LearnerOptions()

@@ -27,6 +27,7 @@ from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import ReplayOptions
 from free_jax.options import adam
 from free_jax.panel import RecoverOptions
+from free_jax.panel.options import FROM_NOISE
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
@@ -36,7 +37,9 @@ class Config(NamedTuple):
 
     algorithm: Literal["tgr"] = "tgr"
     common: Shared = Common(num_steps=1000)
-    recover: Recovery = Recovery(RecoverOptions(images_per_class=20, dead_leaves=0))
+    recover: Recovery = Recovery(
+        RecoverOptions(images_per_class=20, dead_leaves=0, inversion=FROM_NOISE)
+    )
     tasks: OwnTaskOptions = OwnTaskOptions()
     groups: GroupOptions = GroupOptions()
     tgr: TgrOptions = TgrOptions()

@@ -21,7 +21,9 @@ from free_jax.inversion.loop import Inverter
 from free_jax.inversion.meta_training import (
     GeneratorInfo,
     GeneratorState,
+    draw,
     meta_training,
+    step_on_drawn,
 )
 from free_jax.inversion.objective import Adversary
 from free_jax.jobs import Job
@@ -321,7 +323,7 @@ def generator_jobs(
     Args:
       key: of the whole training.
       inverter: of the teachers' network, with a shared generator.
-      teachers: a stack.
+      teachers: a stack, in memory or in files.
       labels: of the images recovered from each teacher.
       num_steps: outer steps, at least 1.
       teachers_per_step: drawn with replacement.
@@ -342,20 +344,19 @@ def generator_jobs(
             f"num_steps={num_steps}, teachers_per_step={teachers_per_step} and chunk="
             f"{chunk} must be at least 1"
         )
-    init, step = meta_training(
-        inverter,
-        labels,
-        optimizer=optimizers.optimizer(optimizer),
-        teachers_per_step=teachers_per_step,
-        map_tasks=map_tasks,
+    tx, pool = optimizers.optimizer(optimizer), teachers.class_ids.shape[0]
+    init, _ = meta_training(
+        inverter, labels, optimizer=tx, teachers_per_step=teachers_per_step
     )
+    step = step_on_drawn(inverter, labels, optimizer=tx, map_tasks=map_tasks)
     run, begin = jax.jit(step, donate_argnums=1), jax.jit(init)
     shapes = jax.eval_shape(init, key)
     structure = jax.tree.structure(shapes)
     latest: dict[int, GeneratorState] = {}  # By steps made; at most one.
 
-    def left(result: dict[str, np.ndarray]) -> GeneratorState:
-        leaves = [result[_leaf(i)] for i in range(structure.num_leaves)]
+    def left(result: dict[str, Any]) -> GeneratorState:
+        # Large arrays of a kept result are in its file, and read here.
+        leaves = [np.asarray(result[_leaf(i)]) for i in range(structure.num_leaves)]
         state = jax.tree.unflatten(structure, leaves)
         latest.clear()
         latest[int(state.step)] = state
@@ -372,7 +373,10 @@ def generator_jobs(
             state = begin(keys.named(key, "init"))
         infos = []
         for number in range(start, min(start + chunk, num_steps)):
-            state, info = run(keys.named(key, "step", number), state, teachers)
+            step_key = keys.named(key, "step", number)
+            rows = np.asarray(draw(step_key, teachers_per_step, pool))
+            # Weights of a large zoo are in files, which are read here.
+            state, info = run(step_key, state, zoo_lib.take(teachers, rows))
             infos.append(info)
         return _result_of(name, start, state, infos)
 

@@ -51,6 +51,50 @@ def outer_update(
     return optax.apply_updates(generator, updates), opt
 
 
+def draw(key: Key[Array, ""], count: int, pool: int) -> Int[Array, " t"]:
+    """Rows of the teachers that the step of a key takes: uniform, with replacement."""
+    return jax.random.randint(jax.random.split(key)[0], (count,), 0, pool)
+
+
+def step_on_drawn(
+    inverter: Inverter,
+    labels: Int[Array, " n"],
+    *,
+    optimizer: optax.GradientTransformation,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Callable:
+    """A step of `meta_training` on teachers that were drawn beforehand.
+
+    Those of a large zoo are read from files for it, which no compiled program does.
+
+    Returns:
+      ``(key, state, drawn) -> (state, GeneratorInfo)`` for a stack `drawn`, of the rows
+      that `draw` gives for the same key.
+    """
+
+    def one(generator, task):
+        task_key, teacher = task
+        return inverter.invert(task_key, generator, teacher, labels)[1:]
+
+    mapped = map_tasks(one, everywhere=True, summed=True)
+
+    def step(
+        key: Key[Array, ""], state: GeneratorState, drawn: Teachers
+    ) -> tuple[GeneratorState, GeneratorInfo]:
+        key_invert = jax.random.split(key)[1]
+        each = jax.random.split(key_invert, drawn.class_ids.shape[0])
+        info, grads = mapped(state.generator, (each, drawn))
+        generator, opt = outer_update(optimizer, state.generator, state.opt, [grads])
+        new = GeneratorState(state.step + 1, generator, opt)
+        return new, GeneratorInfo(
+            info.loss[:, -1].mean(),
+            info.teacher_accuracy.mean(),
+            info.is_finite.all(),
+        )
+
+    return step
+
+
 def meta_training(
     inverter: Inverter,
     labels: Int[Array, " n"],
@@ -72,12 +116,7 @@ def meta_training(
       ``init: key -> GeneratorState`` and ``step: (key, state, teachers) ->
       (state, GeneratorInfo)`` for a stack of teachers.
     """
-
-    def one(generator, task):
-        task_key, teacher = task
-        return inverter.invert(task_key, generator, teacher, labels)[1:]
-
-    mapped = map_tasks(one, everywhere=True, summed=True)
+    on_drawn = step_on_drawn(inverter, labels, optimizer=optimizer, map_tasks=map_tasks)
 
     def init(key: Key[Array, ""]) -> GeneratorState:
         generator = inverter.init(key)
@@ -86,17 +125,7 @@ def meta_training(
     def step(
         key: Key[Array, ""], state: GeneratorState, teachers: Teachers
     ) -> tuple[GeneratorState, GeneratorInfo]:
-        key_draw, key_invert = jax.random.split(key)
-        pool = teachers.class_ids.shape[0]
-        drawn = jax.random.randint(key_draw, (teachers_per_step,), 0, pool)
-        keys = jax.random.split(key_invert, teachers_per_step)
-        info, grads = mapped(state.generator, (keys, zoo.take(teachers, drawn)))
-        generator, opt = outer_update(optimizer, state.generator, state.opt, [grads])
-        new = GeneratorState(state.step + 1, generator, opt)
-        return new, GeneratorInfo(
-            info.loss[:, -1].mean(),
-            info.teacher_accuracy.mean(),
-            info.is_finite.all(),
-        )
+        rows = draw(key, teachers_per_step, teachers.class_ids.shape[0])
+        return on_drawn(key, state, zoo.take(teachers, rows))
 
     return init, step

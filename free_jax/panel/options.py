@@ -25,6 +25,15 @@ PIXELS = Recipe(
     ),
 )
 
+# The same from noise, in three times the steps: for methods that learn a class from a
+# few images of it.  An image that starts from dead leaves is mostly these, whatever its
+# class, which does no harm where all teachers say what they see in it (the panel).
+FROM_NOISE = PIXELS._replace(
+    init="noise",
+    num_steps=150,
+    objective=PIXELS.objective._replace(total_variation=1.0),
+)
+
 
 class MetaTraining(NamedTuple):
     """FIVE's meta-training of the generator that inversions start from.
