@@ -355,8 +355,7 @@ def generator_jobs(
     latest: dict[int, GeneratorState] = {}  # By steps made; at most one.
 
     def left(result: dict[str, Any]) -> GeneratorState:
-        # Large arrays of a kept result are in its file, and read here.
-        leaves = [np.asarray(result[_leaf(i)]) for i in range(structure.num_leaves)]
+        leaves = [result[_leaf(i)] for i in range(structure.num_leaves)]
         state = jax.tree.unflatten(structure, leaves)
         latest.clear()
         latest[int(state.step)] = state
