@@ -3,15 +3,15 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
-from test_panel_experiment import parse, zoo_path  # noqa: F401
+from test_panel_experiment import parse, run_in, zoo_path  # noqa: F401
 
 from experiments import train
-from experiments.harness import chunks
-from free_jax import Teachers, Zoo, ZooGroup, load_zoo, panel
+from experiments.harness import chunks, loop, stopping
+from experiments.stages import choosing
+from free_jax import Zoo, ZooGroup, load_model, load_zoo, panel
 from free_jax.errors import InputError
 from free_jax.panel import partial_answers
 from free_jax.types import Answers
@@ -53,7 +53,7 @@ def test_each_step_is_the_best_of_all_ridge_regressions():
     told = answers()
     blocks = described(told)
     wanted = np.concatenate(blocks, axis=1)
-    ridge = 0.01 * np.mean([np.square(x).sum() for x in blocks])
+    ridge = 0.001 * np.mean([np.square(x).sum() for x in blocks])
     found = panel.choose_teachers(told, 5)
     order, total = [], np.square(wanted).sum()
     before = total
@@ -83,19 +83,20 @@ def test_copies_come_last_however_many_there_are():
     found = panel.choose_teachers(with_others(told, *7 * [copy]), 12)
     same = np.isin(found.teachers, [1, 5, 6, 7, 8, 9, 10, 11])
     assert same[:5].sum() == 1 and same[5:].all()
-    assert found.gains[5:].max() < 0.01 < found.gains[:5].min()
+    assert found.gains[5:].max() < 0.001 < found.gains[:5].min()
 
 
-def test_whoever_is_constant_is_not_chosen_and_noise_not_before_what_is_shared():
+def test_constants_are_not_chosen_and_noise_tells_of_itself_only():
     told = answers(columns=np.arange(0, 45, 3))
     constant = np.tile(np.asarray([[9.0, 0.0, 1.0]], np.float32), (N, 1))
     noise = 3 * np.random.default_rng(5).normal(size=(N, 3)).astype(np.float32)
     both = with_others(told, constant, noise)
-    found = panel.choose_teachers(both, 4)
-    assert not np.isin([14, 15], found.teachers).any()
-    everyone = panel.choose_teachers(both, 16)
-    assert 14 not in everyone.teachers and 15 in everyone.teachers
-    assert np.isnan(everyone.foretold[14])
+    found = panel.choose_teachers(both, 16)
+    assert 14 not in found.teachers and np.isnan(found.foretold[14])
+    strength = [np.square(x).sum() for x in described(both)]
+    gain = found.gains[found.teachers == 15]
+    assert gain <= strength[15] / sum(strength)
+    assert found.teachers[0] != 15 and found.gains[0] > 4 * strength[0] / sum(strength)
     trusted = np.ones(16)
     trusted[15] = 0
     assert 15 not in panel.choose_teachers(both, 16, trusted).teachers
@@ -131,15 +132,14 @@ def test_broken_teachers_are_passed_over_and_nothing_but_constants_is_refused():
 
 
 def pool():
-    """Two teachers, a copy of the first, and one that always answers the same."""
-    stack = toy.random_teachers(toy.ARCH, 4, seed=2)
-    first = jax.tree.map(lambda x: jnp.asarray(x).at[2].set(x[0]), stack.variables)
-    head = jax.tree.map(lambda x: 5 * x, first["params"]["head"])
-    head["kernel"] = head["kernel"].at[3].set(0.0)
-    made = {**first, "params": {**first["params"], "head": head}}
-    teachers = Teachers(made, stack.class_ids)
+    """Two trained teachers, a copy of the first, and one that says the same always."""
+    stack = jax.tree.map(lambda x: x[np.asarray([0, 1, 0, 2])], toy.trained_teachers())
+    head = stack.variables["params"]["head"]
+    head = {**head, "kernel": head["kernel"].at[3].set(0.0)}
+    params = {**stack.variables["params"], "head": head}
+    teachers = stack._replace(variables={**stack.variables, "params": params})
     names = tuple(f"c{i}" for i in range(toy.CLASSES))
-    return Zoo((ZooGroup(toy.ARCH, teachers, np.full(4, np.nan)),), names)
+    return Zoo((ZooGroup(toy.TINY, teachers, np.full(4, np.nan)),), names)
 
 
 def test_of_a_zoo_copies_and_constants_are_left_out_with_the_reason():
@@ -166,9 +166,12 @@ def test_of_a_zoo_copies_and_constants_are_left_out_with_the_reason():
 def test_nobody_is_asked_where_they_are_drawn_or_the_first():
     key, zoo = jax.random.key(0), pool()
 
+    def asked(stage, jobs):
+        pytest.fail(f"{stage}: somebody was asked")
+
     def rows(by, teachers=2):
         options = panel.ChoosingOptions(teachers=teachers, by=by)
-        found = panel.choose_from_zoo(key, zoo, options, run=None)
+        found = panel.choose_from_zoo(key, zoo, options, run=asked)
         places = [told["place"] for told in found.verdicts]
         chosen = [row for row, place in enumerate(places) if place is not None]
         assert chosen == found.rows.tolist() and found.asked == 0
@@ -178,27 +181,48 @@ def test_nobody_is_asked_where_they_are_drawn_or_the_first():
     assert rows("informative", 0) == rows("random", 9) == [0, 1, 2, 3]
 
 
-def test_a_run_recovers_from_and_asks_those_alone(
-    zoo_path,  # noqa: F811
-    tmp_path,
-    monkeypatch,
-):
-    config = parse(zoo_path, "--config.zoo.choose.teachers=2", "--config.num_steps=1")
-    config.zoo.choose.probes = 12
-    result = train.main(config, str(tmp_path))
+def test_what_was_asked_is_not_asked_again(tmp_path, monkeypatch):
+    options = panel.ChoosingOptions(teachers=2, probes=30)
+    first = choosing.chosen(pool(), options, run_in(tmp_path))
+    monkeypatch.setattr(chunks, "timed", lambda job: pytest.fail(job.name))
+    again = choosing.chosen(pool(), options, run_in(tmp_path))
+    assert again.told == first.told and first.seconds > 0
+    assert again.zoo.num_teachers == 2
+    assert choosing.chosen(None, options, run_in(tmp_path)).zoo is None
+
+
+def few_of(path, *extra):
+    config = parse(path, "--config.zoo.choose.teachers=2", *extra)
+    config.zoo.choose.probes, config.recover.images_per_class = 12, 0
+    return config
+
+
+def test_a_run_asks_those_alone(zoo_path, tmp_path, monkeypatch):  # noqa: F811
+    made = []
+
+    def prepared(run, method, schedule, *_):
+        made.append((method, schedule))
+        raise stopping.Stopped
+
+    monkeypatch.setattr(loop, "train", prepared)
+    train.main(few_of(zoo_path), str(tmp_path))
+    (method, schedule), chosen = made[0], tmp_path / "chosen_teachers.json"
+    assert len(method.data.columns) == 3 and method.meters.answers == 2 * 10
+    assert schedule.seconds_before > method.meters.seconds_before
+    told = json.loads(chosen.read_text())["teachers"]
+    assert len(told) == 5 and told[1]["place"] is None  # The constant one.
+
+
+@pytest.mark.slow
+def test_a_result_says_who_and_why(zoo_path, tmp_path):  # noqa: F811
+    result = train.main(few_of(zoo_path, "--config.num_steps=1"), str(tmp_path))
     told = result["chosen_teachers"]
     assert told["of"] == 5 and told["asked"] == 5 * 12 and told["by"] == "informative"
     assert [each["place"] for each in told["teachers"]] == [1, 2]
-    assert told["asking_gflops"] > 0 and told["seconds"] > 0
-    assert result["images_recovered"] == 2 * 5 * 2
-    full = json.loads((tmp_path / "chosen_teachers.json").read_text())["teachers"]
-    assert len(full) == 5 and full[1]["place"] is None  # The constant one.
-    # What is cached is not asked again, also without the later stages.
-    (tmp_path / "result.json").unlink()
-    done = []
-    monkeypatch.setattr(chunks, "timed", lambda job: done.append(job))
-    assert train.main(config, str(tmp_path))["chosen_teachers"] == told
-    assert not done
+    assert all(each["reason"].startswith("it predicts") for each in told["teachers"])
+    assert told["asking_gflops"] > 0 and result["seconds"] > told["seconds"] > 0
+    assert result["cost"]["answers"] == 2 * 10
+    assert len(load_model(tmp_path / "model.npz")[2]["teachers"]) == 2
 
 
 def test_a_check_stands_in_for_a_choice_that_nobody_made(zoo_path, tmp_path):  # noqa: F811

@@ -88,7 +88,7 @@ def choose_teachers(
     weights: Float[np.ndarray, " t"] | None = None,
     *,
     temperature: float = 2.0,
-    noise: float = 0.01,
+    noise: float = 0.001,
 ) -> Chosen:
     """Teachers from whose answers the answers of all can be predicted best.
 

@@ -1,0 +1,182 @@
+"""What a choice of teachers by a few probe images buys, at an equal budget.
+
+    python benchmarks/choosing_teachers.py --data=DIR/cifar_fs --zoo=DIR/teachers
+
+A pool as it may be found: the zoo's teachers, copies of two of them and teachers that
+were never trained.  K of them are chosen without data, by what all answer about a few
+dead leaves (`panel.choose_from_zoo`), drawn at random, or the first of the shuffled
+pool; then those K alone describe real images.  Ridge regression, inductive.  Means and
+their spread over pools and probes that are drawn anew; episodes are the same.  Writes a
+table and JSON.
+"""
+
+import argparse
+import json
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import inputs
+from experiments.configs import panel_cifar_fs
+from experiments.harness import metrics
+from free_jax import panel
+from free_jax.fewshot import banks, evaluation, heads
+from free_jax.types import Teachers
+from free_jax.zoo import Zoo, ZooGroup
+
+METHODS = ("informative", "random", "first")
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--zoo", required=True)
+    parser.add_argument("--split", default="val", choices=("val", "test"))
+    parser.add_argument("--copies", type=int, default=20, help="of two teachers")
+    parser.add_argument("--untrained", type=int, default=10, help="at least 1")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 25])
+    parser.add_argument("--probes", type=int, nargs="+", default=[200])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=100, help="of each class")
+    parser.add_argument("--episodes", type=int, default=600)
+    parser.add_argument("--temperature", type=float, default=2.0)
+    parser.add_argument("--json", default="choosing_teachers.json")
+    return parser.parse_args()
+
+
+def with_untrained(zoo: Zoo, count: int) -> Zoo:
+    """A zoo of one network, and behind its teachers some that were never trained."""
+    (group,) = zoo.groups
+    stack = group.teachers
+    made = jax.jit(jax.vmap(group.network.init))(
+        jax.random.split(jax.random.key(0), count)
+    )
+    variables = jax.tree.map(
+        lambda old, new: np.concatenate([old, new]), stack.variables, made
+    )
+    ids = np.concatenate([stack.class_ids, stack.class_ids[:count]])
+    unknown = np.full(len(ids), np.nan)
+    teachers = Teachers(variables, jnp.asarray(ids))
+    return Zoo((ZooGroup(group.network, teachers, unknown),), zoo.class_names)
+
+
+def drawn_pool(
+    rng: np.random.Generator, trained: int, copies: int, untrained: int
+) -> np.ndarray:
+    """Who is in a pool, shuffled: all, and copies of two of the trained teachers."""
+    twice = np.resize(rng.permutation(trained)[:2], copies)
+    return rng.permutation(np.concatenate([np.arange(trained + untrained), twice]))
+
+
+def of_rows(zoo: Zoo, rows: np.ndarray) -> Zoo:
+    """Teachers of a zoo of one network in any order, as often as they are named."""
+    (group,) = zoo.groups
+    teachers = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[rows]), group.teachers)
+    unknown = np.full(len(rows), np.nan)
+    return Zoo((ZooGroup(group.network, teachers, unknown),), zoo.class_names)
+
+
+def choices(
+    pool: Zoo, seed: int, sizes: list[int], probes: list[int]
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(how, how many, which rows of the pool)."""
+    for size in sizes:
+        for by in METHODS:
+            for number in probes if by == "informative" else probes[:1]:
+                options = panel.ChoosingOptions(size, by, number)
+                found = panel.choose_from_zoo(jax.random.key(seed), pool, options)
+                told = f"{by}, {number} probes" if found.asked else by
+                yield told, size, found.rows
+
+
+def main() -> None:
+    """Describes real images once by every teacher, and scores choices among them."""
+    args = arguments()
+    config = panel_cifar_fs.get_config()
+    config.data.path, config.zoo.path = args.data, args.zoo
+    zoo = inputs.load_zoo(config.zoo, config.data)
+    whole = with_untrained(zoo, args.untrained)
+    bank = described(args, whole)
+    way = zoo.way
+    head = heads.centered(heads.ridge(way), "none")
+    classify = evaluation.head_classifier(lambda params, x: x, head, head)
+    runs = {
+        shots: evaluation.evaluator(
+            classify, way=way, shots=shots, num_episodes=args.episodes
+        )
+        for shots in (1, 5)
+    }
+
+    def scores(rows: np.ndarray) -> dict[str, float]:
+        """Of teachers by their numbers; a copy describes images once more."""
+        outputs = (way * rows[:, None] + np.arange(way)).ravel()
+        some = bank._replace(images=bank.images[..., outputs])
+        return {
+            f"{shots}-shot": run(jax.random.key(0), None, some)["inductive"].mean
+            for shots, run in runs.items()
+        }
+
+    found: dict[tuple[int, str], list[dict[str, Any]]] = {}
+    for seed in range(args.seeds):
+        rng = np.random.default_rng(seed)
+        numbers = drawn_pool(rng, zoo.num_teachers, args.copies, args.untrained)
+        pool = of_rows(whole, numbers)
+        for told, size, rows in choices(pool, seed, args.sizes, args.probes):
+            mine = numbers[rows]
+            row = scores(mine) | {
+                "repeated": len(mine) - len(np.unique(mine)),
+                "untrained": int((mine >= zoo.num_teachers).sum()),
+            }
+            found.setdefault((size, told), []).append(row)
+            print(seed, size, told, row, flush=True)
+        # As if nothing but its own had been there.
+        own = np.random.default_rng(seed).permutation(zoo.num_teachers)
+        for size in args.sizes:
+            row = scores(own[:size]) | {"repeated": 0, "untrained": 0}
+            found.setdefault((size, "random of the zoo alone"), []).append(row)
+    table = [
+        {"K": size, "teachers": told} | summary(rows)
+        for (size, told), rows in sorted(found.items(), key=lambda item: item[0][0])
+    ]
+    title = (
+        f"{args.split} classes, {args.episodes} episodes, {args.seeds} pools, ridge, "
+        "inductive"
+    )
+    metrics.print_table(table, tuple(table[0]), title=title)
+    every = [{"K": k, "teachers": t, "rows": rows} for (k, t), rows in found.items()]
+    told = {"title": title, "table": table, "every": every}
+    pathlib.Path(args.json).write_text(json.dumps(told, indent=1))
+
+
+def described(args: argparse.Namespace, zoo: Zoo) -> Any:
+    """The split's images as all teachers of a zoo describe them."""
+    config = panel_cifar_fs.get_config()
+    config.data.path = args.data
+    split = inputs.load_split(config.data, args.split)
+    images = np.asarray(split.images)[:, : args.images]
+    bank = banks.from_arrays(images, np.minimum(split.counts, args.images))
+    describe = panel.compiled_describer(zoo.networks, temperature=args.temperature)
+    return panel.describe_bank(lambda x: describe(zoo.teachers, x), bank, chunk=100)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """Mean and, of accuracies, standard deviation over pools."""
+    told = {}
+    for name in rows[0]:
+        values = np.asarray([row[name] for row in rows], float)
+        spread = f" (sd {values.std(ddof=1):.2f})" if len(values) > 1 else ""
+        shown = f"{values.mean():.2f}" if "shot" in name else f"{values.mean():.1f}"
+        told[name] = shown + (spread if "shot" in name else "")
+    return told
+
+
+if __name__ == "__main__":
+    main()
