@@ -5,9 +5,9 @@
 A pool as it may be found: the zoo's teachers, copies of two of them and teachers that
 were never trained.  K of them are chosen without data, by what all answer about a few
 dead leaves (`panel.choose_from_zoo`), drawn at random, or the first of the shuffled
-pool; then those K alone describe real images.  Ridge regression, inductive.  Means and
-their spread over pools and probes that are drawn anew; episodes are the same.  Writes a
-table and JSON.
+pool; a choice of fewer is the beginning of a choice of more.  Then those K alone
+describe real images.  Ridge regression, inductive.  Means and their spread over pools
+and probes that are drawn anew; episodes are the same.  Writes a table and JSON.
 """
 
 import argparse
@@ -84,17 +84,18 @@ def of_rows(zoo: Zoo, rows: np.ndarray) -> Zoo:
     return Zoo((ZooGroup(group.network, teachers, unknown),), zoo.class_names)
 
 
-def choices(
-    pool: Zoo, seed: int, sizes: list[int], probes: list[int]
-) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(how, how many, which rows of the pool)."""
-    for size in sizes:
-        for by in METHODS:
-            for number in probes if by == "informative" else probes[:1]:
-                options = panel.ChoosingOptions(size, by, number)
-                found = panel.choose_from_zoo(jax.random.key(seed), pool, options)
-                told = f"{by}, {number} probes" if found.asked else by
-                yield told, size, found.rows
+def orders(
+    pool: Zoo, seed: int, most: int, probes: list[int]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """(how, `most` rows of the pool in the order in which they were chosen)."""
+    for by in METHODS:
+        for number in probes if by == "informative" else probes[:1]:
+            options = panel.ChoosingOptions(most, by, number)
+            found = panel.choose_from_zoo(jax.random.key(seed), pool, options)
+            chosen = [told for told in found.verdicts if told["place"] is not None]
+            chosen.sort(key=lambda told: told["place"])
+            how = f"{by}, {number} probes" if found.asked else by
+            yield how, np.asarray([told["teacher"] for told in chosen])
 
 
 def main() -> None:
@@ -129,29 +130,29 @@ def main() -> None:
         rng = np.random.default_rng(seed)
         numbers = drawn_pool(rng, zoo.num_teachers, args.copies, args.untrained)
         pool = of_rows(whole, numbers)
-        for told, size, rows in choices(pool, seed, args.sizes, args.probes):
-            mine = numbers[rows]
-            row = scores(mine) | {
-                "repeated": len(mine) - len(np.unique(mine)),
-                "untrained": int((mine >= zoo.num_teachers).sum()),
-            }
-            found.setdefault((size, told), []).append(row)
-            print(seed, size, told, row, flush=True)
-        # As if nothing but its own had been there.
+        # As if nothing but its own teachers had been there, for comparison.
         own = np.random.default_rng(seed).permutation(zoo.num_teachers)
-        for size in args.sizes:
-            row = scores(own[:size]) | {"repeated": 0, "untrained": 0}
-            found.setdefault((size, "random of the zoo alone"), []).append(row)
+        ways = list(orders(pool, seed, max(args.sizes), args.probes))
+        ways = [(how, numbers[rows]) for how, rows in ways]
+        for how, order in [*ways, ("random, of the zoo alone", own)]:
+            for size in args.sizes:
+                mine = order[:size]
+                row = scores(mine) | {
+                    "repeated": len(mine) - len(np.unique(mine)),
+                    "untrained": int((mine >= zoo.num_teachers).sum()),
+                }
+                found.setdefault((size, how), []).append(row)
+                print(seed, size, how, row, flush=True)
     table = [
-        {"K": size, "teachers": told} | summary(rows)
-        for (size, told), rows in sorted(found.items(), key=lambda item: item[0][0])
+        {"K": size, "teachers": how} | summary(rows)
+        for (size, how), rows in sorted(found.items(), key=lambda item: item[0][0])
     ]
     title = (
         f"{args.split} classes, {args.episodes} episodes, {args.seeds} pools, ridge, "
         "inductive"
     )
     metrics.print_table(table, tuple(table[0]), title=title)
-    every = [{"K": k, "teachers": t, "rows": rows} for (k, t), rows in found.items()]
+    every = [{"K": k, "teachers": how, "rows": x} for (k, how), x in found.items()]
     told = {"title": title, "table": table, "every": every}
     pathlib.Path(args.json).write_text(json.dumps(told, indent=1))
 

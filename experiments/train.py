@@ -33,9 +33,8 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
     """
     settings: Settings = checks.validate(config)
     measuring.check(settings.common)
-    with runs.opened(
-        settings.common, workdir, **identity.identity(config, settings)
-    ) as run:
+    common = methods.for_devices(settings)
+    with runs.opened(common, workdir, **identity.identity(config, settings)) as run:
         try:
             return _finished(settings, run) or _result(settings, run)
         except stopping.Stopped as stopped:
