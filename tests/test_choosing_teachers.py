@@ -1,6 +1,7 @@
 """Which teachers are worth asking: closed forms, and a run that asks those alone."""
 
 import json
+import tracemalloc
 
 import jax
 import numpy as np
@@ -100,6 +101,15 @@ def test_constants_are_not_chosen_and_noise_tells_of_itself_only():
     trusted = np.ones(16)
     trusted[15] = 0
     assert 15 not in panel.choose_teachers(both, 16, trusted).teachers
+
+
+def test_memory_grows_with_the_answers_alone():
+    told = answers(columns=np.arange(0, 3003, 3))
+    tracemalloc.start()
+    panel.choose_teachers(told, 2)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 20 * 8 * told.logits.size  # All outputs by all: 75 times that.
 
 
 def test_the_order_of_teachers_does_not_matter():

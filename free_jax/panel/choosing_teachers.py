@@ -127,11 +127,12 @@ def choose_teachers(
     if not heard.any():
         raise InputError(NOBODY)
     ridge, total = noise * strength[heard].mean(), strength.sum()
+    kernel = said @ said.T  # [n, n], never outputs by outputs.
     # What is not predicted yet, and how much of each teacher's answers is.
     left, foretold = said.copy(), np.where(heard, 0.0, np.nan)
     order, gains = [], []
     while len(order) < min(count, heard.sum()):
-        gain = _gains(said, left, columns, ridge)
+        gain = _gains(kernel, said, left, columns, ridge)
         gain[~heard], gain[order] = -np.inf, -np.inf
         best = int(gain.argmax())
         order.append(best)
@@ -161,10 +162,14 @@ def _described(
 
 
 def _gains(
-    said: np.ndarray, left: np.ndarray, columns: np.ndarray, ridge: float
+    kernel: np.ndarray,
+    said: np.ndarray,
+    left: np.ndarray,
+    columns: np.ndarray,
+    ridge: float,
 ) -> Float[np.ndarray, " t"]:
     """[T] by how much each teacher would lower the penalised squares that are left."""
-    toward = said @ (said.T @ left)
+    toward = kernel @ left
     gains = np.zeros(len(columns) - 1)
     for rows, outputs in ragged.by_width(columns):
         own, rest, to = (
