@@ -43,8 +43,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--copies", type=int, default=20, help="of two teachers")
     parser.add_argument("--untrained", type=int, default=10, help="at least 1")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 25])
-    parser.add_argument("--probes", type=int, nargs="+", default=[200])
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--probes", type=int, nargs="+", default=[50, 200])
+    parser.add_argument("--seeds", type=int, default=12, help="pools, at least 2")
     parser.add_argument("--images", type=int, default=100, help="of each class")
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--temperature", type=float, default=2.0)
@@ -144,7 +144,7 @@ def main() -> None:
                 found.setdefault((size, how), []).append(row)
                 print(seed, size, how, row, flush=True)
     table = [
-        {"K": size, "teachers": how} | summary(rows)
+        {"K": size, "teachers": how} | summary(rows, found[size, "random"])
         for (size, how), rows in sorted(found.items(), key=lambda item: item[0][0])
     ]
     title = (
@@ -168,14 +168,22 @@ def described(args: argparse.Namespace, zoo: Zoo) -> Any:
     return panel.describe_bank(lambda x: describe(zoo.teachers, x), bank, chunk=100)
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, str]:
-    """Mean and, of accuracies, standard deviation over pools."""
+def summary(rows: list[dict[str, Any]], drawn: list[dict[str, Any]]) -> dict[str, str]:
+    """Means over pools; what accuracies are above those at random, pool by pool.
+
+    Args:
+      rows: of a way to choose, one a pool.
+      drawn: of the random choice, of the same pools.
+    """
     told = {}
     for name in rows[0]:
         values = np.asarray([row[name] for row in rows], float)
-        spread = f" (sd {values.std(ddof=1):.2f})" if len(values) > 1 else ""
-        shown = f"{values.mean():.2f}" if "shot" in name else f"{values.mean():.1f}"
-        told[name] = shown + (spread if "shot" in name else "")
+        told[name] = f"{values.mean():.1f}"
+        if "shot" in name:
+            told[name] = f"{values.mean():.2f} (sd {values.std(ddof=1):.2f})"
+            more = values - [row[name] for row in drawn]
+            error = more.std(ddof=1) / len(more) ** 0.5
+            told[f"{name} over random"] = f"{more.mean():.2f} (se {error:.2f})"
     return told
 
 
