@@ -44,7 +44,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--untrained", type=int, default=10, help="at least 1")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 25])
     parser.add_argument("--probes", type=int, nargs="+", default=[50, 200])
-    parser.add_argument("--seeds", type=int, default=5, help="pools, at least 2")
+    parser.add_argument("--seeds", type=int, default=12, help="pools, at least 2")
     parser.add_argument("--images", type=int, default=100, help="of each class")
     parser.add_argument("--episodes", type=int, default=600)
     parser.add_argument("--temperature", type=float, default=2.0)
