@@ -273,6 +273,7 @@ def cell_config(given: Given, cell: Cell, zoo_path: str) -> Given:
     # Where real images are learned from nothing else may be known.
     own.zoo.path = "" if own.algorithm == "episodic" else zoo_path
     own.zoo.num_teachers = config.zoo.num_teachers
+    own.zoo.choose = config.zoo.choose
     own.zoo.attack = config.zoo.attack
     for key in SHARED:
         own.eval[key] = config.eval[key]

@@ -13,7 +13,7 @@ from experiments.inputs import further
 from experiments.methods import checks, dry, identity, measuring, runs
 from experiments.methods.dry import Findings
 from experiments.methods.options import Common, Settings
-from experiments.stages import pretrain, teachers
+from experiments.stages import choosing, pretrain, teachers
 from free_jax import release
 from free_jax.zoo import Zoo
 
@@ -33,9 +33,8 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
     """
     settings: Settings = checks.validate(config)
     measuring.check(settings.common)
-    with runs.opened(
-        settings.common, workdir, **identity.identity(config, settings)
-    ) as run:
+    common = methods.for_devices(settings)
+    with runs.opened(common, workdir, **identity.identity(config, settings)) as run:
         try:
             return _finished(settings, run) or _result(settings, run)
         except stopping.Stopped as stopped:
@@ -71,6 +70,7 @@ def check(config: Given, workdir: str) -> Findings:
         common.zoo, run, data=common.data, dtype=common.dtype
     ) as zoo:
         found += dry.teachers(common.zoo, zoo)
+        zoo = choosing.stand_ins(zoo, common.zoo.choose)
         if common.zoo.pretrain.num_teachers and zoo is not None:
             methods.check_untrained(settings, zoo, run)
         else:
@@ -96,12 +96,15 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
     if recipe.num_teachers and not pretrain.is_trained(run):
         # What cannot be made of these teachers is told before they are trained.
         planned = pretrain.untrained(recipe, run, data=data, dtype=common.dtype)
-        methods.check_untrained(config, planned, run)
+        few = choosing.stand_ins(planned, common.zoo.choose)
+        methods.check_untrained(config, few, run)
     with teachers.opened(
         common.zoo, run, data=data, dtype=common.dtype, checkpoint=common.checkpoint
-    ) as zoo:
+    ) as everyone:
         if teachers.is_given(common.zoo) and (known := _finished(config, run)):
             return known  # It moved, with the very teachers.
+        choice = choosing.chosen(everyone, common.zoo.choose, run)  # asks, for some
+        zoo = choice.zoo
         made = methods.prepare(config, zoo, run)
         banks = measuring.banks(common, zoo)
         folders = measuring.folders(common)
@@ -114,7 +117,8 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             bank=banks.get("val") if options.val_episodes else None,
         )
         service = zoo.service if zoo else None
-        plan = schedule(common, seconds_before=method.meters.seconds_before)
+        before = choice.seconds + method.meters.seconds_before
+        plan = schedule(common, seconds_before=before)
         outcome = loop.train(run, method, plan, judge, service)
         table = final.NOT_MEASURED
         if banks:
@@ -153,6 +157,7 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             if zoo
             else (),
             bill=service.bill() if service else None,
+            choice=choice.told,
         )
 
 
@@ -170,7 +175,8 @@ def check_method(config: Given, zoo: Zoo | None, run: Run) -> None:
     settings: Settings = checks.validate(config)
     measuring.check(settings.common)
     # Where real images are learned from nothing else may be known.
-    methods.check_untrained(settings, zoo if settings.common.zoo.path else None, run)
+    few = choosing.stand_ins(zoo, settings.common.zoo.choose)
+    methods.check_untrained(settings, few if settings.common.zoo.path else None, run)
 
 
 def schedule(common: Common, seconds_before: float) -> Schedule:

@@ -63,7 +63,8 @@ class Algorithm(NamedTuple):
       model: ``state -> variables`` of the meta-model to evaluate, ``{"params", ...}``.
       draws: ``(key, step, data) -> counts``, how often a step draws each teacher: an
         int32 array [T] for each group; traceable.  None where nothing is drawn.
-      dispatch: ``donate -> step``, for a step of several programs; None: `step` is one.
+      dispatch: ``(donate, jit) -> step``, for a step of several programs, see
+        `compiled`; None: `step` is one.
       feed: ``(key, data) -> data of that step``, picked on the host from data that need
         not fit a device, e.g. `numpy` arrays or `rows.Rows`; `step` takes either.  None
         where a step needs all of it.
@@ -73,25 +74,29 @@ class Algorithm(NamedTuple):
     step: Callable[..., tuple[Any, Any]]
     model: Callable[[Any], dict[str, Any]]
     draws: Callable[..., tuple[jax.Array, ...]] | None = None
-    dispatch: Callable[[bool], Callable[..., tuple[Any, Any]]] | None = None
+    dispatch: Callable[..., Callable[..., tuple[Any, Any]]] | None = None
     feed: Callable[[jax.Array, Any], Any] | None = None
 
-    def compiled(self, donate: bool = False) -> Callable[..., tuple[Any, Any]]:
+    def compiled(
+        self, donate: bool = False, jit: Callable[..., Callable] = jax.jit
+    ) -> Callable[..., tuple[Any, Any]]:
         """The step, to be called as it is: compiled once, whatever it is made of.
 
         Args:
           donate: the state given is not used again; its memory may be.
+          jit: ``(fn, donate_argnums=) -> program``, makes every program of the step,
+            such as to look at each before it runs.
         """
         if self.dispatch is not None:
-            return self.dispatch(donate)
-        return jax.jit(self.step, donate_argnums=1 if donate else ())
+            return self.dispatch(donate, jit)
+        return jit(self.step, donate_argnums=1 if donate else ())
 
 
 class Programs:
     """Compiles each function of a step once, for each set of its fixed arguments."""
 
-    def __init__(self, parts: Any, donate: bool):
-        self._parts, self._donate = parts, donate
+    def __init__(self, parts: Any, donate: bool, jit: Callable[..., Callable]):
+        self._parts, self._donate, self._jit = parts, donate, jit
         self._compiled: dict[Any, Callable] = {}
 
     def __call__(
@@ -109,7 +114,7 @@ class Programs:
         if name not in self._compiled:
             bound = functools.partial(fn, self._parts, *fixed)
             argnums = donate if self._donate else ()
-            self._compiled[name] = jax.jit(bound, donate_argnums=argnums)
+            self._compiled[name] = self._jit(bound, donate_argnums=argnums)
         return self._compiled[name]
 
 
@@ -197,8 +202,10 @@ def bind(
     drawn = None if draws is None else functools.partial(draws, parts)
     if num_programs > 1:
 
-        def dispatch(donate: bool) -> Callable[..., tuple[Any, Any]]:
-            return stepper(Programs(parts, donate))
+        def dispatch(
+            donate: bool, jit: Callable[..., Callable] = jax.jit
+        ) -> Callable[..., tuple[Any, Any]]:
+            return stepper(Programs(parts, donate, jit))
 
         return Algorithm(bound_init, dispatch(False), params_only, drawn, dispatch)
     inline = (Inline(parts),) if num_programs else ()

@@ -16,7 +16,10 @@ import pytest
 from cluster_toy import asking, assert_same, numbers, recovery
 from etils import epath
 
+from experiments import methods
 from experiments.harness import chunks, cluster, stopping
+from experiments.inputs import command_line
+from experiments.methods import checks
 from free_jax import parallel
 from free_jax.errors import InputError
 from free_jax.jobs import Job
@@ -122,6 +125,21 @@ def test_nobody_answers():
     with pytest.raises(InputError, match=r"no scheduler answers.*dask scheduler"):
         with cluster.opened("tcp://127.0.0.1:9", patience=0.5):
             pass
+
+
+def test_whoever_has_no_jobs_does_not_connect(capsys):
+    address, choose = "--config.cluster=tcp://10.0.0.2:1", "zoo.choose.teachers=2"
+    teachers = "--config.zoo.path=models"
+
+    def connects(name, *extra):
+        argv = ["run.py", f"--config=experiments/configs/{name}.py", address, teachers]
+        config = checks.validate(command_line.parse([*argv, *extra]).config)
+        return bool(methods.for_devices(config).cluster)
+
+    assert connects("panel") and connects("free", f"--config.{choose}")
+    assert not connects("free")
+    assert "free has no jobs for it" in capsys.readouterr().out
+    assert not connects("free", f"--config.{choose}", "--config.zoo.choose.by=random")
 
 
 def in_a_process(what, folder):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from typing import NamedTuple
 
 import harness_toy as toy
 import jax
@@ -13,6 +14,7 @@ import pytest
 from experiments.harness import checkpointing, devices, memory, metrics, stopping
 from experiments.harness.method import Judge, Meters
 from free_jax import rows
+from free_jax.algorithm import bind
 from free_jax.errors import InputError
 from free_jax.jobs import Job
 
@@ -394,6 +396,67 @@ def test_a_step_that_does_not_fit_is_told_before_it_runs(tmp_path, monkeypatch):
     made = toy.method(toy.open_run(tmp_path).map_tasks)._replace(remedy="lower x")
     with pytest.raises(InputError, match=r"more than the device's 0 MB; lower x"):
         toy.train(tmp_path, made=made)
+
+
+class Halves(NamedTuple):
+    rate: float
+    wide: int
+
+
+def of_two_programs(map_tasks, wide=1):
+    """The toy by two programs, in turn, of which the second takes far more room."""
+
+    def toward(parts, number, x, target):
+        room = jnp.sort(x[0] * jnp.arange(parts.wide if number else 1))
+        return x - target + 0.0 * room[0]
+
+    def finish(parts, state, gradient):
+        x = state.x - parts.rate * gradient
+        return toy.State(state.step + 1, x), toy.Info(x.sum(), jnp.isfinite(x).all())
+
+    def step(parts, key, state, data, programs):
+        number = int(state.step) % 2
+        gradient = programs(toward, number)(state.x, data[number])
+        return programs(finish, donate=0)(state, gradient)
+
+    def init(parts, key):
+        return toy.State(jnp.int32(0), jnp.zeros(3))
+
+    made = toy.method(map_tasks)
+    algorithm = bind(init, step, Halves(0.5, wide), num_programs=2)
+    algorithm = algorithm._replace(model=lambda state: {"params": state.x})
+    targets = (np.ones(3, np.float32), np.full(3, 3, np.float32))
+    return made._replace(algorithm=algorithm, data=targets, remedy="lower x")
+
+
+def test_of_several_programs_each_is_looked_at_before_it_runs(
+    tmp_path, monkeypatch, capsys
+):
+    map_tasks = toy.open_run(tmp_path).map_tasks
+    outcome = toy.train(tmp_path / "fits", made=of_two_programs(map_tasks))
+    x = 0.0
+    for number in range(6):
+        x += 0.5 * ((1.0, 3.0)[number % 2] - x)
+    np.testing.assert_allclose(outcome.state.x, x, rtol=1e-6)
+    assert "a step takes 0 MB of the device's" in capsys.readouterr().out
+    monkeypatch.setattr(memory, "available", lambda: 1 << 20)
+    large = of_two_programs(map_tasks, wide=1 << 20)
+    with pytest.raises(InputError, match=r"more than the device's 1 MB; lower x"):
+        toy.train(tmp_path / "large", made=large)
+    assert "a step takes 0 MB" in capsys.readouterr().out  # The first step fitted.
+
+
+def test_what_a_step_holds_beside_a_program_counts_once(monkeypatch):
+    told = []
+    monkeypatch.setattr(memory, "tell", lambda needed, *_: told.append(needed))
+    watch = memory.Watch()
+    used, other = jnp.ones(1000), jnp.ones(5000)
+    for held in ((used,), (used, other), (used, other)):
+        program = watch.jit(lambda x: x.sum())
+        with watch.holding(held):
+            program(used)
+    assert len(told) == 2 and told[1] - told[0] == 4 * 5000
+    assert 4 * 1000 < told[0] < 4 * 2000
 
 
 # ----------------------------------------------------------------- the cache of jobs

@@ -242,6 +242,10 @@ def test_what_was_not_counted_is_not_told_as_something_else():
     table, *rest = map(str, run_sections.costs(result, 0.0))
     assert "987" not in table and "144" in table
     assert "987 images were recovered" in " ".join(rest)
+    assert "to choose some" not in table
+    result["chosen_teachers"] = {"asked": 31, "asking_gflops": 2.5, "seconds": 3.0}
+    asked = str(run_sections.costs(result, 0.0)[0])
+    assert "to choose some" in asked and "31" in asked
 
 
 def test_minutes_are_told_where_they_are_known():

@@ -235,7 +235,7 @@ def test_groups_of_other_architectures_take_turns():
 class Shapes:
     """Programs that are traced and not run."""
 
-    def __init__(self, parts, donate):
+    def __init__(self, parts, donate, jit):
         self.parts = parts
 
     def __call__(self, fn, *fixed, donate=()):

@@ -212,7 +212,7 @@ def traced_once(fn):
 class OncePrograms:
     """`algorithm.Programs` each of which may be traced once."""
 
-    def __init__(self, parts, donate):
+    def __init__(self, parts, donate, jit):
         self.parts, self.compiled = parts, {}
 
     def __call__(self, fn, *fixed, donate=()):

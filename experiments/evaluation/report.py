@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -105,6 +106,7 @@ def write(
     zoo: Zoo | None = None,
     teachers: Sequence[Mapping[str, Any]] = (),
     bill: Mapping[str, Any] | None = None,
+    choice: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Writes everything a reader wants of a finished run.
 
@@ -119,6 +121,7 @@ def write(
       teachers: what the model was made from, kept in ``model.npz``; see
         `release.made_from`.
       bill: what a service charged, counts ready for JSON; None without one.
+      choice: entries about which teachers took part, ready for JSON.
 
     Returns:
       The contents of ``result.json``.
@@ -180,6 +183,7 @@ def write(
             **({"further": list(further)} if further else {}),
             **({"cost": costs} if costs else {}),
             **queries,
+            **choice,
             **drawn,
             **method.told(outcome.state),
         },

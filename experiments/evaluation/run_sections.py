@@ -161,8 +161,14 @@ def costs(result: Mapping[str, Any], asking: float) -> Sequence[Html]:
     """
     counted = result.get("cost") or {}
     recovering = result.get("recovery_seconds")
-    steps = result.get("steps")
+    steps, chosen = result.get("steps"), result.get("chosen_teachers") or {}
     rows = [
+        _cost(
+            "asking all teachers, to choose some (forward passes)",
+            chosen.get("asked"),
+            chosen.get("asking_gflops"),
+            chosen.get("seconds"),
+        ),
         _cost(
             "recovering images (gradients)",
             counted.get("gradients") or None,

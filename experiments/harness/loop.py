@@ -131,7 +131,8 @@ class _Training:
         )
         # A step whose queries found no answer is undone: the state before must
         # outlive it.
-        self.step_fn = algorithm.compiled(donate=not service)
+        self.watch = memory.Watch(method.remedy)
+        self.step_fn = algorithm.compiled(donate=not service, jit=self.watch.jit)
         self.checkpoints = checkpointing.Checkpoints(
             run.workdir,
             config=run.identity,
@@ -152,7 +153,7 @@ class _Training:
         self.info, self.ending, self.silent = None, "", 0
         self.done = self.checked = 0
         self.progress: Progress | None = None
-        self.closed = self.looked_at = False
+        self.closed = False
 
     def _fed(self) -> Feed:
         """The data of a step by its number, made while the step before is."""
@@ -213,12 +214,8 @@ class _Training:
         number = self.done + undone
         key = self.run.key("step", number)
         data = self.fed(number) if self.fed else self.data
-        if not self.looked_at:
-            self.looked_at = True
-            given = (key, self.state, data)
-            self.step_fn, needed = memory.compiled(self.step_fn, *given)
-            memory.tell(needed, memory.available(), self.method.remedy)
-        state, info = self.step_fn(key, self.state, data)
+        with self.watch.holding((key, self.state, data)):
+            state, info = self.step_fn(key, self.state, data)
         answered = not self.service or self.service.answered((state, info))
         if answered:
             self.state, self.info, self.silent = state, info, 0

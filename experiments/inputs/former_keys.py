@@ -159,6 +159,11 @@ NAMES = former.Names(
         "eval.every_steps": {"also": ""},
         "attack.share": {"kind": "mixed", "path": "", "patch": 4},
         "host_devices": {"cluster": ""},
+        "zoo.num_teachers": {
+            "choose.teachers": 0,
+            "choose.by": "informative",
+            "choose.probes": 200,
+        },
     },
 )
 

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, NamedTuple
 
 from free_jax.options import AtLeast, Between, Named, adam
+from free_jax.panel.choosing_teachers import ChoosingOptions
 from free_jax.zoo.attacks import AttackOptions
 
 # Network of a teacher and of the meta-model, unless a config names another.
@@ -72,6 +73,7 @@ class ZooOptions(NamedTuple):
       apis: in place of a path, or beside it: a list of endpoints, see
         `experiments.inputs.endpoints`.
       num_teachers: the first ones of each group; 0 is all.
+      choose: which of these take part, where not all do.
       attack: teachers that are made hostile on purpose.
       pretrain: teachers that are trained before the run, in place of a path.
     """
@@ -82,5 +84,6 @@ class ZooOptions(NamedTuple):
     trust_code: tuple[str, ...] = ()
     apis: str = ""
     num_teachers: Annotated[int, AtLeast(0)] = 0
+    choose: ChoosingOptions = ChoosingOptions()
     attack: AttackOptions = AttackOptions()
     pretrain: TeacherRecipe = TeacherRecipe()

@@ -21,7 +21,7 @@ from experiments.methods import (
     tgr,
     trustworthy,
 )
-from experiments.methods.options import Settings
+from experiments.methods.options import Common, Settings
 from experiments.stages.options import Recovery
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
@@ -43,6 +43,7 @@ __all__ = [
     "build",
     "check_untrained",
     "estimated",
+    "for_devices",
     "learns_from",
     "may_have_more_steps",
     "paths",
@@ -100,6 +101,24 @@ def estimated(config: Settings, zoo: zoo_lib.Zoo | None, run: Run) -> str:
     if zoo is None or not hasattr(module, "estimated"):
         return ""
     return module.estimated(config, zoo, run)
+
+
+def for_devices(config: Settings) -> Common:
+    """What opens the run; without a cluster for which there would be no job.
+
+    Jobs are made where images are recovered before the first step, or teachers chosen.
+    """
+    common, recovery = config.common, getattr(config, "recover", None)
+    choice = common.zoo.choose
+    asks = choice.teachers and choice.by == "informative"
+    if not common.cluster or asks or isinstance(recovery, Recovery):
+        return common
+    print(
+        f"config.cluster={common.cluster}: {config.algorithm} has no jobs for it and "
+        "does not connect",
+        flush=True,
+    )
+    return common._replace(cluster="")
 
 
 def learns_from(config: Settings) -> tuple[str, ...]:

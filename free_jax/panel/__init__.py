@@ -3,6 +3,13 @@
 from free_jax.panel.aggregate import Aggregated, aggregated
 from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
 from free_jax.panel.choice import best_teachers, centrality
+from free_jax.panel.choosing_teachers import (
+    ChoosingOptions,
+    Chosen,
+    ZooChoice,
+    choose_from_zoo,
+    choose_teachers,
+)
 from free_jax.panel.describe import (
     compiled_describer,
     describe_bank,
@@ -41,6 +48,8 @@ from free_jax.panel.votes import Voted, vote, voted_classes
 __all__ = [
     "REVISED",
     "Aggregated",
+    "ChoosingOptions",
+    "Chosen",
     "Described",
     "DescribedZoo",
     "DistillOptions",
@@ -51,6 +60,7 @@ __all__ = [
     "RecoverOptions",
     "Trust",
     "Voted",
+    "ZooChoice",
     "aggregated",
     "answered_images",
     "answers_of",
@@ -62,6 +72,8 @@ __all__ = [
     "calibration_images",
     "centrality",
     "choose",
+    "choose_from_zoo",
+    "choose_teachers",
     "columns_of",
     "common_shape",
     "compiled_describer",
