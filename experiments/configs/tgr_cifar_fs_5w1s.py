@@ -8,8 +8,7 @@ behaviour, ``:smoke`` a minute on procedural images with a small zoo of its own,
 ``:seed=N``; several are joined by commas.
 
 Hours and accuracy: the full length was never run; ``:cpu``, 150 steps and about ten CPU
-minutes, stayed below random initialisation with images from dead leaves; images from
-noise, the default now, show their classes (docs/results/comparison.md).
+minutes with recovery, has 34.9 / 45.2 at 1 / 5 shots (docs/results/comparison.md).
 
 Reference: Wei et al., "Task Groupings Regularization: Data-Free Meta-Learning with
 Heterogeneous Pre-trained Models", ICML 2024.
