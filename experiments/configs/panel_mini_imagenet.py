@@ -8,7 +8,8 @@ times as large.
 
 Variants: as `panel.py`.
 
-Hours: not measured yet.  Expected accuracy: not measured yet.
+Hours: two on one core, the evaluation included.  Expected accuracy: 40.4 / 55.4 at 1 /
+5 shots, inductive (docs/results/mini_imagenet.md).
 """
 
 from typing import Any
