@@ -133,10 +133,13 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             fewer = common._replace(eval=options._replace(queries=each.queries))
             table = final.measure(
                 run,
-                {f"{row} on {each.name}": p for row, p in method.predictors.items()},
+                method.predictors,
                 outcome,
                 measuring.setting(fewer, run, zoo, bank, method.learner),
                 shots=options.shots,
+                # Where nothing is trained they are what the run is about.
+                baselines=() if common.num_steps else options.baselines,
+                place=each.name,
             )
         return report.write(
             run,
