@@ -8,8 +8,8 @@ the smallest classes leave, 80 of CUB-200-2010, whose classes hold 20 to 39 imag
 (the papers' CUB-200-2011 holds 41 to 60, and their batches 128).  Variants: ``:smoke``
 three small teachers of procedural images, ``:seed=N``.
 
-Hours: 11 minutes on one core that is free for it.  Expected held-out accuracy: see
-docs/results/domains.md.
+Hours: 12 minutes of one core.  Expected held-out accuracy, CUB-200-2010 cropped to its
+birds: 67.9 % (docs/results/domains.md).
 """
 
 from typing import Any
