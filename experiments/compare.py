@@ -1,18 +1,18 @@
-"""Runs many methods on the same zoo and episodes, and puts them into one table.
+"""Runs many methods on the same zoos and episodes, and puts them into one table.
 
-A cell is one method and one seed: a config file with overrides, run by the very
+A cell is one method, zoo and seed: a config file with overrides, run by the very
 function that runs it alone, in a working directory of its own below
 ``<workdir>/cells``.  A cell that fails says so in the table and the others go on.
 """
 
+import contextlib
 import functools
 import os
 import pathlib
-import shlex
 import time
 import traceback
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import jax
 
@@ -22,35 +22,17 @@ from experiments.harness import hosts, stopping
 from experiments.harness.command_line import Given
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
-from experiments.inputs import command_line, contents
-from experiments.methods import checks, dry, identity, runs
+from experiments.inputs import contents, further
+from experiments.methods import cells, checks, dry, identity, runs
+from experiments.methods.cells import Cell
 from experiments.methods.options import Comparison
 from experiments.stages import pretrain, teachers
 from free_jax.errors import InputError
 from free_jax.zoo import Zoo
 
-# What may differ between the runs that share a working directory: more methods and
-# seeds, and whatever cells may change.
-MAY_CHANGE = ("choose", "methods", "seeds", *identity.MAY_CHANGE)
-
-# Keys of a cell's evaluation that the comparison decides.
-SHARED = ("shots", "queries", "split", "episodes", "temperature")
-
-CONFIGS = command_line.REPOSITORY / "experiments" / "configs"
-
-
-class Cell(NamedTuple):
-    """One method and seed.
-
-    Attributes:
-      method: a name in ``config.methods``.
-      seed: of the run; it decides the episodes as well.
-      workdir: of the run.
-    """
-
-    method: str
-    seed: int
-    workdir: pathlib.Path
+# What may differ between the runs that share a working directory: more methods, zoos
+# and seeds, and whatever cells may change.
+MAY_CHANGE = ("choose", "methods", "seeds", "zoos", *identity.MAY_CHANGE)
 
 
 def main(config: Given, workdir: str) -> dict[str, Any]:
@@ -68,50 +50,30 @@ def main(config: Given, workdir: str) -> dict[str, Any]:
         wrong with one method only is reported in its cell.
     """
     settings: Comparison = checks.validate(config)
-    names, zoo = _chosen(settings), settings.zoo
+    todo = _chosen(settings, workdir)
     _check_images(settings)
     with runs.opened(settings, workdir, **_identity(config, settings)) as run:
-        planned = None
-        if zoo.pretrain.num_teachers and not pretrain.is_trained(run):
-            planned = _planned(settings, run)
-            _tell(_refused(config, names, planned, run))
         try:
-            with teachers.opened(
-                # Cells attack it themselves.
-                zoo._replace(attack=zoo.attack._replace(share=0.0)),
-                run,
-                data=settings.data,
-                dtype=settings.dtype,
-                checkpoint=settings.checkpoint,
-            ) as loaded:
-                assert loaded is not None
-                if planned is None:
-                    _tell(_refused(config, names, loaded, run))
-                # Bad data would fail every cell: better at once.
-                _images(settings, loaded)
+            zoos = _checked(config, settings, todo, run)
         except stopping.Stopped as stopped:
             return {"stopped_at": stopped.step}
-        zoo_path = zoo.path
-        if zoo.pretrain.num_teachers:
-            zoo_path = str(pathlib.Path(workdir) / "zoo")
-        cells = [
-            Cell(name, seed, pathlib.Path(workdir) / "cells" / name / f"seed{seed}")
-            for seed in settings.seeds
-            for name in names
-        ]
         outcomes: dict[Cell, dict[str, Any]] = {}
         write = functools.partial(
-            comparison_report.write, run, _title(settings), shots=settings.eval.shots
+            comparison_report.write,
+            run,
+            _title(settings),
+            shots=settings.eval.shots,
+            places=_places(settings),
         )
-        with Progress(len(cells), label="cells", at_once=False) as progress:
-            for number, cell in enumerate(cells):
+        with Progress(len(todo), label="cells", at_once=False) as progress:
+            for number, cell in enumerate(todo):
                 if run.stop.requested:
                     return {"stopped_at": number}
                 print(
-                    f"\n[{number + 1}/{len(cells)}] {cell.method}, seed {cell.seed}",
+                    f"\n[{number + 1}/{len(todo)}] {cell.name}, seed {cell.seed}",
                     flush=True,
                 )
-                outcome = _run(config, cell, zoo_path)
+                outcome = _run(config, cell, zoos[cell.zoo])
                 if "stopped_at" in outcome:
                     return {"stopped_at": number}
                 outcomes[cell] = outcome
@@ -133,21 +95,22 @@ def check(config: Given, workdir: str) -> dry.Findings:
       InputError: what `main` would refuse, or would report as a cell's failure.
     """
     settings: Comparison = checks.validate(config)
-    names, zoo = _chosen(settings), settings.zoo
+    todo, zoo = _chosen(settings, workdir), settings.zoo
     _check_images(settings)
     run, state = runs.looked_at(settings, workdir, **_identity(config, settings))
     found = [
         ("workdir", f"{workdir}: {state}"),
         *dry.images(settings.data, _splits(settings)),
+        *dry.further(_folders(settings)),
     ]
-    with teachers.looked_at(
-        zoo, run, data=settings.data, dtype=settings.dtype
-    ) as loaded:
-        assert loaded is not None
-        found += dry.teachers(zoo, loaded)
-        for name, problem in _refused(config, names, loaded, run).items():
-            raise InputError(f"{name}: {problem}")
-    found += [(name, "fits these teachers and images") for name in names]
+    for title, path in cells.given_zoos(settings.zoos).items():
+        with _looked_at(settings, run, path) as loaded:
+            found += dry.teachers(zoo, loaded)
+            these = _of_zoo(todo, title)
+            for name, problem in _refused(config, these, loaded, run).items():
+                raise InputError(f"{name}: {problem}")
+            fits = "fits these teachers and images"
+            found += [(name, fits) for name in dict.fromkeys(c.name for c in these)]
     return [*found, ("not tried", dry.not_tried(zoo))]
 
 
@@ -160,6 +123,7 @@ def _identity(config: Given, settings: Comparison) -> dict[str, Any]:
         found["data"] = data._replace(needed=tuple(data.parts))
     if teachers.is_given(settings.zoo):
         found["zoo"] = contents.of_teachers()
+    found |= further.contents(settings.eval.also, settings.eval.split)
     return {"identity": config, "may_change": MAY_CHANGE, "contents": found}
 
 
@@ -184,6 +148,27 @@ def _check_images(config: Comparison) -> None:
         way=config.way,
         images_per_class=_largest(config),
     )
+    _folders(config)
+
+
+def _folders(config: Comparison) -> tuple[further.Further, ...]:
+    """Further folders that all cells are measured on."""
+    return further.listed(
+        config.eval.also,
+        config.eval.split,
+        way=config.way,
+        shots=max(config.eval.shots),
+        queries=config.eval.queries,
+    )
+
+
+def _places(config: Comparison) -> tuple[str, ...]:
+    """What the images are called that all cells are measured on, the data's first."""
+    return (_data(config), *further.parse(config.eval.also, config.eval.split))
+
+
+def _data(config: Comparison) -> str:
+    return config.data.name or os.path.basename(config.data.path.rstrip("/"))
 
 
 def _images(config: Comparison, zoo: Zoo) -> None:
@@ -197,23 +182,81 @@ def _images(config: Comparison, zoo: Zoo) -> None:
     )
 
 
-def _planned(config: Comparison, run: Run) -> Zoo:
-    """The teachers that will be trained, with zeros for weights."""
-    recipe = config.zoo.pretrain
-    return pretrain.untrained(recipe, run, data=config.data, dtype=config.dtype)
+def _checked(
+    config: Given, settings: Comparison, todo: Sequence[Cell], run: Run
+) -> dict[str, str]:
+    """Paths of the zoos, by name, after all that can be told before the first cell.
+
+    Raises:
+      Stopped: while teachers were trained.
+      InputError: there is a zoo, or data, that every cell would fail by.
+    """
+    zoos, recipe = cells.given_zoos(settings.zoos), settings.zoo.pretrain
+    trained = bool(recipe.num_teachers) and "" in zoos
+    # What cannot be made of these teachers is told before they are trained.
+    ahead = trained and not pretrain.is_trained(run)
+    if ahead:
+        data, dtype = settings.data, settings.dtype
+        planned = pretrain.untrained(recipe, run, data=data, dtype=dtype)
+        _tell(_refused(config, todo, planned, run))
+    for title, path in zoos.items():
+        with _opened(settings, run, path) as loaded:
+            if not ahead:
+                _tell(_refused(config, _of_zoo(todo, title), loaded, run))
+            # Bad data would fail every cell: better at once.
+            _images(settings, loaded)
+    if "" not in zoos:
+        return zoos
+    return {"": str(run.path("zoo")) if trained else settings.zoo.path}
+
+
+@contextlib.contextmanager
+def _opened(settings: Comparison, run: Run, path: str) -> Iterator[Zoo]:
+    """The zoo of a path, or the comparison's own where that is empty."""
+    # Cells attack it themselves.
+    zoo = settings.zoo._replace(attack=settings.zoo.attack._replace(share=0.0))
+    if path:  # Cells know it by its content.
+        yield inputs.load_zoo(zoo._replace(path=path), settings.data)
+        return
+    with teachers.opened(
+        zoo,
+        run,
+        data=settings.data,
+        dtype=settings.dtype,
+        checkpoint=settings.checkpoint,
+    ) as loaded:
+        assert loaded is not None
+        yield loaded
+
+
+@contextlib.contextmanager
+def _looked_at(settings: Comparison, run: Run, path: str) -> Iterator[Zoo]:
+    """As `_opened`; nothing is trained."""
+    if path:
+        yield inputs.load_zoo(settings.zoo._replace(path=path), settings.data)
+        return
+    with teachers.looked_at(
+        settings.zoo, run, data=settings.data, dtype=settings.dtype
+    ) as loaded:
+        assert loaded is not None
+        yield loaded
+
+
+def _of_zoo(todo: Sequence[Cell], zoo: str) -> tuple[Cell, ...]:
+    return tuple(cell for cell in todo if cell.zoo == zoo)
 
 
 def _refused(
-    config: Given, names: Sequence[str], zoo: Zoo, run: Run
+    config: Given, todo: Sequence[Cell], zoo: Zoo, run: Run
 ) -> dict[str, InputError]:
-    """The methods whose cells would be refused, and why."""
+    """Names of the cells that would be refused, and why."""
     found: dict[str, InputError] = {}
-    for name in names:
-        cell = Cell(name, 0, pathlib.Path(run.workdir) / "cells" / name / "seed0")
+    # One of each method: seeds do not differ in what is refused.
+    for cell in {cell.name: cell for cell in reversed(todo)}.values():
         try:
-            train.check_method(cell_config(config, cell, "teachers"), zoo, run)
+            train.check_method(cells.config_of(config, cell, "teachers"), zoo, run)
         except InputError as error:
-            found[name] = error
+            found[cell.name] = error
     return found
 
 
@@ -223,10 +266,9 @@ def _tell(refused: dict[str, InputError]) -> None:
 
 
 def _title(config: Comparison) -> str:
-    name = config.data.name or os.path.basename(config.data.path.rstrip("/"))
     budget = f"{config.max_seconds:g} s a cell" if config.max_seconds else "full length"
     return (
-        f"{name}, {config.eval.split} classes, {config.way}-way, "
+        f"{', '.join(_places(config))}, {config.eval.split} classes, {config.way}-way, "
         f"{config.eval.queries} queries, {config.eval.episodes} episodes a seed, 95 % "
         f"intervals, seeds {', '.join(map(str, config.seeds))}, budget: {budget}"
     )
@@ -237,62 +279,30 @@ def _run(config: Given, cell: Cell, zoo_path: str) -> dict[str, Any]:
     clock = time.monotonic()
     log = cell.workdir / "error.txt"
     try:
-        result = train.main(cell_config(config, cell, zoo_path), str(cell.workdir))
+        result = train.main(cells.config_of(config, cell, zoo_path), str(cell.workdir))
     # A method's failure, whatever it is, must not take the others down.
     except Exception as error:
         kind = "" if isinstance(error, InputError) else f"{type(error).__name__}: "
         line = kind + (str(error).splitlines() or [""])[0]
         cell.workdir.mkdir(parents=True, exist_ok=True)
         log.write_text(traceback.format_exc())
-        print(f"{cell.method} failed: {line} (see {log})", flush=True)
+        print(f"{cell.name} failed: {line} (see {log})", flush=True)
         return {"error": line, "seconds": time.monotonic() - clock}
     log.unlink(missing_ok=True)
     return result
 
 
-def cell_config(given: Given, cell: Cell, zoo_path: str) -> Given:
-    """A method's own config, on the comparison's data, zoo, episodes and budget.
-
-    Raises:
-      InputError: a config file or key that does not exist.
-    """
-    config: Any = given
-    file, *overrides = shlex.split(config.methods[cell.method])
-    name = file.partition(":")[0]
-    if not (CONFIGS / name).is_file():
-        raise InputError(f"not available: there is no experiments/configs/{name}")
-    own: Any = command_line.parse(
-        ["compare", f"--config={CONFIGS / file}", *overrides]
-    ).config
-    own.seed, own.way = cell.seed, config.way
-    own.data, own.mesh, own.dtype = config.data, config.mesh, config.dtype
-    own.host_devices, own.max_seconds = config.host_devices, config.max_seconds
-    own.cluster = config.cluster
-    own.checkpoint = config.checkpoint
-    own.zoo.pretrain.num_teachers = 0
-    # Where real images are learned from nothing else may be known.
-    own.zoo.path = "" if own.algorithm == "episodic" else zoo_path
-    own.zoo.num_teachers = config.zoo.num_teachers
-    own.zoo.choose = config.zoo.choose
-    own.zoo.attack = config.zoo.attack
-    for key in SHARED:
-        own.eval[key] = config.eval[key]
-    if own.algorithm != "baselines":
-        own.eval.baselines = ()
-    return own
-
-
-def _chosen(config: Comparison) -> tuple[str, ...]:
-    """The names of the chosen methods."""
-    names = tuple(config.choose) or tuple(config.methods)
-    unknown = [name for name in names if name not in config.methods]
-    if unknown:
-        raise InputError(
-            f"config.choose: unknown {', '.join(unknown)}; choose from "
-            f"{', '.join(config.methods)}"
-        )
+def _chosen(config: Comparison, workdir: str) -> tuple[Cell, ...]:
+    """The chosen cells."""
     if not config.seeds:
         raise InputError("config.seeds is empty: give at least one, as (0,)")
-    if not config.zoo.path and not config.zoo.pretrain.num_teachers:
+    given = config.zoo.path or config.zoo.pretrain.num_teachers
+    if not given and not any(config.zoos.values()):
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")
-    return names
+    return cells.chosen(
+        pathlib.Path(workdir),
+        config.choose,
+        methods=tuple(config.methods),
+        zoos=tuple(cells.given_zoos(config.zoos)),
+        seeds=config.seeds,
+    )

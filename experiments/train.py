@@ -137,13 +137,13 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             fewer = common._replace(eval=options._replace(queries=each.queries))
             table = final.measure(
                 run,
-                {
-                    f"{row} on {each.name}": p
-                    for row, p in method.subject.predictors.items()
-                },
+                method.subject.predictors,
                 outcome,
                 measuring.setting(fewer, run, zoo, bank, method.subject.learner),
                 shots=options.shots,
+                # Where nothing is trained they are what the run is about.
+                baselines=() if common.num_steps else options.baselines,
+                place=each.name,
             )
         return report.write(
             run,

@@ -137,14 +137,43 @@ def test_merge_shares_equal_names_and_joins_equal_groups():
 def test_merge_maps_ids_by_name():
     other_names = ("zebra", "class_1", "yak", "class_0", "wolf", "vole", "urchin")
     first = Zoo((group(4),), NAMES)
-    second = Zoo((group(3, seed=1, domain="farm"),), other_names)
+    second = Zoo((group(3, seed=1, domain=""),), other_names)
     both = merge([first, second])
     assert both.class_names[:7] == NAMES and len(both.class_names) == 12
-    assert [g.domain for g in both.groups] == ["toy", "farm"]
+    assert [g.domain for g in both.groups] == ["toy", ""]
     for zoo, merged in zip((first, second), both.groups, strict=True):
         before = np.asarray(zoo.class_names)[np.asarray(zoo.teachers[0].class_ids)]
         after = np.asarray(both.class_names)[np.asarray(merged.teachers.class_ids)]
         np.testing.assert_array_equal(before, after)
+
+
+def test_equal_names_of_two_domains_are_two_classes(tmp_path):
+    toys = Zoo((group(4),), NAMES)
+    farm = Zoo((group(3, seed=1, domain="farm"),), NAMES)
+    unknown = Zoo((group(2, seed=2, domain=""),), NAMES)
+    both = merge([toys, farm])
+    toy_names = tuple(f"toy/{name}" for name in NAMES)
+    farm_names = tuple(f"farm/{name}" for name in NAMES)
+    assert both.class_names == toy_names + farm_names
+    for zoo, merged, shift in zip((toys, farm), both.groups, (0, 7), strict=True):
+        before, after = zoo.teachers[0].class_ids, merged.teachers.class_ids
+        np.testing.assert_array_equal(np.asarray(before) + shift, after)
+    assert not set(both.class_ids[:12]) & set(both.class_ids[12:])
+    # Merged anew, from a file too; who states no domain is neither's.
+    save_zoo(both, tmp_path)
+    again = merge([load_zoo(tmp_path), farm, unknown])
+    assert again.class_names == toy_names + farm_names + NAMES
+    assert [g.num_teachers for g in again.groups] == [4, 6, 2]
+    ids = np.asarray(again.groups[1].teachers.class_ids)
+    np.testing.assert_array_equal(ids[:3], ids[3:])
+
+
+def test_a_class_that_two_domains_share_in_one_zoo_is_parted():
+    shared = Zoo((group(2), group(2, domain="farm")), NAMES)
+    ids = [
+        set(np.asarray(g.teachers.class_ids).ravel()) for g in merge([shared]).groups
+    ]
+    assert not ids[0] & ids[1]
 
 
 def test_merge_of_nothing_is_refused():

@@ -1,12 +1,13 @@
 """One table, one JSON file and plots of a comparison's cells."""
 
-import math
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from experiments.evaluation import comparison_places
+from experiments.evaluation.comparison_places import figure
 from experiments.harness import metrics, pictures, plots, results
 from experiments.harness.files import write_text
 from experiments.harness.run import Run
@@ -22,6 +23,7 @@ def write(
     outcomes: Mapping[Any, dict[str, Any]],
     *,
     shots: Sequence[int],
+    places: Sequence[str] = ("",),
     final: bool = False,
 ) -> dict[str, Any]:
     """Writes what is known so far; plots only in the end.
@@ -29,22 +31,31 @@ def write(
     Args:
       run: of the comparison.
       title: of the table.
-      outcomes: `compare.Cell` to its result, or ``{"error": line}``.
+      outcomes: `cells.Cell` to its result, or ``{"error": line}``.
       shots: support images a class of the columns.
+      places: what the images are called that cells are measured on; the first are their
+        own, further ones are columns of a second table.
       final: print the table and draw.
 
     Returns:
       The contents of ``result.json``.
     """
     folder = pathlib.Path(run.workdir)
-    rows = list(_rows(outcomes, shots))
+    rows = list(_rows(outcomes, shots, places))
     shown = [formatted(row) for row in rows]
     columns = list(dict.fromkeys(name for row in shown for name in row))
     table = metrics.markdown_table(shown, columns)
+    by_place = comparison_places.formatted(rows)
+    names = list(by_place[0]) if by_place else []
+    if by_place:
+        second = metrics.markdown_table(by_place, names)
+        table += f"\n\n{comparison_places.TOLD}\n\n{second}"
     write_text(folder / "table.md", f"{title}\n\n{table}\n")
     if final:
         print()
         metrics.print_table(shown, columns, title=title)
+        if by_place:
+            metrics.print_table(by_place, names, title=comparison_places.TOLD)
         _draw(folder, rows, outcomes, shots[0])
         print(f"written to {run.workdir}: table.md, result.json, plots, cells")
     record = {"title": title, "rows": rows}
@@ -52,28 +63,44 @@ def write(
 
 
 def _rows(
-    outcomes: Mapping[Any, dict[str, Any]], shots: Sequence[int]
+    outcomes: Mapping[Any, dict[str, Any]],
+    shots: Sequence[int],
+    places: Sequence[str] = ("",),
 ) -> Iterator[dict[str, Any]]:
     """One row a method (a cell may hold several), in numbers, over all seeds."""
-    for name in dict.fromkeys(cell.method for cell in outcomes):
-        by_seed = {c.seed: r for c, r in outcomes.items() if c.method == name}
+    for name in dict.fromkeys(cell.name for cell in outcomes):
+        by_seed = {c.seed: r for c, r in outcomes.items() if c.name == name}
+        zoo = next(cell.zoo for cell in outcomes if cell.name == name)
         errors = {s: r["error"] for s, r in by_seed.items() if "error" in r}
         done = {s: r for s, r in by_seed.items() if s not in errors}
         if not done:
             yield {"method": name, "seeds": [], "errors": errors}
             continue
         first = next(iter(done.values()))
-        for method in first["results"]:
+        found = [
+            row
+            for row in first["results"]
+            if not comparison_places.is_placed(row, places)
+        ]
+        for method in found:
             row = {"method": method, "seeds": list(done), "errors": errors}
-            if first["algorithm"] != "baselines":
-                several = len(first["results"]) > 1
+            if zoo or first["algorithm"] != "baselines":
+                several = len(found) > 1
                 row["method"] = f"{name}: {method}" if several else name
             row["cell"] = name
             row["selection"] = first["selection"]
-            row["accuracy"] = {
-                str(n): _accuracy([r["results"][method][str(n)] for r in done.values()])
-                for n in shots
-            }
+            row["accuracy"] = _accuracies(done.values(), method, shots)
+            if len(places) > 1:
+                row["places"] = comparison_places.with_mean(
+                    {
+                        place: _accuracies(
+                            done.values(),
+                            comparison_places.placed(method, place, places[0]),
+                            shots,
+                        )
+                        for place in places
+                    }
+                )
             for cost in COSTS:
                 values = [_cost(r, cost) for r in done.values()]
                 known = [value for value in values if value is not None]
@@ -86,6 +113,16 @@ def _cost(result: dict[str, Any], name: str) -> float | None:
     if name == "wall_seconds":
         return result["seconds"] + result["evaluation_seconds"]
     return result[name]
+
+
+def _accuracies(
+    results: Collection[dict[str, Any]], row: str, shots: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """A row's accuracy at each number of shots."""
+    return {
+        str(n): _accuracy([result["results"][row][str(n)] for result in results])
+        for n in shots
+    }
 
 
 def _accuracy(cells: list[dict[str, Any]]) -> dict[str, Any]:
@@ -127,18 +164,11 @@ def formatted(row: dict[str, Any]) -> dict[str, Any]:
                 shown[column] = f"- ({cell['skipped']})"
             else:
                 # A network without batch norm has no transductive figure.
-                shown[column] = _figure(cell[protocol]) if protocol in cell else "-"
+                shown[column] = figure(cell[protocol]) if protocol in cell else "-"
     names = ("recovery s", "images", "meta-updates", "wall s")
     for name, cost in zip(names, COSTS, strict=True):
         shown[name] = "in training" if row[cost] is None else f"{row[cost]:.0f}"
     return shown
-
-
-def _figure(value: dict[str, Any]) -> str:
-    mean, ci95 = float(value["mean"]), float(value["ci95"])
-    if not math.isfinite(mean):
-        return "not finite"
-    return f"{mean:.1f}" + (f" +- {ci95:.1f}" if math.isfinite(ci95) else "")
 
 
 def _draw(
@@ -154,11 +184,11 @@ def _draw(
         curve = result.get("curve", ())
         found = (plots.points(curve, "seconds", metric) for metric in metrics)
         points = next(filter(None, found), None)
-        if points and cell.method not in curves:
-            curves[cell.method] = points
+        if points and cell.name not in curves:
+            curves[cell.name] = points
         sheet = cell.workdir / "recovered.png"
-        if sheet.exists() and cell.method not in sheets:
-            sheets[cell.method] = sheet
+        if sheet.exists() and cell.name not in sheets:
+            sheets[cell.name] = sheet
     if curves:
         plots.save_curves(
             folder / "accuracy_over_time.png",

@@ -5,7 +5,7 @@ from typing import Any
 
 from etils import epath
 
-from experiments.evaluation import comparison_report
+from experiments.evaluation import comparison_places, comparison_report
 from experiments.harness import page, pictures
 from experiments.harness.page import Html
 
@@ -27,7 +27,11 @@ def results(result: Mapping[str, Any]) -> Sequence[Html]:
         "Transductive figures, and inductive ones (ind.). An interval is that of all "
         "seeds' episodes together."
     )
-    return [page.paragraph(told), page.table(rows, columns)]
+    found = [page.paragraph(told), page.table(rows, columns)]
+    if by_place := comparison_places.formatted(result["rows"]):
+        found.append(page.paragraph(comparison_places.TOLD))
+        found.append(page.table(by_place, tuple(by_place[0])))
+    return found
 
 
 def plots(folder: epath.Path) -> Sequence[Html]:

@@ -45,6 +45,7 @@ def measure(
     *,
     shots: Sequence[int],
     baselines: Sequence[str] = (),
+    place: str = "",
 ) -> Table:
     """Measures all cells that an earlier call has not.
 
@@ -55,11 +56,13 @@ def measure(
       setting: the episodes, the same for every row; its ``shots`` is replaced.
       shots: support images a class, one column of cells each.
       baselines: names of `BASELINES`, in order.
+      place: what the images are called, in the rows; "": they are the run's own.
 
     Raises:
       Stopped: stop was requested; what is measured by then is kept.
     """
-    rows = _rows(predictors, outcome.model, baselines)
+    found = _rows(predictors, outcome.model, baselines)
+    rows = {placed(name, place): row for name, row in found.items()}
     known = workdir.hashes(run.workdir, run.identity)
     store = _Store(run.path(CELLS_FILE), known, workdir.noted(run.workdir))
     cells = list(_cells(rows, shots))
@@ -84,6 +87,15 @@ def measure(
                 progress.update(done)
             print(f"  tested {name}, {number}-shot: {shown(cell)[0]}", flush=True)
     return Table(store.results, store.seconds)
+
+
+def placed(row: str, place: str) -> str:
+    """What a row is called that is measured on further images.
+
+    >>> placed("one teacher", "birds"), placed("one teacher", "")
+    ('one teacher on birds', 'one teacher')
+    """
+    return f"{row} on {place}" if place else row
 
 
 def shown(cell: Mapping[str, Any]) -> tuple[str, str]:

@@ -58,6 +58,8 @@ class TableOptions(NamedTuple):
       split: classes of the episodes.
       episodes: of each cell.
       temperature: of the softmax of a panel of teachers.
+      also: further folders of real images that all cells are measured on, see
+        `EvalOptions`.
     """
 
     shots: Shots = (1, 5, 10, 20)
@@ -65,3 +67,4 @@ class TableOptions(NamedTuple):
     split: Literal["test", "val"] = "test"
     episodes: Annotated[int, AtLeast(1)] = 600
     temperature: Annotated[float, Positive()] = 4.0
+    also: str = ""

@@ -157,6 +157,7 @@ NAMES = former.Names(
         },
         "distill.fit_images": DISTILL,
         "eval.every_steps": {"also": ""},
+        "choose": {"eval.also": ""},  # of a comparison
         "attack.share": {"kind": "mixed", "path": "", "patch": 4},
         "host_devices": {"cluster": ""},
         "zoo.num_teachers": {

@@ -88,6 +88,8 @@ class Comparison(NamedTuple):
       seeds: of the cells.
       choose: names of the methods that are run; none are all.
       methods: name to config file and overrides.
+      zoos: name to a value of `zoo.path`: each method is run on each of these zoos, in
+        place of `zoo`'s own; those without a path are left out.
     """
 
     run: Literal["compare"] = "compare"
@@ -98,6 +100,7 @@ class Comparison(NamedTuple):
     zoo: ZooOptions = ZooOptions()
     choose: tuple[str, ...] = ()
     methods: Mapping[str, str] = {}
+    zoos: Mapping[str, str] = {}
     eval: TableOptions = TableOptions()
     max_seconds: Limit = 0.0
     dtype: Computing = "float32"

@@ -3,11 +3,11 @@
 from free_jax.zoo.assembly import Assembled, Teacher, assemble
 from free_jax.zoo.checkpoint import load_zoo, save_zoo
 from free_jax.zoo.disjoint import disjoint, disjoint_rows
+from free_jax.zoo.merging import merge
 from free_jax.zoo.pool import (
     Zoo,
     ZooGroup,
     first_of_each_group,
-    merge,
     select,
     stack,
     subset,
