@@ -54,6 +54,14 @@ def test_rows_of_a_comparison_are_renamed_behind_their_cell(tmp_path):
     assert row["method"] == "panel: panel distilled, ridge / soft k-means"
 
 
+def test_a_methods_own_entry_hides_none_that_every_run_has(tmp_path):
+    result = {"selection": "last"}
+    written = results.write_result(tmp_path, result, told={"policy": np.arange(2)})
+    assert written["selection"] == "last" and written["policy"] == [0, 1]
+    with pytest.raises(ValueError, match="selection"):
+        results.write_result(tmp_path, result, told={"selection": []})
+
+
 def test_what_is_written_is_read_again(tmp_path):
     written = results.write_result(tmp_path, {"results": {"x": CELL}}, {"a": 1})
     assert written["format"] == 2 and former_rows.read_result(tmp_path) == written

@@ -163,6 +163,7 @@ def write(
         each = max(count["queries"] for count in bill["endpoints"].values())
         print(f"queries: {bill['queries']} images in total, at most {each} an endpoint")
     costs = _kept_for_the_page(run, method, outcome, zoo) if zoo else None
+    told = method.told(outcome.state)
     record = results.write_result(
         run.workdir,
         {
@@ -185,9 +186,9 @@ def write(
             **queries,
             **choice,
             **drawn,
-            **method.told(outcome.state),
         },
         run.identity,
+        told,
     )
     if hosts.is_writer():
         run_page.write(run.workdir)

@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -21,9 +22,22 @@ RESULT_FILE = "result.json"
 
 
 def write_result(
-    workdir: epath.PathLike, result: Mapping[str, Any], config: Any = None
+    workdir: epath.PathLike,
+    result: Mapping[str, Any],
+    config: Any = None,
+    told: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """Writes ``<workdir>/result.json`` atomically and returns what it holds."""
+    """Writes ``<workdir>/result.json`` atomically and returns what it holds.
+
+    Args:
+      workdir: run directory.
+      result: entries that every run has.
+      config: what the run is known by, of which a digest is written.
+      told: a method's own entries.
+
+    Raises:
+      ValueError: a method's own entry has the name of one that every run has.
+    """
     record = {
         "format": FORMAT,
         "versions": versions(),
@@ -32,6 +46,9 @@ def write_result(
         "config_hash": None if config is None else files.config_hash(config),
         "command": command(),
     } | files.to_plain(result)
+    if taken := record.keys() & told.keys():
+        raise ValueError(f"a method tells {sorted(taken)}, which every result has")
+    record |= files.to_plain(told)
     if jax.process_index() == 0:
         files.write_json(epath.Path(workdir) / RESULT_FILE, record)
     return record

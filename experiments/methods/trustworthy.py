@@ -140,9 +140,7 @@ def _built(
         algorithm=algorithm,
         data=TrustworthyData(own.tasks, bank if rewards is None else rewards),
         network=student,
-        told=lambda state: {
-            "selection": _selection(zoo, own.rows, jax.device_get(state))
-        },
+        told=lambda state: {"policy": _policy(zoo, own.rows, jax.device_get(state))},
         subject=Subject(
             predictors=base.adapted(
                 config.algorithm, config.learner.kind, test_learner
@@ -164,7 +162,7 @@ def _built(
     )
 
 
-def _selection(
+def _policy(
     zoo: zoo_lib.Zoo, rows: np.ndarray, state: TrustworthyState
 ) -> list[dict[str, object]]:
     """How likely the policy draws each teacher in the end, ready for JSON.
