@@ -154,7 +154,8 @@ def measure(case: work.Case, repeats: int, compiled: bool) -> dict:
 def peak(name: str, side: str, quick: bool) -> float:
     """Largest memory, in MB, of a process that does nothing but one side's work.
 
-    Above that of a process which has imported both libraries and made the case.
+    Above that of a process which has imported both libraries and made the case; ours
+    includes compiling, which eager PyTorch has none of.
     """
     found = []
     for calls in (0, 2):

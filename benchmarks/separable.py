@@ -53,7 +53,8 @@ def main() -> None:
     args = parser.parse_args()
     data = DataOptions(name=args.name, path=args.data)
     zoo = inputs.load_zoo(ZooOptions(path=args.zoo), data)
-    zoo = zoo_lib.subset(zoo, args.judges)
+    # Of all groups together, as owners are numbered.
+    zoo = zoo_lib.select(zoo, np.arange(args.judges))
     describe = panel.compiled_describer(zoo.networks, temperature=4.0)
     run = evaluation.evaluator(
         evaluation.centroid_classifier(WAY, lambda params, x: x),

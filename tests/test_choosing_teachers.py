@@ -2,6 +2,7 @@
 
 import json
 import tracemalloc
+import types
 
 import jax
 import numpy as np
@@ -109,7 +110,7 @@ def test_memory_grows_with_the_answers_alone():
     panel.choose_teachers(told, 2)
     most = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 20 * 8 * told.logits.size  # All outputs by all: 75 times that.
+    assert most < 20 * 8 * told.logits.size  # All outputs by all: 75 times the answers.
 
 
 def test_the_order_of_teachers_does_not_matter():
@@ -198,7 +199,19 @@ def test_what_was_asked_is_not_asked_again(tmp_path, monkeypatch):
     again = choosing.chosen(pool(), options, run_in(tmp_path))
     assert again.told == first.told and first.seconds > 0
     assert again.zoo.num_teachers == 2
+    # Nor is it decided anew, on whatever processor.
+    monkeypatch.setattr(choosing, "choose_from_zoo", lambda *_, **__: pytest.fail())
+    assert choosing.chosen(pool(), options, run_in(tmp_path)).told == first.told
     assert choosing.chosen(None, options, run_in(tmp_path)).zoo is None
+
+
+def test_endpoints_are_not_chosen_among():
+    zoo = types.SimpleNamespace(service=object(), num_teachers=4)
+    options = panel.ChoosingOptions(teachers=2)
+    for each in (choosing.check, choosing.stand_ins):
+        with pytest.raises(InputError, match="behind endpoints"):
+            each(zoo, options)
+    choosing.check(zoo, panel.ChoosingOptions())
 
 
 def few_of(path, *extra):

@@ -33,6 +33,7 @@ OF_A_RUN = {
     "whitening scenes": 0,
     "recover": 0,
     "teachers": 0,
+    "chosen teachers": 0,
 }
 OF_RECOVERY = {
     "generator": 3,
@@ -44,6 +45,7 @@ OF_RECOVERY = {
 OF_PRETRAINING = {"init": 0, "epoch": 1001}
 OF_META_TRAINING = {"init": 0, "step": 1001}
 OF_GROUPING = {"embedding": 0}
+OF_CHOICE = {"probes": 0}
 OF_NUMPY = (
     "class draw",
     "held-out classes",
@@ -74,6 +76,7 @@ def test_no_two_purposes_of_a_run_share_a_key():
         derived(keys.named(recovery, "generator", 0), OF_META_TRAINING)[1:],
         derived(keys.named(recovery, "round", 1), OF_RECOVERY)[1:],
         derived(keys.named(root, "grouping"), OF_GROUPING)[1:],
+        derived(keys.named(root, "chosen teachers"), OF_CHOICE)[1:],
     ]
     rows = np.concatenate(rows)
     assert len(np.unique(rows, axis=0)) == len(rows) > 5000
@@ -89,7 +92,8 @@ def test_the_purposes_above_are_those_of_the_code():
                 assert "fold_in" not in text, f"{file}: use free_jax.keys.named"
             used |= set(re.findall(r"(?:keys\.named|run\.key)" + arguments, text))
             drawn |= set(re.findall(r"(?:named_rng|run\.rng)" + arguments, text))
-    known = OF_A_RUN | OF_RECOVERY | OF_PRETRAINING | OF_META_TRAINING | OF_GROUPING
+    known = OF_A_RUN | OF_RECOVERY | OF_PRETRAINING | OF_META_TRAINING
+    known |= OF_GROUPING | OF_CHOICE
     assert used == set(known) and drawn == set(OF_NUMPY)
 
 

@@ -1,5 +1,6 @@
 """Which teachers of a zoo take part in a run, where not all do."""
 
+import json
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from experiments import inputs
 from experiments.harness import files, hosts
 from experiments.harness.run import Run
 from free_jax import zoo as zoo_lib
+from free_jax.errors import InputError
 from free_jax.inversion import cost
 from free_jax.panel.choosing_teachers import ChoosingOptions, choose_from_zoo
 from free_jax.zoo import Zoo
@@ -41,28 +43,33 @@ def chosen(zoo: Zoo | None, options: ChoosingOptions, run: Run) -> Choice:
 
     Raises:
       Stopped: stop was requested; finished parts are kept.
-      InputError: nobody answers anything that depends on the image.
+      InputError: nobody answers anything that depends on the image; or some teachers
+        are behind endpoints, whose choice could not be paid for and billed.
     """
     if zoo is None or not 0 < options.teachers < zoo.num_teachers:
         return Choice(zoo)
-    key = run.key("chosen teachers")
-    found = choose_from_zoo(key, zoo, options, run.cached, map_tasks=run.map_tasks)
-    # By floating point: processes of several machines might find another order.
-    rows = np.asarray(hosts.agreed(found.rows.tolist()))
-    if hosts.is_writer():
-        files.write_json(run.path(CHOSEN_FILE), {"teachers": found.verdicts})
+    check(zoo, options)
+    # Once made it stays: another processor might break a tie otherwise.
+    made = hosts.agreed(_kept(run))
+    if made is None:
+        key = run.key("chosen teachers")
+        found = choose_from_zoo(key, zoo, options, run.cached, map_tasks=run.map_tasks)
+        made = hosts.agreed({"asked": found.asked, "teachers": found.verdicts})
+        if hosts.is_writer():
+            files.write_json(run.path(CHOSEN_FILE), made)
+    best = [verdict for verdict in made["teachers"] if verdict["place"] is not None]
+    rows = np.sort([verdict["teacher"] for verdict in best])
     print(
         f"{len(rows)} of {zoo.num_teachers} teachers take part ({options.by}); see "
         f"{run.path(CHOSEN_FILE)}",
         flush=True,
     )
     seconds = run.seconds_spent("probes", "probed")
-    best = [verdict for verdict in found.verdicts if verdict["place"] is not None]
     told = {
         "by": options.by,
         "of": zoo.num_teachers,
-        "asked": found.asked,
-        "asking_gflops": _gflops(zoo, found.asked),
+        "asked": made["asked"],
+        "asking_gflops": _gflops(zoo, made["asked"]),
         "seconds": seconds,
         "teachers": sorted(best, key=lambda verdict: verdict["place"]),
     }
@@ -70,16 +77,39 @@ def chosen(zoo: Zoo | None, options: ChoosingOptions, run: Run) -> Choice:
     return Choice(few, {"chosen_teachers": told}, seconds)
 
 
+def check(zoo: Zoo | None, options: ChoosingOptions) -> None:
+    """Refuses a choice that cannot be made; nobody is asked.
+
+    Raises:
+      InputError: some teachers are behind endpoints.
+    """
+    if zoo is not None and zoo.service is not None and options.teachers:
+        raise InputError(
+            "config.zoo.choose: teachers behind endpoints are not chosen among; list "
+            "fewer in config.zoo.apis, and leave config.zoo.choose.teachers=0"
+        )
+
+
 def stand_ins(zoo: Zoo | None, options: ChoosingOptions) -> Zoo | None:
-    """The first ones in place of those that `chosen` will give; nobody is asked."""
-    if zoo is None or not 0 < options.teachers < zoo.num_teachers:
-        return zoo
-    return zoo_lib.select(zoo, np.arange(options.teachers))
+    """All teachers, any of whom `chosen` may give; nobody is asked.
+
+    Whether those that will be chosen know enough classes for a method is not known yet.
+
+    Raises:
+      InputError: see `check`.
+    """
+    check(zoo, options)
+    return zoo
 
 
-def _gflops(zoo: Zoo, asked: int) -> float | None:
-    """Of the questions, by the cost model; None where services answer."""
-    if zoo.service is not None:
-        return None
+def _kept(run: Run) -> dict[str, Any] | None:
+    """The choice that this run made earlier."""
+    file = run.path(CHOSEN_FILE)
+    there = hosts.is_writer() and file.exists()
+    return json.loads(file.read_text()) if there else None
+
+
+def _gflops(zoo: Zoo, asked: int) -> float:
+    """Of the questions, by the cost model."""
     total = sum(cost.gflops(g.network) * g.num_teachers for g in zoo.groups)
     return asked * total / zoo.num_teachers

@@ -261,7 +261,8 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
             f"{name}: no recovered images and answers in the folders recovered and "
             f"described of {folder}; give the workdir of a panel run"
         )
-    images = _images([_opened(name, file) for file in recovered], folder)
+    parts = [_opened(name, file, ("images",)) for file in recovered]
+    images = _images(parts, folder)
     try:
         answers = _answers([_opened(name, file) for file in described])
     except InputError as error:
@@ -278,8 +279,10 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
     return images, answers
 
 
-def _opened(name: str, file: epath.Path) -> dict[str, Any]:
-    """A chunk, whose images are read when they are used.
+def _opened(
+    name: str, file: epath.Path, by_rows: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A chunk; arrays of some names are read when they are used.
 
     Raises:
       InputError: it is damaged.
@@ -291,7 +294,7 @@ def _opened(name: str, file: epath.Path) -> dict[str, Any]:
             f"{name}: {file} is damaged ({error}); run that run's command again, which "
             "makes it anew"
         ) from None
-    return open_chunk(file, ("images",))
+    return open_chunk(file, by_rows)
 
 
 def _images(parts: list[dict[str, Any]], folder: str) -> SyntheticImages:

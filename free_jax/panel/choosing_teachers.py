@@ -95,8 +95,8 @@ def choose_teachers(
     With Y the answers of all, as tempered probabilities less their mean over images,
     and Y_S those of the teachers S, each step adds the teacher that lowers
     ``min_B |Y - Y_S B|^2 + c |B|^2`` most.  The order in which teachers are given does
-    not matter, except among copies.  A step takes time in proportion to the images
-    times the outputs of all, for each output of a teacher.
+    not matter, except among copies.  A step takes time in proportion to the square of
+    the images times the outputs of all.
 
     Args:
       answers: of T teachers, each about all images.
@@ -235,7 +235,9 @@ def _unasked(key: jax.Array, zoo: zoo_lib.Zoo, count: int, by: str) -> ZooChoice
         reason = f"{count} are drawn"
     places = np.argsort(order) + 1
     verdicts = [
-        _verdict(row, source, int(place) if place <= count else None, reason)
+        _verdict(row, source, int(place), reason)
+        if place <= count
+        else _verdict(row, source, None, f"not among them: {reason}")
         for row, (source, place) in enumerate(zip(zoo.sources, places, strict=True))
     ]
     return ZooChoice(np.sort(order[:count]), verdicts)

@@ -14,6 +14,7 @@ operations on every machine.
 """
 
 import argparse
+import functools
 import hashlib
 import json
 import os
@@ -132,6 +133,7 @@ def collected(workdir: pathlib.Path) -> dict:
     }
 
 
+@functools.cache
 def probe() -> str:
     """By which machines are told apart: a digest of products that runs make many of."""
     line = [sys.executable, __file__, "--probe"]
