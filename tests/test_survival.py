@@ -290,7 +290,7 @@ def test_a_step_that_takes_too_long_does_not_outlive_sigterm(tmp_path):
     wait_for(process, "working")
     process.terminate()
     _, error = process.communicate(timeout=20)
-    assert process.returncode == 0 and "the last checkpoint stands" in error
+    assert process.returncode == 0 and "what is on disk stands" in error
 
 
 def test_checkpoints_of_another_config_or_version_are_refused(tmp_path, monkeypatch):

@@ -406,3 +406,10 @@ def set_leaf(teachers, value):
 def test_inconsistent_zoos_are_refused(build, message):
     with pytest.raises(InputError, match=message):
         build()
+
+
+def test_a_zoo_is_shown_in_a_line_without_its_weights():
+    shown = repr(Zoo((group(4), group(2, seed=1, domain="other")), NAMES))
+    size = "x".join(map(str, group(4).network.image_shape))
+    assert shown.startswith(f"Zoo({len(NAMES)} classes: 4 ") and shown.count(size) == 2
+    assert len(shown) < 100

@@ -59,7 +59,7 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
     try:
         rest = values(argv)[1:]
     except (flags.Error, ValueError, TypeError) as error:
-        raise InputError(" ".join(str(error).split())) from None
+        raise InputError(_plain(error)) from None
     if rest:
         raise InputError(f"unexpected argument {rest[0]!r}; options start with --")
     stem = pathlib.Path(file).stem
@@ -79,6 +79,13 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
         values.process_id,
         values.check,
     )
+
+
+def _plain(error: Exception) -> str:
+    """An error of a value in one line, without Python's words for numbers."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"invalid literal for int\(\).*", "must be a whole number", text)
+    return re.sub(r"could not convert string to float.*", "must be a number", text)
 
 
 def define_flags(

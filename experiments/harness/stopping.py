@@ -101,7 +101,7 @@ class StopRequest:
                 if signal.SIGTERM in received and not self._ended.wait(self._grace):
                     os.write(
                         2,
-                        b"stopped in the middle of a step, which took too long; the "
-                        b"last checkpoint stands: resume with the same command\n",
+                        b"stopped in the middle of a step, which took too long; what "
+                        b"is on disk stands: resume with the same command\n",
                     )
                     os._exit(0)

@@ -86,6 +86,15 @@ class ZooGroup:
                 )
         _check_variables(self.network, self.teachers.variables, len(ids))
 
+    def __repr__(self) -> str:
+        """Its teachers in a few words; not the weights."""
+        network = self.network
+        shape = "x".join(map(str, network.image_shape))
+        return (
+            f"{self.num_teachers} {network.name} of {network.num_classes} classes, "
+            f"{shape}"
+        )
+
     @property
     def architecture(self) -> Network:
         """The former name of `network`."""
@@ -128,6 +137,11 @@ class Zoo:
                     f"out of range for {len(self.class_names)} class names; give "
                     "those of the data set that the teachers were trained on"
                 )
+
+    def __repr__(self) -> str:
+        """What is in it, in a line; not the weights."""
+        groups = ", ".join(map(repr, self.groups))
+        return f"Zoo({len(self.class_names)} classes: {groups})"
 
     @property
     def num_teachers(self) -> int:
