@@ -1,5 +1,7 @@
 """Conv4, ResNet-18 and the generator as functions of a dict of tensors."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -55,10 +57,12 @@ def resnet18(state: State, x: torch.Tensor, running: bool) -> torch.Tensor:
 NETWORKS = {"conv4": conv4, "resnet18": resnet18}
 
 
-def generate(state: State, latents: torch.Tensor, size: int = 32) -> torch.Tensor:
+def generate(state: State, latents: torch.Tensor) -> torch.Tensor:
     """Images [n, 3, size, size] in [0, 1] of the unconditional generator."""
     x = linear(state, "l1.0", latents)
-    x = x.view(x.shape[0], -1, size // 4, size // 4)
+    channels = len(state["conv_blocks.0.weight"])
+    side = math.isqrt(x.shape[1] // channels)
+    x = x.view(x.shape[0], channels, side, side)
     x = batch_norm(state, "conv_blocks.0", x, running=False)
     for layer in (2, 6):
         x = F.interpolate(x, scale_factor=2)
