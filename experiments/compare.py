@@ -23,7 +23,7 @@ from experiments.harness.command_line import Given
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from experiments.inputs import contents, further
-from experiments.methods import cells, checks, dry, identity, runs
+from experiments.methods import cells, checks, dry, identity, measuring, runs
 from experiments.methods.cells import Cell
 from experiments.methods.options import Comparison
 from experiments.stages import pretrain, teachers
@@ -101,7 +101,7 @@ def check(config: Given, workdir: str) -> dry.Findings:
     found = [
         ("workdir", f"{workdir}: {state}"),
         *dry.images(settings.data, _splits(settings)),
-        *dry.further(_folders(settings)),
+        *dry.further(measuring.folders(settings)),
     ]
     for title, path in cells.given_zoos(settings.zoos).items():
         with _looked_at(settings, run, path) as loaded:
@@ -148,18 +148,7 @@ def _check_images(config: Comparison) -> None:
         way=config.way,
         images_per_class=_largest(config),
     )
-    _folders(config)
-
-
-def _folders(config: Comparison) -> tuple[further.Further, ...]:
-    """Further folders that all cells are measured on."""
-    return further.listed(
-        config.eval.also,
-        config.eval.split,
-        way=config.way,
-        shots=max(config.eval.shots),
-        queries=config.eval.queries,
-    )
+    measuring.folders(config)
 
 
 def _places(config: Comparison) -> tuple[str, ...]:

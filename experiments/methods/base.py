@@ -7,6 +7,7 @@ import numpy as np
 import optax
 
 from experiments import inputs
+from experiments.evaluation.subject import Subject
 from experiments.harness.run import Run
 from experiments.inputs import networks
 from experiments.inputs.networks import learners
@@ -202,7 +203,16 @@ def episodic_update(
 
 
 def adapted(
-    algorithm: str, kind: str, learner: learners_lib.MetaLearner
-) -> dict[str, evaluation.Classify]:
-    """The one predictor of a meta-learner: adapt it to the episode."""
-    return {f"{algorithm} ({kind})": evaluation.learner_classifier(learner)}
+    algorithm: str, kind: str, learner: learners_lib.MetaLearner, **rest: Any
+) -> Subject:
+    """A meta-learner has one predictor: adapt it to the episode.
+
+    Args:
+      algorithm: its name, for the row of the table.
+      kind: of the learner.
+      learner: as it adapts at test time.
+      **rest: of `Subject`.
+    """
+    row = f"{algorithm} ({kind})"
+    predictors = {row: evaluation.learner_classifier(learner)}
+    return Subject(predictors, learner, **rest)

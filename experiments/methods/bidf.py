@@ -5,7 +5,6 @@ from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 
-from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.run import Run
@@ -149,11 +148,10 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         algorithm=algorithm,
         data=tasks.zoo.teachers,
         network=student,
-        subject=Subject(
-            predictors=base.adapted(
-                config.algorithm, config.learner.kind, test_learner
-            ),
-            learner=test_learner,
+        subject=base.adapted(
+            config.algorithm,
+            config.learner.kind,
+            test_learner,
             recovered=lambda state: state.memory,
             pseudo_task=(config.replay.shots, config.replay.queries),
             rows=tasks.rows,

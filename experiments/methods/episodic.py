@@ -117,9 +117,8 @@ def learning(
     student = base.student(common, way, zoo)
     train_learner, test_learner = base.learners(learner, student)
     update = base.episodic_update(replay, way, train_learner, tx, run.map_tasks)
-    subject = Subject(
-        predictors=base.adapted(algorithm, learner.kind, test_learner),
-        learner=test_learner,
-        pseudo_task=(replay.shots, replay.queries),
+    pseudo_task = (replay.shots, replay.queries)
+    subject = base.adapted(
+        algorithm, learner.kind, test_learner, pseudo_task=pseudo_task
     )
     return Learning(episodic(train_learner, update, tx), student, subject)

@@ -7,7 +7,7 @@ from experiments.evaluation import selection
 from experiments.harness import metrics
 from experiments.harness.run import Run
 from experiments.inputs import further, networks
-from experiments.methods.options import Common
+from experiments.methods.options import Common, Comparison
 from free_jax import baselines
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank
@@ -38,8 +38,8 @@ def splits(common: Common) -> tuple[str, ...]:
     return (options.split, *also)
 
 
-def folders(common: Common) -> tuple[further.Further, ...]:
-    """Further folders that the finished model is measured on."""
+def folders(common: Common | Comparison) -> tuple[further.Further, ...]:
+    """Further folders that the finished model, or all cells, are measured on."""
     return further.listed(
         common.eval.also,
         common.eval.split,

@@ -5,7 +5,6 @@ from typing import Annotated, Literal, NamedTuple
 import numpy as np
 
 from experiments.evaluation.options import EvalOptions
-from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.options import LogOptions
@@ -171,8 +170,15 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             label_order=options.label_order,
             map_tasks=run.map_tasks,
         )
-        predictors = base.adapted(config.algorithm, config.learner.kind, test_learner)
-        predictors |= _calibrated(config, student, test_learner)
+        subject = base.adapted(
+            config.algorithm,
+            config.learner.kind,
+            test_learner,
+            recovered=lambda state: as_bank(source, state, zoo.teachers),
+            pseudo_task=(replay.shots, replay.queries),
+            rows=rows,
+        )
+        predictors = subject.predictors | _calibrated(config, student, test_learner)
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     return Method(
@@ -180,13 +186,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         algorithm=algorithm,
         data=zoo.teachers,
         network=student,
-        subject=Subject(
-            predictors=predictors,
-            learner=test_learner,
-            recovered=lambda state: as_bank(source, state, zoo.teachers),
-            pseudo_task=(replay.shots, replay.queries),
-            rows=rows,
-        ),
+        subject=subject._replace(predictors=predictors),
         meters=Meters(
             status={
                 "inversion_ce": "ce",

@@ -6,7 +6,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.run import Run
@@ -147,11 +146,10 @@ def _built(
         data=TgrData(own.tasks, found["groups"], bank),
         network=student,
         told=lambda state: {"groups": found["groups"].tolist()},
-        subject=Subject(
-            predictors=base.adapted(
-                config.algorithm, config.learner.kind, test_learner
-            ),
-            learner=test_learner,
+        subject=base.adapted(
+            config.algorithm,
+            config.learner.kind,
+            test_learner,
             recovered=lambda state: bank if state.memory is None else state.memory,
             pseudo_task=(config.replay.shots, config.replay.queries),
             rows=own.rows,

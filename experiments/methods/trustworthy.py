@@ -8,7 +8,6 @@ import jax
 import numpy as np
 
 from experiments import inputs
-from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.options import LogOptions
@@ -141,11 +140,10 @@ def _built(
         data=TrustworthyData(own.tasks, bank if rewards is None else rewards),
         network=student,
         told=lambda state: {"policy": _policy(zoo, own.rows, jax.device_get(state))},
-        subject=Subject(
-            predictors=base.adapted(
-                config.algorithm, config.learner.kind, test_learner
-            ),
-            learner=test_learner,
+        subject=base.adapted(
+            config.algorithm,
+            config.learner.kind,
+            test_learner,
             recovered=lambda state: bank,
             pseudo_task=(config.step.shots, config.step.queries),
             rows=own.rows,

@@ -29,10 +29,10 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.options import AtLeast
 from free_jax.panel import partial_answers, ragged
-from free_jax.panel.asking import answered_images, ask_zoo
+from free_jax.panel.asking import ask_zoo
 from free_jax.panel.recovery import common_shape
 from free_jax.panel.trust import NOBODY, judge
-from free_jax.types import Answers, SyntheticImages
+from free_jax.types import Answers
 
 
 class ChoosingOptions(NamedTuple):
@@ -204,24 +204,31 @@ def choose_from_zoo(
 
     Raises:
       InputError: nobody answers anything that depends on the image.
+      ValueError: teachers are behind endpoints.
     """
     total = zoo.num_teachers
     count = min(options.teachers or total, total)
     if count == total or options.by != "informative":
         return _unasked(key, zoo, count, options.by)
+    if zoo.service is not None:
+        raise ValueError("teachers behind endpoints are not chosen among")
     drawn = inversion.leaves_jobs(
         keys.named(key, "probes"), options.probes, common_shape(zoo)
     )
     probes = inversion.images_of(list(run("probes", drawn)))
-    answers = _asked(zoo, probes.images, run, map_tasks)
-    asked = partial_answers.num_asked(answers)
-    used = np.arange(len(answers.logits))
-    if zoo.service is not None:
-        used = answered_images(answers)
-        answers = partial_answers.of_images(answers, used)
-    trust = judge(zoo, SyntheticImages(*(x[used] for x in probes)), answers)
+    # All about all, in jobs of some teachers each.
+    everyone = np.arange(total, dtype=np.int32)
+    answers = ask_zoo(
+        zoo,
+        probes.images,
+        lambda _, jobs: run("probed", jobs),
+        voices=np.broadcast_to(everyone, (options.probes, total)),
+        map_tasks=map_tasks,
+    )
+    trust = judge(zoo, probes, answers)
     found = choose_teachers(answers, count, trust.weights)
     verdicts = _verdicts(found, trust.left_out, zoo.sources)
+    asked = partial_answers.num_asked(answers)
     return ZooChoice(np.sort(found.teachers), verdicts, asked)
 
 
@@ -241,23 +248,6 @@ def _unasked(key: jax.Array, zoo: zoo_lib.Zoo, count: int, by: str) -> ZooChoice
         for row, (source, place) in enumerate(zip(zoo.sources, places, strict=True))
     ]
     return ZooChoice(np.sort(order[:count]), verdicts)
-
-
-def _asked(
-    zoo: zoo_lib.Zoo, images: Any, run: jobs_lib.Run, map_tasks: Callable
-) -> Answers:
-    """All about all, in jobs of some teachers each; a service in jobs of images."""
-    voices = None
-    if zoo.service is None:
-        everyone = np.arange(zoo.num_teachers, dtype=np.int32)
-        voices = np.broadcast_to(everyone, (len(images), len(everyone)))
-    return ask_zoo(
-        zoo,
-        images,
-        lambda _, jobs: run("probed", jobs),
-        voices=voices,
-        map_tasks=map_tasks,
-    )
 
 
 def _verdicts(
