@@ -23,11 +23,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.drawing import drawn_of
 from experiments import inputs
 from experiments.configs import panel_cifar_fs
 from experiments.harness import metrics
 from free_jax import panel
-from free_jax.fewshot import banks, evaluation, heads
+from free_jax.fewshot import evaluation, heads
 from free_jax.types import Teachers
 from free_jax.zoo import Zoo, ZooGroup
 
@@ -162,8 +163,7 @@ def described(args: argparse.Namespace, zoo: Zoo) -> Any:
     config = panel_cifar_fs.get_config()
     config.data.path = args.data
     split = inputs.load_split(config.data, args.split)
-    images = np.asarray(split.images)[:, : args.images]
-    bank = banks.from_arrays(images, np.minimum(split.counts, args.images))
+    bank = drawn_of(split, args.images)
     describe = panel.compiled_describer(zoo.networks, temperature=args.temperature)
     return panel.describe_bank(lambda x: describe(zoo.teachers, x), bank, chunk=100)
 

@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.drawing import drawn_of
 from experiments import inputs
 from experiments.inputs.options import DataOptions
 from free_jax import keys, panel
-from free_jax.fewshot import banks, heads
+from free_jax.fewshot import heads
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.zoo import load_zoo
 
@@ -74,16 +75,6 @@ def cell(values: np.ndarray, sign: str = "") -> str:
     return f"{values.mean():{sign}.2f} +- {ci95:.2f} "
 
 
-def some_of(bank, count: int, seed: int = 0):
-    """A bank of so many images of each class, drawn: files are sorted by subject."""
-    rng, rows = np.random.default_rng(seed), []
-    for images, held in zip(
-        np.asarray(bank.images), np.asarray(bank.counts), strict=True
-    ):
-        rows.append(images[rng.permutation(held)[:count]])
-    return banks.from_arrays(np.stack(rows), np.full(len(rows), count))
-
-
 def main() -> None:
     """Prints a table for each split."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
@@ -108,7 +99,7 @@ def main() -> None:
         bank = inputs.evaluation_bank(
             data, split, way=WAY, images_per_class=5 + QUERIES, zoo=zoo
         )
-        bank = some_of(bank, args.images_per_class)
+        bank = drawn_of(bank, args.images_per_class)
         start = time.perf_counter()
         described = panel.describe_bank(lambda x: describe(zoo.teachers, x), bank)
         print(f"{split}: described in {time.perf_counter() - start:.0f} s")

@@ -19,11 +19,12 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 
+from benchmarks.drawing import drawn_of
 from experiments import inputs
 from experiments.configs import panel_cifar_fs
 from experiments.harness import metrics
 from free_jax import panel
-from free_jax.fewshot import banks, evaluation, heads
+from free_jax.fewshot import evaluation, heads
 
 
 def main() -> None:
@@ -41,8 +42,7 @@ def main() -> None:
     config.data.path, config.zoo.path = options.data, options.zoo
     zoo = inputs.load_zoo(config.zoo, config.data)
     split = inputs.load_split(config.data, options.split)
-    images = np.asarray(split.images)[:, : options.images]
-    bank = banks.from_arrays(images, np.minimum(split.counts, options.images))
+    bank = drawn_of(split, options.images)
     describe = panel.describer(zoo.networks, temperature=options.temperature)
     describe = functools.partial(jax.jit(describe), zoo.teachers)
     bank = panel.describe_bank(describe, bank)

@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.heads import cell, some_of
+from benchmarks.drawing import drawn_of
+from benchmarks.heads import cell
 from experiments import inputs
 from experiments.inputs.options import DataOptions
 from free_jax import distilled, images, keys, load_model, panel
@@ -59,7 +60,7 @@ def main() -> None:
     bank = inputs.evaluation_bank(
         data, "val", way=WAY, images_per_class=5 + QUERIES, zoo=None
     )
-    bank = some_of(bank, args.images_per_class)
+    bank = drawn_of(bank, args.images_per_class)
     how = dict(variables["descriptions"])
     plain = {**variables, "descriptions": {
         k: v for k, v in how.items() if k not in ("mean", "whitening", "outside")

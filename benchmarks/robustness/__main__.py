@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--leaves", type=int, default=2000)
     parser.add_argument("--each", type=int, default=20, help="inversions a teacher")
     parser.add_argument("--real", type=int, default=60, help="images a class")
+    parser.add_argument("--draw", type=int, default=0, help="seed of these images")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--episodes", type=int, default=400)

@@ -22,9 +22,19 @@ PARTS = ("found", "panel", "students")
 # What decides the answers that are kept, and the figures of a part, beside what a
 # cell's name says.
 SETTINGS = {
-    "workdir": ("pool", "zoo", "other", "data", "leaves"),
+    "workdir": ("pool", "zoo", "other", "data", "draw", "leaves"),
     "found": ("pool", "zoo", "other", "leaves", "each"),
-    "panel": ("pool", "zoo", "other", "data", "leaves", "each", "real", "episodes"),
+    "panel": (
+        "pool",
+        "zoo",
+        "other",
+        "data",
+        "leaves",
+        "each",
+        "real",
+        "draw",
+        "episodes",
+    ),
 }
 SETTINGS["students"] = (*SETTINGS["panel"], "steps", "batch")
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.drawing import drawn_of
 from experiments import inputs
 from experiments.inputs.options import DataOptions, ZooOptions
 from experiments.stages import reuse
@@ -70,7 +71,7 @@ class Bench:
     def real(self) -> tuple[np.ndarray, np.ndarray]:
         """[16, m, h, w, c] validation images, and the same with a white corner."""
         split = inputs.load_split(self.data, "val")
-        images = np.asarray(split.images[:, : self.args.real])
+        images = np.asarray(drawn_of(split, self.args.real, self.args.draw).images)
         patched = images.copy()
         patched[..., -4:, -4:, :] = 255
         return images, patched
