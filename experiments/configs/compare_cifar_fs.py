@@ -59,16 +59,12 @@ SMALL_REAL = (
     "--config.replay.episodes_per_update=4 --config.eval.every_steps=50 "
     "--config.eval.val_episodes=50"
 )
-# Values that differ from today's defaults are those of the table in docs/compare.
 CPU = {
     "free": f"free_cifar_fs_5w1s.py:cpu {SMALL_FREE}",
     "free_released": f"free_cifar_fs_5w1s.py:cpu,reference {SMALL_FREE}",
     "panel": (
         "panel_cifar_fs.py --config.recover.images_per_class=1 "
         "--config.recover.inversion.num_steps=60 --config.recover.dead_leaves=1500 "
-        "--config.recover.inversion.init=noise "
-        "--config.recover.inversion.objective.total_variation=1.0 "
-        "--config.distill.optimizer.kwargs.learning_rate=0.003 "
         "--config.num_steps=400 --config.eval.every_steps=200 "
         "--config.eval.val_episodes=50"
     ),
