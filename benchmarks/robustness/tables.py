@@ -1,5 +1,7 @@
 """Tables and a plot of the cells that are there."""
 
+import numpy as np
+
 from benchmarks.robustness.cells import rows_of
 from benchmarks.robustness.defences import COUNTS, DEFENCES
 from benchmarks.robustness.world import ATTACKS, Bench
@@ -7,7 +9,7 @@ from benchmarks.robustness.world import ATTACKS, Bench
 LIMITS = """
 Read with care: for "random" and "domain" the victims' own inversions are removed and
 none of the hostile teachers' were made, which is the attack at its weakest; stand-ins
-repeat where there are fewer of them than victims; students are short, of one seed.
+repeat where there are fewer of them than victims; students are short.
 "selection" keeps whom it draws with half of the uniform chance, a cutoff of ours that
 fails on honest zoos, and is rewarded by real validation images: not data-free."""
 
@@ -39,29 +41,41 @@ def tables(bench: Bench) -> None:
         table(part, rows_of(bench, part))
 
 
+def of_cells(rows: list[dict]) -> dict[tuple[str, str, float], list[dict]]:
+    """The rows of all seeds by (attack, defence, share)."""
+    found: dict[tuple[str, str, float], list[dict]] = {}
+    for row in rows:
+        key = (row["attack"], row["defence"], row["share"])
+        found.setdefault(key, []).append(row)
+    return found
+
+
+def mean(rows: list[dict], name: str) -> float:
+    return float(np.mean([row[name] for row in rows]))
+
+
 def table(part: str, rows: list[dict]) -> None:
+    """Means over the seeds that are there; how many, where it is not one."""
     if not rows:
         return
-    print(f"\n{part}: 1-shot / 5-shot (1-shot with patched queries)\n")
+    print(f"\n{part}: 1-shot / 5-shot (1-shot with patched queries), xN: mean of N\n")
+    found = of_cells(rows)
     shares = sorted({row["share"] for row in rows if row["share"]})
     print("| attack | defence | 0% |", " | ".join(f"{s:.0%}" for s in shares), "|")
     print("|---" * (len(shares) + 3) + "|")
-    start = {r["defence"]: r for r in rows if r["attack"] == "honest"}
 
-    def text(row: dict | None) -> str:
-        if row is None:
+    def text(rows: list[dict]) -> str:
+        if not rows:
             return ""
-        return f"{row['1-shot']:.1f} / {row['5-shot']:.1f} ({row['patched']:.1f})"
+        one, five, patched = (mean(rows, n) for n in ("1-shot", "5-shot", "patched"))
+        seeds = f" x{len(rows)}" if len(rows) > 1 else ""
+        return f"{one:.1f} / {five:.1f} ({patched:.1f}){seeds}"
 
     for kind in (k for k in ATTACKS if any(r["attack"] == k for r in rows)):
         for defence in DEFENCES:
-            of = {
-                r["share"]: r
-                for r in rows
-                if (r["attack"], r["defence"]) == (kind, defence)
-            }
-            if of:
-                texts = [text(start.get(defence)), *(text(of.get(s)) for s in shares)]
+            of = [found.get((kind, defence, share), []) for share in shares]
+            if any(of):
+                texts = [text(found.get(("honest", defence, 0.0), [])), *map(text, of)]
                 print("|", kind, "|", defence, "|", " | ".join(texts), "|")
 
 
@@ -79,15 +93,16 @@ def plot(bench: Bench) -> None:
     figure, axes = pyplot.subplots(
         1, len(kinds), figsize=(3.2 * len(kinds), 3.4), sharey=True, squeeze=False
     )
-    start = {r["defence"]: r["1-shot"] for r in rows if r["attack"] == "honest"}
+    found = of_cells(rows)
     for axis, kind in zip(axes[0], kinds, strict=True):
         for number, defence in enumerate(DEFENCES):
-            of = [r for r in rows if (r["attack"], r["defence"]) == (kind, defence)]
-            points = {0.0: start.get(defence)} | {r["share"]: r["1-shot"] for r in of}
-            known = sorted((s, a) for s, a in points.items() if a is not None)
+            of = {k[2]: r for k, r in found.items() if k[:2] == (kind, defence)}
+            if of and ("honest", defence, 0.0) in found:
+                of[0.0] = found["honest", defence, 0.0]
             if of:
+                points = [(share, mean(of[share], "1-shot")) for share in sorted(of)]
                 axis.plot(
-                    *zip(*known, strict=True), "o-", color=f"C{number}", label=defence
+                    *zip(*points, strict=True), "o-", color=f"C{number}", label=defence
                 )
         axis.set(title=kind, xlabel="share of hostile teachers")
         axis.axhline(20, color="grey", linestyle=":")
