@@ -46,6 +46,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "asked10": {"panel.asked_per_image": 10},
     "asked25": {"panel.asked_per_image": 25},
     "asked50": {"panel.asked_per_image": 50},
+    "asked5_class_heads": {"panel.asked_per_image": 5, "distill.heads": "class"},
     "asked10_class_heads": {"panel.asked_per_image": 10, "distill.heads": "class"},
     "asked25_class_heads": {"panel.asked_per_image": 25, "distill.heads": "class"},
     "untrusted": {"panel.trust": False},

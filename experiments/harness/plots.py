@@ -5,7 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -38,14 +38,14 @@ class Curves(NamedTuple):
       xlabel: label of the x axis.
       ylabel: label of the y axis.
       title: heading.
-      logarithmic: whether the y axis is.
+      logarithmic: which axis is, if one.
     """
 
     series: Mapping[str, Sequence[tuple[float, ...]]]
     xlabel: str = "step"
     ylabel: str = ""
     title: str = ""
-    logarithmic: bool = False
+    logarithmic: Literal["", "x", "y"] = ""
 
     def draw(self, figure: Any) -> None:
         """Draws into a figure of matplotlib."""
@@ -63,7 +63,7 @@ class Curves(NamedTuple):
                 axes.fill_between(table[:, 0], low, high, alpha=0.2, color=color, lw=0)
         axes.set(xlabel=self.xlabel, ylabel=self.ylabel, title=self.title)
         if self.logarithmic:
-            axes.set_yscale("log")
+            axes.set(**{f"{self.logarithmic}scale": "log"})
         axes.grid(alpha=0.3)
         _legend(axes, len(axes.lines))
 
