@@ -51,7 +51,7 @@ def test_import_is_light_and_starts_no_backend():
     assert fresh(code) == []
 
 
-def test_every_module_imports_without_a_backend_or_torch():
+def test_every_module_imports_without_a_backend_torch_or_experiments():
     code = (
         "import pkgutil, sys, free_jax;"
         "names = [m.name for m in pkgutil.walk_packages(free_jax.__path__,"
@@ -59,6 +59,7 @@ def test_every_module_imports_without_a_backend_or_torch():
         "[__import__(name) for name in names];"
         "assert len(names) > 20, names;"
         "assert 'torch' not in sys.modules;"
+        "assert not [m for m in sys.modules if m.split('.')[0] == 'experiments'];"
         "from jax._src import xla_bridge;"
         "assert not xla_bridge.backends_are_initialized()"
     )

@@ -79,12 +79,6 @@ def test_under_ten_lines_from_a_zoo_to_a_model():
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(scores))
 
 
-def test_nothing_of_experiments_is_needed():
-    parts = (panel.transfer_set, panel.asking, panel.membership, panel.student)
-    source = "".join(map(inspect.getsource, (*parts, inversion.jobs)))
-    assert "experiments" not in source and "workdir" not in source
-
-
 def test_a_described_set_holds_every_teachers_images_and_answers():
     found = described()
     assert found.made == found.asked == 4 * 3 * 2 + 7
