@@ -17,7 +17,6 @@ from flax import traverse_util
 from free_jax.errors import InputError
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network, make_network
-from free_jax.zoo.pool import abstract_variables
 
 FORMAT, VERSION = "free_jax model", 1
 MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE = "model.npz", "model.safetensors", "config.json"
@@ -207,7 +206,7 @@ def _tree(named: Mapping[str, np.ndarray]) -> PyTree:
 
 def _check_arrays(network: Network, named: Mapping[str, np.ndarray], file: Any) -> None:
     """InputError where arrays are not those of the network and its descriptions."""
-    leaves: Any = traverse_util.flatten_dict(abstract_variables(network), sep="/")
+    leaves: Any = traverse_util.flatten_dict(network.shapes, sep="/")
     wanted = {name: leaf.shape for name, leaf in leaves.items()}
     if not any(name.startswith("batch_stats/") for name in named):
         # Meta-learned models normalise by the moments of the images at hand.

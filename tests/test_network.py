@@ -1,5 +1,8 @@
 """What a network says of itself, and what is refused because of it."""
 
+import gc
+import weakref
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -124,3 +127,19 @@ def test_remote_teachers_may_differ_in_their_number_of_classes(key):
     # Those of a group are asked in one call, so that all requests are in flight.
     assert service.asked == ([0, 2], [1])
     assert jnp.isfinite(found).all()
+
+
+def test_a_hub_is_freed_with_its_zoo():
+    class Plain(Service, Hub):
+        def __init__(self):
+            pass  # Without a thread, which would hold it until it is closed.
+
+    hub = Plain()
+    seen = weakref.ref(hub)
+    half = ((0.5,) * 3, (0.5,) * 3)
+    spec = EndpointSpec("a", 3, toy.SHAPE)
+    zoo = remote_zoo(hub, [spec], [["x", "y", "z"]], [half], ["toy"])
+    assert zoo.networks[0].shapes["params"].keys() == {"endpoint"}
+    del zoo, hub
+    gc.collect()
+    assert seen() is None

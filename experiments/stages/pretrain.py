@@ -24,7 +24,6 @@ from free_jax.fewshot import banks
 from free_jax.types import ImageBank, Teachers
 from free_jax.zoo import pretraining
 from free_jax.zoo.network import Network
-from free_jax.zoo.pool import abstract_variables
 
 
 def train_zoo(
@@ -108,7 +107,7 @@ def untrained(
     variables = jax.tree.map(
         # Views of one zero: large zoos take no memory.
         lambda x: np.broadcast_to(np.zeros((), x.dtype), (len(class_ids), *x.shape)),
-        abstract_variables(network),
+        network.shapes,
     )
     ids: Any = class_ids
     group = zoo_lib.ZooGroup(

@@ -6,7 +6,6 @@ read or write a flattened map are also permuted, because PyTorch flattens channe
 and Linen channel-minor.
 """
 
-import functools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -59,11 +58,9 @@ def _layout(abstract: PyTree, layers: Mapping[str, str], reads, writes) -> Layou
     return Layout(shapes, keys, reads, writes)
 
 
-@functools.lru_cache(maxsize=32)
 def classifier_layout(arch: Network) -> Layout:
     """The layout of Conv4 or a ResNet."""
-    abstract = jax.eval_shape(arch.init, jax.random.key(0))
-    params = abstract["params"]
+    params = arch.shapes["params"]
     features = params["head"]["kernel"].shape[0]
     rows, cols = 1, 1
     if arch.name == "conv4":
@@ -84,7 +81,7 @@ def classifier_layout(arch: Network) -> Layout:
                 torch = torch.replace("bn", "BN")
                 layers[f"{block}/{name}"] = f"trunk.{2 + int(block[5:])}.{torch}"
     reads = {"head": (features // (rows * cols), rows, cols)}
-    return _layout(abstract, layers, reads, {})
+    return _layout(arch.shapes, layers, reads, {})
 
 
 def generator_layout(module: Generator, latent_dim: int) -> Layout:

@@ -10,7 +10,6 @@ from free_jax import augment, objectives
 from free_jax.fewshot.learners import batch_apply
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network
-from free_jax.zoo.pool import abstract_variables
 
 
 class Objective(NamedTuple):
@@ -108,7 +107,7 @@ def moments_weight(objective: Objective, teacher: Network) -> float:
     """
     if not objective.balance or not objective.moments:
         return objective.moments
-    stats = jax.tree.leaves(abstract_variables(teacher)["batch_stats"])
+    stats = jax.tree.leaves(teacher.shapes["batch_stats"])
     size = sum(leaf.size**0.5 for leaf in stats)
     return objective.moments * _CONV4 / size
 

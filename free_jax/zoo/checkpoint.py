@@ -20,7 +20,7 @@ from free_jax.errors import InputError
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo import leaf_files
 from free_jax.zoo.network import Network, make_network
-from free_jax.zoo.pool import TEXTS, Zoo, ZooGroup, abstract_variables
+from free_jax.zoo.pool import TEXTS, Zoo, ZooGroup
 
 _FORMAT, _VERSION, _IN_FILES = "free_jax zoo", 1, 2
 # Bytes of weights from which on they are kept as files of rows.
@@ -182,7 +182,7 @@ def load_zoo(path: Any) -> Zoo:
     def abstract(arch: Network, count: int) -> Teachers:
         leaf = functools.partial(jax.ShapeDtypeStruct, sharding=device)
         variables = jax.tree.map(
-            lambda x: leaf((count, *x.shape), x.dtype), abstract_variables(arch)
+            lambda x: leaf((count, *x.shape), x.dtype), arch.shapes
         )
         class_ids: Any = leaf((count, arch.num_classes), jnp.int32)
         return Teachers(variables, class_ids)

@@ -1,6 +1,7 @@
 """What all teachers of one stack share: network, image shape, normalisation."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -65,6 +66,14 @@ class Network:
         if self.family is None:
             return get_model(self.name, **fields)
         return self.family(**fields)
+
+    @functools.cached_property
+    def shapes(self) -> PyTree:
+        """Shapes and types of one network's variables; no number is computed.
+
+        Kept as long as the network is: tracing a large one takes a second.
+        """
+        return jax.eval_shape(self.init, jax.random.key(0))
 
     def check_gives(self, wanted: str, asker: str, remedy: str) -> None:
         """Refuses a method that the network cannot serve, before anything runs.
@@ -232,7 +241,6 @@ def make_network(
     if gives is None and said is not None:
         return dataclasses.replace(network, gives=frozenset(said))
     if family is not None and gives is None:
-        variables = jax.eval_shape(network.init, jax.random.key(0))
-        if not jax.tree.leaves(variables["batch_stats"]):
+        if not jax.tree.leaves(network.shapes["batch_stats"]):
             return dataclasses.replace(network, gives=GIVES - {"moments"})
     return network

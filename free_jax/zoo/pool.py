@@ -6,7 +6,6 @@ in the order of the groups, and `Zoo.columns` separates them.
 """
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -225,14 +224,8 @@ class Zoo:
         return tuple(group.teachers for group in self.groups)
 
 
-@functools.lru_cache(maxsize=32)
-def abstract_variables(arch: Network) -> PyTree:
-    """Shapes of one network's variables, without computing them."""
-    return jax.eval_shape(arch.init, jax.random.key(0))
-
-
 def _check_variables(arch: Network, variables: PyTree, num_teachers: int) -> None:
-    expected: Any = traverse_util.flatten_dict(abstract_variables(arch), sep="/")
+    expected: Any = traverse_util.flatten_dict(arch.shapes, sep="/")
     actual: Any = traverse_util.flatten_dict(variables, sep="/")
     if expected.keys() != actual.keys():
         odd = sorted(expected.keys() ^ actual.keys())

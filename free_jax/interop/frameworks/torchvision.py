@@ -43,8 +43,6 @@ _BY_NAME = {
     "features.10.weight": ("alexnet",),
     "blocks.0.layers.0.layers.MBconv.layers.conv_a.0.weight": ("maxvit_t",),
 }
-# Bodies of those networks: keys, by name.
-_bodies: dict[str, set[str]] = {}
 
 
 def torchvision_module(
@@ -125,7 +123,7 @@ def _count(shapes: Shapes, pattern: str) -> int:
 def _by_name(models: Any, shapes: Shapes, names: tuple[str, ...]) -> Found | None:
     """The network of torchvision with the same keys, the head aside.
 
-    Of several, the one of the same widths.
+    Of several, the one of the same widths, the first of those.
     """
     import torch
 
@@ -139,13 +137,13 @@ def _by_name(models: Any, shapes: Shapes, names: tuple[str, ...]) -> Found | Non
         def make(name=name, options=options):
             return models.get_model(name, **options)
 
-        if name not in _bodies or _bodies[name] == body:
-            with torch.device("meta"):
-                state = loading.build(make, name, name).state_dict()
-            _bodies[name] = _body(state)
-            if _bodies[name] == body:
-                other = sum(tuple(state[key].shape) != shapes[key] for key in body)
-                found.append((other, name, make))
+        with torch.device("meta"):
+            state = loading.build(make, name, name).state_dict()
+        if _body(state) == body:
+            other = sum(tuple(state[key].shape) != shapes[key] for key in body)
+            found.append((other, name, make))
+            if not other:
+                break  # The others need not be built.
     if not found:
         return None
     other, name, make = min(found, key=lambda entry: entry[0])
