@@ -9,8 +9,8 @@ import numpy as np
 from experiments.harness.run import Run
 from experiments.stages import recover, reuse
 from experiments.stages.options import Recovery
-from free_jax import augment, images, panel
 from free_jax import jobs as jobs_lib
+from free_jax import panel
 from free_jax import rows as rows_lib
 from free_jax.algorithms import recovered_tasks
 from free_jax.algorithms.recovered_tasks import OwnTaskOptions, RecoveredTasks
@@ -18,11 +18,6 @@ from free_jax.errors import InputError
 from free_jax.panel import partial_answers
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import Zoo
-
-# Of images moved at once.
-_CHUNK = 500
-# More than there are images, so that no two keys are one.
-_MANY = 10_000_000
 
 
 class Own(NamedTuple):
@@ -98,12 +93,16 @@ def recovered(
       Stopped: stop was requested; finished parts are kept.
       InputError: no teacher has enough images.
     """
+
+    def key_of(number: int) -> jax.Array:
+        return run.key("task versions", number)
+
     if begun.known:
         found, answers = begun.known
         own = (found.owners >= 0) & (found.owners < zoo.num_teachers)
         found = SyntheticImages(*(rows_lib.chosen(x, own) for x in found))
         versions = [(found, partial_answers.of_images(answers, own))]
-        more = _versions(run, found, options)[1:]
+        more = recovered_tasks.moved_versions(key_of, found, options)[1:]
     else:
         everyone = np.arange(zoo.num_teachers)
         reuse.sign(run.workdir, zoo, everyone, reuse.recipe(wanted, run.seed))
@@ -114,7 +113,8 @@ def recovered(
             recover.telling(run),
             map_tasks=run.map_tasks,
         )
-        versions, more = [], _versions(run, found, options)
+        versions = []
+        more = recovered_tasks.moved_versions(key_of, found, options)
     if more:
         versions += _asked(zoo, run, more)
     tasks, rows, left_out = recovered_tasks.from_answers(
@@ -129,33 +129,6 @@ def recovered(
     if len(left_out) > 5:
         print(f"left out: {len(left_out) - 5} more for the like", flush=True)
     return Own(tasks, rows, len(versions) * len(found.images))
-
-
-def _versions(
-    run: Run, found: SyntheticImages, options: OwnTaskOptions
-) -> list[SyntheticImages]:
-    """The images as they are, and moved and mirrored."""
-    versions = [found]
-
-    @jax.jit
-    def move(key: jax.Array, pixels: jax.Array) -> jax.Array:
-        views = augment.crop_flip(
-            key, images.to_float(pixels), per_image=options.view_per_image
-        )
-        return images.to_bytes(views)
-
-    for number in range(1, options.views):
-        parts = []
-        for start in range(0, len(found.images), _CHUNK):
-            part = found.images[start : start + _CHUNK]
-            missing = _CHUNK - len(part)  # One shape, one compilation.
-            padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            # One for all where all move alike.
-            place = start if options.view_per_image else 0
-            key = run.key("task versions", number * _MANY + place)
-            parts.append(np.asarray(move(key, padded))[: len(part)])
-        versions.append(found._replace(images=np.concatenate(parts)))
-    return versions
 
 
 def _asked(

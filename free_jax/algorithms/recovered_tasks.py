@@ -11,7 +11,7 @@ Example::
     task.images, task.logits  # [5, 20, h, w, c], [5, 20, 5]
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, NamedTuple
 
 import jax
@@ -19,15 +19,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from free_jax import augment
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
-from free_jax.images import to_float
+from free_jax.images import to_bytes, to_float
 from free_jax.options import AtLeast
 from free_jax.panel.partial_answers import each
 from free_jax.types import Answers, ImageBank, Recovered, SyntheticImages
 
 # The logit of an output that a teacher does not have, or that is never asked about.
 _NEVER = -1e30
+# Of images moved at once.
+_CHUNK = 500
+# More than there are images, so that no two keys are one.
+_MANY = 10_000_000
 
 
 class OwnTaskOptions(NamedTuple):
@@ -98,6 +103,41 @@ class Task(NamedTuple):
             self.logits.reshape(len(flat), -1),
             self.labels.reshape(-1),
         )
+
+
+def moved_versions(
+    key_of: Callable[[int], Key[Array, ""]],
+    found: SyntheticImages,
+    options: OwnTaskOptions,
+) -> list[SyntheticImages]:
+    """The images as they are, and moved and mirrored.
+
+    Args:
+      key_of: the key of a number, distinct for distinct ones.
+      found: uint8 images.
+      options: how many versions, and whether each image moves by itself.
+    """
+    versions = [found]
+
+    @jax.jit
+    def move(key: jax.Array, pixels: jax.Array) -> jax.Array:
+        views = augment.crop_flip(
+            key, to_float(pixels), per_image=options.view_per_image
+        )
+        return to_bytes(views)
+
+    for number in range(1, options.views):
+        parts = []
+        for start in range(0, len(found.images), _CHUNK):
+            part = found.images[start : start + _CHUNK]
+            missing = _CHUNK - len(part)  # One shape, one compilation.
+            padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            # One for all where all move alike.
+            place = start if options.view_per_image else 0
+            moved = move(key_of(number * _MANY + place), padded)
+            parts.append(np.asarray(moved)[: len(part)])
+        versions.append(found._replace(images=np.concatenate(parts)))
+    return versions
 
 
 def from_answers(

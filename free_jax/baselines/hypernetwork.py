@@ -23,6 +23,7 @@ Reference:
   Fusion", UAI 2022 (PMLR 180:2045-2055).
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -165,6 +166,95 @@ def perturbed(
     )
 
 
+class Parts(NamedTuple):
+    """What the fit is composed of; arguments of `robust_hypernetwork`."""
+
+    embedding_dim: int
+    gamma: float
+    robust_steps: int
+    learning_rate: float
+    held_out: float
+
+
+def init(parts: Parts, key: Key[Array, ""], data: Float[Array, "t d"]) -> FusionState:
+    """A network that predicts zero, and embeddings drawn at random."""
+    teachers, size = data.shape
+    spread = jnp.square(data - data.mean(0)).sum(1).mean()
+    return FusionState(
+        step=jnp.int32(0),
+        weight=jnp.zeros((parts.embedding_dim, size)),
+        bias=jnp.zeros((size,)),
+        embeddings=jax.random.normal(key, (teachers, parts.embedding_dim)),
+        scale=jnp.sqrt(jnp.where(spread > 0, spread, 1.0)),
+    )
+
+
+def loss_fn(
+    parts: Parts,
+    free: tuple[jax.Array, jax.Array, jax.Array],
+    rows: Float[Array, " t"],
+    targets: Float[Array, "t d"],
+) -> Float[Array, ""]:
+    """Mean of -log P over the teachers that `rows` counts.
+
+    Args:
+      parts: see `Parts`.
+      free: weight, bias and embeddings.
+      rows: 1 where a teacher counts, else 0.
+      targets: the teachers' weights in units of sigma.
+    """
+    weight, bias, embeddings = free
+
+    def one(embedding, target):
+        moved = perturbed(
+            weight,
+            bias,
+            embedding,
+            target,
+            gamma=parts.gamma,
+            num_steps=parts.robust_steps,
+            learning_rate=parts.learning_rate,
+        )
+        # Where it was moved to is no function of anything: the worst case is given,
+        # and at the exact infimum both derivatives agree.
+        return embedding + jax.lax.stop_gradient(moved - embedding)
+
+    moved = jax.vmap(one)(embeddings, targets)
+    gaps = jnp.square(moved @ weight + bias - targets).sum(1)
+    return (rows * gaps).sum() / rows.sum()
+
+
+def _moved(parts: Parts, free: PyTree, grads: PyTree, rows: jax.Array) -> PyTree:
+    """`free` after a step of the learning rate, or less where that would diverge.
+
+    Along the weights that a teacher's embedding picks, the loss bends by twice that
+    embedding's squared length over the number of teachers; steps of more than two over
+    that grow without bound.
+    """
+    bend = 2 * (jnp.square(free[2]).sum(1).max() + 1) / rows.sum()
+    rate = jnp.minimum(parts.learning_rate, 1 / bend)
+    return jax.tree.map(lambda x, g: x - rate * g, free, grads)
+
+
+def step(
+    parts: Parts, key: Key[Array, ""], state: FusionState, data: Float[Array, "t d"]
+) -> tuple[FusionState, FusionInfo]:
+    """First-order MAML: the gradient behind one step, applied before it."""
+    teachers = data.shape[0]
+    judges = max(round(parts.held_out * teachers), 1)
+    order = jax.random.permutation(key, teachers)
+    judging = (order < judges).astype(data.dtype)
+    fitting = 1 - judging
+    targets = data / state.scale
+    free = (state.weight, state.bias, state.embeddings)
+    gradient = jax.value_and_grad(functools.partial(loss_fn, parts))
+    adapted = _moved(parts, free, gradient(free, fitting, targets)[1], fitting)
+    loss, grads = gradient(adapted, judging, targets)
+    weight, bias, embeddings = _moved(parts, free, grads, judging)
+    new = FusionState(state.step + 1, weight, bias, embeddings, state.scale)
+    return new, FusionInfo(loss, jnp.isfinite(loss))
+
+
 def robust_hypernetwork(
     *,
     embedding_dim: int = 50,
@@ -197,71 +287,13 @@ def robust_hypernetwork(
             f"learning_rate={learning_rate} must be positive"
         )
 
-    def init(key: Key[Array, ""], data: Float[Array, "t d"]) -> FusionState:
-        teachers, size = data.shape
-        spread = jnp.square(data - data.mean(0)).sum(1).mean()
-        return FusionState(
-            step=jnp.int32(0),
-            weight=jnp.zeros((embedding_dim, size)),
-            bias=jnp.zeros((size,)),
-            embeddings=jax.random.normal(key, (teachers, embedding_dim)),
-            scale=jnp.sqrt(jnp.where(spread > 0, spread, 1.0)),
-        )
-
-    def loss_fn(free, rows, targets):
-        """Mean of -log P over the teachers that `rows` [T] counts."""
-        weight, bias, embeddings = free
-
-        def one(embedding, target):
-            moved = perturbed(
-                weight,
-                bias,
-                embedding,
-                target,
-                gamma=gamma,
-                num_steps=robust_steps,
-                learning_rate=learning_rate,
-            )
-            # Where it was moved to is no function of anything: the worst case is
-            # given, and at the exact infimum both derivatives agree.
-            return embedding + jax.lax.stop_gradient(moved - embedding)
-
-        moved = jax.vmap(one)(embeddings, targets)
-        gaps = jnp.square(moved @ weight + bias - targets).sum(1)
-        return (rows * gaps).sum() / rows.sum()
-
-    def rate_of(rows: jax.Array, embeddings: jax.Array) -> jax.Array:
-        """The learning rate, or less where few teachers would make a step diverge.
-
-        Along the weights that a teacher's embedding picks, the loss bends by twice that
-        embedding's squared length over the number of teachers; steps of more than two
-        over that grow without bound.
-        """
-        bend = 2 * (jnp.square(embeddings).sum(1).max() + 1) / rows.sum()
-        return jnp.minimum(learning_rate, 1 / bend)
-
-    def descend(free, grads, rows):
-        rate = rate_of(rows, free[2])
-        return jax.tree.map(lambda x, g: x - rate * g, free, grads)
-
-    def step(
-        key: Key[Array, ""], state: FusionState, data: Float[Array, "t d"]
-    ) -> tuple[FusionState, FusionInfo]:
-        teachers = data.shape[0]
-        judges = max(round(held_out * teachers), 1)
-        order = jax.random.permutation(key, teachers)
-        judging = (order < judges).astype(data.dtype)
-        targets = data / state.scale
-        free = (state.weight, state.bias, state.embeddings)
-        # First-order MAML: the gradient behind one step, applied before it.
-        fitting = 1 - judging
-        adapted = descend(free, jax.grad(loss_fn)(free, fitting, targets), fitting)
-        loss, grads = jax.value_and_grad(loss_fn)(adapted, judging, targets)
-        weight, bias, embeddings = descend(free, grads, judging)
-        new = FusionState(state.step + 1, weight, bias, embeddings, state.scale)
-        return new, FusionInfo(loss, jnp.isfinite(loss))
+    parts = Parts(embedding_dim, gamma, robust_steps, learning_rate, held_out)
 
     def model(state: FusionState) -> dict[str, jax.Array]:
         return {"params": predict(state, state.embeddings.mean(0))}
 
-    return Algorithm(init=init, step=step, model=model)
+    return Algorithm(
+        init=functools.partial(init, parts),
+        step=functools.partial(step, parts),
+        model=model,
+    )
