@@ -83,7 +83,8 @@ def wrong(found: dict, name: str, here: str, known: list[dict]) -> list[str]:
 
 
 # A run takes up to two minutes, nearly all of it compilation by XLA's own settings.
-SLOW = ("baselines", "bidf", "episodic", "preinverted", "purer", "whitened")
+SLOW = ("baselines", "bidf", "episodic", "preinverted", "purer", "tgr", "trustworthy")
+SLOW += ("whitened",)
 
 
 @pytest.mark.filterwarnings("default:golden")

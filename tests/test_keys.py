@@ -6,16 +6,23 @@ import re
 
 import harness_toy
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 
 from experiments import train
 from experiments.harness import checkpointing, loop, stopping
 from experiments.harness import workdir as workdir_lib
+from experiments.harness.method import Schedule
+from experiments.harness.options import CheckpointOptions
 from experiments.inputs import command_line, former_keys
+from experiments.inputs.options import DataOptions, TeacherRecipe
 from experiments.run import REPOSITORY
+from experiments.stages import pretrain
 from free_jax import keys, load_zoo
 from free_jax.errors import InputError
+from free_jax.zoo import pretraining
 
 # Every purpose of a run's seed, and what is numbered below it.
 OF_A_RUN = {
@@ -111,6 +118,45 @@ def test_a_traced_number_gives_the_same_key():
     root = jax.random.key(3)
     traced = jax.jit(lambda n: keys.named(root, "step", n))(7)
     assert traced == keys.named(root, "step", 7)
+
+
+def test_a_model_does_not_start_as_a_teacher_that_its_run_drew_did(tmp_path):
+    count, run = 3, harness_toy.open_run(tmp_path)
+
+    def kernels(drawn):
+        return drawn["params"]["conv0"]["kernel"]
+
+    def starts(key):
+        """Of a method that draws with the key it is given, or with parts of it."""
+        each = jnp.stack([key, *jax.random.split(key, count)])
+        drawn = jax.vmap(toy.TINY.init)(each)
+        return harness_toy.State(jnp.int32(0), kernels(drawn))
+
+    method = harness_toy.method(run.map_tasks)
+    method = method._replace(algorithm=method.algorithm._replace(init=starts))
+    judge, schedule = harness_toy.JUDGE, Schedule(1)
+    training = loop._Training(run, method, schedule, judge, None)
+    mine = np.asarray(training.state.x)
+    training.close()
+    trainer = (
+        lambda key: pretraining.TeacherState(toy.TINY.init(key), ()),
+        # Teachers stay what they were drawn as.
+        lambda bank, task: (task[2], pretraining.EpochInfo(0.0 * bank, 0.0 * bank)),
+        None,
+    )
+    state = pretrain._trained(
+        TeacherRecipe(num_teachers=count, epochs=1),
+        run,
+        trainer,
+        jnp.float32(1),
+        np.zeros((count, toy.WAY), np.int32),
+        DataOptions(),
+        CheckpointOptions(),
+    )
+    theirs = np.asarray(kernels(state.variables))
+    assert theirs.shape == (count, *mine.shape[1:])
+    for teacher in theirs:
+        assert all(not np.allclose(teacher, model) for model in mine)
 
 
 @pytest.mark.slow

@@ -78,6 +78,8 @@ RUNS = {
         "preinverted_cifar_fs.py:smoke",
         [*ALONE, "--config.replay.queries=3"],
     ),
+    "tgr": ("tgr_cifar_fs_5w1s.py:smoke", ALONE),
+    "trustworthy": ("trustworthy_cifar_fs_5w1s.py:smoke", ALONE),
     "episodic": ("maml_real_cifar_fs.py:smoke", [*ALONE, *EPISODES]),
     "baselines": ("yardsticks_cifar_fs.py:smoke", [BASELINES, FEW]),
     "whitened": ("yardsticks_cifar_fs.py:smoke", [WHITENED, FEW]),
