@@ -103,7 +103,7 @@ def test_blocks_escape_whatever_they_hold():
             ],
         ),
         page.Section("empty", []),
-        page.made("broken", lambda: 1 / 0),
+        *page.made([page.Part("broken", lambda: 1 / 0)]),
     ]
     text = page.page(NASTY, [NASTY], sections)
     found = Reader(text)
@@ -215,6 +215,36 @@ def test_the_page_of_a_run(panel_run, capsys):
     # Two curves of each of three kinds, 48 images, and three colourings.
     assert len(found.images) == 6 + 48 + 3
     assert sum(uri.startswith("data:image/png") for uri in found.images) == 48
+
+
+def test_dead_leaves_are_not_counted_as_recovered(panel_run):
+    """Neither with owners noted nor without, as in a memory."""
+    sample = samples.read(panel_run)
+    assert sample is not None
+    told = teacher_sections.counted(sample)
+    assert told.startswith("36 recovered images of 16x16 pixels, of classes and teach")
+    assert "and 12 dead leaves (drawn at random, " in told
+    bank = sample._replace(owners=("",) * 48)
+    assert "36 recovered images of 16x16 pixels, of classes in turn" in (
+        teacher_sections.counted(bank)
+    )
+    none = sample._replace(classes=tuple(filter(None, sample.classes)))
+    assert "dead" not in teacher_sections.counted(none)
+
+
+def test_what_is_being_made_is_said(panel_run, capsys, monkeypatch):
+    seen = []
+    update = page.Progress.update
+
+    def noted(self, step, scalars={}, force=False):
+        seen.append((step, scalars.get("making")))
+        return update(self, step, scalars, force)
+
+    monkeypatch.setattr(page.Progress, "update", noted)
+    monkeypatch.setitem(__import__("sys").modules, "sklearn.manifold", None)
+    assert run_page.write(panel_run)
+    assert seen[:2] == [(0, "Results"), (1, "Training")] and seen[-1] == (7, None)
+    assert capsys.readouterr().out.startswith("making report.html")
 
 
 def test_without_scikit_learn_the_section_says_how_to_get_it(

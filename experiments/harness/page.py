@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from experiments.harness import metrics, page_style
+from experiments.harness.progress import Progress
 
 T = TypeVar("T")
 PAGE_FILE = "report.html"
@@ -38,6 +39,18 @@ class Picture(NamedTuple):
     caption: str | Html = ""
     wrong: bool = False
     groups: Mapping[str, str] = {}
+
+
+class Part(NamedTuple):
+    """A section that is yet to be made.
+
+    Attributes:
+      title: heading.
+      make: its blocks.
+    """
+
+    title: str
+    make: Callable[[], Sequence[Html]]
 
 
 class Section(NamedTuple):
@@ -178,15 +191,20 @@ def details(summary: Any, *blocks: Html) -> Html:
     return Html(f"<details><summary>{escaped(summary)}</summary>{inner}</details>")
 
 
-def made(title: str, make: Callable[[], Sequence[Html]]) -> Section:
-    """A section, or why it could not be made.
+def made(parts: Sequence[Part]) -> list[Section]:
+    """The sections, each with why it could not be made where it could not.
 
-    Args:
-      title: heading.
-      make: its blocks.
+    Says which one is being made: what draws many points takes seconds.
     """
-    found, told = attempted(title, make)
-    return Section(title, [paragraph(f"Not made: {told}")] if found is None else found)
+    sections = []
+    with Progress(len(parts), label="report", at_once=False) as progress:
+        for done, (title, make) in enumerate(parts):
+            progress.update(done, {"making": title})
+            found, told = attempted(title, make)
+            blocks = [paragraph(f"Not made: {told}")] if found is None else found
+            sections.append(Section(title, blocks))
+        progress.update(len(parts))
+    return sections
 
 
 def attempted(what: str, make: Callable[[], T]) -> tuple[T | None, str]:

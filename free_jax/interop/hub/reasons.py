@@ -26,7 +26,8 @@ def grouped(messages: Iterable[tuple[Card, str]]) -> list[str]:
     groups: dict[str, list[tuple[Card, str]]] = {}
     for card, message in messages:
         groups.setdefault(_alike(card, message), []).append((card, message))
-    return [_line(members) for members in sorted(groups.values(), key=len, reverse=True)]
+    commonest = sorted(groups.values(), key=len, reverse=True)
+    return [_line(members) for members in commonest]
 
 
 def left_out(cards: Sequence[Card]) -> list[str]:
