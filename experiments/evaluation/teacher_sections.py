@@ -35,7 +35,7 @@ def recovered(sample: Samples | None, sheet: epath.Path) -> Sequence[Html]:
       sheet: a picture of some, for a run of an earlier version that kept no sample.
     """
     if sample is None or not len(sample.images):
-        told = "Some of the images; rows are classes."
+        told = "Some of the images; rows are classes, the last may be dead leaves."
         found = sheet.exists()
         return [page.figure(pictures.file_uri(sheet), told)] if found else []
     shown, by = [], ["class", "teacher"] if any(sample.owners) else ["class"]
