@@ -116,6 +116,8 @@ def test_run_passes_config_and_workdir(config_file, dummy, capsys):
     [
         ((), "--config=FILE.py is required"),
         (("--config=nowhere.py",), "nowhere.py: no such file"),
+        (("--config=panl.py:smoke",), "did you mean experiments/configs/panel.py"),
+        (("--config=panel",), "did you mean experiments/configs/panel.py"),
         (("--config=CFG:smok",), "unknown variant 'smok'; did you mean 'smoke'?"),
         (("--config=CFG:seed=x",), "takes a value of type int"),
         (
