@@ -12,7 +12,7 @@ what a run would need, without running it:
 --workdir=DIR            where to write; the same command continues a stopped run
 --config.KEY=VALUE       overrides one key of the config, such as --config.seed=1,
                          "--config.eval.shots=(1,5)" or, where a function is named,
-                         "--config.panel.optimizer=adam(learning_rate=0.001)"
+                         "--config.distill.optimizer=adam(learning_rate=0.001)"
 --check                  looks at everything that the run needs, and at nothing else:
                          nothing is computed or written, and endpoints are asked what
                          they are only; exit status 2 and one line say what a run would
