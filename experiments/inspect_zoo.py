@@ -74,6 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(report.as_text(found.cards, found.notes, merged))
+    if any(card.guessed_preprocessing for card in used):
+        print("a run refuses guessed preprocessing unless --config.zoo.guess=True")
     return 0 if used else 2
 
 

@@ -1,7 +1,18 @@
-"""Runs one experiment: python experiments/run.py --config=FILE.py[:VARIANT] [...].
+r"""Runs one experiment: python experiments/run.py --config=FILE.py[:VARIANT] [...].
+
+From a folder of models to one few-shot learner; a minute's try, without any files; and
+what a run would need, without running it:
+
+  python experiments/run.py --config=experiments/configs/panel.py \
+      --workdir=runs/mine --config.zoo.path=MODELS
+  python experiments/run.py --config=experiments/configs/panel.py:smoke
+  python experiments/run.py --config=experiments/configs/panel.py \
+      --config.zoo.path=MODELS --check
 
 --workdir=DIR            where to write; the same command continues a stopped run
---config.KEY=VALUE       overrides one key of the config
+--config.KEY=VALUE       overrides one key of the config, such as --config.seed=1,
+                         "--config.eval.shots=(1,5)" or, where a function is named,
+                         "--config.distill.optimizer=adam(learning_rate=0.001)"
 --check                  looks at everything that the run needs, and at nothing else:
                          nothing is computed or written, and endpoints are asked what
                          they are only; exit status 2 and one line say what a run would
@@ -9,8 +20,9 @@
 --distributed=auto|on|off  several hosts; with --coordinator=HOST:PORT,
                          --num_processes=N, --process_id=I where no cluster tells them
 --compilation_cache=DIR|off
---help                   this; with --config=FILE.py also every key of that config, its
-                         value there, what may stand and what it does
+--help                   this, and the configs there are; with --config=FILE.py instead
+                         every key of that config, its value there, what may stand and
+                         what it does
 """
 
 import errno
@@ -30,7 +42,13 @@ if str(REPOSITORY) not in sys.path:
 
 import jax  # noqa: E402
 
-from experiments.harness import files, metrics, results, sections  # noqa: E402
+from experiments.harness import (  # noqa: E402
+    config_files,
+    files,
+    metrics,
+    results,
+    sections,
+)
 from experiments.inputs import command_line  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
@@ -93,6 +111,12 @@ def show_help(argv: Sequence[str]) -> int:
     """Says how this is called and, where a config is named, what its keys are."""
     print(__doc__)
     if not any(item.split("=")[0] in ("--config", "-config") for item in argv):
+        names = config_files.listed()
+        width = max(map(len, names), default=0)
+        print(
+            "Configs in experiments/configs; each file says more, and its variants:\n"
+        )
+        print("\n".join(f"  {name:<{width}}  {told}" for name, told in names.items()))
         return 0
     from experiments.methods import checks  # Methods: only where they are asked for.
 

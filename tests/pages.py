@@ -52,15 +52,28 @@ def anchors(text):
     return found
 
 
-def commands(text):
-    """The Python commands of a page, as lists of words; those in sentences too."""
+def code(text):
+    """What is typed: blocks, with folded lines as one, and code in sentences."""
     blocks = [code for _, kind, code in FENCE.findall(text) if kind in ("", "bash")]
     inline = re.findall(r"`([^`]*)`", FENCE.sub("", COMMENT.sub("", text)))
-    lines = []
-    for code in blocks:
-        code = re.sub(r"\\\n\s*", " ", code)
-        lines += re.split(r"\n|&&|;(?= )|'$", code)
-    lines += [re.sub(r"\s+", " ", code) for code in inline]
+    return [re.sub(r"\\\n\s*", " ", x) for x in blocks], inline
+
+
+def targets(text):
+    """What pages tell to make, in blocks and in sentences."""
+    blocks, inline = code(text)
+    lines = [line for block in blocks for line in re.split(r"\n|&&", block)] + inline
+    called = re.compile(r"\s*(?:\w+=\S+ +)*make +([^#]*)")
+    found = [called.match(line) for line in lines]
+    words = [word for match in found if match for word in match[1].split()]
+    return [word for word in words if "=" not in word and not word.startswith("-")]
+
+
+def commands(text):
+    """The Python commands of a page, as lists of words; those in sentences too."""
+    blocks, inline = code(text)
+    lines = [x for block in blocks for x in re.split(r"\n|&&|;(?= )|'$", block)]
+    lines += [re.sub(r"\s+", " ", x) for x in inline]
     found = []
     for line in lines:
         line = line.replace("'", "") if line.count("'") % 2 else line

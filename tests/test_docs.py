@@ -184,9 +184,26 @@ def test_configs_named_anywhere_exist():
 
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
+    known = set(re.findall(r"(?m)^([a-z]+(?:-[a-z]+)*):", makefile))
+    phony = re.search(r"(?m)^\.PHONY:(.*)$", makefile)
+    assert phony and set(phony[1].split()) == known
+    named = {page: set(pages.targets(text)) for page, text in PAGES.items()}
+    assert not {page: rest for page, found in named.items() if (rest := found - known)}
+    # What is looked for is found, in blocks and in sentences.
+    assert named["CONTRIBUTING.md"] >= {"test", "test-all", "lint", "types", "docs"}
+    assert set().union(*named.values()) >= known - {"clean"}
+    assert pages.targets("```\nA=1 make -j2 x # y\n```\nand `make z`") == ["x", "z"]
+
+
+def test_no_command_of_a_page_is_passed_over():
+    """A command that is written where `pages.commands` does not look is not tested."""
+    written = re.compile(r"(?<![\w/])python3? +((?:experiments|benchmarks)/\w+\.py)")
     for page, text in PAGES.items():
-        for target in re.findall(r"\bmake ([a-z]+(?:-[a-z]+)*)`", text):
-            assert re.search(rf"(?m)^{target}:", makefile), (page, target)
+        seen = [words[0] for words in pages.commands(text)]
+        typed = pages.COMMENT.sub("", text)
+        typed = re.sub(r"(?ms)^ *```(?:python|diff)\n.*?```", "", typed)
+        for file in written.findall(typed):
+            assert file in seen, (page, file)
 
 
 def results():

@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import pathlib
+import re
+import shlex
 import shutil
 
 import jax
@@ -16,7 +18,7 @@ from PIL import Image
 from experiments import inputs, pretrain_zoo, run, train
 from experiments.configs import variants
 from experiments.data import procedural
-from experiments.harness import files, loop, stopping
+from experiments.harness import config_files, files, loop, stopping
 from experiments.inputs import command_line
 from experiments.methods import base, checks, free
 from free_jax import (
@@ -195,6 +197,25 @@ def test_help_lists_every_key_of_a_config(name, capsys):
     assert all(any(key == s or key.startswith(f"{s}.") for s in said) for key in keys)
     assert "--config.seed=7" in told
     assert run.main(["run.py", "--help", "--config=nothing.py"]) == 2
+
+
+def test_help_lists_the_configs_and_commands_that_are_understood(capsys):
+    assert run.main(["run.py", "--help"]) == 0
+    told = capsys.readouterr().out
+    named = {line.split()[0] for line in told.splitlines() if line[:2] == "  "}
+    files_there = (config_files.REPOSITORY / "experiments/configs").glob("*.py")
+    for file in files_there:
+        assert (file.name in named) == ("def get_config(" in file.read_text())
+    assert all(config_files.listed().values())
+    lines = re.sub(r"\\\n\s*", " ", told)
+    shown = [shlex.split(x) for x in re.findall(r"(?m)^  python (.*)$", lines)]
+    assert len(shown) == 3
+    for _, *words in shown:
+        checks.validate(command_line.parse(["run.py", *words]).config)
+    for words in re.findall(r"--config\.[a-z.]+=[^\s\"]+", lines):
+        if "KEY" not in words:
+            panel = "--config=experiments/configs/panel.py"
+            command_line.parse(["run.py", panel, words.rstrip(",")])
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from experiments.harness import (
     results,
     stopping,
 )
+from experiments.harness import run as run_lib
 from experiments.harness import workdir as workdir_lib
 from experiments.harness.progress import Progress
 from free_jax.errors import InputError
@@ -116,6 +117,8 @@ def test_run_passes_config_and_workdir(config_file, dummy, capsys):
     [
         ((), "--config=FILE.py is required"),
         (("--config=nowhere.py",), "nowhere.py: no such file"),
+        (("--config=panl.py:smoke",), "did you mean experiments/configs/panel.py"),
+        (("--config=panel",), "did you mean experiments/configs/panel.py"),
         (("--config=CFG:smok",), "unknown variant 'smok'; did you mean 'smoke'?"),
         (("--config=CFG:seed=x",), "takes a value of type int"),
         (
@@ -246,6 +249,43 @@ def test_claim_refuses_a_second_run(tmp_path):
         workdir_lib.claim_workdir(tmp_path, {})
     claim.release()
     workdir_lib.claim_workdir(tmp_path, {}).release()
+
+
+def test_a_run_that_is_refused_leaves_no_workdir(tmp_path):
+    """Nor folders above it that were made for it; what was there before stays."""
+
+    def refused(folder, *files_left):
+        how = {"seed": 0, "place": lambda x: x, "map_tasks": map, "identity": {}}
+        with pytest.raises(InputError, match="no such path"):
+            with run_lib.opened(str(folder), **how):
+                assert (folder / "config.json").exists()
+                for name in files_left:
+                    (folder / name).write_text("x")
+                raise InputError("no such path")
+
+    refused(tmp_path / "runs" / "mine" / "seed0")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "runs").mkdir()
+    refused(tmp_path / "runs" / "mine")
+    assert not list((tmp_path / "runs").iterdir())
+    refused(tmp_path / "runs" / "mine", "result.json")
+    there = {".lock", "config.json", "format.json", "result.json"}
+    assert set(os.listdir(tmp_path / "runs" / "mine")) == there
+    (tmp_path / "given").mkdir()
+    refused(tmp_path / "given")
+    assert (tmp_path / "given" / "config.json").exists()
+
+
+def test_a_lock_of_a_folder_that_is_gone_is_none(tmp_path):
+    """Who waited for a claim that was withdrawn does not hold a removed file."""
+    folder = tmp_path / "run"
+    first = workdir_lib.claim_workdir(folder, {})
+    handle = os.open(folder / ".lock", os.O_RDWR)
+    first.withdraw()
+    assert not folder.exists() and not workdir_lib._is_file_of(handle, folder / ".lock")
+    os.close(handle)
+    workdir_lib.claim_workdir(folder, {}).release()
+    assert (folder / ".lock").exists()
 
 
 def test_claim_names_unusable_workdirs(tmp_path):

@@ -284,6 +284,33 @@ def test_reasons_are_one_but_for_the_name_of_the_model():
     ]
 
 
+def test_reasons_that_differ_in_numbers_are_one_and_the_commonest_comes_first():
+    words = ["is no model", *(f"{n} labels, {n + 1} outputs" for n in range(5, 8))]
+    cards = [hub.Card(f"{i}.pth", "checkpoint", why) for i, why in enumerate(words)]
+    first, second = left_out(cards)
+    assert first == (
+        "3 models (1.pth, 2.pth, 3.pth), alike but for names or numbers: 5 labels, 6 "
+        "outputs"
+    )
+    assert second.startswith("0.pth (checkpoint): is no model")
+
+
+def test_models_that_rest_on_guesses_are_counted_apart(tmp_path, capsys):
+    put(tmp_path, "a.safetensors")
+    put(tmp_path, "b.safetensors", hub_files.conv4_state(seed=1))
+    entry = {"size": 32, "mean": [0.5] * 3, "std": [0.25] * 3}
+    table(tmp_path, json.dumps({"a.safetensors": entry}))
+    assert inspect_zoo.main([str(tmp_path), "--cache_dir="]) == 0
+    out = capsys.readouterr().out
+    told = "2 of 2 models are used, 1 of them with guessed preprocessing (size, mean, "
+    assert told in out and "zoo.guess=True" in out.splitlines()[-1]
+    assert inspect_zoo.main([str(tmp_path), "--cache_dir=", "--no-guess"]) == 0
+    out = capsys.readouterr().out
+    assert out.endswith("1 of 2 models are used\n")
+    with pytest.warns(UserWarning, match="1 of 2 models are used; left out: b"):
+        hub.load_zoo(tmp_path, HubOptions(cache_dir=""))
+
+
 def test_a_folder_that_cannot_be_written_is_read(tmp_path):
     put(tmp_path, "a/m.safetensors")
     table(tmp_path)

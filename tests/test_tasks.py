@@ -113,6 +113,12 @@ def test_those_that_cannot_take_part_are_named():
     assert able.rows.tolist() == [2, 3, 4, 5]
     assert able.zoo.sources == ("5/0", "8/0", "8/1", "8/2")
     assert able.left_out == ("linear (3/0, 3/1): 3 classes, a task has 5",)
+    many = tasks.able(zoo(), 8).left_out  # A line for each reason.
+    assert len(many) == 2 and "5 classes" in many[1]
+    twice = Zoo((zoo().groups[0],) * 2 + zoo().groups[2:], zoo().class_names)
+    (line,) = tasks.able(twice, 5).left_out
+    assert line.startswith("linear (") and line.count("3 classes") == 1
+    assert "(4 teachers)" in line
     everyone = tasks.able(zoo(), 3)
     assert everyone.rows.tolist() == list(range(6)) and not everyone.left_out
     silent = dataclasses.replace(

@@ -14,14 +14,12 @@ _PLOTS = {
     "accuracy_and_cost.png": "Accuracy and all seconds, evaluation included",
     "recovery_time.png": "Seconds of recovery",
 }
+_ROWS = "rows are classes, or dead leaves (drawn, recovered from no teacher)"
 
 
 def results(result: Mapping[str, Any]) -> Sequence[Html]:
     """The table, a row a method."""
-    rows = [
-        {name: page.signed(cell) for name, cell in row.items()}
-        for row in map(comparison_report.formatted, result["rows"])
-    ]
+    rows = [_signed(comparison_report.formatted(row)) for row in result["rows"]]
     columns = tuple(dict.fromkeys(name for row in rows for name in row))
     told = (
         "Transductive figures, and inductive ones (ind.). An interval is that of all "
@@ -30,8 +28,12 @@ def results(result: Mapping[str, Any]) -> Sequence[Html]:
     found = [page.paragraph(told), page.table(rows, columns)]
     if by_place := comparison_places.formatted(result["rows"]):
         found.append(page.paragraph(comparison_places.TOLD))
-        found.append(page.table(by_place, tuple(by_place[0])))
+        found.append(page.table(list(map(_signed, by_place)), tuple(by_place[0])))
     return found
+
+
+def _signed(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: page.signed(cell) for name, cell in row.items()}
 
 
 def plots(folder: epath.Path) -> Sequence[Html]:
@@ -52,7 +54,7 @@ def pictures_of(folder: epath.Path) -> Sequence[Html]:
         sheets = [sheet for sheet in sheets if sheet.exists()]
         if sheets:
             uri = pictures.file_uri(sheets[0])
-            blocks.append(page.figure(uri, f"{method.name}: rows are classes"))
+            blocks.append(page.figure(uri, f"{method.name}: {_ROWS}"))
     return [page.figures(blocks)] if blocks else []
 
 

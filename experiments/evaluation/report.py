@@ -142,6 +142,7 @@ def write(
         print(line)
         text += f"\n{line}"
     if hosts.is_writer():
+        print("writing the model, pictures and what was spent ...", flush=True)
         files.write_text(run.path(TABLE_FILE), f"{title}\n\n{text}\n")
         model_io.save_model(
             run.path("model.npz"),

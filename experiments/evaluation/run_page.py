@@ -19,7 +19,7 @@ from experiments.evaluation import (
     teacher_sections,
 )
 from experiments.harness import chunks, files, metrics, page, workdir
-from experiments.harness.page import PAGE_FILE, Section, made
+from experiments.harness.page import PAGE_FILE, Part
 from free_jax import model_io
 
 _TABLE_FILE = "table.md"
@@ -36,6 +36,8 @@ def write(folder: epath.PathLike, sample: samples.Samples | None = None) -> bool
       Whether it was written; else one line has said why not.
     """
     path = epath.Path(folder)
+
+    print(f"making {PAGE_FILE}: tables, plots, pictures ...", flush=True)
 
     def put() -> bool:
         files.write_text(path / PAGE_FILE, _page(path, sample))
@@ -58,14 +60,15 @@ def _page(folder: epath.Path, sample: samples.Samples | None) -> str:
     title = table.read_text().partition("\n")[0] if table.exists() else ""
     about = [title, f"{os.fspath(folder)}"]
     if "rows" in result:
-        name, sections = "Comparison", _of_comparison(folder, result, keys)
+        name, parts = "Comparison", _of_comparison(folder, result, keys)
     elif "held_out_accuracy" in result:
-        name, sections = "Trained teachers", _of_teachers(folder, result, keys)
+        name, parts = "Trained teachers", _of_teachers(folder, result, keys)
         about[0] = f"mean held-out accuracy {100 * result['held_out_accuracy']:.1f} %"
     else:
         name = str(result.get("algorithm", "run"))
-        sections = _of_run(folder, result, keys, sample)
-    return page.page(f"Report: {name}", [line for line in about if line], sections)
+        parts = _of_run(folder, result, keys, sample)
+    lines = [line for line in about if line]
+    return page.page(f"Report: {name}", lines, page.made(parts))
 
 
 def _of_run(
@@ -73,7 +76,7 @@ def _of_run(
     result: dict[str, Any],
     keys: dict[str, Any],
     sample: samples.Samples | None,
-) -> Sequence[Section]:
+) -> Sequence[Part]:
     rows = metrics.read_rows(folder / metrics.METRICS_FILE)
     sample = sample or samples.read(folder)
     trust = _json(folder / "teachers.json")
@@ -84,22 +87,22 @@ def _of_run(
     untold = " ".join(table.read_text().splitlines()[1:]).strip()
     asking = chunks.seconds_spent(folder, "described")
     return [
-        made("Results", lambda: run_sections.results(result, trust, untold)),
-        made("Training", lambda: run_sections.training(result, rows)),
-        made(
+        Part("Results", lambda: run_sections.results(result, trust, untold)),
+        Part("Training", lambda: run_sections.training(result, rows)),
+        Part(
             "Recovered images",
             lambda: teacher_sections.recovered(sample, folder / "recovered.png"),
         ),
-        made(
+        Part(
             "Teachers, and how far they were believed" if trust else "Teachers",
             lambda: teacher_sections.trusted(notes.get("teachers", ()), trust, result),
         ),
-        made(
+        Part(
             "How differently teachers see the same images",
             lambda: teacher_sections.differences(sample),
         ),
-        made("Cost", lambda: run_sections.costs(result, asking)),
-        made(
+        Part("Cost", lambda: run_sections.costs(result, asking)),
+        Part(
             "Config, versions, and how to go on",
             lambda: run_sections.going_on(
                 os.fspath(folder), result, keys, model=model.exists()
@@ -110,13 +113,13 @@ def _of_run(
 
 def _of_comparison(
     folder: epath.Path, result: dict[str, Any], keys: dict[str, Any]
-) -> Sequence[Section]:
+) -> Sequence[Part]:
     return [
-        made("Results", lambda: comparison_sections.results(result)),
-        made("Training", lambda: comparison_sections.plots(folder)),
-        made("Recovered images", lambda: comparison_sections.pictures_of(folder)),
-        made("Cells", lambda: comparison_sections.cells(folder)),
-        made(
+        Part("Results", lambda: comparison_sections.results(result)),
+        Part("Training", lambda: comparison_sections.plots(folder)),
+        Part("Recovered images", lambda: comparison_sections.pictures_of(folder)),
+        Part("Cells", lambda: comparison_sections.cells(folder)),
+        Part(
             "Config, versions, and how to go on",
             lambda: run_sections.going_on(os.fspath(folder), result, keys, model=False),
         ),
@@ -125,12 +128,12 @@ def _of_comparison(
 
 def _of_teachers(
     folder: epath.Path, result: dict[str, Any], keys: dict[str, Any]
-) -> Sequence[Section]:
+) -> Sequence[Part]:
     rows = result["teachers"]
     columns = tuple(rows[0]) if rows else ()
     return [
-        made("Teachers", lambda: [page.table(rows, columns)]),
-        made(
+        Part("Teachers", lambda: [page.table(rows, columns)]),
+        Part(
             "Config, versions, and how to go on",
             lambda: run_sections.going_on(os.fspath(folder), result, keys, model=False),
         ),

@@ -37,7 +37,7 @@ def results(
             rows.append(dict(zip(columns, (name, number, *both), strict=True)))
             if place == 0 and "skipped" not in cells[str(number)]:
                 first = next((text for text in both if text != "-"), "-")
-                tiles.append((f"{first} %", f"{name}, {number}-shot"))
+                tiles.append((f"{first} %", f"{number}-shot, {name}"))
     if weights := trust.get("weights"):
         believed = sum(weight > 0 for weight in weights)
         tiles.append((f"{believed} of {len(weights)}", "teachers believed"))

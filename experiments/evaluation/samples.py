@@ -201,6 +201,11 @@ def keep(run: Run, zoo: Zoo, bank: ImageBank, *, asking: bool) -> None:
         rows = _spread(zoo.num_teachers, _MOST_TEACHERS)
         if len(seen):
             some = zoo_lib.select(zoo, rows)
+            print(
+                f"asking {len(rows)} teachers about {len(seen)} images for the report; "
+                f"compiles {len(some.groups)} network(s) ...",
+                flush=True,
+            )
             told = panel.ask_zoo(some, sample.images[seen], map_tasks=run.map_tasks)
             sample = _answered(sample, names, seen, rows, told)
     if hosts.is_writer():

@@ -35,7 +35,7 @@ def recovered(sample: Samples | None, sheet: epath.Path) -> Sequence[Html]:
       sheet: a picture of some, for a run of an earlier version that kept no sample.
     """
     if sample is None or not len(sample.images):
-        told = "Some of the images; rows are classes."
+        told = "Some of the images; rows are classes, the last may be dead leaves."
         found = sheet.exists()
         return [page.figure(pictures.file_uri(sheet), told)] if found else []
     shown, by = [], ["class", "teacher"] if any(sample.owners) else ["class"]
@@ -43,20 +43,30 @@ def recovered(sample: Samples | None, sheet: epath.Path) -> Sequence[Html]:
     for image, known, owner in each:
         groups = {
             "class": known or "dead leaves: of no class",
-            "teacher": owner or "of no teacher",
+            "teacher": owner or ("not noted" if known else "dead leaves: of none"),
         }
         told = [known or "dead leaves", *([short(owner)] if owner else [])]
         # Of classes alone, the heading says it.
         told = page.lines(*told) if len(by) > 1 else ""
         uri = pictures.array_uri(image)
         shown.append(page.Picture(uri, told, groups=groups))
+    return [page.paragraph(counted(sample)), page.gallery(shown, by)]
+
+
+def counted(sample: Samples) -> str:
+    """How many of the images were recovered from teachers, and how many drawn."""
     side = "x".join(map(str, sample.images.shape[1:3]))
-    both = " and teacher" if len(by) > 1 else ""
-    about = (
-        f"{len(shown)} images of {side} pixels, of every class{both} about equally "
-        "many. No teacher's data was seen. A click shows one larger."
-    )
-    return [page.paragraph(about), page.gallery(shown, by)]
+    turns = "classes and teachers" if any(sample.owners) else "classes"
+    made = sum(map(bool, sample.classes))
+    drawn = len(sample.classes) - made
+    told = []
+    if made:
+        told.append(f"{made} recovered images of {side} pixels, of {turns} in turn")
+    if drawn:
+        what = "dead leaf" if drawn == 1 else "dead leaves"
+        told.append(f"{drawn} {what} (drawn at random, recovered from no teacher)")
+    shown = ", and ".join(told)
+    return f"{shown}. No teacher's data was seen. A click shows one larger."
 
 
 def trusted(

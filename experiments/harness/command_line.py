@@ -13,11 +13,11 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from experiments.harness import files, sections
+from experiments.harness import config_files, files, sections
+from experiments.harness.config_files import REPOSITORY as REPOSITORY
 from experiments.harness.former import Names
 from free_jax.errors import InputError
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 OVERRIDE = re.compile(r"--?(?:no)?config\.([^=]+)")
 
 
@@ -176,23 +176,8 @@ def _take_config(argv: list[str]) -> tuple[list[str], str]:
             spec = argv[i + 1]
         file, colon, variant = spec.partition(":")
         rest = argv[:i] + argv[i + 1 + (not equals) :]
-        return rest, f"{_locate(file)}{colon}{variant}"
-    raise InputError(f"--config=FILE.py is required; {_known_configs()}")
-
-
-def _locate(file: str) -> pathlib.Path:
-    for candidate in (pathlib.Path(file), REPOSITORY / file):
-        if file and candidate.is_file():
-            return candidate.resolve()
-    raise InputError(f"--config={file}: no such file; {_known_configs()}")
-
-
-def _known_configs() -> str:
-    folder = REPOSITORY / "experiments" / "configs"
-    names = [p.name for p in folder.glob("*.py") if not p.stem.startswith("_")]
-    shared = {"common.py", "variants.py"}
-    found = ", ".join(sorted(set(names) - shared)) or "none"
-    return f"configs in experiments/configs: {found}"
+        return rest, f"{config_files.locate(file)}{colon}{variant}"
+    raise InputError(f"--config=FILE.py is required; {config_files.known()}")
 
 
 def _known_keys(config: Any) -> tuple[set[str], set[str]]:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 from experiments.harness import metrics, page_style
+from experiments.harness.progress import Progress
 
 T = TypeVar("T")
 PAGE_FILE = "report.html"
@@ -40,6 +41,18 @@ class Picture(NamedTuple):
     groups: Mapping[str, str] = {}
 
 
+class Part(NamedTuple):
+    """A section that is yet to be made.
+
+    Attributes:
+      title: heading.
+      make: its blocks.
+    """
+
+    title: str
+    make: Callable[[], Sequence[Html]]
+
+
 class Section(NamedTuple):
     """A titled part of a page.
 
@@ -61,6 +74,28 @@ def escaped(value: Any) -> Html:
     return Html(html.escape("" if value is None else str(value)))
 
 
+# Where a name of many parts may go on in the next line: after a separator, and before
+# a capital letter.
+_LONG, _LONG_IN_TABLES = re.compile(r"\S{10,}"), re.compile(r"\S{33,}")
+_PARTS = re.compile(r"(?<=[/\\_.,:;=|@])(?=[^/\\_.,:;=|@])|(?<=[a-z])(?=[A-Z])")
+
+
+def flowing(value: Any, long: re.Pattern[str] = _LONG) -> Html:
+    """Any value as text whose long names may be broken, between their parts.
+
+    >>> flowing("mini_imagenet of zoo/conv4.npz")
+    'mini_<wbr>imagenet of zoo/<wbr>conv4.<wbr>npz'
+    """
+    if isinstance(value, Html):
+        return value
+    text, found, end = html.unescape(escaped(value)), [], 0
+    for word in long.finditer(text):
+        found.append(html.escape(text[end : word.start()]))
+        found.append("<wbr>".join(map(html.escape, _PARTS.split(word[0]))))
+        end = word.end()
+    return Html("".join([*found, html.escape(text[end:])]))
+
+
 def signed(value: Any) -> Any:
     """Text as a terminal has it, with a proper sign before an interval."""
     return (
@@ -70,32 +105,32 @@ def signed(value: Any) -> Any:
 
 def lines(*values: Any) -> Html:
     """Values under one another."""
-    return Html("<br>".join(map(escaped, values)))
+    return Html("<br>".join(map(flowing, values)))
 
 
 def paragraph(text: Any) -> Html:
     """A paragraph."""
-    return Html(f"<p>{escaped(text)}</p>")
+    return Html(f"<p>{flowing(text)}</p>")
 
 
 def heading(text: Any) -> Html:
     """A heading within a section."""
-    return Html(f"<h3>{escaped(text)}</h3>")
+    return Html(f"<h3>{flowing(text)}</h3>")
 
 
 def items(texts: Iterable[Any]) -> Html:
     """A list."""
-    return Html(f"<ul>{''.join(f'<li>{escaped(text)}</li>' for text in texts)}</ul>")
+    return Html(f"<ul>{''.join(f'<li>{flowing(text)}</li>' for text in texts)}</ul>")
 
 
 def code(text: str) -> Html:
     """Text as it is typed or read by a machine."""
-    return Html(f"<pre>{escaped(text)}</pre>")
+    return Html(f"<pre>{flowing(text)}</pre>")
 
 
 def link(target: str, text: Any) -> Html:
     """A link to a file beside the page."""
-    return Html(f'<a href="{html.escape(target)}">{escaped(text)}</a>')
+    return Html(f'<a href="{html.escape(target)}">{flowing(text)}</a>')
 
 
 def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Html:
@@ -110,7 +145,9 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Html:
     def line(cells: Iterable[Any], tag: str) -> str:
         sides = (' class="number"' if side else "" for side in right)
         pairs = zip(cells, sides, strict=True)
-        text = "".join(f"<{tag}{side}>{escaped(x)}</{tag}>" for x, side in pairs)
+        text = "".join(
+            f"<{tag}{side}>{flowing(x, _LONG_IN_TABLES)}</{tag}>" for x, side in pairs
+        )
         return f"<tr>{text}</tr>"
 
     body = "".join(line((row.get(c) for c in columns), "td") for row in rows)
@@ -126,7 +163,7 @@ def _is_numeric(cells: Sequence[Any]) -> bool:
 def tiles(values: Sequence[tuple[Any, Any]]) -> Html:
     """The few numbers that matter most, each over what it is."""
     shown = "".join(
-        f"<div><b>{escaped(value)}</b><span>{escaped(what)}</span></div>"
+        f"<div><b>{flowing(value)}</b><span>{flowing(what)}</span></div>"
         for value, what in values
     )
     return Html(f'<div class="tiles">{shown}</div>')
@@ -134,7 +171,7 @@ def tiles(values: Sequence[tuple[Any, Any]]) -> Html:
 
 def figure(uri: str, caption: Any = "") -> Html:
     """A drawing as wide as the page, such as a plot; larger on a click."""
-    text = f"<figcaption>{escaped(caption)}</figcaption>" if caption else ""
+    text = f"<figcaption>{flowing(caption)}</figcaption>" if caption else ""
     return Html(f'<figure class="plot">{_image(uri, caption)}{text}</figure>')
 
 
@@ -161,32 +198,38 @@ def gallery(pictures: Sequence[Picture], by: Sequence[str] = ()) -> Html:
 def _small(picture: Picture, by: Sequence[str]) -> str:
     kind = ' class="wrong"' if picture.wrong else ""
     known = [f'data-g{n}="{escaped(picture.groups[g])}"' for n, g in enumerate(by)]
-    caption = escaped(picture.caption)
+    caption = flowing(picture.caption)
     caption = f"<figcaption>{caption}</figcaption>" if caption else ""
     image = _image(picture.uri, picture.caption or ", ".join(picture.groups.values()))
     return f"<figure{kind} {' '.join(known)}>{image}{caption}</figure>"
 
 
 def _image(uri: str, caption: Any) -> str:
-    text = re.sub(r"<[^>]*>", " ", escaped(caption))
+    text = escaped(caption).replace("<wbr>", "")
+    text = re.sub(r"<[^>]*>", " ", text)
     return f'<img src="{html.escape(uri)}" alt="{text}" tabindex="0" role="button">'
 
 
 def details(summary: Any, *blocks: Html) -> Html:
     """Blocks that are shown on a click."""
     inner = "".join(blocks)
-    return Html(f"<details><summary>{escaped(summary)}</summary>{inner}</details>")
+    return Html(f"<details><summary>{flowing(summary)}</summary>{inner}</details>")
 
 
-def made(title: str, make: Callable[[], Sequence[Html]]) -> Section:
-    """A section, or why it could not be made.
+def made(parts: Sequence[Part]) -> list[Section]:
+    """The sections, each with why it could not be made where it could not.
 
-    Args:
-      title: heading.
-      make: its blocks.
+    Says which one is being made: what draws many points takes seconds.
     """
-    found, told = attempted(title, make)
-    return Section(title, [paragraph(f"Not made: {told}")] if found is None else found)
+    sections = []
+    with Progress(len(parts), label="report", at_once=False) as progress:
+        for done, (title, make) in enumerate(parts):
+            progress.update(done, {"making": title})
+            found, told = attempted(title, make)
+            blocks = [paragraph(f"Not made: {told}")] if found is None else found
+            sections.append(Section(title, blocks))
+        progress.update(len(parts))
+    return sections
 
 
 def attempted(what: str, make: Callable[[], T]) -> tuple[T | None, str]:
@@ -224,14 +267,14 @@ def page(title: str, about: Sequence[Any], sections: Sequence[Section]) -> str:
         # Else a browser asks the folder's server for one.
         '<link rel="icon" href="data:,">',
         f"<title>{escaped(title)}</title><style>{page_style.STYLE}</style></head>",
-        f"<body><header><h1>{escaped(title)}</h1>",
+        f"<body><header><h1>{flowing(title)}</h1>",
         *map(paragraph, about),
         f"<nav>{contents}</nav></header><main>"
         if len(shown) > 1
         else "</header><main>",
     ]
     for place, section in zip(places, shown, strict=True):
-        parts.append(f'<section id="{place}"><h2>{escaped(section.title)}</h2>')
+        parts.append(f'<section id="{place}"><h2>{flowing(section.title)}</h2>')
         parts += [*section.blocks, "</section>"]
     script = f"<script>{page_style.SCRIPT}</script>"
     return "\n".join([*parts, f"</main>{script}</body></html>\n"])

@@ -12,9 +12,8 @@ header { padding-top: 1.5rem }
 h1 { font-size: 1.6rem; line-height: 1.2; margin: 0 0 .5rem }
 h2 { font-size: 1.2rem; margin: 0 0 .6rem }
 h3 { font-size: 1rem; margin: 1.2rem 0 .4rem }
-p, li, figcaption, summary { overflow-wrap: anywhere }
-/* A word is never split where a table can scroll. */
-td, th { overflow-wrap: break-word }
+/* Long names have places to break at; elsewhere a word is split as the last resort. */
+h1, h2, h3, h4, p, li, figcaption, summary, td, th { overflow-wrap: break-word }
 p { margin: .4rem 0; max-width: 60rem }
 header p { color: var(--soft) }
 nav { display: flex; flex-wrap: wrap; gap: .3rem .9rem; padding: .6rem 0;
@@ -36,10 +35,10 @@ th { color: var(--soft); font-weight: 600; position: sticky; top: 0;
 .tiles b { display: block; font-size: 1.25rem; font-weight: 600; line-height: 1.4;
   font-variant-numeric: tabular-nums }
 .tiles span { display: block; font-size: .8rem; line-height: 1.3;
-  color: var(--soft); overflow-wrap: anywhere }
+  color: var(--soft); overflow-wrap: break-word }
 .number { text-align: right; white-space: nowrap }
 pre { background: var(--back); border: 1px solid var(--line); border-radius: 6px;
-  padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: anywhere;
+  padding: .6rem .8rem; white-space: pre-wrap; overflow-wrap: break-word;
   font-size: .85em; margin: .4rem 0 }
 details { margin: .4rem 0 }
 summary { cursor: pointer; color: var(--accent) }

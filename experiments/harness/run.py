@@ -12,6 +12,7 @@ from etils import epath
 from experiments.harness import chunks, stopping, workdir
 from experiments.harness.contents import NOTHING, Contents
 from free_jax import keys
+from free_jax.errors import InputError
 from free_jax.jobs import Job
 
 
@@ -123,10 +124,10 @@ def opened(
             contents=contents,
             upgrade=upgrade,
             redrawn=redrawn,
-        ),
+        ) as claim,
         stopping.StopRequest() as stop,
     ):
-        yield Run(
+        found = Run(
             folder,
             seed,
             place,
@@ -138,3 +139,8 @@ def opened(
             upgrade,
             work,
         )
+        try:
+            yield found
+        except InputError:  # A run that is refused leaves nothing behind.
+            claim.withdraw()
+            raise

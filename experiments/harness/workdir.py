@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -23,6 +23,9 @@ CONFIG_FILE = "config.json"
 LOCK_FILE = ".lock"
 FORMAT_FILE = "format.json"
 
+# What a claim writes.
+_OURS = {CONFIG_FILE, LOCK_FILE, FORMAT_FILE}
+
 # How a run's random keys come from its seed: 1 numbered them, 2 names them.
 KEYS = 2
 # What a finished run of other keys would train on for.
@@ -36,15 +39,28 @@ class Claim:
     killed run never leaves a stale one.
     """
 
-    def __init__(self, path: epath.Path, handle: int | None):
+    def __init__(
+        self, path: epath.Path, handle: int | None, made: Sequence[epath.Path] = ()
+    ):
         self.path = path
-        self._handle = handle
+        self._handle, self._made = handle, made
 
     def release(self) -> None:
         """Lets another process claim the directory; calling it twice is harmless."""
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
+
+    def withdraw(self) -> None:
+        """Takes back what the claim made, if nothing else was written there since."""
+        there = {child.name for child in self.path.iterdir()} if self._made else set()
+        if self._made and there <= _OURS:
+            for name in there:
+                (self.path / name).unlink()
+            with contextlib.suppress(OSError):  # Another has written there meanwhile.
+                for folder in self._made:
+                    folder.rmdir()
+        self.release()
 
     def __enter__(self) -> "Claim":
         return self
@@ -109,10 +125,12 @@ def claim_workdir(
     )
 
     def claim() -> Claim:
+        local = "://" not in os.fspath(path)
         with _clear_os_errors(path):
+            made = _missing(path) if local else ()
             path.mkdir(parents=True, exist_ok=True)
-            handle = None if "://" in os.fspath(path) else _lock(path)
-        claim = Claim(path, handle)
+            handle = _lock(path) if local else None
+        claim = Claim(path, handle, made)
         try:
             with _clear_os_errors(path):
                 record = compare()
@@ -120,11 +138,16 @@ def claim_workdir(
                 if "moving" not in record:  # Else when it is known to be the same.
                     files.write_json(path / CONFIG_FILE, config)
         except BaseException:
-            claim.release()
+            claim.withdraw()
             raise
         return claim
 
     return hosts.first_only(claim) or Claim(path, None)
+
+
+def _missing(path: epath.Path) -> list[epath.Path]:
+    """The folders that have yet to be made for it, the innermost first."""
+    return [each for each in (path, *path.parents) if not each.exists()]
 
 
 def check_workdir(workdir: epath.PathLike, config: Any, **options: Any) -> str:
@@ -289,10 +312,19 @@ def _lock(path: epath.Path, *, note: bool = True) -> int:
             f"workdir {path} is in use by another run (process {owner or 'unknown'}); "
             "wait for it to end, stop it, or use another --workdir"
         ) from None
+    if note and not _is_file_of(handle, path / LOCK_FILE):
+        # Who had it was refused, and has taken back folder and lock meanwhile.
+        os.close(handle)
+        path.mkdir(parents=True, exist_ok=True)
+        return _lock(path)
     if note:
         os.ftruncate(handle, 0)
         os.write(handle, str(os.getpid()).encode())
     return handle
+
+
+def _is_file_of(handle: int, file: epath.Path) -> bool:
+    return file.exists() and os.path.samestat(os.fstat(handle), os.stat(file))
 
 
 def _config_before(path: epath.Path) -> Any:
@@ -300,8 +332,7 @@ def _config_before(path: epath.Path) -> Any:
     file = path / CONFIG_FILE
     if not file.exists():
         return None
-    ours = {CONFIG_FILE, LOCK_FILE, FORMAT_FILE}
-    if {child.name for child in path.iterdir()} <= ours:
+    if {child.name for child in path.iterdir()} <= _OURS:
         # It failed before it computed anything, perhaps for a mistyped path: the
         # corrected command may go on here.
         return None

@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, cast
 
+from etils import epath
+
 from experiments import inputs
 from experiments.harness.method import Method
 from experiments.harness.run import Run
@@ -152,6 +154,13 @@ def check_untrained(config: Settings, zoo: zoo_lib.Zoo | None, run: Run) -> None
     """
     recovery = getattr(config, "recover", None)
     if isinstance(recovery, Recovery):
+        for key in ("reuse", "against"):
+            folder = getattr(recovery, key)
+            if folder and not epath.Path(folder).is_dir():
+                raise InputError(
+                    f"config.recover.{key}={folder}: no such folder; give the workdir "
+                    "of a panel run"
+                )
         anew = recovery._replace(reuse="", against="")
         config = cast(Any, config)._replace(recover=anew)
     # What is kept in the run's own folder is not of them either.

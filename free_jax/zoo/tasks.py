@@ -14,7 +14,7 @@ Example::
 """
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -156,7 +156,7 @@ class Able(NamedTuple):
     Attributes:
       zoo: of them alone, over the classes of the whole zoo.
       rows: [t] their numbers in the whole zoo, increasing.
-      left_out: a line each on those of a network that cannot take part, and why.
+      left_out: a line for each reason why some cannot take part, and who they are.
     """
 
     zoo: Zoo
@@ -173,9 +173,10 @@ def able(zoo: Zoo, way: int, needs: Collection[str] = ()) -> Able:
       needs: of `network.GIVES`.
 
     Raises:
-      InputError: none can take part; says why of each network.
+      InputError: none can take part; says why.
     """
-    rows, left_out, first = [], [], 0
+    rows, first = [], 0
+    reasons: dict[str, list[tuple[str, Sequence[str]]]] = {}
     for group in zoo.groups:
         network, last = group.network, first + group.num_teachers
         lacking = sorted(set(needs) - network.gives)
@@ -185,14 +186,23 @@ def able(zoo: Zoo, way: int, needs: Collection[str] = ()) -> Able:
         elif lacking:
             why = f"no {' and no '.join(lacking)}"
         if why:
-            names = list(zoo.sources[first:last])
-            more = f", ... ({len(names)} teachers)" if len(names) > 3 else ""
-            left_out.append(f"{network.name} ({', '.join(names[:3])}{more}): {why}")
+            named = (network.name, zoo.sources[first:last])
+            reasons.setdefault(why, []).append(named)
         else:
             rows.append(np.arange(first, last))
         first = last
+    left_out = [f"{_named(groups)}: {why}" for why, groups in reasons.items()]
     if not rows:
         raise InputError(f"no teacher can take part: {'; '.join(left_out)}")
     index = np.concatenate(rows)
     kept = zoo if not left_out else select(zoo, index)
     return Able(kept, index, tuple(left_out))
+
+
+def _named(groups: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A few networks and teachers, and how many there are."""
+    networks = list(dict.fromkeys(network for network, _ in groups))
+    names = [name for _, sources in groups for name in sources]
+    more = f", ... ({len(names)} teachers)" if len(names) > 3 else ""
+    kinds = f" and {len(networks) - 3} more networks" if len(networks) > 3 else ""
+    return f"{', '.join(networks[:3])}{kinds} ({', '.join(names[:3])}{more})"

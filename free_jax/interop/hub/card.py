@@ -75,3 +75,8 @@ class Card(NamedTuple):
     def guessed(self) -> tuple[str, ...]:
         """Fields that no file and no table says."""
         return tuple(k for k, source in self.sources.items() if source == "guessed")
+
+    @property
+    def guessed_preprocessing(self) -> tuple[str, ...]:
+        """Those of `guessed` that say how a photograph becomes the network's input."""
+        return tuple(k for k in self.guessed if k in Preprocessing._fields)

@@ -7,7 +7,7 @@ from typing import Any
 from free_jax import zoo as zoo_lib
 from free_jax.interop.hub.folder import survey, zoo_of
 from free_jax.interop.hub.options import HubOptions
-from free_jax.interop.hub.reasons import left_out
+from free_jax.interop.hub.reasons import counted, left_out
 
 
 def load_zoo(path: Any, options: HubOptions = HubOptions()) -> zoo_lib.Zoo:
@@ -30,8 +30,7 @@ def load_zoo(path: Any, options: HubOptions = HubOptions()) -> zoo_lib.Zoo:
         reasons = left_out(found.cards)
         if reasons:
             warnings.warn(
-                f"{local}: {zoo.num_teachers} of {len(found.cards)} models are used; "
-                f"left out: {'; '.join(reasons)}",
+                f"{local}: {counted(found.cards)}; left out: {'; '.join(reasons)}",
                 stacklevel=2,
             )
         return zoo

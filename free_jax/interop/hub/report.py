@@ -9,7 +9,7 @@ from free_jax.interop.hub.card import Card
 from free_jax.interop.hub.facts import GUESSED
 from free_jax.interop.hub.names import legible
 from free_jax.interop.hub.preprocessing import Preprocessing
-from free_jax.interop.hub.reasons import grouped, left_out
+from free_jax.interop.hub.reasons import counted, grouped, left_out
 
 _DIGITS = 6
 # Classes of several models that are listed.
@@ -45,6 +45,7 @@ def card_dict(card: Card) -> dict[str, Any]:
         "std": None if seen is None else _rounded(seen.std),
         "preprocessing": None if seen is None else _steps(seen),
         "sources": dict(card.sources),
+        "guessed": list(card.guessed),
         "accuracy": card.accuracy if math.isfinite(card.accuracy) else None,
         "licence": card.licence or None,
         "network_difference": _figure(card.network_difference),
@@ -126,8 +127,7 @@ def as_text(
     if by_id:
         lines += [f"{by_id} classes are known by ids that files of one folder share"]
     lines += [legible(note, 300) for note in notes]
-    used = sum(card.used for card in cards)
-    lines += [f"{used} of {len(cards)} models are used"]
+    lines += [counted(cards)]
     return "\n".join(lines)
 
 
