@@ -16,6 +16,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from free_jax import parallel
+from free_jax.rows import in_files
 from free_jax.types import PyTree
 
 
@@ -98,7 +99,11 @@ class Split(NamedTuple):
 
 
 def in_parts(rows: PyTree, count: int) -> PyTree:
-    """Host arrays [n, ...] as [count, m, ...]; what is missing repeats the last row.
+    """Arrays [n, ...] on the host as [count, m, ...]; the last row fills the rest.
+
+    Args:
+      rows: in memory or in files.
+      count: of parts.
 
     >>> in_parts(np.arange(5), 2).tolist()
     [[0, 1, 2], [3, 4, 4]]
@@ -107,7 +112,7 @@ def in_parts(rows: PyTree, count: int) -> PyTree:
     def one(x: Any) -> np.ndarray:
         size = -(-len(x) // count)
         index = np.minimum(np.arange(count * size), len(x) - 1)
-        x = np.asarray(x[index])
+        x = (x if in_files(x) else np.asarray(x))[index]
         return x.reshape(count, size, *x.shape[1:])
 
     return jax.tree.map(one, rows)

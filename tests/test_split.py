@@ -10,10 +10,12 @@ import pytest
 import toy
 
 from free_jax import make_mesh, panel
+from free_jax import zoo as zoo_lib
 from free_jax.panel import split_heads
+from free_jax.panel.describe import describe_parts, describer
 from free_jax.panel.described import Described
 from free_jax.panel.distill_options import DistillOptions
-from free_jax.split import Split
+from free_jax.split import Split, in_parts
 
 # The types that are sent, and how.
 COLLECTIVE = (
@@ -122,3 +124,56 @@ def test_split_heads_are_trained_as_on_one_device(task, zoo, equal, mix):
         (state.variables["params"]["head"], momentum, batch.logits)
     ):
         assert leaf.addressable_shards[0].data.nbytes * zoo == leaf.nbytes
+
+
+@needs_four
+@pytest.mark.parametrize(("task", "zoo"), [(2, 2), (1, 4)])
+def test_split_teachers_answer_as_on_one_device(task, zoo):
+    """Five of one network and three of another, in parts that do not divide them."""
+    split = split_of(task, zoo)
+    wider = dataclasses.replace(toy.tiny(width=5), num_classes=4)
+    teachers = toy.random_teachers(toy.TINY, 5), toy.random_teachers(wider, 3)
+    groups = [
+        zoo_lib.ZooGroup(network, stack, np.ones(len(stack.class_ids)))
+        for network, stack in zip((toy.TINY, wider), teachers, strict=True)
+    ]
+    names = tuple(map(str, range(toy.CLASSES)))
+    everyone = zoo_lib.Zoo(tuple(groups), names)
+    images = described(EQUAL).images
+    # The last chunk, and the last batch of each, are padded.
+    asked = panel.ask_zoo(everyone, images, chunk=9, at_once=5, split=split)
+    wanted = panel.ask_zoo(everyone, images, chunk=9, at_once=5)
+    np.testing.assert_allclose(asked.logits, wanted.logits, rtol=1e-5, atol=1e-5)
+
+    stacks = split.put(in_parts(teachers[0], zoo))
+    for leaf in jax.tree.leaves(stacks):
+        assert leaf.addressable_shards[0].data.nbytes * zoo == leaf.nbytes
+    one = describer((toy.TINY,), output="logits", map_tasks=split.map_tasks)
+    lowered = jax.jit(describe_parts(one, split)).lower(stacks, images[:5])
+    sent = re.findall(COLLECTIVE, lowered.compile(compiler_options=FAST).as_text())
+    # Devices of one part tell each other what its teachers say; parts do not.
+    size = -(-5 // zoo)
+    assert [name for _, name in sent] == ["all-reduce"] * (task > 1)
+    assert all(f"f32[{size + size % task},5,3]" in types for types, _ in sent)
+
+
+@needs_four
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("there are 3 teachers; make it at most as long", {}),
+        ("heads='class' are shared; use 'teacher'", {"heads": "class"}),
+        ("similarity compares all teachers' answers; set it to 0", {"similarity": 1.0}),
+        ("some teachers were asked about each image; ask all", {"some": True}),
+    ],
+)
+def test_what_cannot_be_split_is_refused(message, change):
+    columns = panel.equal_columns(4 if change else 3, 3)
+    student = dataclasses.replace(toy.TINY, num_classes=int(columns[-1]))
+    some = change.pop("some", False)
+    options = DistillOptions()._replace(**change)
+    ids = np.zeros(columns[-1], int)
+    with pytest.raises(ValueError, match=message):
+        panel.distillation(
+            student, columns, options, 3, class_ids=ids, some=some, split=split_of(1, 4)
+        )

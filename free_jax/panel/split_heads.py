@@ -60,7 +60,7 @@ def layout(columns: Int[np.ndarray, " t_plus_1"], count: int) -> Layout:
     """Teachers in parts of about equally many outputs, the largest shared out first.
 
     >>> layout(np.asarray([0, 2, 9, 12, 15, 20]), 2).teachers.tolist()
-    [[0, 1, -1], [2, 3, 4]]
+    [[1, 3, -1], [0, 2, 4]]
 
     Args:
       columns: of the teachers' outputs.
