@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import re
 
 import jax
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import toy
 
+from experiments import run
+from experiments.harness import stopping
 from free_jax import make_mesh, panel
 from free_jax import zoo as zoo_lib
 from free_jax.panel import split_heads
@@ -177,3 +180,71 @@ def test_what_cannot_be_split_is_refused(message, change):
         panel.distillation(
             student, columns, options, 3, class_ids=ids, some=some, split=split_of(1, 4)
         )
+
+
+FREE = "free_cifar_fs_5w1s.py:smoke"
+TEACHERS = "pretrain_cifar_fs_conv4.py:smoke"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("panel.py", "mesh {'task': 1, 'zoo': 3} does not fit 8 devices"),
+        (FREE, "free has no heads to split (only panel has); leave it at 1"),
+        (TEACHERS, "training teachers has no heads to split; leave it at 1"),
+    ],
+)
+@pytest.mark.skipif(len(jax.devices()) != 8, reason="needs 8 (fake) devices")
+def test_a_mesh_that_does_not_fit_is_one_clear_line(config, message, tmp_path, capsys):
+    argv = ["run.py", f"--config=experiments/configs/{config}", "--distributed=off"]
+    argv += ["--config.mesh.zoo=3", f"--workdir={tmp_path}", "--compilation_cache=off"]
+    assert run.main(argv) == 2
+    error = capsys.readouterr().err
+    assert "config.mesh.zoo=3: " in error and message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(len(jax.devices()) != 8, reason="needs 8 (fake) devices")
+def test_a_split_run_that_stops_goes_on_as_one_device_would(
+    smoke_run, tmp_path, monkeypatch, capsys
+):
+    def argv(name, *extra):
+        return [
+            "run.py",
+            "--config=experiments/configs/panel_cifar_fs.py:smoke",
+            f"--workdir={tmp_path / name}",
+            "--config.zoo.pretrain.num_teachers=0",
+            f"--config.zoo.path={smoke_run('teachers') / 'zoo'}",
+            "--config.student.kwargs.width=4",
+            "--config.distill.ghost_batches=4",
+            # Not Adam: it makes much of the rounding in gradients that are zero.
+            "--config.distill.optimizer=sgd(learning_rate=0.05, momentum=0.9)",
+            "--config.eval.episodes=2",
+            "--config.eval.val_episodes=2",
+            "--config.eval.baselines=()",
+            "--config.eval.shots=(1,)",
+            "--config.log.every_steps=1",
+            "--distributed=off",
+            *extra,
+        ]
+
+    split = ["--config.mesh.task=4", "--config.mesh.zoo=2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(stopping.StopRequest, "reached", lambda self, step: step == 2)
+        assert run.main(argv("split", *split)) == 0
+    assert run.main(argv("split")) == 2  # The state has other parts.
+    assert "mesh.zoo" in capsys.readouterr().err
+    assert run.main(argv("split", *split)) == 0
+    images = f"--config.recover.reuse={tmp_path / 'split'}"
+    assert run.main(argv("alone", images)) == 0
+    for name in ("split", "alone"):
+        assert (tmp_path / name / "model.npz").exists()
+    rows = [
+        [json.loads(line) for line in open(tmp_path / name / "metrics.jsonl")]
+        for name in ("split", "alone")
+    ]
+    assert len(rows[0]) == len(rows[1]) > 2
+    for mine, wanted in zip(*rows, strict=True):
+        for key in ("distill_loss", "agreement"):
+            np.testing.assert_allclose(mine[key], wanted[key], rtol=1e-3, atol=1e-5)

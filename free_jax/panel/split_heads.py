@@ -12,7 +12,7 @@ What is trained is what `distillation` trains, up to rounding.
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -94,9 +94,9 @@ def layout(columns: Int[np.ndarray, " t_plus_1"], count: int) -> Layout:
     return Layout(teachers, outputs, places, mask, home)
 
 
-def apart(where: Layout, x: jax.Array | np.ndarray) -> jax.Array | np.ndarray:
-    """[..., C] as [N, ..., p], zero where a part has no output."""
-    numpy = np if isinstance(x, np.ndarray) else jnp
+def apart(where: Layout, x: Any) -> Any:
+    """[..., C] as [N, ..., p], zero where a part has no output; NumPy's stays so."""
+    numpy: Any = np if isinstance(x, np.ndarray) else jnp
     found = x[..., np.maximum(where.outputs, 0)]
     zero = np.zeros((), x.dtype)
     return numpy.moveaxis(numpy.where(where.outputs >= 0, found, zero), -2, 0)
