@@ -8,6 +8,7 @@ silently summed over devices, and every literal carried through a loop is refuse
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -58,7 +59,7 @@ def map_tasks(
     fn: TaskFn,
     *,
     mesh: Mesh | None = None,
-    axis: str = "task",
+    axis: str | tuple[str, ...] = "task",
     local: Local = "auto",
     batch_size: int | None = None,
     everywhere: bool = False,
@@ -78,7 +79,7 @@ def map_tasks(
     Args:
       fn: written for one task; both arguments and the result are pytrees.
       mesh: None runs on one device.
-      axis: the mesh axis that tasks are split over.
+      axis: the mesh axis that tasks are split over; several are as one long one.
       local: how one device handles its tasks: "vmap", "map" (one after the other),
         or "auto": "map" on CPU, where batching network weights only costs memory
         traffic, "vmap" elsewhere.
@@ -111,7 +112,7 @@ def map_tasks(
             out = jax.lax.map(one, tasks, batch_size=size)
         return out if summed else (out, ())
 
-    if mesh is None or mesh.shape[axis] == 1:
+    if mesh is None or _size(mesh, axis) == 1:
 
         def run_all(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
             results, terms = run_local(shared, tasks)
@@ -127,19 +128,30 @@ def map_tasks(
     return run
 
 
-def _on_mesh(run_local: Callable, mesh: Mesh, axis: str, everywhere: bool) -> Callable:
+def _size(mesh: Mesh, axis: str | tuple[str, ...]) -> int:
+    """Devices along a mesh axis, or along several."""
+    return math.prod(mesh.shape[name] for name in _names(axis))
+
+
+def _names(axis: str | tuple[str, ...]) -> tuple[str, ...]:
+    return (axis,) if isinstance(axis, str) else axis
+
+
+def _on_mesh(
+    run_local: Callable, mesh: Mesh, axis: str | tuple[str, ...], everywhere: bool
+) -> Callable:
     """Splits tasks over a mesh axis; see `map_tasks`.
 
     Args:
       run_local: ``(shared, tasks of a device) -> (results, terms)``, both stacked.
       mesh: of devices.
-      axis: of the mesh.
+      axis: of the mesh, or several.
       everywhere: whether all devices get all results.
 
     Returns:
       ``(shared, tasks) -> (stacked results, sums of terms)``.
     """
-    devices = mesh.shape[axis]
+    devices = _size(mesh, axis)
 
     def run(shared: PyTree, tasks: PyTree) -> tuple[PyTree, PyTree]:
         num_tasks = jax.tree.leaves(tasks)[0].shape[0]
@@ -148,7 +160,8 @@ def _on_mesh(run_local: Callable, mesh: Mesh, axis: str, everywhere: bool) -> Ca
         if padding:
             index = np.concatenate([np.arange(num_tasks), np.zeros(padding, int)])
             tasks = jax.tree.map(lambda x: x[index], tasks)
-        inside = axis in jax.sharding.get_abstract_mesh().manual_axes
+        manual = jax.sharding.get_abstract_mesh().manual_axes
+        inside = set(_names(axis)) <= set(manual)
 
         def total(x: jax.Array, first: jax.Array) -> jax.Array:
             is_task = first + np.arange(share) < num_tasks

@@ -1,4 +1,4 @@
-"""Sections of a config that every run has: its log, its checkpoints, its devices."""
+"""Sections of a config that every run has: its log and its checkpoints."""
 
 from typing import Annotated, Literal, NamedTuple
 
@@ -32,16 +32,3 @@ class CheckpointOptions(NamedTuple):
 
     every_steps: Annotated[int, AtLeast(0)] = 0
     every_secs: Annotated[float, AtLeast(0)] = 60.0
-
-
-class MeshOptions(NamedTuple):
-    """How tasks are spread over devices.
-
-    Attributes:
-      task: devices that share the tasks; -1 takes all.
-      local: how several tasks of one device run: one after the other ("map"), at once
-        ("vmap"), or as the device prefers ("auto").
-    """
-
-    task: int = 1
-    local: Literal["auto", "map", "vmap"] = "auto"

@@ -14,6 +14,7 @@ from experiments.harness.contents import NOTHING, Contents
 from free_jax import keys
 from free_jax.errors import InputError
 from free_jax.jobs import Job
+from free_jax.split import Split
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Run:
       every_secs: seconds between two progress lines.
       upgrade: the flat config of an earlier version's run as it reads today.
       work: does the jobs whose results are kept.
+      split: over which axis of a mesh what grows is held in parts; None: nothing is.
     """
 
     workdir: str
@@ -44,6 +46,7 @@ class Run:
     every_secs: float = 10.0
     upgrade: Callable[[dict[str, Any]], dict[str, Any]] = dict
     work: chunks.Work = chunks.in_turn
+    split: Split | None = None
 
     def key(self, purpose: str, number: int | jax.Array | None = None) -> jax.Array:
         """The key of a named purpose, see `keys.named`."""
@@ -107,6 +110,7 @@ def opened(
     redrawn: tuple[str, ...] = (),
     every_secs: float = 10.0,
     work: chunks.Work = chunks.in_turn,
+    split: Split | None = None,
 ) -> Iterator[Run]:
     """A run in a working directory that is claimed for it; signals ask it to stop.
 
@@ -138,6 +142,7 @@ def opened(
             every_secs,
             upgrade,
             work,
+            split,
         )
         try:
             yield found

@@ -160,6 +160,7 @@ NAMES = former.Names(
         "choose": {"eval.also": ""},  # of a comparison
         "attack.share": {"kind": "mixed", "path": "", "patch": 4},
         "host_devices": {"cluster": ""},
+        "mesh.task": {"zoo": 1},
         "zoo.num_teachers": {
             "choose.teachers": 0,
             "choose.by": "informative",

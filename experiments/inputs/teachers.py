@@ -1,10 +1,12 @@
 """The teachers of a config: loaded, chosen, placed."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable
 
 import jax
+import numpy as np
 from etils import epath
 
 from experiments.harness import hosts, progress
@@ -15,6 +17,7 @@ from free_jax import rows
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.interop.hub import HubOptions
+from free_jax.split import Split
 from free_jax.zoo import attacks
 from free_jax.zoo.attacks import AttackOptions
 from free_jax.zoo.network import make_network
@@ -63,8 +66,19 @@ def computing_in(zoo: zoo_lib.Zoo, dtype: str) -> zoo_lib.Zoo:
     return zoo_lib.Zoo(tuple(groups), zoo.class_names)
 
 
-def place_zoo(zoo: zoo_lib.Zoo, place: Callable) -> zoo_lib.Zoo:
-    """The zoo with its arrays where the mesh expects them; files stay files."""
+def place_zoo(
+    zoo: zoo_lib.Zoo, place: Callable, split: Split | None = None
+) -> zoo_lib.Zoo:
+    """The zoo with its arrays where the mesh expects them; files stay files.
+
+    Args:
+      zoo: teachers.
+      place: copies arrays to every device.
+      split: of the teachers, which are then left on the host: a device is sent its own
+        when they are asked.
+    """
+    if split is not None:
+        place = functools.partial(jax.tree.map, np.asarray)
     groups = [
         group
         if any(map(rows.in_files, jax.tree.leaves(group.teachers)))

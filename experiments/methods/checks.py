@@ -45,6 +45,7 @@ def validate(config: Given) -> Any:
     record = record_of(config.run, config.get("algorithm"))
     found: Any = sections.read(record, config)
     if "algorithm" in config:
+        check_split(found)
         check = getattr(ALGORITHMS[found.algorithm], "check", None)
         if check:
             check(found)
@@ -53,6 +54,11 @@ def validate(config: Given) -> Any:
         check_zoo(found.zoo, found.way)
     else:
         check_pretraining(found.pretrain, "pretrain")
+        if found.mesh.zoo > 1:
+            raise InputError(
+                f"config.mesh.zoo={found.mesh.zoo}: training teachers has no heads to "
+                "split; leave it at 1, and spread teachers by config.mesh.task"
+            )
     return found
 
 
@@ -64,6 +70,18 @@ def upgraded(flat: dict[str, Any]) -> dict[str, Any]:
     algorithm = names.value_today("algorithm", flat.get("algorithm"))
     record = record_of(flat.get("run"), algorithm)
     return names.upgraded(flat, files.flatten(sections.defaults(record)))
+
+
+def check_split(config: Any) -> None:
+    """Refuses to split what a method holds of teachers where it does not know how."""
+    zoo = config.common.mesh.zoo
+    if zoo > 1 and not getattr(ALGORITHMS[config.algorithm], "SPLITS_HEADS", False):
+        able = [n for n, m in ALGORITHMS.items() if getattr(m, "SPLITS_HEADS", False)]
+        raise InputError(
+            f"config.mesh.zoo={zoo}: {config.algorithm} has no heads to split (only "
+            f"{', '.join(able)} has); leave it at 1, and spread tasks by "
+            "config.mesh.task"
+        )
 
 
 def check_zoo(zoo: ZooOptions, way: int) -> None:

@@ -4,12 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, Protocol
 
 from experiments.evaluation.options import EvalOptions, TableOptions
-from experiments.harness.options import (
-    CheckpointOptions,
-    Dtype,
-    LogOptions,
-    MeshOptions,
-)
+from experiments.harness.options import CheckpointOptions, Dtype, LogOptions
 from experiments.harness.sections import Flat, Without
 from experiments.inputs.options import CONV4, DataOptions, TeacherRecipe, ZooOptions
 from free_jax.options import About, AtLeast, Call
@@ -34,6 +29,22 @@ Cluster = Annotated[
         "step; empty: this process does."
     ),
 ]
+
+
+class MeshOptions(NamedTuple):
+    """How work, and what is held of many teachers, is spread over devices.
+
+    Attributes:
+      task: devices that share the tasks; -1 takes all.
+      zoo: groups of such devices: each holds and asks some of the teachers, and trains
+        their heads; of panel distillation only.
+      local: how several tasks of one device run: one after the other ("map"), at once
+        ("vmap"), or as the device prefers ("auto").
+    """
+
+    task: int = 1
+    zoo: Annotated[int, AtLeast(1)] = 1
+    local: Literal["auto", "map", "vmap"] = "auto"
 
 
 class Common(NamedTuple):

@@ -28,6 +28,9 @@ from free_jax.panel.distill_options import DistillOptions
 from free_jax.types import ImageBank
 from free_jax.zoo.network import Network
 
+# What it holds of many teachers may be split over the mesh, see `Run.split`.
+SPLITS_HEADS = True
+
 # Shots and queries of episodes of held-out classes.
 PSEUDO_TASK = (1, 15)
 
@@ -189,6 +192,7 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
             class_ids=zoo.class_ids[panel.outputs_of(zoo.columns, choice.asked)],
             some=panel.asks_some(asking, choice, begun.known),
             map_tasks=run.map_tasks,
+            split=run.split,
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
@@ -288,7 +292,7 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     )
     _check_tasks(config.common, zoo, planned.choice, found.tasks)
     described, feed = found.described, algorithm.feed
-    if panel.fits(described, options):
+    if panel.fits(described, options, run.split):
         described, feed = panel.on_device(described), None
     rng = run.rng("calibration images")
     images = panel.calibration_images(rng, described, options.fit_images)

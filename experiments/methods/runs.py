@@ -1,18 +1,29 @@
 """A run of a config in its working directory, whatever kind of run it is."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from experiments.harness import cluster, devices, run, stopping, workdir
 from experiments.harness.contents import NOTHING, Contents
 from experiments.inputs import former_keys
 from experiments.methods import checks
-from experiments.methods.options import Common, Comparison, Pretraining
+from experiments.methods.options import Common, Comparison, MeshOptions, Pretraining
+from free_jax import parallel
 from free_jax.errors import InputError
+from free_jax.split import Split
 
 # What says where and how a run works: its results are those of the run before.
-ELSEWHERE = ("log", "checkpoint", "data.cache_dir", "host_devices", "mesh", "cluster")
+# Not over how many devices heads are split: the state of a training has these parts.
+ELSEWHERE = (
+    "log",
+    "checkpoint",
+    "data.cache_dir",
+    "host_devices",
+    "mesh.task",
+    "mesh.local",
+    "cluster",
+)
 Settings = Common | Comparison | Pretraining
 
 
@@ -39,7 +50,8 @@ def opened(
       InputError: the directory cannot be used, the mesh does not fit the devices, or
         nobody answers for the cluster.
     """
-    place, map_tasks = devices.placement(settings.mesh.task, settings.mesh.local)
+    split = _split(settings.mesh)
+    place, map_tasks = _placement(settings.mesh, split)
     address = "" if isinstance(settings, Pretraining) else settings.cluster
     if address and settings.max_seconds:
         raise InputError(
@@ -61,6 +73,7 @@ def opened(
             redrawn=former_keys.REDRAWN,
             every_secs=settings.log.every_secs,
             work=work,
+            split=split,
         ) as found,
     ):
         yield found
@@ -89,7 +102,8 @@ def looked_at(
     Raises:
       InputError: as `opened`.
     """
-    place, map_tasks = devices.placement(settings.mesh.task, settings.mesh.local)
+    split = _split(settings.mesh)
+    place, map_tasks = _placement(settings.mesh, split)
     state = workdir.check_workdir(
         folder,
         identity,
@@ -100,4 +114,26 @@ def looked_at(
         redrawn=former_keys.REDRAWN,
     )
     stop = stopping.StopRequest()
-    return run.Run(folder, settings.seed, place, map_tasks, stop, identity), state
+    found = run.Run(
+        folder, settings.seed, place, map_tasks, stop, identity, split=split
+    )
+    return found, state
+
+
+def _split(options: MeshOptions) -> Split | None:
+    """The mesh whose axis "zoo" splits what is held of teachers; None: none does.
+
+    Raises:
+      InputError: the mesh does not fit the devices.
+    """
+    if options.zoo == 1:
+        return None
+    try:
+        mesh = parallel.make_mesh({"task": options.task, "zoo": options.zoo})
+    except ValueError as error:
+        raise InputError(f"config.mesh.zoo={options.zoo}: {error}") from None
+    return Split(mesh, local=options.local)
+
+
+def _placement(options: MeshOptions, split: Split | None) -> tuple[Callable, Callable]:
+    return devices.placement(options.task, options.local, split)

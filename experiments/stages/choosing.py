@@ -73,7 +73,7 @@ def chosen(zoo: Zoo | None, options: ChoosingOptions, run: Run) -> Choice:
         "seconds": seconds,
         "teachers": sorted(best, key=lambda verdict: verdict["place"]),
     }
-    few = inputs.place_zoo(zoo_lib.select(zoo, rows), run.place)
+    few = inputs.place_zoo(zoo_lib.select(zoo, rows), run.place, run.split)
     return Choice(few, {"chosen_teachers": told}, seconds)
 
 

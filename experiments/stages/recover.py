@@ -115,6 +115,7 @@ def described(
         choice=choice,
         adversaries=rival.adversaries() if rival else None,
         map_tasks=run.map_tasks,
+        split=run.split,
     )
     if found.asked < found.made:
         print(

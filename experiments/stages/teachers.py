@@ -50,7 +50,9 @@ def opened(
             zoo = exits.enter_context(_given(options, data, run, run.workdir))
             run.confirm({"zoo": contents.of_teachers(zoo)})
         if zoo is not None:
-            zoo = inputs.place_zoo(_treated(zoo, options, run, dtype), run.place)
+            zoo = inputs.place_zoo(
+                _treated(zoo, options, run, dtype), run.place, run.split
+            )
         yield zoo
 
 

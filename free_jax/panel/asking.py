@@ -12,6 +12,7 @@ from free_jax.errors import InputError
 from free_jax.panel.describe import compiled_describer
 from free_jax.panel.partial_asking import answers_in, ask_some_jobs
 from free_jax.rows import Rows
+from free_jax.split import Split
 from free_jax.types import Answers
 
 
@@ -24,6 +25,7 @@ def ask_zoo(
     chunk: int = 500,
     at_once: int = 250,
     map_tasks: Callable = parallel.map_tasks,
+    split: Split | None = None,
 ) -> Answers:
     """All teachers' answers about images; forward queries only.
 
@@ -35,6 +37,7 @@ def ask_zoo(
       chunk: see `ask_jobs`.
       at_once: see `ask_jobs`.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
+      split: of the teachers, where all are asked about all, see `compiled_describer`.
 
     Returns:
       Answers; NaN where a service gave none.  Once it is exhausted no more images are
@@ -52,7 +55,9 @@ def ask_zoo(
             )
         jobs = ask_some_jobs(zoo, images, voices, map_tasks=map_tasks)
         return answers_in(list(run("described", jobs)))
-    jobs = ask_jobs(zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks)
+    jobs = ask_jobs(
+        zoo, images, chunk=chunk, at_once=at_once, map_tasks=map_tasks, split=split
+    )
     for part in run("described", jobs):
         # Kept by an earlier version, answers have an axis for the teachers.
         found.append(part["logits"].reshape(len(part["logits"]), -1))
@@ -70,6 +75,7 @@ def ask_jobs(
     chunk: int = 500,
     at_once: int = 250,
     map_tasks: Callable = parallel.map_tasks,
+    split: Split | None = None,
 ) -> list[jobs_lib.Job]:
     """All teachers' answers about images; one job for `chunk` images.
 
@@ -80,6 +86,7 @@ def ask_jobs(
       at_once: images that a teacher sees in one batch, so few that their maps stay
         in a CPU's cache; a service is sent a whole chunk.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
+      split: of the teachers, see `compiled_describer`.
 
     Returns:
       Jobs whose results hold ``logits`` [n, C] and ``columns``, see `Answers`; where a
@@ -91,7 +98,7 @@ def ask_jobs(
     if chunk < 1 or at_once < 1:
         raise ValueError(f"chunk={chunk} and at_once={at_once} must be at least 1")
     run = compiled_describer(
-        zoo.networks, output="logits", mirror=False, map_tasks=map_tasks
+        zoo.networks, output="logits", mirror=False, map_tasks=map_tasks, split=split
     )
     service = zoo.service
 

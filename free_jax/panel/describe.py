@@ -4,8 +4,9 @@ No training, no data, forward queries only: each teacher's softmax at a temperat
 side by side, chance level subtracted, averaged over the image and its mirror image.
 """
 
+import functools
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from jaxtyping import Array, Float
 
 from free_jax import images as images_lib
 from free_jax import parallel, rows, zoo
+from free_jax.split import Split, in_parts
 from free_jax.types import ImageBank, PyTree, Teachers
 from free_jax.zoo.network import Network
 
@@ -105,7 +107,8 @@ def compiled_describer(
     temperature: float = 4.0,
     mirror: bool = True,
     map_tasks: Callable = parallel.map_tasks,
-) -> Callable[[tuple[Teachers, ...], jax.Array | np.ndarray], jax.Array]:
+    split: Split | None = None,
+) -> Callable[[tuple[Teachers, ...], jax.Array | np.ndarray], jax.Array | np.ndarray]:
     """`describer`, compiled: one program for each network, run one after the other.
 
     One program of all networks would be compiled anew for every zoo, and would hold
@@ -117,31 +120,81 @@ def compiled_describer(
       temperature: of the softmax.
       mirror: average over the image and its mirror image.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
+      split: teachers, which are on the host then, are sent to the devices in parts, and
+        what they say comes back to it; None: a device has all of a network's.  Those
+        that are remote are nowhere.
     """
-    programs = {
-        network: jax.jit(
-            describer(
-                (network,),
-                output=output,
-                temperature=temperature,
-                mirror=mirror,
-                map_tasks=map_tasks,
-            )
+
+    def program(network: Network) -> Callable:
+        shared = split if network.service is None else None
+        one = describer(
+            (network,),
+            output=output,
+            temperature=temperature,
+            mirror=mirror,
+            map_tasks=map_tasks if shared is None else shared.map_tasks,
         )
-        for network in networks
-    }
+        return jax.jit(one) if shared is None else _in_parts(one, shared)
+
+    programs = {network: program(network) for network in networks}
 
     def describe(
         teachers: tuple[Teachers, ...], images: jax.Array | np.ndarray
-    ) -> Float[Array, "n d"]:
+    ) -> Float[Array, "n d"] | Float[np.ndarray, "n d"]:
         said = [
             programs[network]((part,), images)
             for network, stack in zip(networks, teachers, strict=True)
             for part in _in_memory(stack)
         ]
-        return said[0] if len(said) == 1 else jnp.concatenate(said, axis=-1)
+        if len(said) == 1:
+            return said[0]
+        return (jnp if split is None else np).concatenate(said, axis=-1)
 
     return describe
+
+
+def _in_parts(
+    describe: Callable[[tuple[Teachers, ...], jax.Array], jax.Array], split: Split
+) -> Callable[[tuple[Teachers, ...], jax.Array | np.ndarray], np.ndarray]:
+    """A description by teachers of one network, each device's by its own.
+
+    Args:
+      describe: `describer` within a part.
+      split: of the teachers.
+    """
+    program = jax.jit(describe_parts(describe, split))
+
+    def run(
+        teachers: tuple[Teachers, ...], images: jax.Array | np.ndarray
+    ) -> Float[np.ndarray, "n d"]:
+        (stack,) = teachers
+        count = stack.class_ids.shape[0]
+        stacks = split.put(in_parts(stack, split.parts))
+        said = np.moveaxis(split.on_host(program(stacks, images)), 0, 1)
+        said = said.reshape(len(said), stacks.class_ids[..., 0].size, -1)
+        # The last teacher fills what is missing of the parts.
+        return said[:, :count].reshape(len(said), -1)
+
+    return run
+
+
+def describe_parts(
+    describe: Callable[[tuple[Teachers, ...], jax.Array], jax.Array], split: Split
+) -> Callable[[Teachers, jax.Array], jax.Array]:
+    """``(stacks [p, t, ...], images) -> [p, n, d]`` in parts, nothing of it sent.
+
+    Args:
+      describe: `describer` within a part.
+      split: of the teachers.
+    """
+
+    def part_of(images: jax.Array, stack: Teachers) -> tuple[jax.Array, tuple]:
+        return describe((stack,), images), ()
+
+    def run(stacks: Teachers, images: jax.Array) -> Float[Array, "p n d"]:
+        return split.map(part_of)(images, stacks)[0]
+
+    return run
 
 
 def _in_memory(stack: Teachers) -> Iterator[Teachers]:
@@ -151,7 +204,13 @@ def _in_memory(stack: Teachers) -> Iterator[Teachers]:
         return
     count = stack.class_ids.shape[0]
     for start in range(0, count, _AT_ONCE):
-        yield zoo.take(stack, np.arange(start, min(start + _AT_ONCE, count)))
+        index = np.arange(start, min(start + _AT_ONCE, count))
+        yield jax.tree.map(functools.partial(_on_host, index), stack)
+
+
+def _on_host(index: np.ndarray, leaf: Any) -> np.ndarray:
+    """Some rows, which go on to a device when it is known to which."""
+    return (leaf if rows.in_files(leaf) else np.asarray(leaf))[index]
 
 
 def tempered(

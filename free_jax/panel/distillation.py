@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int, Key, Num
 
 from free_jax import augment, parallel
 from free_jax.algorithm import Algorithm, bind
@@ -58,7 +58,7 @@ class DistillInfo(NamedTuple):
 
 
 # The logit of an output that a teacher does not have: its softmax is exactly zero.
-_NEVER = -1e30
+NEVER = -1e30
 
 # Where nobody who is trusted was asked about an image of a batch, it teaches nothing.
 _LEAST = 1e-6
@@ -179,23 +179,30 @@ def views(
 ) -> tuple[Float[Array, "n h w c"], Float[Array, "n t width"]]:
     """Augmented images, and each teacher's probabilities; NaN, of no one."""
     _, key_views, key_mix = jax.random.split(key, 3)
-    images = augment.crop_flip(
-        key_views,
-        fit_to(to_float(batch.images), parts.student.image_shape),
-        padding=parts.crop_padding,
-        edges=parts.edges,
-        flip=parts.flip,
-    )
+    images = moved(parts, key_views, batch.images)
     logits = batch.logits
     if batch.teachers is None:
-        logits = ragged.padded(logits, parts.columns, _NEVER)
+        logits = ragged.padded(logits, parts.columns, NEVER)
     else:
         own = jnp.asarray(ragged.padding_mask(parts.columns))[batch.teachers]
-        logits = jnp.where(own, logits, _NEVER)
+        logits = jnp.where(own, logits, NEVER)
     targets = jax.nn.softmax(logits / parts.temperature)
     if parts.mix != "none":
         images, targets = augment.mix_pairs(key_mix, images, targets, parts.mix)
     return images, targets
+
+
+def moved(
+    parts: Parts, key: Key[Array, ""], images: Num[Array, "n h w c"]
+) -> Float[Array, "n h w c"]:
+    """Images as the student sees them, shifted and mirrored at random."""
+    return augment.crop_flip(
+        key,
+        fit_to(to_float(images), parts.student.image_shape),
+        padding=parts.crop_padding,
+        edges=parts.edges,
+        flip=parts.flip,
+    )
 
 
 def loss_fn(
@@ -224,10 +231,9 @@ def loss_fn(
         logits = said_of(parts, params, features, teachers)
     else:
         logits = parts.student.head(with_all_heads(parts, params), features)
-        logits = ragged.padded(logits, parts.columns, _NEVER)  # [n, T, W]
+        logits = ragged.padded(logits, parts.columns, NEVER)  # [n, T, W]
     log_s = jax.nn.log_softmax(logits / parts.temperature)
-    # Entropy of the targets is added so that a perfect student scores zero.
-    rows = jax.scipy.special.xlogy(targets, targets) - targets * log_s
+    rows = divergences(targets, log_s)
     if asked:
         weights = jnp.where(teachers >= 0, weights[teachers], 0.0)  # [n, m]
         share = weights / jnp.maximum(weights.sum(), _LEAST)
@@ -238,6 +244,14 @@ def loss_fn(
         loss += parts.similarity * _similarity_loss(parts, features, targets, weights)
     same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
     return loss, (moments, (same * weights).sum(-1).mean() / weights.sum())
+
+
+def divergences(
+    targets: Float[Array, "n t w"], log_s: Float[Array, "n t w"]
+) -> Float[Array, "n t w"]:
+    """What each output adds to the KL of a head from its teacher."""
+    # Entropy of the targets is added so that a perfect student scores zero.
+    return jax.scipy.special.xlogy(targets, targets) - targets * log_s
 
 
 def said_of(
@@ -268,7 +282,7 @@ def said_of(
         logits = parts.trained.head(params, features)
         flat = wanted.reshape(len(wanted), -1)
         logits = jnp.take_along_axis(logits, flat, 1).reshape(wanted.shape)
-    return jnp.where(jnp.asarray(mask)[teachers], logits, _NEVER)
+    return jnp.where(jnp.asarray(mask)[teachers], logits, NEVER)
 
 
 def _similarity_loss(
@@ -310,10 +324,12 @@ def panel_distillation(
     class_ids: Int[np.ndarray, " c"] | None = None,
     some: bool = False,
     map_tasks: Callable = parallel.map_tasks,
+    build: Callable[[Parts], Algorithm] | None = None,
 ) -> Algorithm:
     """Builds the distillation of a whole panel.
 
-    The arguments are described by `Parts`.
+    The arguments are described by `Parts`; `build` makes the algorithm of them where
+    that is not this module's, see `split_heads`.
 
     Returns:
       An `Algorithm` whose data is a `Described`; its model has Linen variables
@@ -341,6 +357,8 @@ def panel_distillation(
         map_tasks=map_tasks,
     )
     _check(parts)
+    if build is not None:
+        return build(parts)
     bound = bind(init, step, parts)
     return bound._replace(
         model=functools.partial(model, parts), feed=functools.partial(feed, parts)

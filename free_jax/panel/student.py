@@ -25,6 +25,8 @@ from free_jax.panel import model as model_lib
 from free_jax.panel.described import Described
 from free_jax.panel.distill_options import DistillOptions
 from free_jax.panel.distillation import DistillInfo, panel_distillation
+from free_jax.panel.split_heads import split_heads
+from free_jax.split import Split
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
@@ -51,6 +53,7 @@ def distil(
     num_steps: int = 8000,
     *,
     map_tasks: Callable = parallel.map_tasks,
+    split: Split | None = None,
 ) -> Distilled:
     """Trains one network on all teachers' answers, and fits its statistics.
 
@@ -61,6 +64,7 @@ def distil(
       options: see `DistillOptions`.
       num_steps: of training, at least 1.
       map_tasks: see `parallel.map_tasks`.
+      split: of the heads, see `distillation`.
 
     Returns:
       A `Distilled`; `panel.classifiers.methods` classify episodes with it.
@@ -80,9 +84,10 @@ def distil(
         class_ids=described.class_ids,
         some=described.teachers is not None,
         map_tasks=map_tasks,
+        split=split,
     )
 
-    train = _train if fits(described, options) else _train_fed
+    train = _train if fits(described, options, split) else _train_fed
     state, info = train(algorithm, key, described, num_steps)
     rng = keys.rng(key, "calibration images")
     images = calibration_images(rng, described, options.fit_images)
@@ -124,8 +129,15 @@ def _train_fed(
     return state, jax.tree.map(lambda *x: jnp.stack(x), *infos)
 
 
-def fits(described: Described, options: DistillOptions) -> bool:
-    """Whether images and answers are kept on the device, see `DistillOptions`."""
+def fits(
+    described: Described, options: DistillOptions, split: Split | None = None
+) -> bool:
+    """Whether images and answers are kept on the device, see `DistillOptions`.
+
+    Where heads are split no device is to hold all answers.
+    """
+    if split is not None:
+        return False
     held = (described.images, described.logits)
     return sum(x.nbytes for x in held) <= options.device_mb * 1e6
 
@@ -144,6 +156,7 @@ def distillation(
     class_ids: Int[np.ndarray, " c"] | Int[Array, " c"] | None = None,
     some: bool = False,
     map_tasks: Callable = parallel.map_tasks,
+    split: Split | None = None,
 ) -> Algorithm:
     """`panel_distillation` as `DistillOptions` say.
 
@@ -155,6 +168,8 @@ def distillation(
       class_ids: [C] absolute classes of the outputs, which "class" heads share.
       some: some teachers were asked about each image, not all.
       map_tasks: see `parallel.map_tasks`.
+      split: of the heads over an axis of its mesh, see `split_heads`; None: every
+        device holds all of them.
 
     Raises:
       ValueError: an option is out of range or unknown.
@@ -188,6 +203,7 @@ def distillation(
         class_ids=np.asarray(class_ids) if options.heads == "class" else None,
         some=some,
         map_tasks=map_tasks,
+        build=None if split is None else functools.partial(split_heads, split=split),
     )
 
 

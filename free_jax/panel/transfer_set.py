@@ -32,6 +32,7 @@ from free_jax.panel.recovery import recover_zoo
 from free_jax.panel.trust import NOBODY, judge
 from free_jax.panel.verdicts import Trust
 from free_jax.panel.voices import as_if_asked, chosen_voices
+from free_jax.split import Split
 from free_jax.types import Answers, ImageBank, Known, SyntheticImages
 
 
@@ -80,6 +81,7 @@ def describe_zoo(
     choice: PanelChoice | None = None,
     adversaries: inversion.Adversaries | None = None,
     map_tasks: Callable = parallel.map_tasks,
+    split: Split | None = None,
 ) -> DescribedZoo:
     """Recovers images from all teachers and asks the panel about them.
 
@@ -93,6 +95,7 @@ def describe_zoo(
       choice: the teachers to ask; None: drawn, see `choose`.
       adversaries: models that recovered images should be new to.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
+      split: of the teachers that are asked, see `ask_zoo`.
 
     Returns:
       A `DescribedZoo`.
@@ -118,6 +121,7 @@ def describe_zoo(
             run,
             voices=chosen_voices(key, recovered, choice, options, "voices"),
             map_tasks=map_tasks,
+            split=split,
         )
         made, asked = len(recovered.images), len(answers.logits)
         if panel.service is not None:

@@ -296,7 +296,9 @@ def take(
         raise InputError(f"there is no teacher {index} in a stack of {count}")
 
     def some(leaf: Any) -> jax.Array:
-        if rows_lib.in_files(leaf):
+        # Of what is on the host no more is sent to a device than was asked for.
+        on_host = isinstance(leaf, np.ndarray) and not isinstance(index, jax.Array)
+        if on_host or rows_lib.in_files(leaf):
             return jnp.asarray(leaf[index])
         return jnp.asarray(leaf)[index]
 

@@ -21,17 +21,36 @@ def supervised_step(
     """Builds the step that teachers and distilled students share.
 
     Args:
-      loss_fn: ``(params, *batch, *shared) -> (loss, (moments, aux))``, moments as
-        `Network.apply_with_moments` reports them for the batch.
+      loss_fn: see `batch_gradient`.
       optimizer: of the parameters.
       momentum: share of the running statistics that a step keeps.
+      groups: see `batch_gradient`.
+      map_tasks: how groups are spread, see `parallel.map_tasks`.
+
+    Returns:
+      See `gradient_step`.
+    """
+    gradient = batch_gradient(loss_fn, groups=groups, map_tasks=map_tasks)
+    return gradient_step(gradient, optimizer, momentum)
+
+
+def batch_gradient(
+    loss_fn: Callable[..., tuple[jax.Array, tuple[PyTree, Any]]],
+    *,
+    groups: int = 1,
+    map_tasks: Callable = parallel.map_tasks,
+) -> Callable[..., tuple[tuple[jax.Array, tuple[PyTree, Any]], PyTree]]:
+    """The gradient of a batch, of whose equal parts each is normalised by itself.
+
+    Args:
+      loss_fn: ``(params, *batch, *shared) -> (loss, (moments, aux))``, moments as
+        `Network.apply_with_moments` reports them for the batch.
       groups: equal parts of a batch, each with batch norm of its own, that are mapped.
       map_tasks: how groups are spread, see `parallel.map_tasks`.
 
     Returns:
-      ``(variables, optimiser state, batch, *shared) -> (variables, optimiser state,
-      loss, aux)``; variables are ``{"params", "batch_stats"}``, batch a tuple of
-      arrays [n, ...].
+      ``(params, batch, *shared) -> ((loss, (moments, aux)), gradient)``, means over the
+      groups; batch is a tuple of arrays [n, ...].
     """
 
     def one(given, group):
@@ -42,10 +61,34 @@ def supervised_step(
 
     mapped = map_tasks(one, summed=True)
 
-    def step(variables: PyTree, opt: PyTree, batch: tuple, *shared):
-        params = variables["params"]
+    def gradient(params: PyTree, batch: tuple, *shared):
         parts = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
-        _, ((loss, (moments, aux)), grads) = mapped((params, shared), parts)
+        _, found = mapped((params, shared), parts)
+        return found
+
+    return gradient
+
+
+def gradient_step(
+    gradient: Callable[..., tuple[tuple[jax.Array, tuple[PyTree, Any]], PyTree]],
+    optimizer: optax.GradientTransformation,
+    momentum: float,
+) -> Callable[..., tuple[PyTree, PyTree, jax.Array, Any]]:
+    """The step down a gradient, by which running statistics move as well.
+
+    Args:
+      gradient: see `batch_gradient`.
+      optimizer: of the parameters.
+      momentum: share of the running statistics that a step keeps.
+
+    Returns:
+      ``(variables, optimiser state, batch, *shared) -> (variables, optimiser state,
+      loss, aux)``; variables are ``{"params", "batch_stats"}``.
+    """
+
+    def step(variables: PyTree, opt: PyTree, batch: Any, *shared):
+        params = variables["params"]
+        (loss, (moments, aux)), grads = gradient(params, batch, *shared)
         updates, opt = optimizer.update(grads, opt, params)
         running = jax.tree.map(
             lambda old, new: momentum * old + (1 - momentum) * new,
