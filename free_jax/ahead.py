@@ -33,6 +33,10 @@ class Feed:
         self._next = (number + 1, self._pool.submit(self._make, number + 1))
         return found
 
+    def forget(self) -> None:
+        """What was begun is not wanted: the next number is made anew."""
+        self._next = None
+
     def close(self) -> None:
         """Begins nothing more, and waits for what was begun."""
         self._pool.shutdown(cancel_futures=True)
