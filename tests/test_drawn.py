@@ -19,18 +19,6 @@ from free_jax import algorithms, rows, zoo
 from free_jax.ahead import Feed
 from free_jax.algorithms.drawn import Drawn
 from free_jax.parallel import make_mesh, map_tasks
-from free_jax.zoo import leaf_files
-
-
-def in_files(folder, data):
-    """The same teachers, whose weights are read when they are asked for."""
-    found = []
-    for number, stack in enumerate(data):
-        where = folder / str(number)
-        leaf_files.write(where, stack.variables)
-        shapes = jax.eval_shape(lambda tree: tree, stack.variables)
-        found.append(stack._replace(variables=leaf_files.read(where, shapes)))
-    return tuple(found)
 
 
 def free_of_one(**change):
@@ -72,7 +60,7 @@ def test_a_fed_step_has_the_same_bits_and_reads_whom_it_draws(
     name, tmp_path, monkeypatch
 ):
     algorithm, data = (make() for make in CASES[name])
-    lazy, read = in_files(tmp_path, data), []
+    lazy, read = toy.in_files(tmp_path, data), []
     pick = rows.FileRows.__getitem__
 
     def noted(self, index):
@@ -111,7 +99,7 @@ def test_on_a_mesh_a_step_is_fed_alike(tmp_path):
     everywhere = jax.sharding.NamedSharding(mesh, jax.P())
     algorithm = free_of_one(map_tasks=functools.partial(map_tasks, mesh=mesh))
     data = nine()
-    lazy, step = in_files(tmp_path, data), algorithm.compiled()
+    lazy, step = toy.in_files(tmp_path, data), algorithm.compiled()
     state = turns_toy.start(algorithm)._replace(step=jnp.int32(2))
     key, state = jax.device_put((jax.random.key(0), state), everywhere)
     whole, _ = step(key, state, jax.device_put(data, everywhere))
@@ -136,7 +124,7 @@ def test_a_run_from_files_is_the_run_from_memory(stops, tmp_path):
     group = zoo.ZooGroup(toy.LINEAR, stack, np.full(9, np.nan))
     names = tuple(f"class {i}" for i in range(turns_toy.CLASSES))
     whole = zoo.Zoo((group,), names)
-    (few,) = in_files(tmp_path / "zoo", (stack,))
+    (few,) = toy.in_files(tmp_path / "zoo", (stack,))
     lazy = zoo.Zoo((dataclasses.replace(group, teachers=few),), names)
     algorithm = free_of_one()
     fed, held = as_method(algorithm, lazy), as_method(algorithm, whole)
@@ -151,7 +139,7 @@ def test_a_run_from_files_is_the_run_from_memory(stops, tmp_path):
 
 def test_beside_teachers_in_files_others_are_read_on_the_host(tmp_path):
     data = turns_toy.five_groups()
-    lazy = (data[0], *in_files(tmp_path, data)[1:])
+    lazy = (data[0], *toy.in_files(tmp_path, data)[1:])
     algorithm, key = turns_toy.free(7), jax.random.key(0)
     few = algorithm.feed(key, 1, lazy)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(few.stacks))

@@ -105,3 +105,15 @@ def test_an_index_that_is_no_row_is_refused(tmp_path, index):
     for array in (found, rows.Rows([found])):
         with pytest.raises(IndexError, match="give"):
             array[index]
+
+
+def test_the_mean_of_rows_in_a_file_is_that_of_all(tmp_path):
+    array = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    leaf_files.write(tmp_path / "a", {"x": array})
+    (found,) = leaf_files.read(
+        tmp_path / "a", {"x": jax.ShapeDtypeStruct(array.shape, array.dtype)}
+    ).values()
+    mean = rows.mean(found, at_once=2)
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, array.mean(0), rtol=1e-6)
+    np.testing.assert_array_equal(rows.mean(array), array.mean(0))
