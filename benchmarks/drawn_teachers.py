@@ -2,11 +2,11 @@
 
     python -m benchmarks.drawn_teachers --folder=SCRATCH --out=docs/drawn_teachers
 
-On the stores of `benchmarks.zoo_size` (copies with noise: nothing is learned that has an
-accuracy).  Each method and store has a process of its own, whose peak memory is taken.
-Steps are those of a run, with few images and updates; teachers are read ahead for the
-next one while one is made.  Seconds are of the processor, on a CPU, all threads
-together.  With ``--held`` all teachers are on the device, as those of a zoo in memory are.
+On the stores of `benchmarks.zoo_size` (copies with noise: nothing is learned that has
+an accuracy).  Each method and store has a process of its own, whose peak memory is
+taken.  Steps are those of a run, with few images and updates; teachers are read ahead
+for the next one while one is made.  Seconds are of the processor, on a CPU, all threads
+together.  With ``--held`` all teachers are on the device, as a zoo's in memory are.
 """
 
 import argparse
@@ -32,7 +32,9 @@ from free_jax import platforms
 from free_jax import zoo as zoo_lib
 from free_jax.ahead import Feed
 
+# Little besides teachers, so that what they cost shows.
 EPISODES = {"replay.episodes_per_update": 2, "replay.queries": 5}
+EPISODES |= {"learner.kind": "protonet", "student.kwargs.width": 8}
 UPDATES = EPISODES | {"replay.max_updates": 2, "memory.per_class": 40}
 INVERSION = {"inversion.generator.width": 16, "inversion.num_steps": 2}
 CONFIGS = {

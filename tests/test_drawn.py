@@ -16,7 +16,6 @@ import toy
 from experiments.harness.method import Meters, Method
 from experiments.methods import base
 from free_jax import algorithms, rows, zoo
-from free_jax.ahead import Feed
 from free_jax.algorithms.drawn import Drawn
 from free_jax.parallel import make_mesh, map_tasks
 
@@ -144,15 +143,6 @@ def test_beside_teachers_in_files_others_are_read_on_the_host(tmp_path):
     few = algorithm.feed(key, 1, lazy)
     assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(few.stacks))
     toy.assert_equal(few, algorithm.feed(key, 1, data))
-
-
-def test_what_was_begun_can_be_forgotten():
-    made = []
-    feed = Feed(lambda number: made.append(number) or len(made))
-    assert feed(3) == 1
-    feed.forget()
-    assert feed(4) in (2, 3) and made.count(4) == 2
-    feed.close()
 
 
 def test_an_undone_step_s_data_are_drawn_anew(tmp_path):

@@ -211,7 +211,7 @@ def step(
     )
     group = _group(parts, key_group)
     row = _draw_teacher(key_teacher, parts.num_teachers[group])
-    teachers, at = teachers_of(data, 0, group, row)
+    teachers, at = teachers_of(data, 0, group, lambda: row)
     given = Given(state.step, state.generator, state.params)
     # Of a stack that holds no other teacher it is the first.
     rows = (row, jnp.zeros_like(row) if at is None else at)

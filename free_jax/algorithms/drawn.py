@@ -10,7 +10,7 @@ Example::
     state, info = step_fn(key, state, fed)         # as of zoo.teachers, to the bit
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -66,7 +66,10 @@ def _picked(leaf: Any, index: np.ndarray) -> np.ndarray:
 
 
 def teachers_of(
-    data: Sequence[Teachers] | Drawn, number: int, group: int, rows: Index | None
+    data: Sequence[Teachers] | Drawn,
+    number: int,
+    group: int,
+    draw: Callable[[], Index | None],
 ) -> tuple[Teachers, Index | None]:
     """The stack that some of a step's teachers are in, and their rows there.
 
@@ -74,11 +77,12 @@ def teachers_of(
       data: of the step, either way.
       number: of the stack among those of the step.
       group: of the teachers.
-      rows: of them in their group; None: all.
+      draw: their rows in the group, None: all; called where `data` is the whole zoo,
+        so that a step of its own teachers is one program for zoos of any size.
 
     Returns:
       A stack, and its rows in question; None: all, as they are.
     """
     if isinstance(data, Drawn):
         return data.stacks[number], None
-    return data[group], rows
+    return data[group], draw()

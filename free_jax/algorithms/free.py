@@ -232,8 +232,8 @@ def step(
         invert, view = (jax.random.split(k, batch.count) for k in keys)
         if not parts.augment_per_image:
             view = jnp.broadcast_to(keys[1], (batch.count,))
-        rows = _rows(key_draw, place, state.step, everyone)
-        teachers, rows = teachers_of(data, number, place.group, rows)
+        draw = functools.partial(_rows, key_draw, place, state.step, everyone)
+        teachers, rows = teachers_of(data, number, place.group, draw)
         rows = jnp.arange(place.count) if rows is None else rows
         chosen = turns.draw_tasks(
             key_draw, place, teachers, parts.architectures[place.group].num_classes

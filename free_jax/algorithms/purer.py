@@ -179,8 +179,8 @@ def step(
     batches, held = _batches(parts, everyone)
     weights, first = _weights(parts, sum(batch.count for batch in batches)), 0
     for number, place in enumerate(turns.places(batches, state.step)):
-        rows = _rows(key_judge, batches, place, held)
-        teachers, rows = teachers_of(data, number, place.group, rows)
+        draw = functools.partial(_rows, key_judge, batches, place, held)
+        teachers, rows = teachers_of(data, number, place.group, draw)
         tasks = (
             _task_keys(key_judge, place),
             weights[first : first + place.count],
