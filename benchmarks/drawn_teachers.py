@@ -28,9 +28,8 @@ from experiments.harness import devices, memory
 from experiments.harness import run as run_lib
 from experiments.harness.stopping import StopRequest
 from experiments.methods import build, checks
-from free_jax import platforms
 from free_jax import zoo as zoo_lib
-from free_jax.ahead import Feed
+from free_jax.ahead import Feed, on_host
 
 # Little besides teachers, so that what they cost shows.
 EPISODES = {"replay.episodes_per_update": 2, "replay.queries": 5}
@@ -73,7 +72,7 @@ def measure(
         fed = algorithm.feed
 
         def make(number: int) -> Any:
-            with platforms.on_host():
+            with on_host():
                 found = fed(run.key("step", number), number, data)
             return run.place(found)
 

@@ -8,8 +8,6 @@ lowers them for another machine::
         exported = jax.export.export(jax.jit(fn), platforms=["tpu"])(*arguments)
 """
 
-import contextlib
-
 import jax
 
 # A part of what `jax.jit` knows a trace by: no program is taken for another platform's.
@@ -33,16 +31,3 @@ def lowering_for(name: str):
       name: "cpu", "cuda", "rocm" or "tpu".
     """
     return _target(name)
-
-
-def on_host():
-    """A context in which what has no place of its own is computed by the CPU.
-
-    Small draws need not queue behind the program that keeps an accelerator busy.
-    Nothing changes where JAX was told to use no CPU.
-    """
-    try:
-        cpu = jax.local_devices(backend="cpu")[0]
-    except RuntimeError:
-        return contextlib.nullcontext()
-    return jax.default_device(cpu)

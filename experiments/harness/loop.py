@@ -13,8 +13,7 @@ from experiments.harness import checkpointing, memory, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
-from free_jax import platforms
-from free_jax.ahead import Feed
+from free_jax.ahead import Feed, on_host
 from free_jax.errors import InputError
 
 
@@ -162,7 +161,7 @@ class _Training:
         assert feed is not None
 
         def make(number: int) -> Any:
-            with platforms.on_host():
+            with on_host():
                 step = number - self.extra.get("undone", 0)
                 found = feed(self.run.key("step", number), step, data)
             return self.run.place(found)
