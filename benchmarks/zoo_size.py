@@ -121,12 +121,12 @@ def measure(folder: pathlib.Path, sampled: int, steps: int) -> dict[str, float]:
     key, feed = jax.random.key(2), made.feed
     state = jax.jit(made.init)(key)
     clock = CLOCK()
-    step, needed = memory.compiled(made.compiled(), key, state, feed(key, told))
+    step, needed = memory.compiled(made.compiled(), key, state, feed(key, 0, told))
     found |= {"step compile": CLOCK() - clock, "device": needed or 0}
 
     def train(number: int) -> Any:
         key = jax.random.key(number)
-        return step(key, state, feed(key, told))[1].distill_loss
+        return step(key, state, feed(key, 0, told))[1].distill_loss
 
     found["step"] = seconds(train, steps)[1]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

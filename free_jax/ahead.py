@@ -1,8 +1,11 @@
 """Making what comes next while what is there is used."""
 
+import contextlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
+
+import jax
 
 
 class Feed:
@@ -33,6 +36,23 @@ class Feed:
         self._next = (number + 1, self._pool.submit(self._make, number + 1))
         return found
 
+    def forget(self) -> None:
+        """What was begun is not wanted: the next number is made anew."""
+        self._next = None
+
     def close(self) -> None:
         """Begins nothing more, and waits for what was begun."""
         self._pool.shutdown(cancel_futures=True)
+
+
+def on_host():
+    """A context in which what has no place of its own is computed by the CPU.
+
+    Small draws need not queue behind the program that keeps an accelerator busy.
+    Nothing changes where JAX was told to use no CPU.
+    """
+    try:
+        cpu = jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return contextlib.nullcontext()
+    return jax.default_device(cpu)

@@ -65,9 +65,9 @@ class Algorithm(NamedTuple):
         int32 array [T] for each group; traceable.  None where nothing is drawn.
       dispatch: ``(donate, jit) -> step``, for a step of several programs, see
         `compiled`; None: `step` is one.
-      feed: ``(key, data) -> data of that step``, picked on the host from data that need
-        not fit a device, e.g. `numpy` arrays or `rows.Rows`; `step` takes either.  None
-        where a step needs all of it.
+      feed: ``(key, step, data) -> data of that step``, `step` the number of steps made
+        before it; picked on the host from data that need not fit a device, e.g. `numpy`
+        arrays or `rows.Rows`; `step` takes either.  None where a step needs all of it.
     """
 
     init: Callable[..., Any]
@@ -75,7 +75,7 @@ class Algorithm(NamedTuple):
     model: Callable[[Any], dict[str, Any]]
     draws: Callable[..., tuple[jax.Array, ...]] | None = None
     dispatch: Callable[..., Callable[..., tuple[Any, Any]]] | None = None
-    feed: Callable[[jax.Array, Any], Any] | None = None
+    feed: Callable[[jax.Array, int, Any], Any] | None = None
 
     def compiled(
         self, donate: bool = False, jit: Callable[..., Callable] = jax.jit
@@ -177,6 +177,7 @@ def bind(
     *,
     num_programs: int = 0,
     draws: Callable | None = None,
+    feed: Callable | None = None,
 ) -> Algorithm:
     """The algorithm of functions whose first argument is `parts`.
 
@@ -188,6 +189,7 @@ def bind(
       num_programs: networks whose teachers the step calls, each by a program of its
         own; one makes a step that is one program.
       draws: ``(parts, key, step, data) -> counts``, see `Algorithm`.
+      feed: ``(parts, key, step, data) -> data of that step``, see `Algorithm`.
     """
 
     def bound_init(key: Key[Array, ""]) -> Any:
@@ -200,6 +202,7 @@ def bind(
         return bound_step
 
     drawn = None if draws is None else functools.partial(draws, parts)
+    fed = None if feed is None else functools.partial(feed, parts)
     if num_programs > 1:
 
         def dispatch(
@@ -207,9 +210,9 @@ def bind(
         ) -> Callable[..., tuple[Any, Any]]:
             return stepper(Programs(parts, donate, jit))
 
-        return Algorithm(bound_init, dispatch(False), params_only, drawn, dispatch)
+        return Algorithm(bound_init, dispatch(False), params_only, drawn, dispatch, fed)
     inline = (Inline(parts),) if num_programs else ()
-    return Algorithm(bound_init, stepper(*inline), params_only, drawn)
+    return Algorithm(bound_init, stepper(*inline), params_only, drawn, None, fed)
 
 
 def all_finite(*trees: PyTree) -> jax.Array:

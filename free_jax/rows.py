@@ -131,6 +131,19 @@ def chosen(array: Any, index: Any) -> Any:
     return array.select(index) if isinstance(array, Rows) else array[index]
 
 
+def mean(array: Any, *, at_once: int = 256) -> Any:
+    """The mean of the rows; of an array in files some are read at a time.
+
+    Those are added up in float64, so that their number does not matter.
+    """
+    if not in_files(array):
+        return array.mean(0)
+    total = np.zeros(array.shape[1:], np.float64)
+    for start in range(0, len(array), at_once):
+        total += array[start : start + at_once].sum(0, dtype=np.float64)
+    return (total / len(array)).astype(array.dtype)
+
+
 def in_files(array: Any) -> bool:
     """Whether an array is read when it is asked for."""
     return isinstance(array, FileRows | Rows)

@@ -66,6 +66,25 @@ def test_a_zoo_is_evaluated_by_any_head_in_a_few_lines():
         np.testing.assert_array_equal(value.per_episode, scores[name].per_episode)
 
 
+def test_teachers_stay_in_files_but_for_fusion(tmp_path, monkeypatch):
+    """Rows are those of teachers in memory, also where all are more than is held."""
+    zoo, bank, learner = knowing(), toy.bank(per_class=6), protonet(toy.TINY)
+    (lazy,) = toy.in_files(tmp_path, zoo.teachers)
+    group = dataclasses.replace(zoo.groups[0], teachers=lazy)
+    monkeypatch.setattr(baselines.setting, "_MOST", 1.0)
+    make = functools.partial(
+        baselines.make_setting, student=toy.TINY, learner=learner, **ONE
+    )
+    here = make(jax.random.key(0), bank, zoo)
+    there = make(jax.random.key(0), bank, Zoo((group,), zoo.class_names))
+    for name in ("panel", "teacher", "average"):
+        run = baselines.BASELINES[name].run
+        expected, found = run(here)["inductive"], run(there)["inductive"]
+        np.testing.assert_array_equal(found.per_episode, expected.per_episode)
+    with pytest.raises(baselines.NotApplicable, match="are held at once"):
+        baselines.BASELINES["dro"].run(there)
+
+
 def test_every_row_says_what_it_is_and_needs():
     labels = [row.label for row in baselines.BASELINES.values()]
     assert len(set(labels)) == len(labels)

@@ -376,7 +376,7 @@ def test_a_step_is_fed_what_it_needs_alone(tmp_path, stops):
     def words(key):
         return tuple(np.asarray(jax.random.key_data(key)).tolist())
 
-    def feed(key, data):
+    def feed(key, step, data):
         keys.append(words(key))
         return data[:3]
 

@@ -4,12 +4,14 @@ import io
 import threading
 import zipfile
 
+import jax
 import numpy as np
 import pytest
 
 from free_jax import rows
 from free_jax.ahead import Feed
 from free_jax.errors import InputError
+from free_jax.zoo import leaf_files
 
 
 @pytest.fixture
@@ -105,3 +107,24 @@ def test_an_index_that_is_no_row_is_refused(tmp_path, index):
     for array in (found, rows.Rows([found])):
         with pytest.raises(IndexError, match="give"):
             array[index]
+
+
+def test_the_mean_of_rows_in_a_file_is_that_of_all(tmp_path):
+    array = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    leaf_files.write(tmp_path / "a", {"x": array})
+    (found,) = leaf_files.read(
+        tmp_path / "a", {"x": jax.ShapeDtypeStruct(array.shape, array.dtype)}
+    ).values()
+    mean = rows.mean(found, at_once=2)
+    assert mean.dtype == np.float32
+    np.testing.assert_allclose(mean, array.mean(0), rtol=1e-5)
+    np.testing.assert_array_equal(rows.mean(array), array.mean(0))
+
+
+def test_what_was_begun_can_be_forgotten():
+    made = []
+    feed = Feed(lambda number: made.append(number) or len(made))
+    assert feed(3) == 1
+    feed.forget()
+    assert feed(4) in (2, 3) and made.count(4) == 2
+    feed.close()

@@ -18,7 +18,7 @@ from free_jax.inversion import InversionInfo, Inverter, Objective
 from free_jax.models.cpu.convolution import Conv
 from free_jax.models.cpu.pooling import max_pool_2x2
 from free_jax.types import Episode, Recovered, Teachers
-from free_jax.zoo import pretraining
+from free_jax.zoo import leaf_files, pretraining
 from free_jax.zoo.network import Network, make_network
 
 WAY = 3
@@ -106,6 +106,17 @@ def random_teachers(arch=ARCH, count=3, *, seed=0, classes=CLASSES) -> Teachers:
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.permutation(classes)[: arch.num_classes] for _ in range(count)])
     return Teachers(variables, jnp.asarray(ids, jnp.int32))
+
+
+def in_files(folder, data):
+    """The same stacks, whose weights are read when they are asked for."""
+    found = []
+    for number, stack in enumerate(data):
+        where = folder / str(number)
+        leaf_files.write(where, stack.variables)
+        shapes = jax.eval_shape(lambda tree: tree, stack.variables)
+        found.append(stack._replace(variables=leaf_files.read(where, shapes)))
+    return tuple(found)
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from experiments.harness import checkpointing, memory, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
-from free_jax.ahead import Feed
+from free_jax.ahead import Feed, on_host
 from free_jax.errors import InputError
 
 
@@ -159,7 +159,14 @@ class _Training:
         """The data of a step by its number, made while the step before is."""
         feed, data = self.method.algorithm.feed, self.method.data
         assert feed is not None
-        return Feed(lambda n: self.run.place(feed(self.run.key("step", n), data)))
+
+        def make(number: int) -> Any:
+            with on_host():
+                step = number - self.extra.get("undone", 0)
+                found = feed(self.run.key("step", number), step, data)
+            return self.run.place(found)
+
+        return Feed(make)
 
     def restore(self) -> int:
         """Takes up the last checkpoint, if there is one; returns its step."""
@@ -224,6 +231,8 @@ class _Training:
             assert self.service is not None
             self.extra["undone"], self.silent = undone + 1, self.silent + 1
             self.extra.setdefault("undone_keys", []).append(self.done + undone)
+            if self.fed:  # What was begun is of one step more.
+                self.fed.forget()
             self.ending = self.service.exhausted()
             if self.silent == MOST_UNDONE and not self.ending:
                 self.ending = f"{self.silent} steps in a row found no answers"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -14,8 +15,9 @@ from experiments.inputs.networks import learners
 from experiments.methods.options import Common
 from experiments.stages import own_tasks, recover
 from experiments.stages.options import Recovery
-from free_jax import panel
+from free_jax import panel, rows
 from free_jax import zoo as zoo_lib
+from free_jax.algorithm import Algorithm
 from free_jax.algorithms.recovered_tasks import OwnTaskOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import evaluation
@@ -87,6 +89,21 @@ def tasks(
         task_lib.narrowed(network, way, respond) for network in able.zoo.networks
     )
     return Tasks(able.zoo, networks, able.rows if able.left_out else None)
+
+
+def taught_by(algorithm: Algorithm, zoo: zoo_lib.Zoo) -> dict[str, Any]:
+    """``algorithm`` and ``data`` of a `Method` whose steps draw teachers.
+
+    Those of a zoo in files are read when a step draws them, and fed to it; others are
+    on the device from the start.
+    """
+    if not any(map(rows.in_files, jax.tree.leaves(zoo.teachers))):
+        return {"algorithm": algorithm._replace(feed=None), "data": zoo.teachers}
+
+    def on_host(leaf: Any) -> Any:
+        return leaf if rows.in_files(leaf) else np.asarray(leaf)
+
+    return {"algorithm": algorithm, "data": jax.tree.map(on_host, zoo.teachers)}
 
 
 def episode_options(

@@ -145,8 +145,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     white = config.black_box.gradient == "white_box"
     return Method(
         title=base.title(config.algorithm, tasks.zoo),
-        algorithm=algorithm,
-        data=tasks.zoo.teachers,
+        **base.taught_by(algorithm, tasks.zoo),
         network=student,
         subject=base.adapted(
             config.algorithm,

@@ -109,8 +109,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     images = options.teachers_per_step * way * options.images_per_class
     return Method(
         title=base.title(config.algorithm, tasks.zoo),
-        algorithm=algorithm,
-        data=tasks.zoo.teachers,
+        **base.taught_by(algorithm, tasks.zoo),
         network=student,
         subject=base.adapted(
             config.algorithm,

@@ -183,8 +183,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
         raise InputError(f"config: {error}") from None
     return Method(
         title=base.title(config.algorithm, zoo),
-        algorithm=algorithm,
-        data=zoo.teachers,
+        **base.taught_by(algorithm, zoo),
         network=student,
         subject=subject._replace(predictors=predictors),
         meters=Meters(

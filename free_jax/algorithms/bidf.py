@@ -41,6 +41,7 @@ from jaxtyping import Array, Int, Key
 from free_jax import augment
 from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms.bidf_bilevel import Bilevel, Taught
+from free_jax.algorithms.drawn import Drawn, read, teachers_of
 from free_jax.fewshot import banks
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.fewshot.learners import MetaLearner
@@ -201,19 +202,21 @@ def step(
     parts: Parts,
     key: Key[Array, ""],
     state: BidfState,
-    data: tuple[Teachers, ...],
+    data: tuple[Teachers, ...] | Drawn,
     programs: Callable,
 ) -> tuple[BidfState, BidfInfo]:
     """Asks one teacher, remembers its images, distils it and replays."""
     key_group, key_teacher, key_task, key_episodes, key_replay = jax.random.split(
         key, 5
     )
-    group = 0
-    if len(data) > 1:
-        group = int(_draw_group(parts, key_group))
+    group = _group(parts, key_group)
+    row = _draw_teacher(key_teacher, parts.num_teachers[group])
+    teachers, at = teachers_of(data, 0, group, lambda: row)
     given = Given(state.step, state.generator, state.params)
+    # Of a stack that holds no other teacher it is the first.
+    rows = (row, jnp.zeros_like(row) if at is None else at)
     result, queries = programs(learn_from, group)(
-        (key_teacher, key_task), given, data[group], state.queries[group]
+        key_task, rows, given, teachers, state.queries[group]
     )
     queries = (*state.queries[:group], queries, *state.queries[group + 1 :])
     return programs(learn, donate=0)(
@@ -234,6 +237,22 @@ def draws(
         .set((drawn == group).astype(jnp.int32))
         for group, held in enumerate(parts.num_teachers)
     )
+
+
+def feed(
+    parts: Parts, key: Key[Array, ""], step: int, data: tuple[Teachers, ...]
+) -> Drawn:
+    """The teacher that a step draws, see `Algorithm.feed`."""
+    del step
+    key_group, key_teacher, _, _, _ = jax.random.split(key, 5)
+    group = _group(parts, key_group)
+    row = _draw_teacher(key_teacher, parts.num_teachers[group])
+    return read(data, (group,), (row[None],))
+
+
+def _group(parts: Parts, key: jax.Array) -> int:
+    """Whose turn it is; a number, which is drawn where there are several."""
+    return int(_draw_group(parts, key)) if len(parts.num_teachers) > 1 else 0
 
 
 def _draw_group(parts: Parts, key: jax.Array) -> jax.Array:
@@ -291,7 +310,8 @@ def learn(
 def learn_from(
     parts: Parts,
     group: int,
-    keys: tuple[jax.Array, jax.Array],
+    key: jax.Array,
+    rows: tuple[jax.Array, jax.Array],
     given: Given,
     teachers: Teachers,
     queries: Int[Array, " t"],
@@ -301,25 +321,25 @@ def learn_from(
     Args:
       parts: of the algorithm.
       group: the teacher's.
-      keys: one to draw the teacher, one for the rest.
+      key: of all that is drawn.
+      rows: the teacher in its group, and in `teachers`.
       given: of the state.
-      teachers: all of the group.
-      queries: [T] images that each of them was asked about so far.
+      teachers: a stack of the group.
+      queries: [T] images that each of the group was asked about so far.
 
     Returns:
       What the teacher gave, and the queries with its own.
     """
-    key_teacher, key_task = keys
-    each = jax.random.split(key_task, 6)
-    row = _draw_teacher(key_teacher, parts.num_teachers[group])
+    each = jax.random.split(key, 6)
+    row, at = rows
     chosen = draw_classes(
         # Beyond the six.
-        jax.random.fold_in(key_task, 6),
+        jax.random.fold_in(key, 6),
         1,
         teachers.class_ids.shape[-1],
         parts.architectures[group].num_classes,
     )
-    teacher = take_task(teachers, row, None if chosen is None else chosen[0])
+    teacher = take_task(teachers, at, None if chosen is None else chosen[0])
     support, support_info, support_direction = recover(
         parts, group, given, teacher, each[0], each[1], None
     )
@@ -416,7 +436,7 @@ def bidf(
     """Composes inversion by queries, bi-level distillation and replay.
 
     The arguments are described by `Parts`.  The algorithm's data is the zoo's tuple of
-    teacher stacks.
+    teacher stacks; those of a zoo in files are fed to it (`Algorithm.feed`).
 
     Raises:
       ValueError: arguments that contradict each other.
@@ -440,7 +460,9 @@ def bidf(
         augment_per_image=augment_per_image,
     )
     _check(parts)
-    return bind(init, step, parts, num_programs=len(architectures), draws=draws)
+    return bind(
+        init, step, parts, num_programs=len(architectures), draws=draws, feed=feed
+    )
 
 
 def _check(parts: Parts) -> None:

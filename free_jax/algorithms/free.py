@@ -38,6 +38,7 @@ from jaxtyping import Array, Int, Key
 from free_jax import augment, objectives, parallel
 from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms import bell, turns
+from free_jax.algorithms.drawn import Drawn, known, read, teachers_of
 from free_jax.fewshot import banks
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.fewshot.learners import MetaLearner, batch_apply
@@ -215,7 +216,7 @@ def step(
     parts: Parts,
     key: Key[Array, ""],
     state: FreeState,
-    data: tuple[Teachers, ...],
+    data: tuple[Teachers, ...] | Drawn,
     programs: Callable,
 ) -> tuple[FreeState, FreeInfo]:
     """Recovers tasks, moves the generator and, after the warm-up, learns."""
@@ -224,20 +225,20 @@ def step(
     # The student knows nothing during warm-up; disagreeing with it would be noise.
     after = (state.step >= parts.warmup_steps).astype(jnp.float32)
     given = Given(state.generator, Adversary(state.params, after))
-    found = []
-    for place in turns.places(parts.batches, state.step):
-        batch, teachers = place.batch, data[place.group]
+    found, everyone = [], known(data)
+    for number, place in enumerate(turns.places(parts.batches, state.step)):
+        batch = place.batch
         keys = [jax.random.fold_in(k, batch.number) for k in (key_invert, key_views)]
         invert, view = (jax.random.split(k, batch.count) for k in keys)
         if not parts.augment_per_image:
             view = jnp.broadcast_to(keys[1], (batch.count,))
-        rows = turns.draw(
-            jax.random.fold_in(key_draw, batch.number), batch, state.step, data
-        )
+        draw = functools.partial(_rows, key_draw, place, state.step, everyone)
+        teachers, rows = teachers_of(data, number, place.group, draw)
+        rows = jnp.arange(place.count) if rows is None else rows
         chosen = turns.draw_tasks(
             key_draw, place, teachers, parts.architectures[place.group].num_classes
         )
-        tasks = (*map(place.of, (invert, view, rows)), chosen)
+        tasks = (*map(place.of, (invert, view)), rows, chosen)
         found.append(programs(recover, place.group)(given, teachers, tasks))
     return programs(learn, donate=0)(state, found, (key_order, key_replay))
 
@@ -251,9 +252,9 @@ def recover(
       parts: of the algorithm.
       group: the teachers'.
       given: of the state.
-      teachers: all of the group.
-      tasks: (keys of the inversions [T], keys of the views [T], rows [T], the chosen
-        classes [T, W] or None).
+      teachers: a stack of the group.
+      tasks: (keys of the inversions [T], keys of the views [T], rows of the stack [T],
+        the chosen classes [T, W] or None).
     """
     shape, labels, arch = (
         parts.student.image_shape,
@@ -366,6 +367,27 @@ def draws(
     return turns.counts(key_draw, parts.batches, step, data)
 
 
+def feed(
+    parts: Parts, key: Key[Array, ""], step: int, data: tuple[Teachers, ...]
+) -> Drawn:
+    """The teachers that a step draws, see `Algorithm.feed`."""
+    key_draw, _, _ = jax.random.split(key, 3)
+    places = turns.places(parts.batches, step)
+    rows = [_rows(key_draw, place, step, data) for place in places]
+    return read(data, [place.group for place in places], rows)
+
+
+def _rows(
+    key: jax.Array,
+    place: turns.Place,
+    step: int | jax.Array,
+    everyone: tuple[Teachers, ...],
+) -> Int[Array, " t"]:
+    """Teachers of a place in their group, with replacement."""
+    key = jax.random.fold_in(key, place.batch.number)
+    return place.of(turns.draw(key, place.batch, step, everyone))
+
+
 def remember(parts: Parts, memory: ImageBank, recovered: list[Recovered]) -> ImageBank:
     """Stores images under their classes."""
     kept = recovered if parts.store == "all" else recovered[-1:]
@@ -432,7 +454,7 @@ def free(
     """Composes the meta-generator and the meta-learner.
 
     The arguments are described by `Parts`.  The algorithm's data is the zoo's tuple of
-    teacher stacks.
+    teacher stacks; those of a zoo in files are fed to it (`Algorithm.feed`).
 
     Raises:
       ValueError: arguments that contradict each other.
@@ -460,7 +482,9 @@ def free(
         map_tasks=map_tasks,
     )
     _check(parts)
-    return bind(init, step, parts, num_programs=len(architectures), draws=draws)
+    return bind(
+        init, step, parts, num_programs=len(architectures), draws=draws, feed=feed
+    )
 
 
 def _check(parts: Parts) -> None:

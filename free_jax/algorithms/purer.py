@@ -43,6 +43,7 @@ from free_jax import parallel, zoo
 from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms import purer_curriculum as curriculum_lib
 from free_jax.algorithms import turns
+from free_jax.algorithms.drawn import Drawn, known, read, teachers_of
 from free_jax.algorithms.purer_curriculum import Curriculum
 from free_jax.fewshot import banks
 from free_jax.fewshot.learners import MetaLearner
@@ -167,18 +168,19 @@ def step(
     parts: Parts,
     key: Key[Array, ""],
     state: PurerState,
-    data: tuple[Teachers, ...],
+    data: tuple[Teachers, ...] | Drawn,
     programs: Callable,
 ) -> tuple[PurerState, PurerInfo]:
     """Moves the pixels as teachers and curriculum want, then learns from them."""
     key_judge, key_harder, key_learn = jax.random.split(key, 3)
     images = programs(render)(state.pixels)
     gradient, losses, ces = jnp.zeros_like(images), [], []
-    held = [teachers.class_ids.shape[0] for teachers in data]
-    batches = turns.batches(parts.teachers_per_step, len(data), held)
+    everyone = known(data)
+    batches, held = _batches(parts, everyone)
     weights, first = _weights(parts, sum(batch.count for batch in batches)), 0
-    for place in turns.places(batches, state.step):
-        teachers = data[place.group]
+    for number, place in enumerate(turns.places(batches, state.step)):
+        draw = functools.partial(_rows, key_judge, batches, place, held)
+        teachers, rows = teachers_of(data, number, place.group, draw)
         tasks = (
             _task_keys(key_judge, place),
             weights[first : first + place.count],
@@ -186,16 +188,14 @@ def step(
                 key_judge, place, teachers, parts.way or teachers.class_ids.shape[1]
             ),
         )
-        rows = _rows(key_judge, batches, place, held)
         loss, ce, gradient = programs(judge, place.group, donate=1)(
             images, gradient, teachers, rows, tasks
         )
         losses.append(loss)
         ces.append(ce)
         first += place.count
-    known = tuple(Teachers((), teachers.class_ids) for teachers in data)
     return programs(learn, donate=0)(
-        state, gradient, (losses, ces), known, (key_harder, key_learn)
+        state, gradient, (losses, ces), everyone, (key_harder, key_learn)
     )
 
 
@@ -204,8 +204,7 @@ def draws(
 ) -> tuple[jax.Array, ...]:
     """How often a step draws each teacher, see `Algorithm.draws`."""
     key, _, _ = jax.random.split(key, 3)
-    held = [teachers.class_ids.shape[0] for teachers in data]
-    batches = turns.batches(parts.teachers_per_step, len(data), held)
+    batches, held = _batches(parts, data)
     found = [jnp.zeros(many, jnp.int32) for many in held]
     for batch in batches:
         turn = turns.positions(batch, step)
@@ -217,6 +216,25 @@ def draws(
             mine = (turn == position).any().astype(jnp.int32)
             found[group] = found[group].at[rows].add(mine)
     return tuple(found)
+
+
+def feed(
+    parts: Parts, key: Key[Array, ""], step: int, data: tuple[Teachers, ...]
+) -> Drawn:
+    """The teachers that a step draws, see `Algorithm.feed`."""
+    key, _, _ = jax.random.split(key, 3)
+    batches, held = _batches(parts, data)
+    places = turns.places(batches, step)
+    rows = [_rows(key, batches, place, held) for place in places]
+    return read(data, [place.group for place in places], rows)
+
+
+def _batches(
+    parts: Parts, everyone: Sequence[Teachers]
+) -> tuple[tuple[turns.Batch, ...], list[int]]:
+    """A step's teachers by groups, and how many each group holds."""
+    held = [teachers.class_ids.shape[0] for teachers in everyone]
+    return turns.batches(parts.teachers_per_step, len(held), held), held
 
 
 def _weights(parts: Parts, total: int) -> jax.Array:
@@ -277,7 +295,7 @@ def judge(
       group: the teachers'.
       images: [C, n, h, w, c] of all classes.
       gradient: of the teachers before, the same shape.
-      teachers: all of the group.
+      teachers: a stack of the group.
       rows: [T] which of them; None: all.
       tasks: (keys of their views [T], weights [T], chosen classes [T, W] or None).
 
@@ -306,14 +324,14 @@ def learn(
     state: PurerState,
     gradient: jax.Array,
     judged: tuple[list[jax.Array], list[jax.Array]],
-    known: tuple[Teachers, ...],
+    everyone: tuple[Teachers, ...],
     keys: tuple[jax.Array, jax.Array],
 ) -> tuple[PurerState, PurerInfo]:
     """All of a step but the teachers' part: moves the pixels, trains the meta-model."""
     key_harder, key_learn = keys
     losses, ces = map(jnp.concatenate, judged)
     images, pull_back = jax.vjp(functools.partial(render, parts), state.pixels)
-    counts = known_classes(known, parts.num_classes) * parts.images_per_class
+    counts = known_classes(everyone, parts.num_classes) * parts.images_per_class
     gradient = jax.lax.cond(
         state.curriculum.adversarial,
         functools.partial(make_harder, parts),
@@ -468,7 +486,7 @@ def purer(
     """Composes the learnable data set and the meta-learner.
 
     The arguments are described by `Parts`.  The algorithm's data is the zoo's tuple of
-    teacher stacks.
+    teacher stacks; those of a zoo in files are fed to it (`Algorithm.feed`).
 
     Raises:
       ValueError: arguments that contradict each other.
@@ -494,7 +512,8 @@ def purer(
         map_tasks=map_tasks,
     )
     _check(parts)
-    return bind(init, step, parts, num_programs=len(objective_gradients), draws=draws)
+    groups = len(objective_gradients)
+    return bind(init, step, parts, num_programs=groups, draws=draws, feed=feed)
 
 
 def _check(parts: Parts) -> None:

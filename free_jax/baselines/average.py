@@ -5,10 +5,13 @@ heads mean other classes in each and are averaged all the same, as the literatur
 baseline "Average" does.
 """
 
+from typing import Any
+
 import jax
 import numpy as np
 
 from free_jax import keys
+from free_jax import rows as rows_lib
 from free_jax.baselines import setting as setting_lib
 from free_jax.baselines.setting import NotApplicable, Scores, Setting
 from free_jax.types import PyTree
@@ -39,11 +42,11 @@ def average_params(student: Network | None, zoo: Zoo) -> PyTree:
     Raises:
       NotApplicable: a teacher is another network than `student`.
     """
-    return jax.tree.map(lambda x: x.mean(0), stacked(student, zoo, "averaged"))
+    return jax.tree.map(rows_lib.mean, stacked(student, zoo, "averaged"))
 
 
 def stacked(student: Network | None, zoo: Zoo, what: str) -> PyTree:
-    """Parameters of all teachers, leaves [T, ...], on the host.
+    """Parameters of all teachers, leaves [T, ...], on the host or in files.
 
     Args:
       student: the network that all of them have to be.
@@ -61,4 +64,9 @@ def stacked(student: Network | None, zoo: Zoo, what: str) -> PyTree:
             f"weights of {', '.join(others)} and {student.name} cannot be {what}"
         )
     stacks = [teachers.variables["params"] for teachers in zoo.teachers]
-    return jax.tree.map(lambda *x: np.concatenate(x), *stacks)
+
+    def joined(*leaves: Any) -> Any:
+        some = [x if rows_lib.in_files(x) else np.asarray(x) for x in leaves]
+        return rows_lib.joined(some)
+
+    return jax.tree.map(joined, *stacks)

@@ -44,7 +44,7 @@ from free_jax.zoo.pool import Zoo
 
 def scores(setting: Setting) -> Scores:
     """The meta-model with the weights of `robust_params`, adapted to each episode."""
-    zoo = setting_lib.teachers(setting)
+    zoo = setting_lib.teachers_at_once(setting)
     key = keys.named(setting.key, "robust hyper-network")
     params = setting.programs.once(
         "hypernetwork", lambda: robust_params(key, setting.student, zoo)

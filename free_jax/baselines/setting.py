@@ -17,7 +17,7 @@ from free_jax.zoo.pool import Zoo, in_memory
 # Accuracy by protocol, "transductive" and "inductive".
 Scores = dict[str, Accuracy]
 _T = TypeVar("_T")
-# Bytes of weights that are read for a baseline, which needs all teachers at hand.
+# Bytes of weights that are read for a baseline that needs those of all teachers.
 _MOST = 8e9
 
 
@@ -200,7 +200,7 @@ def learner(setting: Setting) -> MetaLearner:
 
 
 def teachers(setting: Setting) -> Zoo:
-    """The setting's teachers, at hand with their weights and features.
+    """The setting's teachers, which give weights and features, maybe from files.
 
     Raises:
       NotApplicable: there are none, or they are asked over a network.
@@ -212,14 +212,23 @@ def teachers(setting: Setting) -> Zoo:
             "teachers are endpoints: they give neither weights nor features, and are "
             "not asked about test images"
         )
-    leaves = jax.tree.leaves(setting.zoo.teachers)
+    return setting.zoo
+
+
+def teachers_at_once(setting: Setting) -> Zoo:
+    """The same for what needs all weights together: in memory.
+
+    Raises:
+      NotApplicable: see `teachers`, or they are too large for it.
+    """
+    zoo = teachers(setting)
+    leaves = jax.tree.leaves(zoo.teachers)
     if not any(map(rows.in_files, leaves)):
-        return setting.zoo
+        return zoo
     size = sum(leaf.nbytes for leaf in leaves)
     if size > _MOST:
         raise NotApplicable(
-            f"weights of {setting.zoo.num_teachers} teachers, {size / 1e9:.1f} GB, are "
+            f"weights of {zoo.num_teachers} teachers, {size / 1e9:.1f} GB, are "
             f"more than the {_MOST / 1e9:.0f} GB that are held at once"
         )
-    zoo = setting.zoo
     return setting.programs.once("teachers in memory", lambda: in_memory(zoo))

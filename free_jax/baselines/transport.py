@@ -30,7 +30,7 @@ from free_jax.zoo.pool import Zoo
 
 def scores(setting: Setting) -> Scores:
     """The meta-model with the teachers' fused weights, adapted to each episode."""
-    zoo = setting_lib.teachers(setting)
+    zoo = setting_lib.teachers_at_once(setting)
     params = setting.programs.once(
         "transport", lambda: transported_params(setting.student, zoo)
     )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
+from free_jax import rows
 from free_jax.types import PyTree, Teachers
 from free_jax.zoo.network import Network
 
@@ -44,7 +45,7 @@ def from_teachers(teachers: Teachers, start: Start, index: Any = 0) -> PyTree:
     first inner step moves every class alike.
 
     Args:
-      teachers: a stack, leaves [T, ...].
+      teachers: a stack, leaves [T, ...], in memory or `rows.FileRows`.
       start: "teacher" takes one of them, "average" the mean of all (PURER).
       index: which one.
 
@@ -55,7 +56,7 @@ def from_teachers(teachers: Teachers, start: Start, index: Any = 0) -> PyTree:
         raise ValueError(f"start={start!r}: choose teacher or average")
     params = teachers.variables["params"]
     if start == "average":
-        params = jax.tree.map(lambda x: x.mean(0), params)
+        params = jax.tree.map(rows.mean, params)
     else:
         params = jax.tree.map(lambda x: x[index], params)
     return {**params, "head": jax.tree.map(jnp.zeros_like, params["head"])}

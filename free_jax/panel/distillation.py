@@ -161,8 +161,9 @@ def step(
     return new, DistillInfo(loss, same, jnp.isfinite(loss))
 
 
-def feed(parts: Parts, key: Key[Array, ""], data: Described) -> Batch:
+def feed(parts: Parts, key: Key[Array, ""], step: int, data: Described) -> Batch:
     """The batch of a step, picked on the host: the images need not fit a device."""
+    del step
     return batch_of(data, np.asarray(rows_of_step(parts, key, data)))
 
 

@@ -121,7 +121,7 @@ def _train_fed(
     state = jax.jit(algorithm.init)(keys.named(key, "init"))
     step, infos = algorithm.compiled(donate=True), []
     feed, key_of = algorithm.feed, functools.partial(keys.named, key, "step")
-    ahead = Feed(lambda n: jax.device_put(feed(key_of(n), described)))
+    ahead = Feed(lambda n: jax.device_put(feed(key_of(n), n, described)))
     with contextlib.closing(ahead) as batches:
         for number in range(num_steps):
             state, info = step(key_of(number), state, batches(number))
