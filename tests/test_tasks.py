@@ -185,7 +185,7 @@ def purer():
 
 def start(algorithm):
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    zeros = toy.zeros_like(state)
     return zeros._replace(params=toy.random_like(state.params))
 
 

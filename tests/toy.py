@@ -98,11 +98,15 @@ def random_teachers(arch=ARCH, count=3, *, seed=0, classes=CLASSES) -> Teachers:
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), shapes
     )
-    variables = jax.tree.map(lambda x: 0.4 * x, random_like(shapes, seed))
+    variables = _normal(shapes, seed, 0.4)
     variables["batch_stats"] = {
-        layer: {"mean": 0.3 * stats["mean"], "var": 0.5 + jnp.square(stats["var"])}
+        layer: {
+            "mean": np.float32(0.3) * stats["mean"],
+            "var": np.float32(0.5) + np.square(stats["var"]),
+        }
         for layer, stats in variables["batch_stats"].items()
     }
+    variables = jax.tree.map(jnp.asarray, variables)
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.permutation(classes)[: arch.num_classes] for _ in range(count)])
     return Teachers(variables, jnp.asarray(ids, jnp.int32))
@@ -147,18 +151,53 @@ def random_episode(seed=0, *, shots=3, queries=2, shape=SHAPE, way=WAY) -> Episo
     return Episode(*part(shots), *part(queries), ids)
 
 
+# Values are made with NumPy: an operator on arrays of JAX is compiled for each shape.
+
+
 def double(tree):
     """The tree's floats in float64 (only within `jax.enable_x64`)."""
-    return jax.tree.map(
-        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-        tree,
-    )
+
+    def wide(x):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return jnp.asarray(np.asarray(x, np.float64))
+        return x
+
+    return jax.tree.map(wide, tree)
 
 
-def random_like(tree, seed=0):
-    """Normal values of the same shapes and types."""
+def _normal(tree, seed, scale):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), tree)
+
+    def draw(x):
+        return np.asarray(scale, x.dtype) * rng.normal(size=x.shape).astype(x.dtype)
+
+    return jax.tree.map(draw, tree)
+
+
+def random_like(tree, seed=0, scale=1.0):
+    """Normal values of the same shapes and types, of deviation `scale`."""
+    return jax.tree.map(jnp.asarray, _normal(tree, seed, scale))
+
+
+def zeros_like(tree):
+    """Zeros of the same shapes and types."""
+    return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), tree)
+
+
+def host(tree):
+    """The same values as NumPy arrays, for oracles that need no compilation."""
+    return jax.tree.map(np.asarray, tree)
+
+
+def updated(optimizer, grads, state, params):
+    """The parameters and the optimiser's state after one update, as one program."""
+
+    @jax.jit
+    def update(grads, state, params):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return update(grads, state, params)
 
 
 def dot(a, b) -> float:
@@ -170,8 +209,11 @@ def dot(a, b) -> float:
 def central_difference(fn, at, direction, step=1e-5) -> float:
     """(f(x + h d) - f(x - h d)) / 2h."""
 
+    def moved(sign, x, d):
+        return jnp.asarray(np.asarray(x) + sign * step * np.asarray(d))
+
     def value(sign):
-        return float(fn(jax.tree.map(lambda x, d: x + sign * step * d, at, direction)))
+        return float(fn(jax.tree.map(functools.partial(moved, sign), at, direction)))
 
     return (value(1) - value(-1)) / (2 * step)
 
