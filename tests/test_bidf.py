@@ -35,7 +35,7 @@ QUERIES = 2 * len(LABELS) * (4 + 1 + 1) + 2 * len(LABELS)
 
 def build_inverter(arch):
     return meta_generator(
-        toy.GENERATOR,
+        toy.LINEAR_GENERATOR,
         arch,
         inner_optimizer=optax.sgd(0.05),
         objective=Objective(moments=0.0, crop_padding=2, agreement="l1"),

@@ -31,7 +31,7 @@ LARGE = toy.tiny((20, 24, 3), width=6)
 
 def build_generator(arch, **kwargs):
     return meta_generator(
-        toy.GENERATOR,
+        toy.LINEAR_GENERATOR,
         arch,
         inner_optimizer=optax.sgd(0.05),
         objective=Objective(moments=0.5, crop_padding=2),

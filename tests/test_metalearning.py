@@ -266,7 +266,6 @@ def test_meaningless_settings_are_refused(kwargs):
 
 
 def test_a_meta_model_goes_on_from_a_distilled_trunk():
-    key = jax.random.key(0)
     student = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=4)
     distilled = make_network("conv4", num_classes=15, image_shape=(16, 16, 3), width=4)
     stack = toy.random_teachers(distilled, 1, classes=15).variables

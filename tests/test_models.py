@@ -396,7 +396,9 @@ def test_moments_are_of_what_enters_each_norm(key):
 
 
 def test_features_enter_the_head(key):
-    variables = jax.tree.map(np.abs, toy.random_like(jax.eval_shape(toy.WIDE.init, key)))
+    variables = jax.tree.map(
+        np.abs, toy.random_like(jax.eval_shape(toy.WIDE.init, key))
+    )
     images = jnp.abs(normal(0, 4, *toy.WIDE.image_shape))
 
     @jax.jit

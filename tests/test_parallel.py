@@ -358,7 +358,9 @@ def inversion_problem():
     def one(params, task):
         return generator.invert(*task[:1], params, task[1], labels)
 
-    params = toy.random_like(jax.eval_shape(generator.init, jax.random.key(0)), scale=0.5)
+    params = toy.random_like(
+        jax.eval_shape(generator.init, jax.random.key(0)), scale=0.5
+    )
     tasks = jax.random.split(jax.random.key(1), 4), toy.random_teachers(toy.TINY, 4)
     return one, params, tasks
 

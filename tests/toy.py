@@ -69,8 +69,18 @@ def tiny(image_shape=SHAPE, **kwargs):
     )
 
 
+class LinearGenerator(models.Generator):
+    """One layer, where what is drawn does not matter: quick to compile."""
+
+    @nn.compact
+    def __call__(self, latents, labels):
+        x = nn.Dense(int(np.prod(self.image_shape)), name="latent")(latents)
+        return nn.sigmoid(x.reshape(-1, *self.image_shape))
+
+
 TINY = tiny()
 GENERATOR = models.Generator(image_shape=SHAPE, width=4)
+LINEAR_GENERATOR = LinearGenerator(image_shape=SHAPE)
 
 
 def patterns(shape=SHAPE, classes=CLASSES):
@@ -184,20 +194,22 @@ def zeros_like(tree):
     return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), tree)
 
 
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("norm", "features"))
+def apply(network, variables, images, norm="running", features=False):
+    """What a network says, as one program instead of one an operator."""
+    return network.apply(variables, images, norm=norm, features=features)
+
+
 def host(tree):
     """The same values as NumPy arrays, for oracles that need no compilation."""
     return jax.tree.map(np.asarray, tree)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def updated(optimizer, grads, state, params):
     """The parameters and the optimiser's state after one update, as one program."""
-
-    @jax.jit
-    def update(grads, state, params):
-        updates, state = optimizer.update(grads, state, params)
-        return optax.apply_updates(params, updates), state
-
-    return update(grads, state, params)
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
 
 
 def dot(a, b) -> float:
