@@ -51,6 +51,14 @@ def zoos(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_stay():
+    """Both cells have the same, and so have other tests; see `test_compare`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare.jax, "clear_caches", lambda: None)
+        yield
+
+
 def test_equal_names_of_two_domains_are_two_classes_of_a_run(zoos):
     options = ZooOptions(path=f"{zoos / 'procedural'},{zoos / 'other'}")
     zoo = teachers.load_zoo(options, DataOptions(name="procedural"))

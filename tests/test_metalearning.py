@@ -270,7 +270,7 @@ def test_a_meta_model_goes_on_from_a_distilled_trunk():
     distilled = make_network("conv4", num_classes=15, image_shape=(16, 16, 3), width=4)
     stack = toy.random_teachers(distilled, 1, classes=15).variables
     variables = jax.tree.map(lambda x: x[0], toy.host(stack))
-    images = np.random.default_rng(0).uniform(size=(3, 16, 16, 3))
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 16, 16, 3)))
     features = jax.jit(functools.partial(distilled.apply, norm="batch", features=True))
     wanted = features(variables, images)
 

@@ -402,13 +402,13 @@ def test_features_enter_the_head(key):
     images = jnp.abs(normal(0, 4, *toy.WIDE.image_shape))
 
     @jax.jit
-    def run():
+    def run(variables):
         logits = toy.WIDE.apply(variables, images)
         features = toy.WIDE.apply(variables, images, features=True)
         head = variables["params"]["head"]
         return logits, features @ head["kernel"] + head["bias"]
 
-    a, b = run()
+    a, b = run(variables)
     np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 

@@ -54,7 +54,7 @@ def network(num_classes, side=16, **kwargs):
 def one_of(network, seed):
     """Variables of one untrained teacher."""
     made = toy.random_teachers(network, 1, seed=seed, classes=network.num_classes)
-    return jax.tree.map(lambda x: np.array(x[0]), made.variables)
+    return jax.tree.map(lambda x: np.array(x[0]), toy.host(made.variables))
 
 
 @pytest.fixture(scope="module")

@@ -116,7 +116,7 @@ def random_teachers(arch=ARCH, count=3, *, seed=0, classes=CLASSES) -> Teachers:
         }
         for layer, stats in variables["batch_stats"].items()
     }
-    variables = jax.tree.map(jnp.asarray, variables)
+    variables = jax.device_put(variables)
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.permutation(classes)[: arch.num_classes] for _ in range(count)])
     return Teachers(variables, jnp.asarray(ids, jnp.int32))
@@ -155,9 +155,10 @@ def random_episode(seed=0, *, shots=3, queries=2, shape=SHAPE, way=WAY) -> Episo
 
     def part(n):
         images = rng.uniform(size=(way * n, *shape)).astype(np.float32)
-        return jnp.asarray(images), jnp.repeat(jnp.arange(way, dtype=jnp.int32), n)
+        labels = np.repeat(np.arange(way, dtype=np.int32), n)
+        return jax.device_put((images, labels))
 
-    ids = jnp.arange(way, dtype=jnp.int32)
+    ids = jax.device_put(np.arange(way, dtype=np.int32))
     return Episode(*part(shots), *part(queries), ids)
 
 
@@ -169,7 +170,7 @@ def double(tree):
 
     def wide(x):
         if jnp.issubdtype(x.dtype, jnp.floating):
-            return jnp.asarray(np.asarray(x, np.float64))
+            return jax.device_put(np.asarray(x, np.float64))
         return x
 
     return jax.tree.map(wide, tree)
@@ -186,12 +187,12 @@ def _normal(tree, seed, scale):
 
 def random_like(tree, seed=0, scale=1.0):
     """Normal values of the same shapes and types, of deviation `scale`."""
-    return jax.tree.map(jnp.asarray, _normal(tree, seed, scale))
+    return jax.device_put(_normal(tree, seed, scale))
 
 
 def zeros_like(tree):
     """Zeros of the same shapes and types."""
-    return jax.tree.map(lambda x: jnp.asarray(np.zeros(x.shape, x.dtype)), tree)
+    return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree))
 
 
 @functools.partial(jax.jit, static_argnums=0, static_argnames=("norm", "features"))
@@ -222,7 +223,7 @@ def central_difference(fn, at, direction, step=1e-5) -> float:
     """(f(x + h d) - f(x - h d)) / 2h."""
 
     def moved(sign, x, d):
-        return jnp.asarray(np.asarray(x) + sign * step * np.asarray(d))
+        return jax.device_put(np.asarray(x) + sign * step * np.asarray(d))
 
     def value(sign):
         return float(fn(jax.tree.map(functools.partial(moved, sign), at, direction)))
