@@ -31,10 +31,10 @@ def pixels():
 @pytest.fixture(scope="module")
 def model(pixels):
     """A distilled model of one teacher; its statistics are those of the images."""
-    fit = functools.partial(
-        distilled.fit_statistics, NETWORK, weights=jnp.ones(1), temperature=4.0
+    variables = NETWORK.init(jax.random.key(0))
+    return distilled.fit_statistics(
+        NETWORK, variables, jnp.asarray(pixels), weights=jnp.ones(1), temperature=4.0
     )
-    return jax.jit(fit)(jax.jit(NETWORK.init)(jax.random.key(0)), jnp.asarray(pixels))
 
 
 def balanced():
