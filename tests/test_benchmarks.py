@@ -74,7 +74,7 @@ def test_inversion_losses_agree(key):
     labels = episodes.balanced_labels(5, 1)
     latents = jax.random.normal(key, (5, 16))
     shapes = jax.eval_shape(generator.init, key, latents, labels)["params"]
-    phi = jax.tree.map(lambda x: 0.1 * x, toy.random_like(shapes))
+    phi = toy.random_like(shapes, scale=0.1)
     teacher, student = random_variables(arch, 1), random_variables(arch, 2)
     objective_gradient = white_box(cases.RELEASED, arch, arch)
     step_key = jax.random.key(3)

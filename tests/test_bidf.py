@@ -35,7 +35,7 @@ QUERIES = 2 * len(LABELS) * (4 + 1 + 1) + 2 * len(LABELS)
 
 def build_inverter(arch):
     return meta_generator(
-        toy.GENERATOR,
+        toy.LINEAR_GENERATOR,
         arch,
         inner_optimizer=optax.sgd(0.05),
         objective=Objective(moments=0.0, crop_padding=2, agreement="l1"),
@@ -84,12 +84,10 @@ def start(algorithm):
     """A state without compiling `init`."""
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
     filled = {
-        name: jax.tree.map(
-            lambda x: 0.4 * x, toy.random_like(getattr(state, name), seed)
-        )
+        name: toy.random_like(getattr(state, name), seed, scale=0.4)
         for seed, name in enumerate(("generator", "params"))
     }
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    zeros = toy.zeros_like(state)
     return zeros._replace(**filled)
 
 
@@ -131,10 +129,11 @@ def test_a_step_is_a_python_loop():
     key_group, key_teacher, key_lesson, _, _ = jax.random.split(key, 5)
     group = int(jax.random.randint(key_group, (), 0, 2))
     index = int(jax.random.randint(key_teacher, (), 0, (3, 2)[group]))
-    arch, teacher = (toy.TINY, LARGE)[group], zoo.take(data[group], index)
+    arch, teacher = (toy.TINY, LARGE)[group], jax.jit(zoo.take)(data[group], index)
     keys = jax.random.split(key_lesson, 6)
     invert = jax.jit(build_inverter(arch).invert)
 
+    @jax.jit
     def teach(key, images):
         views = augment.crop_flip(key, images)
         return views, arch.apply(
@@ -170,24 +169,25 @@ def test_a_step_is_a_python_loop():
     )
     # The shared generator goes half of the way that both inversions went together.
     generator = jax.tree.map(
-        lambda p, a, b: p - 0.5 * (a + b), state.generator, way_back, other
+        lambda p, a, b: p - 0.5 * (a + b),
+        *map(toy.host, (state.generator, way_back, other)),
     )
     toy.assert_close(found.generator, generator, rtol=1e-3, atol=1e-4)
-    bank = banks.add(banks.add(state.memory, support), query)
+    add = jax.jit(banks.add)
+    bank = add(add(state.memory, support), query)
     np.testing.assert_array_equal(found.memory.counts, bank.counts)
-    gap = found.memory.images.astype(int) - bank.images.astype(int)
-    assert jnp.abs(gap).max() <= 1  # Rounding down is not continuous.
+    gap = np.asarray(found.memory.images, int) - np.asarray(bank.images, int)
+    assert np.abs(gap).max() <= 1  # Rounding down is not continuous.
     # One update on distillation and episodes together.
-    total = jax.tree.map(lambda g: g + 0.1, grads)
-    updates, _ = OPTIMIZER.update(total, state.opt, state.params)
-    params = optax.apply_updates(state.params, updates)
+    total = jax.tree.map(lambda g: g + 0.1, toy.host(grads))
+    params, _ = toy.updated(OPTIMIZER, total, state.opt, state.params)
     toy.assert_close(found.params, params, rtol=1e-2, atol=1e-3)
 
 
 def test_meta_gradient_of_both_levels_by_finite_differences():
     with jax.enable_x64():
         shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
-        params = toy.double(jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes)))
+        params = toy.double(toy.random_like(shapes, scale=0.4))
         episode = toy.double(toy.random_episode())
         rng = np.random.default_rng(0)
         support, query = (

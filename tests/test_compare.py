@@ -93,6 +93,15 @@ def parse(zoo_path, *extra):
     return config
 
 
+@pytest.fixture(scope="module", autouse=True)
+def let_go():
+    """Counts when programs are let go of; they stay, for other tests have the same."""
+    times = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare.jax, "clear_caches", lambda: times.append(1))
+        yield times
+
+
 @pytest.fixture(scope="module")
 def finished(zoo_path, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("compare")
@@ -128,6 +137,10 @@ def test_a_failed_cell_says_why_and_the_others_go_on(finished):
     table = (workdir / "table.md").read_text()
     assert "failed: config.replay needs 502 images" in table
     assert "Traceback" in (workdir / "cells/broken/seed0/error.txt").read_text()
+
+
+def test_programs_of_a_cell_are_let_go_of(finished, let_go):
+    assert len(let_go) >= len(finished[1]["rows"]) - 1  # Baselines have two rows.
 
 
 @pytest.mark.slow

@@ -29,10 +29,22 @@ def images():
     return jax.random.uniform(jax.random.key(1), (60, *toy.SHAPE))
 
 
+describe = functools.partial(
+    jax.jit(distilled.describe, static_argnums=0, static_argnames="mirror"), STUDENT
+)
+
+
+@jax.jit
+def views_said(variables, images):
+    """Logits of images and of their mirror images."""
+    return [STUDENT.apply(variables, x) for x in (images, images[:, :, ::-1])]
+
+
 def fitted_to(variables, images, **kwargs):
-    return distilled.fit_statistics(
-        STUDENT, variables, images, weights=WEIGHTS, temperature=2.0, **kwargs
+    fit = functools.partial(
+        distilled.fit_statistics, STUDENT, weights=WEIGHTS, temperature=2.0, **kwargs
     )
+    return jax.jit(fit)(variables, images)
 
 
 def test_statistics_become_those_of_the_images(variables, images):
@@ -40,8 +52,8 @@ def test_statistics_become_those_of_the_images(variables, images):
     fitted = fitted_to(variables, images, whitening=0.0)
     toy.assert_close(fitted["params"], variables["params"])
     toy.assert_close(
-        STUDENT.apply(fitted, images),
-        STUDENT.apply(variables, images, norm="batch"),
+        jax.jit(STUDENT.apply)(fitted, images),
+        jax.jit(functools.partial(STUDENT.apply, norm="batch"))(variables, images),
         rtol=1e-4,
         atol=1e-5,
     )
@@ -50,7 +62,9 @@ def test_statistics_become_those_of_the_images(variables, images):
 def test_statistics_of_several_batches_are_their_mean(variables, images):
     halves = [fitted_to(variables, part) for part in (images[:30], images[30:])]
     both = fitted_to(variables, images, at_once=30)
-    mean = jax.tree.map(lambda *x: sum(x) / 2, *(x["batch_stats"] for x in halves))
+    mean = jax.tree.map(
+        lambda *x: sum(x) / 2, *(toy.host(x["batch_stats"]) for x in halves)
+    )
     toy.assert_close(both["batch_stats"], mean, rtol=1e-5)
 
 
@@ -60,18 +74,20 @@ def test_without_images_nothing_is_fitted(variables, images):
     fitted = dict(fitted_to(variables, images, whitening=0.0))
     fitted["batch_stats"] = variables["batch_stats"]
     toy.assert_close(
-        distilled.describe(STUDENT, left, images),
-        distilled.describe(STUDENT, fitted, images),
+        describe(left, images),
+        describe(fitted, images),
     )
 
 
 def test_descriptions_are_those_of_a_panel_of_heads(variables, images):
     fitted = fitted_to(variables, images, whitening=0.0)
-    found = distilled.describe(STUDENT, fitted, images)
+    found = describe(fitted, images)
+    tempered = jax.jit(panel.tempered)
     expected = []
-    for view in (images, images[:, :, ::-1]):
-        logits = jnp.asarray(STUDENT.apply(fitted, view)).reshape(60, T, toy.WAY)
-        said = [panel.tempered(logits[:, t], 2.0) * WEIGHTS[t] for t in range(T)]
+    for view in views_said(fitted, images):
+        logits = np.asarray(view).reshape(60, T, toy.WAY)
+        said = [tempered(logits[:, t], 2.0) for t in range(T)]
+        said = [np.asarray(x) * float(WEIGHTS[t]) for t, x in enumerate(said)]
         expected.append(np.concatenate(said, axis=-1))
     np.testing.assert_allclose(found, np.mean(expected, 0), rtol=1e-4, atol=1e-6)
 
@@ -79,10 +95,10 @@ def test_descriptions_are_those_of_a_panel_of_heads(variables, images):
 def test_heads_of_unequal_widths_are_a_loop_over_teachers(variables, images):
     columns = np.asarray([0, 2, 7, 9])
     fitted = fitted_to(variables, images, whitening=0.0, columns=columns)
-    found = jax.jit(lambda v: distilled.describe(STUDENT, v, images))(fitted)
+    found = describe(fitted, images)
     expected = []
-    for view in (images, images[:, :, ::-1]):
-        logits = np.asarray(STUDENT.apply(fitted, view), np.float64)
+    for view in views_said(fitted, images):
+        logits = np.asarray(view, np.float64)
         said = []
         for t in range(T):
             p = np.exp(logits[:, columns[t] : columns[t + 1]] / 2.0)
@@ -107,14 +123,10 @@ def test_equal_widths_need_no_columns(variables, images):
 
 def test_whitening_shrinks_each_direction_as_it_says(variables, images):
     strength = 0.3
-    plain = distilled.describe(
-        STUDENT, fitted_to(variables, images, whitening=0.0), images
-    )
+    plain = describe(fitted_to(variables, images, whitening=0.0), images)
     rows = np.asarray(heads.unit(plain), np.float64)
     values = np.linalg.eigvalsh(np.cov(rows.T, bias=True))
-    found = distilled.describe(
-        STUDENT, fitted_to(variables, images, whitening=strength), images
-    )
+    found = describe(fitted_to(variables, images, whitening=strength), images)
     np.testing.assert_allclose(np.mean(found, 0), 0.0, atol=1e-4)
     np.testing.assert_allclose(
         np.linalg.eigvalsh(np.cov(np.asarray(found, np.float64).T, bias=True)),
@@ -141,7 +153,7 @@ def test_no_steps_leave_the_nearest_centroid(variables, images):
     support, labels, queries = episode(images)
     adapted = distilled.adapt(STUDENT, fitted, support, labels, way=3, num_steps=0)
     toy.assert_close(adapted.variables, fitted)
-    said = [distilled.describe(STUDENT, fitted, x) for x in (support, queries)]
+    said = [describe(fitted, x) for x in (support, queries)]
     nearest = heads.centered(heads.nearest_centroid(3), "none")
     np.testing.assert_allclose(
         distilled.classify(STUDENT, adapted, queries),
@@ -181,7 +193,7 @@ def test_adaptation_is_gradient_descent_on_the_support_set(variables, images):
         value, grads = slope(params, kernel)
         losses.append(value)
         params, kernel = jax.tree.map(
-            lambda p, g: p - 1e-3 * g, (params, kernel), grads
+            lambda p, g: p - 1e-3 * g, *toy.host(((params, kernel), grads))
         )
     assert losses[2] < losses[1] < losses[0]
     found = adapt(3)
@@ -193,8 +205,8 @@ def test_adaptation_is_gradient_descent_on_the_support_set(variables, images):
 def test_one_view_is_half_of_two(variables, images):
     fitted = fitted_to(variables, images, whitening=0.0)
     views = (images, images[:, :, ::-1])
-    one = [distilled.describe(STUDENT, fitted, x, mirror=False) for x in views]
-    both = distilled.describe(STUDENT, fitted, images)
+    one = [describe(fitted, x, mirror=False) for x in views]
+    both = describe(fitted, images)
     np.testing.assert_allclose(both, (one[0] + one[1]) / 2, rtol=1e-3, atol=1e-5)
 
 
@@ -240,7 +252,7 @@ def test_a_sketch_keeps_cosines_and_bounds_what_is_said():
         a, b = sketch.apply(sketch.draw(key, 300, 64), jnp.stack([x, y]))
         return a @ b
 
-    found = np.asarray(jax.vmap(product)(keys)) - float(x @ y)
+    found = np.asarray(jax.jit(jax.vmap(product))(keys)) - float(x @ y)
     assert abs(found.mean()) < 4 * found.std() / 20 and found.var() < 2.5 / 64
     with pytest.raises(ValueError, match="sketch=301"):
         sketch.draw(jax.random.key(0), 300, 301)
@@ -249,26 +261,27 @@ def test_a_sketch_keeps_cosines_and_bounds_what_is_said():
 @pytest.mark.parametrize("whitening", [0.0, 0.5])
 def test_a_sketched_model_says_a_sketch_and_is_saved_with_it(tmp_path, whitening):
     student = dataclasses.replace(toy.TINY, num_classes=12)
-    variables = student.init(jax.random.key(0))
-    images = jax.random.randint(jax.random.key(1), (8, *toy.SHAPE), 0, 256)
-    images = images.astype(jnp.uint8)
-    fit = functools.partial(
-        distilled.fit_statistics, student, variables, images,
-        weights=jnp.ones(4), temperature=2.0, whitening=whitening,
-    )  # fmt: skip
+    variables = jax.jit(student.init)(jax.random.key(0))
+    images = np.random.default_rng(1).integers(0, 256, (8, *toy.SHAPE), np.uint8)
+    describe = jax.jit(distilled.describe, static_argnums=0)
+
+    def fit(**kwargs):
+        how = {"weights": jnp.ones(4), "temperature": 2.0, "whitening": whitening}
+        made = functools.partial(distilled.fit_statistics, student, **how, **kwargs)
+        return jax.jit(made)(variables, images)
+
     told = fit(sketch=5)
-    said = distilled.describe(student, told, images)
+    said = describe(student, told, images)
     assert said.shape == (8, 5) and bool(jnp.isfinite(said).all())
     if not whitening:
         drawn = sketch.Sketch(**told["descriptions"]["sketch"])
-        whole = distilled.describe(student, fit(), images)
+        whole = describe(student, fit(), images)
         np.testing.assert_allclose(said, sketch.apply(drawn, whole), atol=1e-5)
     network = dataclasses.replace(toy.ARCH, num_classes=12)
-    told["params"] = network.init(jax.random.key(0))["params"]
-    told["batch_stats"] = network.init(jax.random.key(0))["batch_stats"]
+    told |= jax.jit(network.init)(jax.random.key(0))
     save_model(tmp_path / "model.npz", network, told)
     again, loaded, _ = load_model(tmp_path / "model.npz")
     toy.assert_close(
-        distilled.describe(again, loaded, images),
-        distilled.describe(network, told, images),
+        describe(again, loaded, images),
+        describe(network, told, images),
     )

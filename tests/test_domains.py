@@ -20,8 +20,9 @@ from free_jax import InputError, Zoo, ZooGroup, make_network, save_zoo
 
 CONFIG = "experiments/configs/compare_domains.py:smoke"
 SMALL = ["--config.eval.episodes=4", "--config.eval.queries=2", "--config.seeds=(0,)"]
+SMALL += ["--config.data.image_size=16"]
 # Equal names, each in its own size and colours.
-DOMAINS = {"procedural": (32, preset("procedural")), "other": (40, None)}
+DOMAINS = {"procedural": (16, preset("procedural")), "other": (20, None)}
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +52,25 @@ def zoos(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def programs_stay():
+    """Both cells have the same, and so have other tests; see `test_compare`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compare.jax, "clear_caches", lambda: None)
+        yield
+
+
 def test_equal_names_of_two_domains_are_two_classes_of_a_run(zoos):
     options = ZooOptions(path=f"{zoos / 'procedural'},{zoos / 'other'}")
-    zoo = teachers.load_zoo(options, DataOptions(name="procedural"))
+    data = DataOptions(name="procedural", image_size=16)
+    zoo = teachers.load_zoo(options, data)
     first, second = (set(np.asarray(t.class_ids).ravel()) for t in zoo.teachers)
     assert not first & second
     assert {zoo.class_names[i].partition("/")[0] for i in second} == {"other"}
     sizes = [network.image_shape[0] for network in zoo.networks]
-    assert sizes == [32, 40] and zoo.networks[0].mean != zoo.networks[1].mean
+    assert sizes == [16, 20] and zoo.networks[0].mean != zoo.networks[1].mean
     # One domain alone keeps the names of its data.
-    alone = teachers.load_zoo(
-        options._replace(path=str(zoos / "procedural")), DataOptions(name="procedural")
-    )
+    alone = teachers.load_zoo(options._replace(path=str(zoos / "procedural")), data)
     assert alone.class_names == procedural.class_names("train")
 
 

@@ -561,7 +561,7 @@ def test_any_network_is_served(tmp_path):
     arch = make_network("vit", num_classes=3, image_shape=(16, 16, 3), bgr=True)
     assert not release.is_written(arch)
     shapes = jax.eval_shape(jax.vmap(arch.init), jax.random.split(jax.random.key(0), 2))
-    inits = jax.tree.map(lambda x: 0.1 * np.asarray(x), toy.random_like(shapes))
+    inits = jax.tree.map(np.asarray, toy.random_like(shapes, scale=0.1))
     ids = jnp.arange(6).reshape(2, 3)
     group = ZooGroup(arch, Teachers(inits, ids), np.full(2, np.nan), "")
     one = Zoo((group,), tuple("abcdef"))

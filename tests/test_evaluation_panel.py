@@ -101,10 +101,7 @@ def test_every_method_meets_the_same_episodes(key):
 def test_learner_classifier_reports_both_protocols():
     learner = maml(toy.TINY, num_steps=1)
     episode = toy.random_episode(shots=2)
-    params = jax.tree.map(
-        lambda x: 0.4 * x,
-        toy.random_like(jax.eval_shape(learner.init, jax.random.key(0))),
-    )
+    params = toy.random_like(jax.eval_shape(learner.init, jax.random.key(0)), scale=0.4)
 
     @jax.jit
     def run():

@@ -31,7 +31,7 @@ LARGE = toy.tiny((20, 24, 3), width=6)
 
 def build_generator(arch, **kwargs):
     return meta_generator(
-        toy.GENERATOR,
+        toy.LINEAR_GENERATOR,
         arch,
         inner_optimizer=optax.sgd(0.05),
         objective=Objective(moments=0.5, crop_padding=2),
@@ -131,10 +131,8 @@ def start(case, seed=0):
     filled = {}
     for name in ("generator", "params"):
         if hasattr(state, name):
-            filled[name] = jax.tree.map(
-                lambda x: 0.4 * x, toy.random_like(getattr(state, name), seed)
-            )
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+            filled[name] = toy.random_like(getattr(state, name), seed, scale=0.4)
+    zeros = toy.zeros_like(state)
     return zeros._replace(**filled)
 
 
@@ -172,7 +170,8 @@ def test_a_step_is_a_python_loop():
     labels = balanced_labels(toy.WAY, PER_CLASS)
     key_draw, key_invert, key_learn = jax.random.split(key, 3)
     draw = jax.random.randint(jax.random.fold_in(key_draw, 0), (T,), 0, 4)
-    teachers = [zoo.take(group, int(i)) for i in draw]
+    take = jax.jit(zoo.take)
+    teachers = [take(group, int(i)) for i in draw]
     invert = jax.jit(build_generator(toy.TINY).invert)
     keys = jax.random.split(jax.random.fold_in(key_invert, 0), T)
     adversary = Adversary(state.params, jnp.float32(1.0))
@@ -181,19 +180,18 @@ def test_a_step_is_a_python_loop():
         for k, teacher in zip(keys, teachers, strict=True)
     ]
     # The generator's outer step on the sum of gradients.
-    total = jax.tree.map(lambda a, b: a + b, results[0][2], results[1][2])
-    outer = optax.adam(1e-2)
-    updates, _ = outer.update(total, state.generator_opt, state.generator)
-    toy.assert_close(
-        found.generator, optax.apply_updates(state.generator, updates), rtol=1e-3
+    total = jax.tree.map(lambda *g: sum(g), *(toy.host(r[2]) for r in results))
+    generator, _ = toy.updated(
+        optax.adam(1e-2), total, state.generator_opt, state.generator
     )
+    toy.assert_close(found.generator, generator, rtol=1e-3)
     # The memory holds both teachers' images.
-    bank = state.memory
+    bank, add = state.memory, jax.jit(banks.add)
     for recovered, _, _ in results:
-        bank = banks.add(bank, recovered)
+        bank = add(bank, recovered)
     np.testing.assert_array_equal(found.memory.counts, bank.counts)
-    gap = found.memory.images.astype(int) - bank.images.astype(int)
-    assert jnp.abs(gap).max() <= 1  # Rounding down is not continuous.
+    gap = np.asarray(found.memory.images, int) - np.asarray(bank.images, int)
+    assert np.abs(gap).max() <= 1  # Rounding down is not continuous.
     # BELL: one inner step a teacher, on its own views, in shuffled order.
     key_views, key_order, key_replay = jax.random.split(key_learn, 3)
 
@@ -210,14 +208,14 @@ def test_a_step_is_a_python_loop():
         return jax.value_and_grad(loss)(params)
 
     view_keys = jax.random.split(jax.random.fold_in(key_views, 0), T)
-    fast, losses = state.params, []
+    before = toy.host(state.params)
+    fast, losses = before, []
     for i in jax.random.permutation(key_order, T).tolist():
         loss, grads = distill(fast, view_keys[i], results[i][0].images, teachers[i])
-        fast = jax.tree.map(lambda p, g: p - 0.1 * g, fast, grads)
+        fast = jax.tree.map(lambda p, g: p - 0.1 * g, fast, toy.host(grads))
         losses.append(float(loss))
-    direction = jax.tree.map(lambda p, f: 3.0 * (p - f), state.params, fast)
-    updates, opt = OPTIMIZER.update(direction, state.opt, state.params)
-    params = optax.apply_updates(state.params, updates)
+    direction = jax.tree.map(lambda p, f: 3.0 * (p - f), before, fast)
+    params, opt = toy.updated(OPTIMIZER, direction, state.opt, state.params)
     np.testing.assert_allclose(info.distill_loss, np.mean(losses), rtol=1e-3)
     # Replay on what the step's own memory holds.
     params, opt, replayed = jax.jit(real_replay())(
@@ -393,12 +391,10 @@ def test_episodic_update_sums_over_episodes():
         )
         return jax.grad(lambda p: learner.loss(p, episode)[0])(state.params)
 
-    grads = [one(k) for k in jax.random.split(key, 2)]
+    grads = [toy.host(one(k)) for k in jax.random.split(key, 2)]
     total = jax.tree.map(lambda a, b: a + b, *grads)
-    updates, _ = OPTIMIZER.update(total, state.opt, state.params)
-    toy.assert_close(
-        found.params, optax.apply_updates(state.params, updates), rtol=1e-3
-    )
+    params, _ = toy.updated(OPTIMIZER, total, state.opt, state.params)
+    toy.assert_close(found.params, params, rtol=1e-3)
 
 
 def test_replayed_learning_beats_chance():

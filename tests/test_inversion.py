@@ -44,12 +44,12 @@ def generator_params(generator=toy.GENERATOR, seed=0):
         jnp.zeros((2, toy.LATENT)),
         jnp.zeros((2,), jnp.int32),
     )
-    return jax.tree.map(lambda x: 0.5 * x, toy.random_like(shapes["params"], seed))
+    return toy.random_like(shapes["params"], seed, scale=0.5)
 
 
 def student_params():
     shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
-    return jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes, 5))
+    return toy.random_like(shapes, 5, scale=0.4)
 
 
 @pytest.fixture(scope="module")

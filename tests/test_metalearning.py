@@ -22,7 +22,7 @@ LR, STEPS = 0.1, 3
 
 def random_params(arch):
     shapes = jax.eval_shape(arch.init, jax.random.key(0))["params"]
-    return jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes))
+    return toy.random_like(shapes, scale=0.4)
 
 
 PARAMS = random_params(toy.TINY)
@@ -43,9 +43,12 @@ def support_grad(params):
 
 
 def test_adaptation_is_a_python_loop():
+    def stepped(fast):
+        return toy.host((fast, support_grad(fast)))
+
     fast = PARAMS
     for _ in range(STEPS):
-        fast = jax.tree.map(lambda p, g: p - LR * g, fast, support_grad(fast))
+        fast = jax.tree.map(lambda p, g: p - LR * g, *stepped(fast))
     learner = make()
     adapted = jax.jit(learner.adapt)(PARAMS, *SUPPORT)
     toy.assert_close(adapted.params, fast)
@@ -60,7 +63,7 @@ def test_head_only_moves_only_the_head():
     head = PARAMS["head"]
     for _ in range(STEPS):
         grads = support_grad({**PARAMS, "head": head})["head"]
-        head = jax.tree.map(lambda p, g: p - LR * g, head, grads)
+        head = jax.tree.map(lambda p, g: p - LR * g, *toy.host((head, grads)))
     adapted = jax.jit(make(head_only=True).adapt)(PARAMS, *SUPPORT).params
     toy.assert_close(adapted["head"], head)
     rest = {k: v for k, v in adapted.items() if k != "head"}
@@ -263,17 +266,22 @@ def test_meaningless_settings_are_refused(kwargs):
 
 
 def test_a_meta_model_goes_on_from_a_distilled_trunk():
-    key = jax.random.key(0)
     student = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=4)
     distilled = make_network("conv4", num_classes=15, image_shape=(16, 16, 3), width=4)
-    variables = distilled.init(key)
-    images = jax.random.uniform(key, (3, 16, 16, 3))
-    wanted = distilled.apply(variables, images, norm="batch", features=True)
+    stack = toy.random_teachers(distilled, 1, classes=15).variables
+    variables = jax.tree.map(lambda x: x[0], toy.host(stack))
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 16, 16, 3)))
+    features = jax.jit(functools.partial(distilled.apply, norm="batch", features=True))
+    wanted = features(variables, images)
+
+    @jax.jit
+    def both(params):
+        how = {"params": params}, images
+        return [student.apply(*how, norm="batch", features=x) for x in (True, False)]
+
     for given in (variables, variables["params"]):
-        params = initialization.from_model(distilled, given, student)
-        found = student.apply({"params": params}, images, norm="batch", features=True)
+        found, logits = both(initialization.from_model(distilled, given, student))
         np.testing.assert_array_equal(found, wanted)
-        logits = student.apply({"params": params}, images, norm="batch")
         np.testing.assert_array_equal(logits, np.zeros((3, 5)))
     wider = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=8)
     with pytest.raises(ValueError, match="differ in more than outputs"):

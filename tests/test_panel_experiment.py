@@ -40,6 +40,7 @@ from free_jax.zoo.attacks import AttackOptions, attack
 
 CONFIG = "experiments/configs/panel_cifar_fs.py:smoke"
 SMALL = [
+    "--config.data.image_size=16",
     "--config.student.kwargs.width=4",
     "--config.recover.images_per_class=2",
     "--config.recover.num_steps=2",
@@ -66,7 +67,7 @@ def zoo_path(tmp_path_factory):
         arch = make_network(
             "conv4",
             num_classes=5,
-            image_shape=(32, 32, 3),
+            image_shape=(16, 16, 3),
             mean=chosen.mean,
             std=chosen.std,
             width=width,
@@ -139,7 +140,8 @@ def test_writes_table_pictures_model_and_trust(finished):
     model, variables, extra = load_model(workdir / "model.npz")
     assert model.num_classes == 5 * 5
     assert set(variables) == {"params", "batch_stats", "descriptions"}
-    described = distilled.describe(model, variables, jnp.zeros((2, 32, 32, 3)))
+    describe = jax.jit(distilled.describe, static_argnums=0)
+    described = describe(model, variables, np.zeros((2, 16, 16, 3), np.float32))
     assert described.shape == (2, 25)
     assert extra["steps"] == 4
     trust = [teacher["trust"] for teacher in extra["teachers"]]
@@ -147,7 +149,7 @@ def test_writes_table_pictures_model_and_trust(finished):
     weights = json.loads((workdir / "teachers.json").read_text())["weights"]
     assert weights[1] == 0 and max(weights) > 0  # The constant teacher is left out.
     stored = np.load(workdir / "recovered" / "group0-00000.npz")
-    assert stored["images"].shape == (2 * 10, 32, 32, 3)
+    assert stored["images"].shape == (2 * 10, 16, 16, 3)
     assert stored["classes"].max() < 36
     assert np.asarray(Image.open(workdir / "recovered.png")).std() > 1
 
@@ -249,9 +251,9 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     classes[owners < 0] = -1
     said = np.repeat(np.eye(5)[shown][:, None], 6, axis=1)
     said[:, wrong] = np.roll(said[:, wrong], 1, axis=1)
-    images = np.zeros((len(owners), 32, 32, 3), np.uint8)
+    images = np.zeros((len(owners), 16, 16, 3), np.uint8)
     pool = SyntheticImages(images, classes, owners, owners < 0)
-    arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3), width=2)
+    arch = make_network("conv4", num_classes=5, image_shape=(16, 16, 3), width=2)
     teachers = toy.random_teachers(arch, 6)._replace(class_ids=jnp.asarray(ids))
     group = ZooGroup(arch, teachers, np.full(6, np.nan))
     zoo = Zoo((group,), procedural.class_names("train"))
@@ -361,7 +363,7 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
     )
     zoo = load_zoo(zoo_path)
     pool, answers = reuse.reuse(str(earlier), zoo, np.asarray([0, 3]), wanted(config))
-    assert pool.images.shape == (5 * 5 + 5, 32, 32, 3)
+    assert pool.images.shape == (5 * 5 + 5, 16, 16, 3)
     assert answers.columns.tolist() == [0, 5, 10]
     logits = answers.logits.reshape(30, 2, 5)
     everything, answers = reuse.reuse(
@@ -440,7 +442,7 @@ def test_answers_do_not_depend_on_how_many_images_are_asked_about_at_once(
     zoo_path, tmp_path
 ):
     zoo = load_zoo(zoo_path)
-    images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (11, 16, 16, 3), np.uint8)
     found = [
         panel.ask_zoo(
             zoo,

@@ -358,9 +358,8 @@ def inversion_problem():
     def one(params, task):
         return generator.invert(*task[:1], params, task[1], labels)
 
-    params = jax.tree.map(
-        lambda x: 0.5 * x,
-        toy.random_like(jax.eval_shape(generator.init, jax.random.key(0))),
+    params = toy.random_like(
+        jax.eval_shape(generator.init, jax.random.key(0)), scale=0.5
     )
     tasks = jax.random.split(jax.random.key(1), 4), toy.random_teachers(toy.TINY, 4)
     return one, params, tasks
@@ -368,10 +367,7 @@ def inversion_problem():
 
 def maml_problem():
     learner = maml(toy.TINY, num_steps=2, inner_lr=0.1)
-    params = jax.tree.map(
-        lambda x: 0.4 * x,
-        toy.random_like(jax.eval_shape(learner.init, jax.random.key(0))),
-    )
+    params = toy.random_like(jax.eval_shape(learner.init, jax.random.key(0)), scale=0.4)
     stack = [toy.random_episode(i, shots=1, queries=1) for i in range(4)]
     tasks = jax.tree.map(lambda *x: jnp.stack(x), *stack)
 

@@ -75,7 +75,7 @@ def test_under_ten_lines_from_a_zoo_to_a_model():
     assert set(made.variables) == {"params", "batch_stats", "descriptions"}
     assert made.info.distill_loss.shape == (2,) and made.info.is_finite.all()
     episode = toy.random_episode()
-    scores = next(iter(ways.values()))(made.variables, episode)
+    scores = jax.jit(next(iter(ways.values())))(made.variables, episode)
     assert all(np.isfinite(np.asarray(x)).all() for x in jax.tree.leaves(scores))
 
 

@@ -188,7 +188,7 @@ def test_adversarial_gradient_is_that_of_finite_differences():
     with jax.enable_x64(True):
         learner = maml(toy.TINY, num_steps=1, inner_lr=0.3)
         shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
-        params = toy.double(jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes, 2)))
+        params = toy.double(toy.random_like(shapes, 2, scale=0.4))
         rng = np.random.default_rng(3)
         images = jnp.asarray(rng.uniform(size=(toy.WAY, N, *toy.SHAPE)))
         counts = jnp.full((toy.WAY,), N)
@@ -242,9 +242,9 @@ def test_images_are_stored_under_the_class_their_teacher_sees():
 def start(algorithm, seed=0):
     """A state without compiling `init`'s many random numbers."""
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    zeros = toy.zeros_like(state)
     return zeros._replace(
-        params=jax.tree.map(lambda x: 0.4 * x, toy.random_like(state.params, seed)),
+        params=toy.random_like(state.params, seed, scale=0.4),
         pixels=toy.random_like(state.pixels, seed),
         curriculum=purer_curriculum.init(),
     )

@@ -123,7 +123,7 @@ def test_it_is_meta_learned(name, kind):
     )
     algorithm = episodic(learner, update, optax.sgd(0.05))
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    state = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
+    state = toy.zeros_like(state)
     state = state._replace(params=variables["params"])
     after, info = algorithm.compiled()(jax.random.key(1), state, bank)
     assert bool(info.is_finite)

@@ -101,8 +101,8 @@ def free(per_step=4, **change):
 
 def start(algorithm):
     state = jax.eval_shape(algorithm.init, jax.random.key(0))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), state)
-    params = jax.tree.map(lambda x: 0.4 * x, toy.random_like(state.params))
+    zeros = toy.zeros_like(state)
+    params = toy.random_like(state.params, scale=0.4)
     return zeros._replace(params=params)
 
 

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import toy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -89,8 +90,8 @@ def test_a_bgr_network_reads_the_channels_the_other_way_round(key):
     if "bias" in variables["params"]["conv0"]:
         params["conv0"]["bias"] = variables["params"]["conv0"]["bias"]
     np.testing.assert_allclose(
-        turned.apply({**variables, "params": params}, images),
-        plain.apply(variables, images),
+        toy.apply(turned, {**variables, "params": params}, images),
+        toy.apply(plain, variables, images),
         atol=1e-5,
     )
     with pytest.raises(ValueError, match="channels, not three"):
@@ -129,10 +130,9 @@ def test_a_panel_of_unequal_teachers_describes_images_of_all(unequal, key):
     columns = np.asarray(described.columns)
     for row, (number, within) in enumerate(map(made.locate, range(5))):
         group = made.groups[number]
-        one = zoo.take(group.teachers, within)
-        wanted = group.network.apply(
-            one.variables, fit_to(images, group.network.image_shape)
-        )
+        one = zoo.take(toy.host(group.teachers), within)
+        views = fit_to(images, group.network.image_shape)
+        wanted = toy.apply(group.network, one.variables, views)
         np.testing.assert_allclose(
             described.logits[:, columns[row] : columns[row + 1]],
             wanted,

@@ -150,7 +150,7 @@ def gradient_inputs():
     teacher = zoo.take(toy.random_teachers(toy.TINY), 1)
     images = jax.random.uniform(jax.random.key(8), (len(LABELS), *toy.SHAPE))
     shapes = jax.eval_shape(toy.TINY.init, jax.random.key(0))["params"]
-    params = jax.tree.map(lambda x: 0.4 * x, toy.random_like(shapes, 5))
+    params = toy.random_like(shapes, 5, scale=0.4)
     return images, LABELS, teacher, Adversary(params, 0.7)
 
 

@@ -69,8 +69,18 @@ def tiny(image_shape=SHAPE, **kwargs):
     )
 
 
+class LinearGenerator(models.Generator):
+    """One layer, where what is drawn does not matter: quick to compile."""
+
+    @nn.compact
+    def __call__(self, latents, labels):
+        x = nn.Dense(int(np.prod(self.image_shape)), name="latent")(latents)
+        return nn.sigmoid(x.reshape(-1, *self.image_shape))
+
+
 TINY = tiny()
 GENERATOR = models.Generator(image_shape=SHAPE, width=4)
+LINEAR_GENERATOR = LinearGenerator(image_shape=SHAPE)
 
 
 def patterns(shape=SHAPE, classes=CLASSES):
@@ -98,11 +108,15 @@ def random_teachers(arch=ARCH, count=3, *, seed=0, classes=CLASSES) -> Teachers:
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((count, *x.shape), x.dtype), shapes
     )
-    variables = jax.tree.map(lambda x: 0.4 * x, random_like(shapes, seed))
+    variables = _normal(shapes, seed, 0.4)
     variables["batch_stats"] = {
-        layer: {"mean": 0.3 * stats["mean"], "var": 0.5 + jnp.square(stats["var"])}
+        layer: {
+            "mean": np.float32(0.3) * stats["mean"],
+            "var": np.float32(0.5) + np.square(stats["var"]),
+        }
         for layer, stats in variables["batch_stats"].items()
     }
+    variables = jax.device_put(variables)
     rng = np.random.default_rng(seed)
     ids = np.stack([rng.permutation(classes)[: arch.num_classes] for _ in range(count)])
     return Teachers(variables, jnp.asarray(ids, jnp.int32))
@@ -152,24 +166,62 @@ def random_episode(seed=0, *, shots=3, queries=2, shape=SHAPE, way=WAY) -> Episo
 
     def part(n):
         images = rng.uniform(size=(way * n, *shape)).astype(np.float32)
-        return jnp.asarray(images), jnp.repeat(jnp.arange(way, dtype=jnp.int32), n)
+        labels = np.repeat(np.arange(way, dtype=np.int32), n)
+        return jax.device_put((images, labels))
 
-    ids = jnp.arange(way, dtype=jnp.int32)
+    ids = jax.device_put(np.arange(way, dtype=np.int32))
     return Episode(*part(shots), *part(queries), ids)
+
+
+# Values are made with NumPy: an operator on arrays of JAX is compiled for each shape.
 
 
 def double(tree):
     """The tree's floats in float64 (only within `jax.enable_x64`)."""
-    return jax.tree.map(
-        lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x,
-        tree,
-    )
+
+    def wide(x):
+        if jnp.issubdtype(x.dtype, jnp.floating):
+            return jax.device_put(np.asarray(x, np.float64))
+        return x
+
+    return jax.tree.map(wide, tree)
 
 
-def random_like(tree, seed=0):
-    """Normal values of the same shapes and types."""
+def _normal(tree, seed, scale):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), tree)
+
+    def draw(x):
+        return np.asarray(scale, x.dtype) * rng.normal(size=x.shape).astype(x.dtype)
+
+    return jax.tree.map(draw, tree)
+
+
+def random_like(tree, seed=0, scale=1.0):
+    """Normal values of the same shapes and types, of deviation `scale`."""
+    return jax.device_put(_normal(tree, seed, scale))
+
+
+def zeros_like(tree):
+    """Zeros of the same shapes and types."""
+    return jax.device_put(jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), tree))
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("norm", "features"))
+def apply(network, variables, images, norm="running", features=False):
+    """What a network says, as one program instead of one an operator."""
+    return network.apply(variables, images, norm=norm, features=features)
+
+
+def host(tree):
+    """The same values as NumPy arrays, for oracles that need no compilation."""
+    return jax.tree.map(np.asarray, tree)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def updated(optimizer, grads, state, params):
+    """The parameters and the optimiser's state after one update, as one program."""
+    updates, state = optimizer.update(grads, state, params)
+    return optax.apply_updates(params, updates), state
 
 
 def dot(a, b) -> float:
@@ -181,8 +233,11 @@ def dot(a, b) -> float:
 def central_difference(fn, at, direction, step=1e-5) -> float:
     """(f(x + h d) - f(x - h d)) / 2h."""
 
+    def moved(sign, x, d):
+        return jax.device_put(np.asarray(x) + sign * step * np.asarray(d))
+
     def value(sign):
-        return float(fn(jax.tree.map(lambda x, d: x + sign * step * d, at, direction)))
+        return float(fn(jax.tree.map(functools.partial(moved, sign), at, direction)))
 
     return (value(1) - value(-1)) / (2 * step)
 
