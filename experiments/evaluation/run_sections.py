@@ -79,9 +79,8 @@ def training(
                 continue
             values = [point[1] for points in series.values() for point in points]
             low, high = min(values), max(values)
-            plot = plots.Curves(
-                series, x, "", kind, kind == "losses" and 0 < low < high / 10
-            )
+            wide = kind == "losses" and 0 < low < high / 10
+            plot = plots.Curves(series, x, "", kind, "y" if wide else "")
             drawn.append(page.figure(plots.drawing_uri(plot, _SIZE)))
     if not drawn:
         return []
