@@ -83,8 +83,8 @@ _PARTS = re.compile(r"(?<=[/\\_.,:;=|@])(?=[^/\\_.,:;=|@])|(?<=[a-z])(?=[A-Z])")
 def flowing(value: Any, long: re.Pattern[str] = _LONG) -> Html:
     """Any value as text whose long names may be broken, between their parts.
 
-    >>> flowing("mini_imagenet of zoo/conv4.npz")
-    'mini_<wbr>imagenet of zoo/<wbr>conv4.<wbr>npz'
+    >>> flowing("mini_imagenet of here/conv4.npz")
+    'mini_<wbr>imagenet of here/<wbr>conv4.<wbr>npz'
     """
     if isinstance(value, Html):
         return value
