@@ -22,6 +22,8 @@ from benchmarks.torch_baseline import networks as torch_networks
 from benchmarks.torch_baseline import training as torch_training
 from free_jax import interop, panel
 from free_jax.algorithms import free
+from free_jax.algorithms.bell import AlignOptions
+from free_jax.algorithms.free import FreeOptions
 from free_jax.fewshot import banks, evaluation, replay
 from free_jax.models import Generator
 from free_jax.types import Answers, SyntheticImages
@@ -453,16 +455,16 @@ def free_step(
         learner,
         student,
         replay.replay(update, patience=updates, max_updates=updates),
-        generator_optimizer=optax.adam(1e-3, b1=0.5),
-        optimizer=optimizer,
-        align_optimizer=optax.adam(1e-3),
-        teachers_per_step=(teachers,),
+        optimizer,
         num_classes=WAY,
-        images_per_class=images_per_class,
-        warmup_steps=0,
-        distill="prob_dot",
+        options=FreeOptions(
+            teachers_per_step=teachers,
+            images_per_class=images_per_class,
+            warmup_steps=0,
+            outer_state="fresh",
+        ),
+        align=AlignOptions(distill="prob_dot"),
         augment_per_image=False,
-        generator_optimizer_state="fresh",
         map_tasks=map_tasks,
     )
     state = jax.jit(algorithm.init)(jax.random.key(0))

@@ -33,7 +33,10 @@ import numpy as np  # noqa: E402
 import optax  # noqa: E402
 
 import free_jax as fj  # noqa: E402
+from free_jax.algorithms.bell import AlignOptions  # noqa: E402
+from free_jax.algorithms.free import FreeOptions  # noqa: E402
 from free_jax.fewshot import replay as replay_lib  # noqa: E402
+from free_jax.fewshot.banks import MemoryOptions  # noqa: E402
 
 TASKS, WAY, CLASSES = 8, 5, 20
 LABELS = fj.balanced_labels(WAY, 10)
@@ -159,14 +162,16 @@ def free_step(map_tasks):
         LEARNER,
         ARCH,
         replay_lib.replay(episodic_update(map_tasks), patience=10, max_updates=10),
-        generator_optimizer=tx,
-        optimizer=tx,
-        align_optimizer=tx,
-        teachers_per_step=(TASKS,),
+        tx,
         num_classes=CLASSES,
-        images_per_class=10,
-        memory_per_class=100,
-        warmup_steps=0,
+        options=FreeOptions(
+            teachers_per_step=TASKS,
+            images_per_class=10,
+            warmup_steps=0,
+            outer_optimizer=tx,
+        ),
+        memory=MemoryOptions(100),
+        align=AlignOptions(optimizer=tx),
         map_tasks=map_tasks,
     )
     return algorithm.step, (KEY, jax.jit(algorithm.init)(KEY), (teachers(),))

@@ -4,12 +4,23 @@
         shots: Annotated[int, AtLeast(1)] = 1
 
 Library functions take such records or their fields; a config section IS such a record,
-and `experiments.harness.sections` checks it against these annotations.  This module
-imports nothing.
+and `experiments.harness.sections` checks it against these annotations.  A function that
+other code calls with a record checks it by `check`.
 """
 
+import numbers
 from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from free_jax.errors import InputError
 
 
 class AtLeast(NamedTuple):
@@ -120,6 +131,49 @@ def adam(learning_rate: float, b1: float = 0.9) -> dict[str, Any]:
 def sgd(learning_rate: float) -> dict[str, Any]:
     """`optax.sgd`, by name."""
     return {"name": "sgd", "kwargs": {"learning_rate": learning_rate}}
+
+
+_NUMBERS = {
+    int: (numbers.Integral, "a whole number"),
+    float: (numbers.Real, "a number"),
+}
+
+
+def check(*records: Any) -> None:
+    """Refuses records (NamedTuples) whose fields are not as their annotations say.
+
+    Choices and ranges are checked, and that a number is one; what a field's own reader
+    refuses (an optimiser's name, a record within) is left to it.
+
+    >>> class Steps(NamedTuple):
+    ...     every: Annotated[int, AtLeast(1)] = 10
+    >>> check(Steps(every=3))
+
+    Raises:
+      InputError: one line names the field, its value and what is allowed.
+    """
+    for record in records:
+        hints = get_type_hints(type(record), include_extras=True)
+        for name, value in record._asdict().items():
+            found = problem(hints[name], name, value)
+            if found:
+                raise InputError(found)
+
+
+def problem(hint: Any, name: str, value: Any) -> str:
+    """What an annotation says against ``name=value``, in one line; empty if nothing."""
+    if get_origin(hint) is Annotated:
+        found = problem(get_args(hint)[0], name, value)
+        limits = (limit.problem(name, value) for limit in hint.__metadata__)
+        return found or next(filter(None, limits), "")
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        # True is no 1.
+        if any(type(value) is type(one) and value == one for one in choices):
+            return ""
+        return f"{name}={value!r}: choose one of {', '.join(map(str, choices))}"
+    kind, words = _NUMBERS.get(hint, (object, ""))
+    return "" if isinstance(value, kind) else f"{name}={value!r}: must be {words}"
 
 
 def _with_hint(text: str, hint: str) -> str:

@@ -27,10 +27,16 @@ from flax import traverse_util
 from free_jax import algorithms, baselines, inversion, load_model, save_model
 from free_jax.algorithm import Algorithm
 from free_jax.algorithms import bidf_bilevel
+from free_jax.algorithms.bell import AlignOptions
+from free_jax.algorithms.bidf import BidfOptions
+from free_jax.algorithms.free import FreeOptions
+from free_jax.algorithms.purer import PurerOptions
+from free_jax.algorithms.purer_curriculum import CurriculumOptions
 from free_jax.algorithms.recovered_tasks import RecoveredTasks, bank_of
 from free_jax.algorithms.tgr import TgrData, TgrOptions
 from free_jax.algorithms.trustworthy import StepOptions, TrustworthyData
 from free_jax.fewshot import replay
+from free_jax.fewshot.banks import CapacityOptions, MemoryOptions
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import protonet
 from free_jax.panel.described import Described
@@ -94,14 +100,11 @@ def free():
         LEARNER,
         toy.LINEAR,
         toy.no_replay,
-        generator_optimizer=optax.adam(1e-2),
-        optimizer=SGD,
-        align_optimizer=optax.sgd(0.1),
-        teachers_per_step=2,
+        SGD,
         num_classes=toy.CLASSES,
-        images_per_class=2,
-        memory_per_class=4,
-        warmup_steps=1,
+        options=FreeOptions(teachers_per_step=2, images_per_class=2, warmup_steps=1),
+        memory=MemoryOptions(4),
+        align=AlignOptions(optimizer=optax.sgd(0.1)),
     )
     return Case(algorithm, (toy.random_teachers(toy.LINEAR, 3),), nan_in_all_teachers)
 
@@ -116,12 +119,11 @@ def bidf():
         bidf_bilevel.bilevel(toy.LINEAR, num_steps=1),
         lambda key, params, bank: (jax.tree.map(jnp.zeros_like, params), ()),
         toy.no_replay,
-        optimizer=SGD,
-        generator_optimizer=optax.sgd(0.5),
+        SGD,
         num_teachers=(3,),
         num_classes=toy.CLASSES,
-        images_per_class=2,
-        memory_per_class=4,
+        options=BidfOptions(images_per_class=2, outer_optimizer=optax.sgd(0.5)),
+        memory=CapacityOptions(4),
     )
     return Case(algorithm, (toy.random_teachers(toy.LINEAR, 3),), nan_in_all_teachers)
 
@@ -186,10 +188,9 @@ def purer():
         functools.partial(sample_episode, **EPISODES),
         pixels_optimizer=optax.sgd(1.0),
         optimizer=SGD,
-        teachers_per_step=2,
         num_classes=toy.CLASSES,
-        images_per_class=2,
-        curriculum_start=1,
+        options=PurerOptions(images_per_class=2, teachers_per_step=2),
+        curriculum=CurriculumOptions(after_steps=1),
     )
     return Case(algorithm, (toy.random_teachers(toy.LINEAR, 3),), nan_in_all_teachers)
 

@@ -27,13 +27,10 @@ def free_of_one(**change):
         turns_toy.LEARNER,
         toy.LINEAR,
         toy.no_replay,
-        generator_optimizer=optax.sgd(0.1),
-        optimizer=optax.sgd(0.5),
-        align_optimizer=optax.sgd(0.1),
-        teachers_per_step=3,
+        optax.sgd(0.5),
         num_classes=turns_toy.CLASSES,
-        images_per_class=2,
-        warmup_steps=1,
+        options=turns_toy.OPTIONS._replace(teachers_per_step=3, warmup_steps=1),
+        align=turns_toy.ALIGN,
         **change,
     )
 

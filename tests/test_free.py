@@ -14,7 +14,10 @@ import toy
 
 from free_jax import algorithm as algorithm_lib
 from free_jax import algorithms, augment, zoo
+from free_jax.algorithms.bell import AlignOptions
+from free_jax.algorithms.free import FreeOptions
 from free_jax.fewshot import banks, replay
+from free_jax.fewshot.banks import MemoryOptions
 from free_jax.fewshot.episodes import balanced_labels, sample_episode
 from free_jax.fewshot.learners import batch_apply, maml, protonet
 from free_jax.fewshot.replay import ReplayInfo
@@ -25,6 +28,9 @@ from free_jax.types import ImageBank
 PER_CLASS, CAPACITY, T, WARMUP = 2, 8, 2, 1
 OPTIMIZER = optax.sgd(0.05, momentum=0.9)
 ALIGN = optax.sgd(0.1)
+OPTIONS = FreeOptions(
+    teachers_per_step=T, images_per_class=PER_CLASS, warmup_steps=WARMUP
+)
 FOUR_WAY = dataclasses.replace(toy.TINY, num_classes=4)
 LARGE = toy.tiny((20, 24, 3), width=6)
 
@@ -74,16 +80,11 @@ def homogeneous():
         maml(toy.TINY, num_steps=1, inner_lr=0.1),
         toy.TINY,
         real_replay(),
-        generator_optimizer=optax.adam(1e-2),
-        optimizer=OPTIMIZER,
-        align_optimizer=ALIGN,
-        teachers_per_step=(T,),
+        OPTIMIZER,
         num_classes=toy.CLASSES,
-        images_per_class=PER_CLASS,
-        memory_per_class=CAPACITY,
-        warmup_steps=WARMUP,
-        hard_label_weight=0.5,
-        align_scale=3.0,
+        options=OPTIONS._replace(outer_optimizer=optax.adam(1e-2)),
+        memory=MemoryOptions(CAPACITY),
+        align=AlignOptions(hard_label_weight=0.5, scale=3.0, optimizer=ALIGN),
     )
     return Case(algorithm, (toy.random_teachers(toy.TINY, 4),))
 
@@ -98,18 +99,16 @@ def heterogeneous():
         protonet(toy.TINY),
         toy.TINY,
         stub_replay,
-        generator_optimizer=optax.adam(1e-3),
-        optimizer=OPTIMIZER,
-        align_optimizer=ALIGN,
-        teachers_per_step=(1, 2),
+        OPTIMIZER,
         num_classes=toy.CLASSES,
-        images_per_class=PER_CLASS,
-        memory_per_class=CAPACITY,
-        warmup_steps=WARMUP,
-        distill="prob_dot",
+        options=OPTIONS._replace(
+            teachers_per_step=4,
+            outer_optimizer=optax.adam(1e-3),
+            outer_state="fresh",
+        ),
+        memory=MemoryOptions(CAPACITY, "last"),
+        align=AlignOptions(distill="prob_dot", optimizer=ALIGN),
         augment_per_image=False,
-        store="last",
-        generator_optimizer_state="fresh",
     )
     teachers = (toy.random_teachers(toy.TINY, 3), toy.random_teachers(LARGE, 2, seed=1))
     return Case(algorithm, teachers)
@@ -287,11 +286,15 @@ def test_a_fresh_adam_makes_sign_steps():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"teachers_per_step": (1, 1)}, "1 groups"),
         ({"inverters": ()}, "1 groups"),
-        ({"store": "first"}, "'all' or 'last'"),
-        ({"teachers_per_step": (0,)}, "at least 1"),
-        ({"images_per_class": 9}, "exceeds memory_per_class=8"),
+        ({"memory": MemoryOptions(8, "first")}, "choose one of all, last"),
+        ({"options": FreeOptions(outer_state="new")}, "one of persistent, fresh"),
+        ({"options": FreeOptions(outer_optimizer={"name": "x"})}, "no function"),
+        ({"options": FreeOptions(teachers_per_step=0)}, "at least 1"),
+        ({"options": FreeOptions(teachers_per_step=(1,))}, "a whole number"),
+        ({"options": FreeOptions(warmup_steps=-1)}, "not be negative"),
+        ({"options": FreeOptions(images_per_class=9)}, r"exceeds memory.per_class=8"),
+        ({"align": AlignOptions(distill="l1")}, "choose one of kl, prob_dot"),
         ({"architectures": (FOUR_WAY,)}, "4-way but the meta-model is 3-way"),
     ],
 )
@@ -302,13 +305,10 @@ def test_contradictions_are_refused(change, match):
         "learner": maml(toy.TINY),
         "student": toy.TINY,
         "replay": stub_replay,
-        "generator_optimizer": OPTIMIZER,
         "optimizer": OPTIMIZER,
-        "align_optimizer": ALIGN,
-        "teachers_per_step": (1,),
         "num_classes": toy.CLASSES,
-        "images_per_class": 2,
-        "memory_per_class": 8,
+        "options": OPTIONS,
+        "memory": MemoryOptions(8),
     }
     # Without the tests' own check of annotations, which would come first.
     factory = inspect.unwrap(algorithms.free)

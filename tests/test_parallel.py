@@ -13,7 +13,10 @@ import toy
 
 from free_jax import make_mesh, map_tasks, panel
 from free_jax.algorithms import free
+from free_jax.algorithms.bell import AlignOptions
+from free_jax.algorithms.free import FreeOptions
 from free_jax.fewshot import replay
+from free_jax.fewshot.banks import MemoryOptions
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.fewshot.learners import maml, protonet
 from free_jax.inversion import meta_generator
@@ -194,14 +197,16 @@ def small_free(mapped):
         learner,
         toy.TINY,
         replay.replay(update, patience=2, max_updates=2),
-        generator_optimizer=sgd,
-        optimizer=sgd,
-        align_optimizer=sgd,
-        teachers_per_step=(3,),
+        sgd,
         num_classes=toy.CLASSES,
-        images_per_class=2,
-        memory_per_class=4,
-        warmup_steps=0,
+        options=FreeOptions(
+            teachers_per_step=3,
+            images_per_class=2,
+            warmup_steps=0,
+            outer_optimizer=sgd,
+        ),
+        memory=MemoryOptions(4),
+        align=AlignOptions(optimizer=sgd),
         map_tasks=mapped,
     )
 

@@ -18,7 +18,8 @@ from experiments.data import procedural
 from experiments.inputs import command_line
 from free_jax import algorithms, augment, inversion, objectives, parallel, zoo
 from free_jax.algorithms import purer_curriculum
-from free_jax.algorithms.purer import as_bank, hardness, judge_block
+from free_jax.algorithms.purer import PurerOptions, as_bank, hardness, judge_block
+from free_jax.algorithms.purer_curriculum import CurriculumOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import episodes, replay
 from free_jax.fewshot.learners import EpisodeInfo, maml, protonet
@@ -56,15 +57,14 @@ update = replay.episodic_update(
 )
 
 
-def build(learner=LEARNER, update=update, **change):
-    options = {
-        "teachers_per_step": (2,),
-        "num_classes": toy.CLASSES,
-        "images_per_class": N,
-        "adversarial": 4.0,
-        "curriculum_start": 2,
-        "patience": 2,
-    }
+def build(
+    learner=LEARNER,
+    update=update,
+    *,
+    num_classes=toy.CLASSES,
+    curriculum=CurriculumOptions(adversarial=4.0, after_steps=2, patience=2),
+    **change,
+):
     # Without the tests' own check of annotations, which comes before the factory's.
     return inspect.unwrap(algorithms.purer)(
         SOURCE,
@@ -74,7 +74,9 @@ def build(learner=LEARNER, update=update, **change):
         sample,
         pixels_optimizer=PIXELS,
         optimizer=OPTIMIZER,
-        **options | change,
+        num_classes=num_classes,
+        options=PurerOptions(N, teachers_per_step=2)._replace(**change),
+        curriculum=curriculum,
     )
 
 
@@ -107,12 +109,11 @@ def test_curriculum_follows_the_released_loop(begin, start, patience):
     expected = released_transcript(
         accuracies, start=start, patience=patience, begin=begin
     )
+    options = CurriculumOptions(after_steps=start, patience=patience, opening=begin)
 
     def body(rule, row):
         number, accuracy = row
-        rule_after = purer_curriculum.advance(
-            rule, number, accuracy, start=start, patience=patience, begin=begin
-        )
+        rule_after = purer_curriculum.advance(rule, number, accuracy, options)
         return rule_after, rule.adversarial
 
     rows = (jnp.arange(1, 81), jnp.asarray(accuracies, jnp.float32))
@@ -320,7 +321,7 @@ def test_prefix_weights_count_teachers_down(teachers):
             idle,
             lambda key, params, opt, bank: (params, opt, zero),
             weighting=weighting,
-            teachers_per_step=(4,),
+            teachers_per_step=4,
             num_classes=12,
         )
         state = start(algorithm)
@@ -359,10 +360,12 @@ def test_fixed_split_keeps_support_images():
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"teachers_per_step": (1, 1)}, "1 groups"),
-        ({"teachers_per_step": (0,)}, "at least 1"),
-        ({"patience": 0}, "at least 1"),
-        ({"weighting": "even"}, "uniform or prefix"),
+        ({"teachers_per_step": (1, 1)}, "a whole number"),
+        ({"teachers_per_step": 0}, "at least 1"),
+        ({"images_per_class": 0}, "at least 1"),
+        ({"curriculum": CurriculumOptions(patience=0)}, "at least 1"),
+        ({"curriculum": CurriculumOptions(opening="x")}, "adversarial, patience"),
+        ({"weighting": "even"}, "uniform, prefix"),
     ],
 )
 def test_contradictions_are_refused(change, match):

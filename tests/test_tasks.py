@@ -13,7 +13,12 @@ import toy
 from free_jax import algorithms, inversion
 from free_jax.algorithm import total_draws
 from free_jax.algorithms import bidf_bilevel, turns
+from free_jax.algorithms.bell import AlignOptions
+from free_jax.algorithms.bidf import BidfOptions
+from free_jax.algorithms.free import FreeOptions
+from free_jax.algorithms.purer import PurerOptions
 from free_jax.errors import InputError
+from free_jax.fewshot.banks import CapacityOptions, MemoryOptions
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import EpisodeInfo, protonet
 from free_jax.inversion import answers
@@ -143,14 +148,16 @@ def free(per_step):
         LEARNER,
         toy.LINEAR,
         toy.no_replay,
-        generator_optimizer=SGD,
-        optimizer=SGD,
-        align_optimizer=SGD,
-        teachers_per_step=per_step,
+        SGD,
         num_classes=CLASSES,
-        images_per_class=2,
-        memory_per_class=50,
-        warmup_steps=0,
+        options=FreeOptions(
+            teachers_per_step=per_step,
+            images_per_class=2,
+            warmup_steps=0,
+            outer_optimizer=SGD,
+        ),
+        memory=MemoryOptions(50),
+        align=AlignOptions(optimizer=SGD),
     )
 
 
@@ -163,12 +170,11 @@ def bidf():
         bidf_bilevel.bilevel(toy.LINEAR, num_steps=1),
         lambda key, params, bank: (jax.tree.map(jnp.zeros_like, params), ()),
         toy.no_replay,
-        optimizer=SGD,
-        generator_optimizer=SGD,
+        SGD,
         num_teachers=SIZES,
         num_classes=CLASSES,
-        images_per_class=2,
-        memory_per_class=100,
+        options=BidfOptions(images_per_class=2, boundary_after=0, outer_optimizer=SGD),
+        memory=CapacityOptions(100),
     )
 
 
@@ -182,10 +188,9 @@ def purer():
         functools.partial(sample_episode, way=3, shots=1, queries=1),
         pixels_optimizer=optax.sgd(1.0),
         optimizer=SGD,
-        teachers_per_step=4,
         num_classes=CLASSES,
         way=toy.WAY,
-        images_per_class=2,
+        options=PurerOptions(images_per_class=2, teachers_per_step=4),
     )
 
 

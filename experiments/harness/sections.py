@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from free_jax.errors import InputError
+from free_jax.options import problem
 
 T = TypeVar("T")
 
@@ -280,16 +281,16 @@ def _value(hint: Any, value: Any, name: str) -> Any:
         else:
             value = _value(args[0], value, name)
         for limit in hint.__metadata__:
-            problem = limit.problem(name, value)
-            if problem:
-                raise InputError(problem)
+            found = limit.problem(name, value)
+            if found:
+                raise InputError(found)
         return value
     if _is_union(hint):
         return _of_union(args, value, name)
     if origin is Literal:
-        if not any(type(value) is type(arg) and value == arg for arg in args):
-            known = ", ".join(map(str, args))
-            raise InputError(f"{name}={value!r}: choose one of {known}")
+        found = problem(hint, name, value)
+        if found:
+            raise InputError(found)
         return value
     if is_record(hint):
         return read(hint, value, name)
@@ -410,7 +411,8 @@ def _words(hint: Any) -> tuple[str, str]:
     if _is_union(hint):
         told = [_words(arg) for arg in args if arg is not types.NoneType]
         optional = " or None" if types.NoneType in args else ""
-        return " or ".join(t[0] for t in told) + optional, ", ".join(
+        kinds = dict.fromkeys(t[0] for t in told)
+        return " or ".join(kinds) + optional, ", ".join(
             filter(None, (t[1] for t in told))
         )
     if origin is Literal:

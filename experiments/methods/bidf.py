@@ -1,7 +1,7 @@
 """BiDf-MKD from a config."""
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from experiments.methods.options import Common, Optimizer, Shared
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import bidf, bidf_bilevel
+from free_jax.algorithms.bidf import BidfOptions
 from free_jax.algorithms.bidf_bilevel import BilevelOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import replay as replay_lib
@@ -23,28 +24,9 @@ from free_jax.inversion import answers
 from free_jax.inversion.answers import BlackBoxOptions
 from free_jax.inversion.objective import Objective
 from free_jax.inversion.recipe import Recipe
-from free_jax.options import AtLeast, Named, adam, sgd
+from free_jax.options import adam
 from free_jax.zoo import tasks as task_lib
 from free_jax.zoo.network import Network
-
-
-class TaskOptions(NamedTuple):
-    """The task recovered in each step.
-
-    Attributes:
-      images_per_class: of the support set, and of the query set.
-      boundary_after: steps before query sets are sought at the boundary.
-      outer_optimizer: of the shared generator; a quarter of both inversions' sum is
-        half of the way to what they found, on average.
-      generator_init: each inversion starts from the generator "shared" by all teachers
-        so far, or from a "fresh" one (released code).
-    """
-
-    images_per_class: Annotated[int, AtLeast(1)] = 30
-    boundary_after: Annotated[int, AtLeast(0)] = 20
-    outer_optimizer: Named = sgd(0.25)
-    generator_init: Literal["shared", "fresh"] = "shared"
-
 
 # A black box gives no statistics.
 QUERIES = Recipe(
@@ -66,7 +48,7 @@ class Config(NamedTuple):
     algorithm: Literal["bidf"] = "bidf"
     common: Shared = Common(num_steps=300)
     inversion: Recipe = QUERIES
-    recover: TaskOptions = TaskOptions()
+    recover: BidfOptions = BidfOptions()
     black_box: BlackBoxOptions = BlackBoxOptions()
     distill: BilevelOptions = BilevelOptions()
     memory: CapacityOptions = CapacityOptions()
@@ -129,14 +111,11 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 patience=config.replay.patience,
                 max_updates=config.replay.max_updates,
             ),
-            optimizer=tx,
-            generator_optimizer=optimizer(options.outer_optimizer),
+            tx,
             num_teachers=tuple(group.num_teachers for group in tasks.zoo.groups),
             num_classes=zoo.num_classes,
-            images_per_class=options.images_per_class,
-            memory_per_class=config.memory.per_class,
-            boundary_after=options.boundary_after,
-            generator_start=options.generator_init,
+            options=options,
+            memory=config.memory,
             augment_per_image=recipe.objective.augment_per_image,
         )
     except ValueError as error:

@@ -1,6 +1,6 @@
 """FREE from a config."""
 
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
@@ -11,32 +11,14 @@ from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import free
 from free_jax.algorithms.bell import AlignOptions
+from free_jax.algorithms.free import FreeOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import replay as replay_lib
 from free_jax.fewshot.banks import MemoryOptions
 from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import ReplayOptions
 from free_jax.inversion.recipe import FIVE, Recipe
-from free_jax.options import AtLeast, Named, adam
-
-
-class TaskOptions(NamedTuple):
-    """Tasks recovered in each step.
-
-    Attributes:
-      teachers_per_step: how many are inverted.
-      images_per_class: of each teacher.
-      warmup_steps: first steps that train the generator only.
-      outer_optimizer: of the shared generator.
-      outer_state: its state is "persistent", or "fresh" in each step (FREE's released
-        code), which makes Adam a sign step.
-    """
-
-    teachers_per_step: Annotated[int, AtLeast(1)] = 4
-    images_per_class: Annotated[int, AtLeast(1)] = 20
-    warmup_steps: Annotated[int, AtLeast(0)] = 20
-    outer_optimizer: Named = adam(1e-3, b1=0.5)
-    outer_state: Literal["persistent", "fresh"] = "persistent"
+from free_jax.options import adam
 
 
 class Config(NamedTuple):
@@ -45,7 +27,7 @@ class Config(NamedTuple):
     algorithm: Literal["free"] = "free"
     common: Shared = Common(num_steps=1000)
     inversion: Recipe = FIVE  # 1e-3 for both rates in FREE
-    recover: TaskOptions = TaskOptions()
+    recover: FreeOptions = FreeOptions()
     memory: MemoryOptions = MemoryOptions()
     align: AlignOptions = AlignOptions()
     learner: LearnerOptions = LearnerOptions()
@@ -88,20 +70,12 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 patience=config.replay.patience,
                 max_updates=config.replay.max_updates,
             ),
-            generator_optimizer=optimizer(options.outer_optimizer),
-            optimizer=tx,
-            align_optimizer=optimizer(config.align.optimizer),
-            teachers_per_step=options.teachers_per_step,
+            tx,
             num_classes=zoo.num_classes,
-            images_per_class=options.images_per_class,
-            memory_per_class=config.memory.per_class,
-            warmup_steps=options.warmup_steps,
-            distill=config.align.distill,
-            hard_label_weight=config.align.hard_label_weight,
-            align_scale=config.align.scale,
+            options=options,
+            memory=config.memory,
+            align=config.align,
             augment_per_image=recipe.objective.augment_per_image,
-            store=config.memory.store,
-            generator_optimizer_state=options.outer_state,
             map_tasks=run.map_tasks,
         )
     except ValueError as error:

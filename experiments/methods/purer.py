@@ -1,5 +1,6 @@
 """PURER from a config."""
 
+import functools
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
@@ -9,13 +10,14 @@ from experiments.harness.method import Meters, Method
 from experiments.harness.optimizers import optimizer
 from experiments.harness.options import LogOptions
 from experiments.harness.run import Run
+from experiments.harness.sections import Flat
 from experiments.methods import base
 from experiments.methods.options import Common, Optimizer, Shared
 from free_jax import inversion
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import icfil, purer
 from free_jax.algorithms.icfil import IcfilOptions
-from free_jax.algorithms.purer import as_bank, known_classes
+from free_jax.algorithms.purer import PurerOptions, as_bank, known_classes
 from free_jax.algorithms.purer_curriculum import CurriculumOptions
 from free_jax.errors import InputError
 from free_jax.fewshot import episodes, evaluation, initialization
@@ -28,20 +30,13 @@ from free_jax.zoo.network import Network
 
 
 class PoolOptions(NamedTuple):
-    """The images that are learned, a set for every class that a teacher knows.
+    """The images that are learned, and whose teachers judge them.
 
     Attributes:
-      images_per_class: learned; an episode takes its shots and queries of them.
-      teachers_per_step: whose images are moved.
-      weighting: of the teachers' losses: "uniform", or "prefix" (the released code).
-      label_order: of a batch: the "teacher"'s, or "sorted" (PURER-Plus's code).
       disjoint: only that many teachers, none of whom shares a class; 0 is all.
     """
 
-    images_per_class: Annotated[int, AtLeast(1)] = 16
-    teachers_per_step: Annotated[int, AtLeast(1)] = 13
-    weighting: Literal["uniform", "prefix"] = "uniform"
-    label_order: Literal["teacher", "sorted"] = "teacher"
+    images: Annotated[PurerOptions, Flat()] = PurerOptions()
     disjoint: Annotated[int, AtLeast(0)] = 0
 
 
@@ -96,6 +91,13 @@ def check(config: Config) -> None:
             "config.icfil.num_steps > 0 follows an inner loop, which protonet has not; "
             "choose learner maml or anil, or icfil.num_steps=0"
         )
+    needed = config.replay.shots + config.replay.queries
+    if needed > config.recover.images.images_per_class:
+        raise InputError(
+            f"config.replay needs {needed} images a class (shots + queries) but "
+            f"recover.images_per_class={config.recover.images.images_per_class} are "
+            "learned"
+        )
     if config.init != "random" and config.learner.init_from:
         raise InputError(
             f"config.init={config.init} and config.learner.init_from exclude each "
@@ -107,24 +109,13 @@ def check(config: Config) -> None:
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     common, way = config.common, config.common.way
-    options, replay = config.recover, config.replay
+    options, replay = config.recover.images, config.replay
     recipe = config.inversion
     # Of the size that all teachers of the run say, as its real images are.
     student = base.student(common, way, zoo)
-    tasks = base.tasks(config.algorithm, zoo, way, needs=("gradients",))
-    zoo, rows = tasks.zoo, tasks.rows
-    if options.disjoint:
-        chosen = zoo_lib.disjoint_rows(zoo, options.disjoint)
-        zoo = zoo_lib.select(zoo, chosen)
-        rows = chosen if rows is None else rows[chosen]
+    zoo, rows = _pool(config, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     train_learner = _started(config, train_learner, student, zoo)
-    needed, per_step = replay.shots + replay.queries, options.teachers_per_step
-    if needed > options.images_per_class:
-        raise InputError(
-            f"config.replay needs {needed} images a class (shots + queries) but "
-            f"recover.images_per_class={options.images_per_class} are learned"
-        )
     counts = np.asarray(known_classes(zoo.teachers, zoo.num_classes))
     if counts.sum() < way:
         raise InputError(
@@ -133,17 +124,13 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     source = inversion.build_source(recipe, student)
     tx = optimizer(config.optimizer)
     update = base.episodic_update(config.replay, way, train_learner, tx, run.map_tasks)
-
-    def sample(key, bank):
-        return episodes.sample_episode(
-            key,
-            bank,
-            way=way,
-            shots=replay.shots,
-            queries=replay.queries,
-            split=replay.split,
-        )
-
+    sample = functools.partial(
+        episodes.sample_episode,
+        way=way,
+        shots=replay.shots,
+        queries=replay.queries,
+        split=replay.split,
+    )
     try:
         algorithm = purer(
             source,
@@ -158,16 +145,10 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             sample,
             pixels_optimizer=inversion.leaves_optimizer(recipe),
             optimizer=tx,
-            teachers_per_step=per_step,
             num_classes=zoo.num_classes,
             way=way,
-            images_per_class=options.images_per_class,
-            adversarial=config.curriculum.adversarial,
-            curriculum_start=config.curriculum.after_steps,
-            patience=config.curriculum.patience,
-            begin=config.curriculum.opening,
-            weighting=options.weighting,
-            label_order=options.label_order,
+            options=options,
+            curriculum=config.curriculum,
             map_tasks=run.map_tasks,
         )
         subject = base.adapted(
@@ -193,9 +174,21 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
                 "adversarial": "adversarial",
             },
             images_before=int(counts.sum()) * options.images_per_class,
-            gradients_per_step=way * options.images_per_class * per_step,
+            gradients_per_step=(
+                way * options.images_per_class * options.teachers_per_step
+            ),
         ),
     )
+
+
+def _pool(config: Config, zoo: zoo_lib.Zoo) -> tuple[zoo_lib.Zoo, np.ndarray | None]:
+    """The teachers that take part, and their numbers in the whole zoo; None: all."""
+    tasks = base.tasks(config.algorithm, zoo, config.common.way, needs=("gradients",))
+    if not config.recover.disjoint:
+        return tasks.zoo, tasks.rows
+    chosen = zoo_lib.disjoint_rows(tasks.zoo, config.recover.disjoint)
+    rows = chosen if tasks.rows is None else tasks.rows[chosen]
+    return zoo_lib.select(tasks.zoo, chosen), rows
 
 
 def _check_recipe(recipe: Recipe) -> None:

@@ -14,7 +14,8 @@ import optax
 from jaxtyping import Array, Key
 
 from free_jax import objectives
-from free_jax.options import Named, adam
+from free_jax.optimizers import Optimizer
+from free_jax.options import adam
 from free_jax.types import PyTree
 
 
@@ -67,4 +68,4 @@ class AlignOptions(NamedTuple):
     distill: objectives.Distill = "kl"
     hard_label_weight: float = 0.0
     scale: float = 67.0
-    optimizer: Named = adam(1e-3)
+    optimizer: Optimizer = adam(1e-3)

@@ -13,7 +13,7 @@ network is asked by a program of its own, and what follows is another.
 Reference:
   Hu et al., "Learning to Learn from APIs: Black-Box Data-Free Meta-Learning",
   ICML 2023, and its released code; every difference between the two and our default is
-  a keyword here, in `bilevel`, `inversion.Estimator` or `inversion.Objective`, listed
+  an option here, in `bilevel`, `inversion.Estimator` or `inversion.Objective`, listed
   in docs/reference/differences.md.
 
 Example::
@@ -21,8 +21,8 @@ Example::
     levels = bidf_bilevel.bilevel(student, inner_lr=0.01, num_steps=10)
     algorithm = bidf(
         (inverter,), zoo.networks, learner, student, levels, episode_gradients,
-        replay, optimizer=optax.adam(1e-3), generator_optimizer=optax.sgd(1.0),
-        num_teachers=(zoo.num_teachers,), num_classes=zoo.num_classes,
+        replay, optax.adam(1e-3), num_teachers=(zoo.num_teachers,),
+        num_classes=zoo.num_classes, options=BidfOptions(images_per_class=20),
     )
     state = jax.jit(algorithm.init)(key)
     step = algorithm.compiled()
@@ -31,24 +31,44 @@ Example::
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
-from free_jax import augment
+from free_jax import augment, optimizers
 from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms.bidf_bilevel import Bilevel, Taught
 from free_jax.algorithms.drawn import Drawn, read, teachers_of
 from free_jax.fewshot import banks
+from free_jax.fewshot.banks import CapacityOptions
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.inversion import Adversary, InversionInfo, Inverter
+from free_jax.options import AtLeast, check, sgd
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
 from free_jax.zoo.network import Network
 from free_jax.zoo.tasks import draw_classes, take_task
+
+
+class BidfOptions(NamedTuple):
+    """The task recovered in each step.
+
+    Attributes:
+      images_per_class: of the support set, and of the query set.
+      boundary_after: steps before query sets are sought at the boundary.
+      outer_optimizer: of the shared generator; a quarter of both inversions' sum is
+        half of the way to what they found, on average.
+      generator_init: each inversion starts from the generator "shared" by all teachers
+        so far, or from a "fresh" one (released code).
+    """
+
+    images_per_class: Annotated[int, AtLeast(1)] = 30
+    boundary_after: Annotated[int, AtLeast(0)] = 20
+    outer_optimizer: optimizers.Optimizer = sgd(0.25)
+    generator_init: Literal["shared", "fresh"] = "shared"
 
 
 class BidfState(NamedTuple):
@@ -114,16 +134,11 @@ class Parts(NamedTuple):
         (three in the released code), from `replay.episodic_gradients`.
       replay: from `replay.replay`.
       optimizer: of the meta-model, shared by distillation and replay.
-      generator_optimizer: outer optimiser of the shared generator, fed the SUM of both
-        inversions' gradients.
       num_teachers: of each group.
       num_classes: absolute class ids in the zoo.
-      images_per_class: recovered for each of the two sets.
-      memory_per_class: capacity of the memory.
-      boundary_after: steps before query sets are sought at the boundary (4000 updates
-        of 60000 in the released code).
-      generator_start: each inversion starts from the generator "shared" by all
-        teachers so far, or from a "fresh" one (released code).
+      options: see `BidfOptions`; the released code seeks the boundary after 4000
+        updates of 60000.
+      memory: see `CapacityOptions`.
       augment_per_image: one crop and flip an image or one for all (released code).
     """
 
@@ -135,19 +150,22 @@ class Parts(NamedTuple):
     episode_gradients: Callable
     replay: Callable
     optimizer: optax.GradientTransformation
-    generator_optimizer: optax.GradientTransformation
     num_teachers: tuple[int, ...]
     num_classes: int
-    images_per_class: int
-    memory_per_class: int
-    boundary_after: int
-    generator_start: Literal["shared", "fresh"]
+    options: BidfOptions
+    memory: CapacityOptions
     augment_per_image: bool
+
+    @property
+    def outer_optimizer(self) -> optax.GradientTransformation:
+        """Of the generator, fed the SUM of both inversions' gradients."""
+        return optimizers.optimizer(self.options.outer_optimizer)
 
     @property
     def labels(self) -> Int[Array, " n"]:
         """What each of a teacher's two sets is recovered for."""
-        return balanced_labels(self.student.num_classes, self.images_per_class)
+        per_class = self.options.images_per_class
+        return balanced_labels(self.student.num_classes, per_class)
 
 
 class Given(NamedTuple):
@@ -188,11 +206,11 @@ def init(parts: Parts, key: Key[Array, ""]) -> BidfState:
     return BidfState(
         step=jnp.int32(0),
         generator=generator,
-        generator_opt=parts.generator_optimizer.init(generator),
+        generator_opt=parts.outer_optimizer.init(generator),
         params=params,
         opt=parts.optimizer.init(params),
         memory=banks.init(
-            parts.num_classes, parts.memory_per_class, parts.student.image_shape
+            parts.num_classes, parts.memory.per_class, parts.student.image_shape
         ),
         queries=tuple(jnp.zeros(n, jnp.int32) for n in parts.num_teachers),
     )
@@ -274,9 +292,9 @@ def learn(
     memory = banks.add(state.memory, result.support)
     memory = banks.add(memory, result.query)
     generator, generator_opt = state.generator, state.generator_opt
-    if parts.generator_start == "shared":
+    if parts.options.generator_init == "shared":
         generator, generator_opt = _move(
-            parts.generator_optimizer, result.direction, generator_opt, generator
+            parts.outer_optimizer, result.direction, generator_opt, generator
         )
     episodes, _ = parts.episode_gradients(key_episodes, state.params, memory)
     grads = jax.tree.map(jnp.add, result.grads, episodes)
@@ -345,7 +363,7 @@ def learn_from(
     )
     taught = teach(parts, group, each[2], teacher, support)
     fast, pull_back = jax.vjp(lambda p: parts.levels.adapt(p, taught), given.params)
-    sought = (given.step >= parts.boundary_after).astype(jnp.float32)
+    sought = (given.step >= parts.options.boundary_after).astype(jnp.float32)
     query, query_info, query_direction = recover(
         parts,
         group,
@@ -385,7 +403,7 @@ def recover(
 ) -> tuple[Recovered, InversionInfo, PyTree]:
     """One set of a teacher's images; see `Inverter.invert`."""
     start, inverter = given.generator, parts.inverters[group]
-    if parts.generator_start == "fresh":
+    if parts.options.generator_init == "fresh":
         start = inverter.init(key_start)
     return inverter.invert(key, start, teacher, parts.labels, adversary)
 
@@ -422,15 +440,12 @@ def bidf(
     levels: Bilevel,
     episode_gradients: Callable,
     replay: Callable,
-    *,
     optimizer: optax.GradientTransformation,
-    generator_optimizer: optax.GradientTransformation,
+    *,
     num_teachers: tuple[int, ...],
     num_classes: int,
-    images_per_class: int = 30,
-    memory_per_class: int = 600,
-    boundary_after: int = 0,
-    generator_start: Literal["shared", "fresh"] = "shared",
+    options: BidfOptions = BidfOptions(),
+    memory: CapacityOptions = CapacityOptions(),
     augment_per_image: bool = True,
 ) -> Algorithm:
     """Composes inversion by queries, bi-level distillation and replay.
@@ -439,7 +454,7 @@ def bidf(
     teacher stacks; those of a zoo in files are fed to it (`Algorithm.feed`).
 
     Raises:
-      ValueError: arguments that contradict each other.
+      ValueError: options out of range, or arguments that contradict each other.
     """
     parts = Parts(
         inverters=inverters,
@@ -450,13 +465,10 @@ def bidf(
         episode_gradients=episode_gradients,
         replay=replay,
         optimizer=optimizer,
-        generator_optimizer=generator_optimizer,
         num_teachers=num_teachers,
         num_classes=num_classes,
-        images_per_class=images_per_class,
-        memory_per_class=memory_per_class,
-        boundary_after=boundary_after,
-        generator_start=generator_start,
+        options=options,
+        memory=memory,
         augment_per_image=augment_per_image,
     )
     _check(parts)
@@ -466,7 +478,9 @@ def bidf(
 
 
 def _check(parts: Parts) -> None:
-    """Refuses parts that contradict each other."""
+    """Refuses options out of range, and parts that contradict each other."""
+    check(parts.options, parts.memory)
+    optimizers.optimizer(parts.options.outer_optimizer)
     groups = len(parts.architectures)
     if not len(parts.inverters) == len(parts.num_teachers) == groups:
         raise ValueError(
@@ -480,12 +494,8 @@ def _check(parts: Parts) -> None:
                 f"is {parts.student.num_classes}-way; BiDf-MKD distils outputs one to "
                 "one: give narrowed networks (zoo.tasks.narrowed)"
             )
-    if parts.images_per_class > parts.memory_per_class:
+    if parts.options.images_per_class > parts.memory.per_class:
         raise ValueError(
-            f"images_per_class={parts.images_per_class} exceeds memory_per_class="
-            f"{parts.memory_per_class}"
-        )
-    if parts.generator_start not in ("shared", "fresh"):
-        raise ValueError(
-            f"generator_start={parts.generator_start!r} must be 'shared' or 'fresh'"
+            f"images_per_class={parts.options.images_per_class} exceeds "
+            f"memory.per_class={parts.memory.per_class}"
         )

@@ -10,15 +10,14 @@ network is inverted by a program of its own, and what follows is another.
 
 Reference:
   Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024, and its
-  released code; every difference between the two and our default is a keyword here
-  or in `inversion.Objective`, listed in docs/reference/differences.md.
+  released code; every difference between the two and our default is a field of the
+  records here or of `inversion.Objective`, listed in docs/reference/differences.md.
 
 Example::
 
     algorithm = free(
-        (inverter,), zoo.networks, learner, student, replay, teachers_per_step=4,
-        num_classes=zoo.num_classes, generator_optimizer=optax.adam(1e-3),
-        optimizer=optax.adam(1e-3), align_optimizer=optax.sgd(1e-2),
+        (inverter,), zoo.networks, learner, student, replay, optax.adam(1e-3),
+        num_classes=zoo.num_classes, options=FreeOptions(teachers_per_step=4),
     )
     state = jax.jit(algorithm.init)(key)
     step = algorithm.compiled()
@@ -28,24 +27,46 @@ Example::
 
 import functools
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int, Key
 
-from free_jax import augment, objectives, parallel
+from free_jax import augment, objectives, optimizers, parallel
 from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms import bell, turns
+from free_jax.algorithms.bell import AlignOptions
 from free_jax.algorithms.drawn import Drawn, known, read, teachers_of
 from free_jax.fewshot import banks
+from free_jax.fewshot.banks import MemoryOptions
 from free_jax.fewshot.episodes import balanced_labels
 from free_jax.fewshot.learners import MetaLearner, batch_apply
 from free_jax.inversion import Adversary, InversionInfo, Inverter, outer_update
+from free_jax.options import AtLeast, adam, check
 from free_jax.types import ImageBank, PyTree, Recovered, Teachers
 from free_jax.zoo.network import Network
 from free_jax.zoo.tasks import take_task
+
+
+class FreeOptions(NamedTuple):
+    """Tasks recovered in each step.
+
+    Attributes:
+      teachers_per_step: how many are inverted.
+      images_per_class: of each teacher.
+      warmup_steps: first steps that train the generator only.
+      outer_optimizer: of the shared generator.
+      outer_state: its state is "persistent", or "fresh" in each step (FREE's released
+        code), which makes Adam a sign step.
+    """
+
+    teachers_per_step: Annotated[int, AtLeast(1)] = 4
+    images_per_class: Annotated[int, AtLeast(1)] = 20
+    warmup_steps: Annotated[int, AtLeast(0)] = 20
+    outer_optimizer: optimizers.Optimizer = adam(1e-3, b1=0.5)
+    outer_state: Literal["persistent", "fresh"] = "persistent"
 
 
 class FreeState(NamedTuple):
@@ -101,26 +122,14 @@ class Parts(NamedTuple):
       learner: trained on replayed episodes; gives the initialisation.
       student: the meta-model's architecture.
       replay: from `replay.replay`.
-      generator_optimizer: outer optimiser of the generator, fed the SUM of the
-        teachers' gradients.
       optimizer: of the meta-model, shared by alignment and replay.
-      align_optimizer: inner optimiser of the alignment, fresh in each step.
-      teachers_per_step: all groups' teachers of a step together, spread evenly (see
-        `turns`), or how many each group contributes.
       num_classes: absolute class ids in the zoo.
-      images_per_class: recovered per teacher.
-      memory_per_class: capacity of the memory.
-      warmup_steps: first steps that train the generator only.
-      distill: "kl" or "prob_dot" (released code).
-      hard_label_weight: weight of the cross-entropy on the wanted labels beside the
-        distillation (0 in FREE, 1 in TGR).
-      align_scale: factor of the pseudo-gradient; under Adam it only sets the weight
-        of alignment against replay in the moments.
+      options: see `FreeOptions`; all groups' teachers of a step are counted together
+        and spread evenly (see `turns`).
+      memory: see `MemoryOptions`.
+      align: see `AlignOptions`; under Adam `scale` only sets the weight of alignment
+        against replay in the moments.
       augment_per_image: one crop and flip an image or one for all (released code).
-      store: remember the images of "all" the step's teachers, or of the "last" one,
-        which is what the released code's placement of its call does.
-      generator_optimizer_state: "fresh" re-creates the outer optimiser each step
-        (released code), which makes Adam a sign step.
       map_tasks: see `parallel.map_tasks`.
     """
 
@@ -129,31 +138,29 @@ class Parts(NamedTuple):
     learner: MetaLearner
     student: Network
     replay: Callable
-    generator_optimizer: optax.GradientTransformation
     optimizer: optax.GradientTransformation
-    align_optimizer: optax.GradientTransformation
-    teachers_per_step: turns.PerStep
     num_classes: int
-    images_per_class: int
-    memory_per_class: int
-    warmup_steps: int
-    distill: objectives.Distill
-    hard_label_weight: float
-    align_scale: float
+    options: FreeOptions
+    memory: MemoryOptions
+    align: AlignOptions
     augment_per_image: bool
-    store: Literal["all", "last"]
-    generator_optimizer_state: Literal["persistent", "fresh"]
     map_tasks: Callable
+
+    @property
+    def outer_optimizer(self) -> optax.GradientTransformation:
+        """Of the generator, fed the SUM of the teachers' gradients."""
+        return optimizers.optimizer(self.options.outer_optimizer)
 
     @property
     def batches(self) -> tuple[turns.Batch, ...]:
         """A step's teachers by groups."""
-        return turns.batches(self.teachers_per_step, len(self.architectures))
+        return turns.batches(self.options.teachers_per_step, len(self.architectures))
 
     @property
     def labels(self) -> Int[Array, " n"]:
         """What a teacher's images are recovered for."""
-        return balanced_labels(self.student.num_classes, self.images_per_class)
+        per_class = self.options.images_per_class
+        return balanced_labels(self.student.num_classes, per_class)
 
 
 class Given(NamedTuple):
@@ -203,11 +210,11 @@ def init(parts: Parts, key: Key[Array, ""]) -> FreeState:
     return FreeState(
         step=jnp.int32(0),
         generator=generator,
-        generator_opt=parts.generator_optimizer.init(generator),
+        generator_opt=parts.outer_optimizer.init(generator),
         params=params,
         opt=parts.optimizer.init(params),
         memory=banks.init(
-            parts.num_classes, parts.memory_per_class, parts.student.image_shape
+            parts.num_classes, parts.memory.per_class, parts.student.image_shape
         ),
     )
 
@@ -223,7 +230,7 @@ def step(
     key_draw, key_invert, key_learn = jax.random.split(key, 3)
     key_views, key_order, key_replay = jax.random.split(key_learn, 3)
     # The student knows nothing during warm-up; disagreeing with it would be noise.
-    after = (state.step >= parts.warmup_steps).astype(jnp.float32)
+    after = (state.step >= parts.options.warmup_steps).astype(jnp.float32)
     given = Given(state.generator, Adversary(state.params, after))
     found, everyone = [], known(data)
     for number, place in enumerate(turns.places(parts.batches, state.step)):
@@ -293,7 +300,7 @@ def learn(
     keys: tuple[jax.Array, jax.Array],
 ) -> tuple[FreeState, FreeInfo]:
     """All of a step but the inversions: moves the generator, then the meta-model."""
-    warm = state.step >= parts.warmup_steps
+    warm = state.step >= parts.options.warmup_steps
     state = update_generator(parts, state, [batch.direction for batch in found])
     state, learned = jax.lax.cond(
         warm,
@@ -320,12 +327,10 @@ def learn(
 
 def update_generator(parts: Parts, state: FreeState, grads: list[PyTree]) -> FreeState:
     """One outer step along the sum of all teachers' gradients."""
-    opt_state = state.generator_opt
-    if parts.generator_optimizer_state == "fresh":
-        opt_state = parts.generator_optimizer.init(state.generator)
-    generator, opt_state = outer_update(
-        parts.generator_optimizer, state.generator, opt_state, grads
-    )
+    outer, opt_state = parts.outer_optimizer, state.generator_opt
+    if parts.options.outer_state == "fresh":
+        opt_state = outer.init(state.generator)
+    generator, opt_state = outer_update(outer, state.generator, opt_state, grads)
     return state._replace(generator=generator, generator_opt=opt_state)
 
 
@@ -390,9 +395,10 @@ def _rows(
 
 def remember(parts: Parts, memory: ImageBank, recovered: list[Recovered]) -> ImageBank:
     """Stores images under their classes."""
-    kept = recovered if parts.store == "all" else recovered[-1:]
+    store = parts.memory.store
+    kept = recovered if store == "all" else recovered[-1:]
     for stack in kept:
-        if parts.store == "last":
+        if store == "last":
             stack = jax.tree.map(lambda x: x[-1:], stack)
         memory = banks.add_many(memory, stack)
     return memory
@@ -407,10 +413,11 @@ def align(
 ) -> tuple[PyTree, PyTree, jax.Array]:
     """One step of BELL towards all teachers; (params, opt, losses [T])."""
     update = bell.sequential_update(
-        functools.partial(align_loss, parts), parts.align_optimizer
+        functools.partial(align_loss, parts),
+        optimizers.optimizer(parts.align.optimizer),
     )
     direction, losses = update(params, bell.shuffled(key, tasks))
-    direction = jax.tree.map(lambda d: parts.align_scale * d, direction)
+    direction = jax.tree.map(lambda d: parts.align.scale * d, direction)
     updates, opt = parts.optimizer.update(direction, opt, params)
     return optax.apply_updates(params, updates), opt, losses
 
@@ -421,10 +428,10 @@ def align_loss(
     """How far the meta-model is from one teacher on its views [N, h, w, c]."""
     images, teacher_logits = task
     logits = batch_apply(parts.student, params, images)
-    loss = objectives.distillation(parts.distill)(logits, teacher_logits)
-    if parts.hard_label_weight:
+    loss = objectives.distillation(parts.align.distill)(logits, teacher_logits)
+    if parts.align.hard_label_weight:
         hard = objectives.cross_entropy(logits, parts.labels)
-        loss += parts.hard_label_weight * hard
+        loss += parts.align.hard_label_weight * hard
     return loss
 
 
@@ -434,21 +441,13 @@ def free(
     learner: MetaLearner,
     student: Network,
     replay: Callable,
-    *,
-    generator_optimizer: optax.GradientTransformation,
     optimizer: optax.GradientTransformation,
-    align_optimizer: optax.GradientTransformation,
-    teachers_per_step: turns.PerStep,
+    *,
     num_classes: int,
-    images_per_class: int = 20,
-    memory_per_class: int = 400,
-    warmup_steps: int = 20,
-    distill: objectives.Distill = "kl",
-    hard_label_weight: float = 0.0,
-    align_scale: float = 67.0,
+    options: FreeOptions = FreeOptions(),
+    memory: MemoryOptions = MemoryOptions(),
+    align: AlignOptions = AlignOptions(),
     augment_per_image: bool = True,
-    store: Literal["all", "last"] = "all",
-    generator_optimizer_state: Literal["persistent", "fresh"] = "persistent",
     map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """Composes the meta-generator and the meta-learner.
@@ -457,7 +456,7 @@ def free(
     teacher stacks; those of a zoo in files are fed to it (`Algorithm.feed`).
 
     Raises:
-      ValueError: arguments that contradict each other.
+      ValueError: options out of range, or arguments that contradict each other.
     """
     parts = Parts(
         inverters=inverters,
@@ -465,20 +464,12 @@ def free(
         learner=learner,
         student=student,
         replay=replay,
-        generator_optimizer=generator_optimizer,
         optimizer=optimizer,
-        align_optimizer=align_optimizer,
-        teachers_per_step=teachers_per_step,
         num_classes=num_classes,
-        images_per_class=images_per_class,
-        memory_per_class=memory_per_class,
-        warmup_steps=warmup_steps,
-        distill=distill,
-        hard_label_weight=hard_label_weight,
-        align_scale=align_scale,
+        options=options,
+        memory=memory,
+        align=align,
         augment_per_image=augment_per_image,
-        store=store,
-        generator_optimizer_state=generator_optimizer_state,
         map_tasks=map_tasks,
     )
     _check(parts)
@@ -488,14 +479,16 @@ def free(
 
 
 def _check(parts: Parts) -> None:
-    """Refuses parts that contradict each other."""
+    """Refuses options out of range, and parts that contradict each other."""
+    check(parts.options, parts.memory, parts.align)
+    for named in (parts.options.outer_optimizer, parts.align.optimizer):
+        optimizers.optimizer(named)
     groups = len(parts.architectures)
     if len(parts.inverters) != groups:
         raise ValueError(
             f"the zoo has {groups} groups but there are {len(parts.inverters)} "
             "inverters; give one a group"
         )
-    turns.batches(parts.teachers_per_step, groups)
     for arch in parts.architectures:
         if arch.num_classes != parts.student.num_classes:
             raise ValueError(
@@ -503,16 +496,8 @@ def _check(parts: Parts) -> None:
                 f"is {parts.student.num_classes}-way; FREE distils outputs one to one: "
                 "give narrowed networks (zoo.tasks.narrowed)"
             )
-    objectives.distillation(parts.distill)
-    if parts.store not in ("all", "last"):
-        raise ValueError(f"store={parts.store!r} must be 'all' or 'last'")
-    if parts.generator_optimizer_state not in ("persistent", "fresh"):
+    if parts.options.images_per_class > parts.memory.per_class:
         raise ValueError(
-            f"generator_optimizer_state={parts.generator_optimizer_state!r} must be "
-            "'persistent' or 'fresh'"
-        )
-    if parts.images_per_class > parts.memory_per_class:
-        raise ValueError(
-            f"images_per_class={parts.images_per_class} exceeds memory_per_class="
-            f"{parts.memory_per_class}"
+            f"images_per_class={parts.options.images_per_class} exceeds "
+            f"memory.per_class={parts.memory.per_class}"
         )

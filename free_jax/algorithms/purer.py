@@ -11,7 +11,7 @@ a program of its own, and what follows is another.
 Reference:
   Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning",
   CVPR 2023, and the released codes of PURER and PURER-Plus; what those do by mistake is
-  a keyword here, listed in docs/reference/differences.md.
+  an option here, listed in docs/reference/differences.md.
 
 Example::
 
@@ -21,8 +21,8 @@ Example::
     algorithm = purer(
         inversion.normalized_source(shape, mean, std), (gradient,), learner, update,
         functools.partial(sample_episode, way=5, shots=1, queries=15),
-        pixels_optimizer=optax.adam(0.25), optimizer=optimizer, teachers_per_step=4,
-        num_classes=zoo.num_classes,
+        pixels_optimizer=optax.adam(0.25), optimizer=optimizer,
+        num_classes=zoo.num_classes, options=PurerOptions(teachers_per_step=4),
     )
     state = jax.jit(algorithm.init)(key)
     step = algorithm.compiled()
@@ -32,7 +32,7 @@ Example::
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,15 +44,31 @@ from free_jax.algorithm import Algorithm, all_finite, bind
 from free_jax.algorithms import purer_curriculum as curriculum_lib
 from free_jax.algorithms import turns
 from free_jax.algorithms.drawn import Drawn, known, read, teachers_of
-from free_jax.algorithms.purer_curriculum import Curriculum
+from free_jax.algorithms.purer_curriculum import Curriculum, CurriculumOptions
 from free_jax.fewshot import banks
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.inversion import ObjectiveGradient, Source
+from free_jax.options import AtLeast, check
 from free_jax.types import Episode, ImageBank, PyTree, Teachers
 from free_jax.zoo.tasks import about
 
-Weighting = Literal["uniform", "prefix"]
 LabelOrder = Literal["teacher", "sorted"]
+
+
+class PurerOptions(NamedTuple):
+    """The images that are learned, a set for every class that a teacher knows.
+
+    Attributes:
+      images_per_class: learned; an episode takes its shots and queries of them.
+      teachers_per_step: whose images are moved.
+      weighting: of the teachers' losses: "uniform", or "prefix" (the released code).
+      label_order: of a batch: the "teacher"'s, or "sorted" (PURER-Plus's code).
+    """
+
+    images_per_class: Annotated[int, AtLeast(1)] = 16
+    teachers_per_step: Annotated[int, AtLeast(1)] = 13
+    weighting: Literal["uniform", "prefix"] = "uniform"
+    label_order: LabelOrder = "teacher"
 
 
 class PurerState(NamedTuple):
@@ -105,24 +121,15 @@ class Parts(NamedTuple):
       sample: ``(key, bank) -> Episode``, the kind of episodes that `update` draws.
       pixels_optimizer: of the data set, one step a step.
       optimizer: of the meta-model.
-      teachers_per_step: all groups' teachers of a step together, spread evenly (see
-        `turns`), or how many each group contributes.  Of a group at most all are
-        drawn, without replacement; as many as it holds are taken in order, without a
-        draw.
       num_classes: absolute class ids in the zoo; those that no teacher knows are
         never drawn.
       way: classes that a teacher judges at a time, drawn where it knows more; the
         objectives are those of networks `zoo.tasks.narrowed` to it.  None: all.
-      images_per_class: n; shots + queries in the released codes.
-      adversarial: weight of the episode's loss in an adversarial step.
-      curriculum_start: last update that is not judged, see `purer_curriculum.advance`.
-      patience: updates without a new best that trigger an adversarial step.
-      begin: whether the curriculum begins with an adversarial step.
-      weighting: of the teachers' losses: "uniform", or "prefix", where the i-th of N
-        weighs N - i + 1 (both released codes add up a running sum).
-      label_order: which class an image block of a teacher's output belongs to: the one
-        of the "teacher"'s output, or that of the "sorted" class ids (PURER-Plus
-        gathers images by a mask and keeps the unsorted targets).
+      options: see `PurerOptions`.  All groups' teachers of a step are counted together
+        and spread evenly (see `turns`); of a group at most all are drawn, without
+        replacement, and as many as it holds are taken in order, without a draw.  The
+        released codes learn shots + queries images a class.
+      curriculum: see `CurriculumOptions`.
       map_tasks: see `parallel.map_tasks`.
     """
 
@@ -133,23 +140,17 @@ class Parts(NamedTuple):
     sample: Callable[[jax.Array, ImageBank], Episode]
     pixels_optimizer: optax.GradientTransformation
     optimizer: optax.GradientTransformation
-    teachers_per_step: turns.PerStep
     num_classes: int
     way: int | None
-    images_per_class: int
-    adversarial: float
-    curriculum_start: int
-    patience: int
-    begin: curriculum_lib.Begin
-    weighting: Weighting
-    label_order: LabelOrder
+    options: PurerOptions
+    curriculum: CurriculumOptions
     map_tasks: Callable
 
 
 def init(parts: Parts, key: Key[Array, ""]) -> PurerState:
     """Random pixels and the learner's initialisation."""
     key_pixels, key_params = jax.random.split(key)
-    n, classes = parts.images_per_class, parts.num_classes
+    n, classes = parts.options.images_per_class, parts.num_classes
     labels = jnp.repeat(jnp.arange(classes), n)
     pixels = parts.source.start(key_pixels, (), labels)
     pixels = pixels.reshape(classes, n, *parts.source.image_shape)
@@ -234,12 +235,13 @@ def _batches(
 ) -> tuple[tuple[turns.Batch, ...], list[int]]:
     """A step's teachers by groups, and how many each group holds."""
     held = [teachers.class_ids.shape[0] for teachers in everyone]
-    return turns.batches(parts.teachers_per_step, len(held), held), held
+    return turns.batches(parts.options.teachers_per_step, len(held), held), held
 
 
 def _weights(parts: Parts, total: int) -> jax.Array:
     """Of a step's teachers, in their order."""
-    if parts.weighting == "prefix":
+    # Both released codes add up a running sum.
+    if parts.options.weighting == "prefix":
         return jnp.arange(total, 0, -1.0)
     return jnp.ones(total)
 
@@ -311,7 +313,7 @@ def judge(
             parts.objective_gradients[group],
             images,
             (key, about(teacher, chosen)),
-            label_order=parts.label_order,
+            label_order=parts.options.label_order,
         )
 
     losses, ces, ids, blocks = parts.map_tasks(one)(images, (keys, some, chosen))
@@ -331,7 +333,8 @@ def learn(
     key_harder, key_learn = keys
     losses, ces = map(jnp.concatenate, judged)
     images, pull_back = jax.vjp(functools.partial(render, parts), state.pixels)
-    counts = known_classes(everyone, parts.num_classes) * parts.images_per_class
+    per_class = parts.options.images_per_class
+    counts = known_classes(everyone, parts.num_classes) * per_class
     gradient = jax.lax.cond(
         state.curriculum.adversarial,
         functools.partial(make_harder, parts),
@@ -347,12 +350,7 @@ def learn(
     params, opt, learned = parts.update(key_learn, state.params, state.opt, bank)
     number = state.step + 1
     rule = curriculum_lib.advance(
-        state.curriculum,
-        number,
-        learned.accuracy,
-        start=parts.curriculum_start,
-        patience=parts.patience,
-        begin=parts.begin,
+        state.curriculum, number, learned.accuracy, parts.curriculum
     )
     info = PurerInfo(
         inversion_loss=losses.mean(),
@@ -376,7 +374,7 @@ def make_harder(
     """The pixels' gradient of an adversarial step, which raises an episode's loss."""
     harder = hardness(parts.learner, parts.sample)
     _, direction = harder(images, key, params, counts)
-    return gradient - parts.adversarial * direction
+    return gradient - parts.curriculum.adversarial * direction
 
 
 def move(
@@ -422,7 +420,9 @@ def judge_block(
       objective_gradient: of the teacher's architecture.
       images: [C, n, h, w, c] of all classes.
       task: (key, one teacher).
-      label_order: see `purer`.
+      label_order: which class an image block of a teacher's output belongs to: the one
+        of the "teacher"'s output, or that of the "sorted" class ids (PURER-Plus
+        gathers images by a mask and keeps the unsorted targets).
 
     Returns:
       Loss, its cross-entropy part, the classes [W] and their gradient [W, n, h, w, c].
@@ -471,16 +471,10 @@ def purer(
     *,
     pixels_optimizer: optax.GradientTransformation,
     optimizer: optax.GradientTransformation,
-    teachers_per_step: turns.PerStep,
     num_classes: int,
     way: int | None = None,
-    images_per_class: int = 16,
-    adversarial: float = 10.0,
-    curriculum_start: int = 4000,
-    patience: int = 6,
-    begin: curriculum_lib.Begin = "adversarial",
-    weighting: Weighting = "uniform",
-    label_order: LabelOrder = "teacher",
+    options: PurerOptions = PurerOptions(),
+    curriculum: CurriculumOptions = CurriculumOptions(),
     map_tasks: Callable = parallel.map_tasks,
 ) -> Algorithm:
     """Composes the learnable data set and the meta-learner.
@@ -489,8 +483,9 @@ def purer(
     teacher stacks; those of a zoo in files are fed to it (`Algorithm.feed`).
 
     Raises:
-      ValueError: arguments that contradict each other.
+      InputError: options out of range.
     """
+    check(options, curriculum)
     parts = Parts(
         source=source,
         objective_gradients=objective_gradients,
@@ -499,36 +494,11 @@ def purer(
         sample=sample,
         pixels_optimizer=pixels_optimizer,
         optimizer=optimizer,
-        teachers_per_step=teachers_per_step,
         num_classes=num_classes,
         way=way,
-        images_per_class=images_per_class,
-        adversarial=adversarial,
-        curriculum_start=curriculum_start,
-        patience=patience,
-        begin=begin,
-        weighting=weighting,
-        label_order=label_order,
+        options=options,
+        curriculum=curriculum,
         map_tasks=map_tasks,
     )
-    _check(parts)
     groups = len(objective_gradients)
     return bind(init, step, parts, num_programs=groups, draws=draws, feed=feed)
-
-
-def _check(parts: Parts) -> None:
-    """Refuses parts that contradict each other."""
-    turns.batches(parts.teachers_per_step, len(parts.objective_gradients))
-    for name, choices in (
-        ("weighting", Weighting),
-        ("label_order", LabelOrder),
-        ("begin", curriculum_lib.Begin),
-    ):
-        value, known = getattr(parts, name), get_args(choices)
-        if value not in known:
-            raise ValueError(f"{name}={value!r}: choose {' or '.join(known)}")
-    if parts.patience < 1 or parts.images_per_class < 1:
-        raise ValueError(
-            f"patience={parts.patience} and images_per_class="
-            f"{parts.images_per_class} must be at least 1"
-        )

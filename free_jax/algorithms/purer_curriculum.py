@@ -12,8 +12,6 @@ import jax.numpy as jnp
 
 from free_jax.options import AtLeast
 
-Begin = Literal["adversarial", "patience"]
-
 
 class Curriculum(NamedTuple):
     """What the rule remembers.
@@ -34,43 +32,6 @@ def init() -> Curriculum:
     return Curriculum(jnp.float32(-1.0), jnp.int32(0), jnp.bool(False))
 
 
-def advance(
-    rule: Curriculum,
-    step: jax.Array,
-    accuracy: jax.Array,
-    *,
-    start: int,
-    patience: int,
-    begin: Begin = "adversarial",
-) -> Curriculum:
-    """What follows from one update; the former ``adversarial`` is used up.
-
-    Args:
-      rule: before the update.
-      step: [] int32 number of the update, from 1.
-      accuracy: [] of its episodes, at least 0.
-      start: updates up to this one are never judged (4000 in the released codes).
-      patience: updates without a new best that trigger an adversarial step (6).
-      begin: at `start` either ask for a first "adversarial" step (PURER) or not
-        ("patience", PURER-Plus).
-
-    Reference:
-      Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free
-      Meta-Learning", CVPR 2023; control flow of the released code.
-    """
-    judged = step > start
-    improved = accuracy > rule.best
-    since_best = jnp.where(improved, 0, rule.since_best + 1)
-    triggered = judged & (since_best >= patience)
-    first = (step == start) & (begin == "adversarial")
-    kept = judged & ~triggered
-    return Curriculum(
-        best=jnp.where(kept, jnp.maximum(accuracy, rule.best), -1.0),
-        since_best=jnp.where(kept, since_best, 0),
-        adversarial=triggered | first,
-    )
-
-
 class CurriculumOptions(NamedTuple):
     """When images are also made harder for the meta-model.
 
@@ -85,4 +46,37 @@ class CurriculumOptions(NamedTuple):
     adversarial: Annotated[float, AtLeast(0)] = 10.0
     after_steps: int = 4000
     patience: Annotated[int, AtLeast(1)] = 6
-    opening: Begin = "adversarial"
+    opening: Literal["adversarial", "patience"] = "adversarial"
+
+
+def advance(
+    rule: Curriculum,
+    step: jax.Array,
+    accuracy: jax.Array,
+    options: CurriculumOptions,
+) -> Curriculum:
+    """What follows from one update; the former ``adversarial`` is used up.
+
+    Args:
+      rule: before the update.
+      step: [] int32 number of the update, from 1.
+      accuracy: [] of its episodes, at least 0.
+      options: when steps are adversarial; the released codes judge after 4000
+        updates, with a patience of 6.
+
+    Reference:
+      Hu et al., "Architecture, Dataset and Model-Scale Agnostic Data-free
+      Meta-Learning", CVPR 2023; control flow of the released code.
+    """
+    start = options.after_steps
+    judged = step > start
+    improved = accuracy > rule.best
+    since_best = jnp.where(improved, 0, rule.since_best + 1)
+    triggered = judged & (since_best >= options.patience)
+    first = (step == start) & (options.opening == "adversarial")
+    kept = judged & ~triggered
+    return Curriculum(
+        best=jnp.where(kept, jnp.maximum(accuracy, rule.best), -1.0),
+        since_best=jnp.where(kept, since_best, 0),
+        adversarial=triggered | first,
+    )

@@ -23,8 +23,6 @@ from jaxtyping import Array, Int, Key
 from free_jax.types import Teachers
 from free_jax.zoo.tasks import draw_classes
 
-PerStep = int | tuple[int, ...]
-
 
 class Batch(NamedTuple):
     """Teachers of a step whose keys and rows are drawn together.
@@ -62,32 +60,16 @@ class Place(NamedTuple):
 
 
 def batches(
-    per_step: PerStep, groups: int, held: Sequence[int] | None = None
+    per_step: int, groups: int, held: Sequence[int] | None = None
 ) -> tuple[Batch, ...]:
     """A step's teachers by groups, those that go round last.
 
     Args:
-      per_step: teachers of all groups together, or how many of each group.
+      per_step: teachers of all groups together, at least 1.
       groups: number of groups.
       held: at most so many of each group, for draws without replacement.
-
-    Raises:
-      ValueError: not one number a group, a negative one, or no teacher at all.
     """
-    if isinstance(per_step, int):
-        shares, left = (per_step // groups,) * groups, per_step % groups
-    else:
-        shares, left = tuple(per_step), 0
-    if len(shares) != groups:
-        raise ValueError(
-            f"the zoo has {groups} groups but teachers_per_step={per_step}; give one "
-            "number a group, or one for all together"
-        )
-    if min(shares) < 0 or sum(shares) + left < 1:
-        raise ValueError(
-            f"teachers_per_step={per_step} must not be negative and must add up to at "
-            "least 1"
-        )
+    shares, left = (per_step // groups,) * groups, per_step % groups
     open_to = tuple(range(groups))
     if held is not None:
         shares = tuple(min(pair) for pair in zip(shares, held, strict=True))
