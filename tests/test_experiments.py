@@ -248,7 +248,7 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
         ("--config.eval.queries=500", "an episode needs 501"),
         ("--config.replay.queries=500", "images_per_class=6 recovers fewer"),
         ("--config.align.distill=kll", "choose one of kl, prob_dot"),
-        ("--config.memory.per_class=1", r"exceeds memory\.per_class"),
+        ("--config.memory.per_class=1", "exceeds memory.per_class"),
         ("--config.data.name=cifar", "cifar_fs"),
         ("--config.optimizer.name=adamm", "did you mean 'adam'"),
         ("--config.mesh.task=3", "does not fit"),
