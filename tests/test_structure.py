@@ -18,8 +18,6 @@ LONG = {
     "free_jax.inversion.loop:inverter": (
         "one loop read top to bottom; half of it is what its options mean"
     ),
-    "experiments.evaluation.report:write": "a page, section after section",
-    "experiments.methods.purer:build": "each part of PURER is made here from a section",
 }
 # Modules that hold `jax.jit`, and what they compile.  All else is a function that
 # its caller compiles.

@@ -126,24 +126,10 @@ def write(
     Returns:
       The contents of ``result.json``.
     """
-    title = (
-        f"{about.data or 'further folders'}, {about.split} classes, {about.way}-way, "
-        f"{about.queries} queries, {about.episodes} episodes, 95 % intervals, seed "
-        f"{run.seed}, model selected by: {about.selection}"
-    )
-    if table.results:
-        text = metrics.print_table(_rows(table, about.shots), COLUMNS, title=title)
-    else:
-        title = f"{method.title}, seed {run.seed}, model selected by: {about.selection}"
-        text = NO_IMAGES + ("" if about.data else LATER)
-        print(text)
-    for each in further:
-        line = "{name}: {classes} classes, {queries} queries, {path}".format(**each)
-        print(line)
-        text += f"\n{line}"
+    text = _print_table(run.seed, about, method, table, further)
     if hosts.is_writer():
         print("writing the model, pictures and what was spent ...", flush=True)
-        files.write_text(run.path(TABLE_FILE), f"{title}\n\n{text}\n")
+        files.write_text(run.path(TABLE_FILE), text)
         model_io.save_model(
             run.path("model.npz"),
             method.network,
@@ -195,6 +181,32 @@ def write(
         run_page.write(run.workdir)
         _say_where(run.workdir)
     return record
+
+
+def _print_table(
+    seed: int,
+    about: About,
+    method: Method,
+    table: final.Table,
+    further: Sequence[Mapping[str, Any]],
+) -> str:
+    """Prints the table, or why there is none; returns what ``table.md`` shall say."""
+    title = (
+        f"{about.data or 'further folders'}, {about.split} classes, {about.way}-way, "
+        f"{about.queries} queries, {about.episodes} episodes, 95 % intervals, seed "
+        f"{seed}, model selected by: {about.selection}"
+    )
+    if table.results:
+        text = metrics.print_table(_rows(table, about.shots), COLUMNS, title=title)
+    else:
+        title = f"{method.title}, seed {seed}, model selected by: {about.selection}"
+        text = NO_IMAGES + ("" if about.data else LATER)
+        print(text)
+    for each in further:
+        line = "{name}: {classes} classes, {queries} queries, {path}".format(**each)
+        print(line)
+        text += f"\n{line}"
+    return f"{title}\n\n{text}\n"
 
 
 def _kept_for_the_page(
