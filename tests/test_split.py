@@ -79,7 +79,7 @@ def trained(made, columns, split=None):
         state = jax.jit(functools.partial(split_heads.divided, parts))(state)
     for number in range(3):
         key = jax.random.key(number)
-        batch = made.feed(key, data)
+        batch = made.feed(key, number, data)
         if program is None:
             lowered = jax.jit(made.step).lower(key, state, batch)
             program = lowered.compile(compiler_options=FAST)
@@ -121,7 +121,7 @@ def test_split_heads_are_trained_as_on_one_device(task, zoo, equal, mix):
     assert all(trunk in types for types, _ in sent)
     assert sum("f32[64," in types for types, _ in sent) == (task > 1)
     # Heads, what their optimiser keeps and their answers are in parts on the devices.
-    batch = made.feed(jax.random.key(0), described(columns))
+    batch = made.feed(jax.random.key(0), 0, described(columns))
     momentum = state.opt[0][0].trace["head"]
     for leaf in jax.tree.leaves(
         (state.variables["params"]["head"], momentum, batch.logits)

@@ -195,8 +195,8 @@ def views(
 
 def moved(
     parts: Parts, key: Key[Array, ""], images: Num[Array, "n h w c"]
-) -> Float[Array, "n h w c"]:
-    """Images as the student sees them, shifted and mirrored at random."""
+) -> Float[Array, "n height width c"]:
+    """Images as the student sees them, of its size, shifted and mirrored at random."""
     return augment.crop_flip(
         key,
         fit_to(to_float(images), parts.student.image_shape),

@@ -143,8 +143,9 @@ def model(parts: SplitParts, state: DistillState) -> PyTree:
     return {**state.variables, "params": {**params, "head": head}}
 
 
-def feed(parts: SplitParts, key: Key[Array, ""], data: Described) -> Batch:
+def feed(parts: SplitParts, key: Key[Array, ""], step: int, data: Described) -> Batch:
     """The batch of a step, picked on the host; a device gets its teachers' answers."""
+    del step
     batch = batch_of(data, np.asarray(rows_of_step(parts.whole, key, data)))
     answers = apart(parts.where, np.asarray(batch.logits))
     return batch._replace(logits=parts.split.put(answers))
