@@ -98,23 +98,30 @@ def uri(kind: str, content: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def save_side_by_side(path: epath.PathLike, sheets: Mapping[str, epath.PathLike]):
+def save_side_by_side(
+    path: epath.PathLike, sheets: Mapping[str, epath.PathLike], across: int = 3
+):
     """Pastes PNG files beside each other, each under its caption.
 
     Args:
       path: the PNG file; its folder is made if missing.
       sheets: caption to file, at least one.
+      across: files in a row; more rows follow below.
     """
     gap, top = 8, 20
-    loaded = {name: Image.open(os.fspath(file)) for name, file in sheets.items()}
-    width = sum(sheet.width + gap for sheet in loaded.values()) + gap
-    height = max(sheet.height for sheet in loaded.values()) + top + gap
-    picture = Image.new("RGB", (width, height), (255, 255, 255))
-    draw, x = ImageDraw.Draw(picture), gap
-    for name, sheet in loaded.items():
-        draw.text((x, 4), name, fill=(0, 0, 0), font=ImageFont.load_default(size=12))
-        picture.paste(sheet, (x, top))
-        x += sheet.width + gap
+    loaded = [(name, Image.open(os.fspath(file))) for name, file in sheets.items()]
+    rows = [loaded[i : i + across] for i in range(0, len(loaded), across)]
+    widths = [sum(sheet.width + gap for _, sheet in row) + gap for row in rows]
+    heights = [max(sheet.height for _, sheet in row) + top + gap for row in rows]
+    picture = Image.new("RGB", (max(widths), sum(heights)), (255, 255, 255))
+    draw, font, y = ImageDraw.Draw(picture), ImageFont.load_default(size=12), 0
+    for row, height in zip(rows, heights, strict=True):
+        x = gap
+        for name, sheet in row:
+            draw.text((x, y + 4), name, fill=(0, 0, 0), font=font)
+            picture.paste(sheet, (x, y + top))
+            x += sheet.width + gap
+        y += height
     with writable(path).open("wb") as file:
         picture.save(file, format="PNG")
 

@@ -50,12 +50,13 @@ class Curves(NamedTuple):
     def draw(self, figure: Any) -> None:
         """Draws into a figure of matplotlib."""
         axes = figure.add_subplot()
-        for name, points in self.series.items():
+        for number, (name, points) in enumerate(self.series.items()):
             table = np.asarray(points, np.float64)
             if not table.size:
                 continue
-            marker = "o" if len(table) <= 30 else None
-            how = {"label": name, "marker": marker, "markersize": 3, "lw": 1.5}
+            # Colours repeat after ten curves, markers tell these apart.
+            marker = "os^v"[number // 10 % 4] if len(table) <= 30 else None
+            how = {"label": name, "marker": marker, "markersize": 4, "lw": 1.5}
             (drawn,) = axes.plot(table[:, 0], table[:, 1], **how)
             if table.shape[1] > 2:
                 low, high = table[:, 1] - table[:, 2], table[:, 1] + table[:, 2]
