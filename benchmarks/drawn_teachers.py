@@ -14,7 +14,6 @@ import contextlib
 import json
 import pathlib
 import resource
-import subprocess
 import sys
 import tempfile
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.zoo_size import CLOCK, make_store
+from benchmarks.zoo_size import CLOCK, make_store, measured_apart
 from experiments.configs import bidf, free, purer
 from experiments.harness import devices, memory
 from experiments.harness import run as run_lib
@@ -150,14 +149,7 @@ def main(argv: list[str] | None = None) -> None:
             same = [sys.executable, "-m", "benchmarks.drawn_teachers"]
             same += [f"--folder={options.folder}", f"--steps={options.steps}"]
             same += [f"--methods={name}", *["--held"] * options.held]
-            subprocess.run([*same, f"--make={size}"], check=True)
-            told = subprocess.run(
-                [*same, f"--measure={size}"],
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            found.append(json.loads(told.stdout.splitlines()[-1]))
+            found.append(measured_apart(same, size))
             print(table(found), flush=True)
     if options.out:
         options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

@@ -181,6 +181,20 @@ def draw(found: list[dict[str, float]], file: pathlib.Path) -> None:
     figure.savefig(file, dpi=120)
 
 
+def measured_apart(command: list[str], size: int) -> dict[str, Any]:
+    """Makes a store and measures it, each in a process of its own: peaks are its alone.
+
+    Args:
+      command: that takes ``--make`` and ``--measure``, whose last line is JSON.
+      size: teachers of the store.
+    """
+    subprocess.run([*command, f"--make={size}"], check=True)
+    told = subprocess.run(
+        [*command, f"--measure={size}"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    return json.loads(told.stdout.splitlines()[-1])
+
+
 def main(argv: list[str] | None = None) -> None:
     """Makes the stores, measures each in a process of its own, prints and draws."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -203,11 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     for size in map(int, options.sizes.split(",")):
         same = [sys.executable, __file__, f"--folder={options.folder}"]
         same += [f"--sampled={options.sampled}", f"--steps={options.steps}"]
-        subprocess.run([*same, f"--make={size}"], check=True)
-        told = subprocess.run(
-            [*same, f"--measure={size}"], check=True, capture_output=True, text=True
-        )
-        found.append(json.loads(told.stdout.splitlines()[-1]))
+        found.append(measured_apart(same, size))
         print(table(found), flush=True)
     if options.out:
         options.out.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
