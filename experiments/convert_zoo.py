@@ -32,12 +32,12 @@ def describe(zoo: Zoo) -> str:
     """One line for each group."""
     lines = []
     for group in zoo.groups:
-        arch = group.network
+        network = group.network
         known = group.accuracy[np.isfinite(group.accuracy)]
         accuracy = f"{known.mean():.3f} ({len(known)})" if known.size else "unknown"
         lines.append(
-            f"{group.num_teachers} x {arch.name} {arch.image_shape}, "
-            f"{arch.num_classes} classes, domain {group.domain or '-'}, "
+            f"{group.num_teachers} x {network.name} {network.image_shape}, "
+            f"{network.num_classes} classes, domain {group.domain or '-'}, "
             f"mean held-out accuracy {accuracy}"
         )
     return "\n".join(lines)

@@ -23,12 +23,12 @@ class Beginning(NamedTuple):
     Attributes:
       wanted: what is recovered in this run.
       known: images and answers of earlier runs; None where there are none.
-      rival: whom new images should be new to; None for nobody.
+      student: of an earlier run, which new images should be new to; None for none.
     """
 
     wanted: panel.RecoverOptions
     known: reuse.Known | None = None
-    rival: adversarial_rounds.Rival | None = None
+    student: adversarial_rounds.EarlierStudent | None = None
 
 
 def beginning(
@@ -57,14 +57,14 @@ def beginning(
     if reuse_of:
         known = reuse.reuse(reuse_of, zoo, asked, wanted)
         return Beginning(wanted._replace(images_per_class=0, dead_leaves=0), known)
-    rival = adversarial_rounds.rival(against, zoo)
-    check(wanted, zoo, rival)
+    student = adversarial_rounds.earlier_student(against, zoo)
+    check(wanted, zoo, student)
     known = adversarial_rounds.kept(against, zoo, asked)
     if known:
         adversarial_rounds.check_size(against, known, wanted.image_size)
     before = adversarial_rounds.earlier(against)
     reuse.check_signature(run.workdir, zoo, asked, renewed=before)
-    return Beginning(wanted, known, rival)
+    return Beginning(wanted, known, student)
 
 
 def described(
@@ -99,9 +99,9 @@ def described(
     begun = begun or beginning(
         zoo, asked, run, options.recover, reuse_of=reuse_of, against=against
     )
-    key, (wanted, known, rival) = run.key("recover"), begun
-    if rival:  # Not the images of the earlier rounds again.
-        key = keys.named(key, "round", rival.number)
+    key, (wanted, known, student) = run.key("recover"), begun
+    if student:  # Not the images of the earlier rounds again.
+        key = keys.named(key, "round", student.number)
     if not reuse_of:
         recipe = reuse.recipe(wanted, run.seed)
         before = adversarial_rounds.earlier(against)
@@ -113,7 +113,7 @@ def described(
         telling(run),
         known=known,
         choice=choice,
-        adversaries=rival.adversaries() if rival else None,
+        adversaries=student.adversaries() if student else None,
         map_tasks=run.map_tasks,
         split=run.split,
     )
@@ -233,21 +233,21 @@ def _check_votes(
 def check(
     wanted: panel.RecoverOptions,
     zoo: Zoo,
-    rival: adversarial_rounds.Rival | None = None,
+    student: adversarial_rounds.EarlierStudent | None = None,
 ) -> None:
     """Refuses an inversion that does not fit, before anything is computed.
 
     Raises:
       InputError: names the section.
     """
-    student = rival.student if rival else None
+    adversary = student.network if student else None
     recipe = wanted.inversion
     if not wanted.images_per_class:
         return
     able = [n for n in zoo.networks if inversion.invertible(recipe, n)]
     for network in able or zoo.networks:
         try:
-            inversion.build(inversion.suited(recipe, network), network, student)
+            inversion.build(inversion.suited(recipe, network), network, adversary)
         except ValueError as error:
             raise InputError(f"config.recover: {error}") from None
 

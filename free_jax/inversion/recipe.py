@@ -227,9 +227,6 @@ def build_objective_gradient(
     )
 
 
-build_critic = build_objective_gradient  # The former name.
-
-
 def leaves_optimizer(recipe: Recipe) -> optax.GradientTransformation:
     """What adapts the pixels, or generator and latents, to one teacher.
 
