@@ -9,7 +9,7 @@ from etils import epath
 
 from experiments.evaluation import former_rows
 from experiments.harness import contents as contents_lib
-from experiments.harness import files, hosts, stopping, workdir
+from experiments.harness import files, hosts, same_run, stopping
 from experiments.harness.method import Outcome
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
@@ -63,8 +63,8 @@ def measure(
     """
     found = _rows(predictors, outcome.model, baselines)
     rows = {placed(name, place): row for name, row in found.items()}
-    known = workdir.hashes(run.workdir, run.identity)
-    store = _Store(run.path(CELLS_FILE), known, workdir.noted(run.workdir))
+    known = same_run.hashes(run.workdir, run.identity)
+    store = _Store(run.path(CELLS_FILE), known, same_run.noted(run.workdir))
     cells = list(_cells(rows, shots))
     todo = sum(store.get(name, number) is None for number, name, _ in cells)
     if todo:

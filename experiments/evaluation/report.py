@@ -22,7 +22,7 @@ from experiments.harness import (
     metrics,
     page,
     results,
-    workdir,
+    same_run,
 )
 from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
@@ -84,7 +84,7 @@ def _stored(run: Run) -> dict[str, Any] | None:
     if not hosts.is_writer() or not file.exists():
         return None
     record = former_rows.read_result(file)
-    same = record.get("config_hash") in workdir.hashes(run.workdir, run.identity)
+    same = record.get("config_hash") in same_run.hashes(run.workdir, run.identity)
     return record if same else None
 
 
@@ -264,7 +264,7 @@ def _drawn(
     """How often each teacher's turn came, for methods that draw them."""
     numbers = outcome.key_numbers
     # An earlier version's steps had other keys.
-    if numbers is None or workdir.key_scheme(run.workdir) != workdir.KEYS:
+    if numbers is None or same_run.key_scheme(run.workdir) != same_run.KEYS:
         return {}
     counts = total_draws(
         method.algorithm, lambda number: run.key("step", number), numbers, method.data
