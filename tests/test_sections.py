@@ -232,6 +232,11 @@ OVERRIDES = [
     ),
     (
         "bidf_cifar_fs_5w1s.py",
+        "black_box.gradient=where_given",
+        {"inversion.estimator.teachers": "without_gradients"},
+    ),
+    (
+        "bidf_cifar_fs_5w1s.py",
         "black_box.num_directions=9",
         {"inversion.estimator.num_directions": 9},
     ),

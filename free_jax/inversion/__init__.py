@@ -36,6 +36,7 @@ from free_jax.inversion.recipe import (
     build_objective_gradient,
     build_source,
     invertible,
+    is_estimated,
     leaves_optimizer,
     suited,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "images_of",
     "inverter",
     "invertible",
+    "is_estimated",
     "leaves_jobs",
     "leaves_optimizer",
     "meta_generator",
