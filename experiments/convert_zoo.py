@@ -25,6 +25,7 @@ from experiments.inputs.hub import add_options, hub_options  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 from free_jax.interop import convert_folder, hub  # noqa: E402
 from free_jax.interop.hub import report  # noqa: E402
+from free_jax.interop.hub.reasons import used_of  # noqa: E402
 from free_jax.zoo import Zoo, save_zoo  # noqa: E402
 
 
@@ -119,7 +120,7 @@ def _of_data_set(args: argparse.Namespace) -> tuple[Zoo, str]:
         limit=args.limit,
         progress=counter("converting"),
     )
-    return zoo, f"{zoo.num_teachers} of {zoo.num_teachers} models are used"
+    return zoo, used_of(zoo.num_teachers, zoo.num_teachers)
 
 
 if __name__ == "__main__":

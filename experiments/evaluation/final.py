@@ -13,6 +13,7 @@ from experiments.harness import files, hosts, same_run, stopping
 from experiments.harness.method import Outcome
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
+from free_jax import nouns
 from free_jax.baselines import BASELINES, NotApplicable, Scores, Setting, evaluate
 from free_jax.fewshot import evaluation
 from free_jax.fewshot.evaluation import Classify
@@ -69,8 +70,9 @@ def measure(
     todo = sum(store.get(name, number) is None for number, name, _ in cells)
     if todo:
         print(
-            f"measuring {todo} cells of {setting.num_episodes} episodes; the first of "
-            "a row compiles",
+            f"measuring {nouns.count(todo, 'cell')} of "
+            f"{nouns.count(setting.num_episodes, 'episode')}; the first of a row "
+            "compiles",
             flush=True,
         )
     done, every = 0, run.every_secs

@@ -26,7 +26,7 @@ from experiments.harness import (
 )
 from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
-from free_jax import model_io
+from free_jax import model_io, nouns
 from free_jax.algorithm import total_draws
 from free_jax.zoo import Zoo
 
@@ -272,12 +272,14 @@ def _drawn(
     if counts is None:
         return {}
     names = names or [f"teacher {row}" for row in range(len(counts))]
-    never = [name for name, count in zip(names, counts, strict=True) if not count]
+    never = [name for name, times in zip(names, counts, strict=True) if not times]
     line = (
-        f"drawn: each of {len(counts)} teachers {counts.min()} to {counts.max()} times"
+        f"drawn: each of {nouns.count(len(counts), 'teacher')} {counts.min()} to "
+        f"{counts.max()} times"
     )
     if never:
         more = ", ..." if len(never) > 5 else ""
-        line += f"; never: {', '.join(never[:5])}{more} ({len(never)} teachers)"
+        line += f"; never: {', '.join(never[:5])}{more} "
+        line += f"({nouns.count(len(never), 'teacher')})"
     print(line)
     return {"drawn": {"per_teacher": counts.tolist(), "never": len(never)}}

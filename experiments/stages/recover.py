@@ -10,7 +10,7 @@ from experiments.evaluation import samples
 from experiments.harness import files, hosts, page, pictures
 from experiments.harness.run import Run
 from experiments.stages import adversarial_rounds, reuse
-from free_jax import inversion, keys, panel
+from free_jax import inversion, keys, nouns, panel
 from free_jax import jobs as jobs_lib
 from free_jax.errors import InputError
 from free_jax.types import ImageBank, SyntheticImages
@@ -119,7 +119,8 @@ def described(
     )
     if found.asked < found.made:
         print(
-            f"the budget of queries ends after {found.asked} of {found.made} images",
+            f"the budget of queries ends after {found.asked} of "
+            f"{nouns.count(found.made, 'image')}",
             flush=True,
         )
     if hosts.is_writer():
@@ -280,16 +281,16 @@ def telling(run: Run) -> jobs_lib.Run:
     """`Run.cached`, which also says what the recovered images are worth."""
 
     def cached(stage: str, jobs: Sequence[jobs_lib.Job]) -> Iterator[dict[str, Any]]:
-        count, known = 0, []
+        made, known = 0, []
         for result in run.cached(stage, jobs):
             if "owners" in result:
-                count += int((result["owners"] >= 0).sum())  # Not dead leaves.
+                made += int((result["owners"] >= 0).sum())  # Not dead leaves.
                 known.append(result.get("teacher_accuracy", np.zeros(0)))
             yield result
         accuracy = np.concatenate([np.zeros(0), *known])
         if accuracy.size:
             print(
-                f"recovered {count} images; their teachers know "
+                f"recovered {nouns.count(made, 'image')}; their teachers know "
                 f"{100 * accuracy.mean():.1f} % of their own",
                 flush=True,
             )
