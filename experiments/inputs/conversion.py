@@ -161,11 +161,11 @@ def cached_models(
     zoo, note = load_zoo(target), target / LEFT_OUT_FILE
     # Earlier versions noted the first number alone.
     noted = [*map(int, note.read_text().split()), 0] if note.exists() else [0, 0]
-    if noted[0]:
-        print(
-            _told_again(str(source), zoo.num_teachers, *noted[:2], options.guess_by),
-            flush=True,
-        )
+    left_out, unsaid = noted[:2]
+    if left_out:
+        by = options.guess_by
+        told = _told_again(str(source), zoo.num_teachers, left_out, unsaid, by)
+        print(told, flush=True)
     return zoo
 
 

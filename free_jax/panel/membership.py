@@ -1,4 +1,4 @@
-"""Who makes a panel: the teachers that are asked, and those that judge."""
+"""The ensemble's members: teachers that are asked, and those held out to judge."""
 
 from typing import NamedTuple
 

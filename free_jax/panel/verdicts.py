@@ -1,4 +1,4 @@
-"""What is said of each teacher of a panel: whether it is believed, and why.
+"""Reliability weights of teachers (one or zero), and the reason of each in words.
 
 trust = judge(zoo, images, answers)
 print(as_text(verdicts(trust, zoo.sources)))
