@@ -251,5 +251,5 @@ def test_a_result_says_who_and_why(zoo_path, tmp_path):  # noqa: F811
 def test_a_check_stands_in_for_a_choice_that_nobody_made(zoo_path, tmp_path):  # noqa: F811
     config = parse(zoo_path, "--config.zoo.choose.teachers=2")
     found = dict(train.check(config, str(tmp_path)))
-    assert "5 of 2 network(s)" in found["teachers"]
+    assert "5 of 2 networks" in found["teachers"]
     assert load_zoo(zoo_path).num_teachers == 5 and not list(tmp_path.iterdir())

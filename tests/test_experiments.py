@@ -342,8 +342,8 @@ def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
         init(jax.random.split(jax.random.key(0), 1)), jnp.arange(5)[None]
     )
     zoo = Zoo((ZooGroup(arch, teachers, np.ones(1)),), tuple("abcde"))
-    assert inputs.computing_in(zoo, config.dtype).architectures == (arch,)
+    assert inputs.computing_in(zoo, config.dtype).networks == (arch,)
     assert base.student(config, 5) == arch  # So that teachers can be averaged.
     config.dtype = "bfloat16"
-    (half,) = inputs.computing_in(zoo, config.dtype).architectures
+    (half,) = inputs.computing_in(zoo, config.dtype).networks
     assert half.module.dtype == "bfloat16" and half == base.student(config, 5)

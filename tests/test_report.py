@@ -285,6 +285,23 @@ def test_a_page_never_fails_a_run(tmp_path, capsys):
     assert report.main([f"--workdir={tmp_path}"]) == 2
 
 
+def test_the_page_of_an_earlier_run_shows_keys_of_today(panel_run, tmp_path):
+    folder = shutil.copytree(panel_run, tmp_path / "run")
+    written = {
+        "algorithm": "yardsticks",
+        "distill": {"groups": 7},
+        "eval": {"yardsticks": ["random"], "time_recovery": True},
+        "seed": 3,
+    }
+    (folder / "config.json").write_text(json.dumps(written))
+    assert report.main([f"--workdir={folder}"]) == 0
+    shown = check((folder / PAGE_FILE).read_text()).text
+    text = "".join(shown)
+    assert '"ghost_batches": 7' in text and '"baselines": [' in text
+    assert "yardsticks" not in text and "time_recovery" not in text
+    assert json.loads((folder / "config.json").read_text()) == written
+
+
 def test_what_was_not_counted_is_not_told_as_something_else():
     """A black box gives no gradients, however many images are recovered."""
     network = {"network": "conv4", "pixels": 16, "teachers": 3, "gflops": 0.5}

@@ -14,7 +14,7 @@ from etils import epath
 
 from experiments.harness import chunks, files, hosts
 from experiments.harness.run import Run
-from free_jax import inversion, panel
+from free_jax import inversion, nouns, panel
 from free_jax import zoo as zoo_lib
 from free_jax.types import Answers, ImageBank, SyntheticImages
 from free_jax.zoo import Zoo
@@ -202,8 +202,9 @@ def keep(run: Run, zoo: Zoo, bank: ImageBank, *, asking: bool) -> None:
         if len(seen):
             some = zoo_lib.select(zoo, rows)
             print(
-                f"asking {len(rows)} teachers about {len(seen)} images for the report; "
-                f"compiles {len(some.groups)} network(s) ...",
+                f"asking {nouns.count(len(rows), 'teacher')} about "
+                f"{nouns.count(len(seen), 'image')} for the report; compiles "
+                f"{nouns.count(len(some.groups), 'network')} ...",
                 flush=True,
             )
             told = panel.ask_zoo(some, sample.images[seen], map_tasks=run.map_tasks)

@@ -17,7 +17,7 @@ from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from experiments.inputs import networks
 from experiments.inputs.options import DataOptions, TeacherRecipe
-from free_jax import keys
+from free_jax import keys, nouns
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
@@ -57,7 +57,7 @@ def train_zoo(
     if len(set(shares)) > 1:
         print(
             f"classes of unequal size: teachers learn from {min(shares)} to "
-            f"{max(shares)} images a class",
+            f"{nouns.count(max(shares), 'image')} a class",
             flush=True,
         )
     bank = run.place(banks.from_arrays(split.images, split.counts))
@@ -75,7 +75,7 @@ def train_zoo(
     zoo = zoo_lib.Zoo((group,), split.class_names)
     hosts.first_only(lambda: zoo_lib.save_zoo(zoo, run.path("zoo")))
     print(
-        f"trained {recipe.num_teachers} {network.name} teachers in "
+        f"trained {nouns.count(recipe.num_teachers, f'{network.name} teacher')} in "
         f"{metrics.format_duration(time.monotonic() - start)}, "
         f"held-out accuracy {100 * float(np.mean(accuracy)):.1f} %",
         flush=True,
