@@ -61,7 +61,7 @@ def nothing(monkeypatch):
 
     monkeypatch.setattr(panel, "describe_zoo", never)
     monkeypatch.setattr(panel, "recover_zoo", never)
-    monkeypatch.setattr(pretrain, "_trained", never)
+    monkeypatch.setattr(pretrain._Training, "_trained", never)
     monkeypatch.setattr(loop, "train", never)
 
 

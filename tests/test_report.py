@@ -25,6 +25,7 @@ from experiments.evaluation import report as report_lib
 from experiments.harness import page
 from experiments.harness.page import PAGE_FILE
 from free_jax import panel
+from free_jax.panel import partial_answers
 from free_jax.types import Answers, SyntheticImages
 
 NASTY = "<script>alert('&')</script>\"|"
@@ -385,6 +386,24 @@ def test_views_of_the_same_teacher_are_the_same_whatever_its_classes():
     first, second = likeness.views(twice, np.asarray([0, 4, 8]))
     np.testing.assert_allclose(first, second, atol=1e-9)
     np.testing.assert_allclose(np.diagonal(first), 1)
+
+
+def test_samples_of_partial_answers_are_of_images_that_all_compared_answered():
+    classes = np.asarray([0, 0, 1, 1, 0])
+    images = SyntheticImages(
+        np.zeros((5, 4, 4, 3), np.uint8), classes, classes, np.zeros(5, bool)
+    )
+    logits = np.arange(5 * 4, dtype=np.float32).reshape(5, 4)
+    whole = Answers(logits, np.asarray([0, 2, 4]))
+    names = samples.Names(("fox", "bee"), ("a", "b"), ("conv4", "conv4"))
+    both = np.asarray([[0, 1], [0, -1], [0, 1], [-1, 1], [0, -1]])
+    some = samples.chosen(names, images, partial_answers.some_of(whole, both))
+    order = samples._in_turn(np.stack([classes, classes], 1), 5)
+    assert order[some.seen].tolist() == [0, 2]
+    np.testing.assert_array_equal(some.logits, logits[[0, 2]])
+    each = partial_answers.some_of(whole, np.asarray([[0], [1], [0], [1], [0]]))
+    none = samples.chosen(names, images, each)  # No image was answered by both.
+    assert len(none.images) == 5 and len(none.seen) == 0
 
 
 def test_samples_take_every_class_and_teacher_in_turn():

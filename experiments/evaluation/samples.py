@@ -16,6 +16,7 @@ from experiments.harness import chunks, files, hosts
 from experiments.harness.run import Run
 from free_jax import inversion, nouns, panel
 from free_jax import zoo as zoo_lib
+from free_jax.panel import partial_answers
 from free_jax.types import Answers, ImageBank, SyntheticImages
 from free_jax.zoo import Zoo
 
@@ -85,7 +86,8 @@ def chosen(
     Args:
       names: of classes and teachers.
       images: to choose from.
-      answers: about them; None where nobody was asked.
+      answers: about them; None where nobody was asked.  Where some teachers were
+        asked about each image there may be none that all answered; then none is kept.
       asked: rows of the teachers that answered.
     """
     pairs = np.stack([images.classes, images.owners], 1)
@@ -103,7 +105,7 @@ def chosen(
     if answers is None:
         return sample
     rows = np.arange(len(answers.columns) - 1) if asked is None else asked
-    told = answers._replace(logits=answers.logits[kept])
+    told = partial_answers.of_all(partial_answers.of_images(answers, kept))
     # Of the teachers that answer properly, about images that all of them answered.
     said = np.isfinite(told.logits)
     said = np.logical_and.reduceat(said, told.columns[:-1], axis=1)  # [n, T]
