@@ -69,6 +69,13 @@ def check(config: Config) -> None:
         )
 
 
+def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """See `methods.able`."""
+    white = config.black_box.gradient == "white_box"
+    needs = base.GRADIENTS if white else ()
+    return base.able(config.algorithm, zoo, config.common.way, needs)
+
+
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
@@ -87,13 +94,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     beside = base.episode_options(config.replay, way, run.map_tasks)
     beside["episodes_per_update"] -= 1
     try:
-        tasks = base.tasks(
-            config.algorithm,
-            zoo,
-            way,
-            needs=("gradients",) if config.black_box.gradient == "white_box" else (),
-            respond=respond_of(config.black_box),
-        )
+        tasks = base.tasks(able(config, zoo), way, respond_of(config.black_box))
         algorithm = bidf(
             inverters(config, tasks.zoo.networks, student),
             tasks.networks,
