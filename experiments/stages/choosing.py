@@ -10,6 +10,8 @@ import numpy as np
 from experiments import inputs
 from experiments.harness import files, hosts
 from experiments.harness.run import Run
+from experiments.inputs.contents import fingerprint
+from experiments.stages import reuse
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.inversion import cost
@@ -73,7 +75,8 @@ def chosen(
             among=usable.rows,
             map_tasks=run.map_tasks,
         )
-        made = hosts.agreed({"asked": found.asked, "teachers": found.verdicts})
+        made = {"asked": found.asked, "teachers": found.verdicts}
+        made = hosts.agreed({"zoo": fingerprint(zoo), **made})
         if hosts.is_writer():
             files.write_json(run.path(CHOSEN_FILE), made)
     best = [verdict for verdict in made["teachers"] if verdict["place"] is not None]
@@ -137,6 +140,18 @@ def _check_budgets(zoo: Zoo, probes: int) -> None:
                 f"{budget} queries that {who} may be sent, and nothing is left for "
                 "the images; lower probes, raise the budget, or choose by random"
             )
+
+
+def part_of(run: Run) -> reuse.Part | None:
+    """From whom a run's teachers were chosen; None where all take part.
+
+    Nor is it known of a run that chose before this was noted.
+    """
+    made = hosts.agreed(_kept(run)) or {}
+    if "zoo" not in made:
+        return None
+    rows = [told["teacher"] for told in made["teachers"] if told["place"] is not None]
+    return reuse.Part(made["zoo"], np.sort(rows))
 
 
 def _kept(run: Run) -> dict[str, Any] | None:
