@@ -1,6 +1,7 @@
 """Values of ``config.algorithm``: a file each, with ``Config`` and ``build``.
 
-One whose ``build`` takes minutes has ``prepare`` as well.
+One whose ``build`` takes minutes has ``prepare`` as well, one that cannot use every
+teacher ``able``.
 """
 
 import dataclasses
