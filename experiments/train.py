@@ -1,5 +1,6 @@
 """A meta-training run from top to bottom; this is its table of contents."""
 
+import functools
 from typing import Any
 
 from experiments import inputs, methods
@@ -68,7 +69,8 @@ def check(config: Given, workdir: str) -> Findings:
         common.zoo, run, data=common.data, dtype=common.dtype
     ) as zoo:
         found += dry.teachers(common.zoo, zoo)
-        zoo = choosing.stand_ins(zoo, common.zoo.choose)
+        able = functools.partial(methods.able, settings)
+        zoo = choosing.stand_ins(zoo, common.zoo.choose, able)
         if common.zoo.pretrain.num_teachers and zoo is not None:
             methods.check_untrained(settings, zoo, run)
         else:
@@ -91,17 +93,19 @@ def _finished(config: Settings, run: Run) -> dict[str, Any] | None:
 def _result(config: Settings, run: Run) -> dict[str, Any]:
     common: Common = config.common
     data, options, recipe = common.data, common.eval, common.zoo.pretrain
+    able = functools.partial(methods.able, config)
     if recipe.num_teachers and not pretrain.is_trained(run):
         # What cannot be made of these teachers is told before they are trained.
         planned = pretrain.untrained(recipe, run, data=data, dtype=common.dtype)
-        few = choosing.stand_ins(planned, common.zoo.choose)
+        few = choosing.stand_ins(planned, common.zoo.choose, able)
         methods.check_untrained(config, few, run)
     with teachers.opened(
         common.zoo, run, data=data, dtype=common.dtype, checkpoint=common.checkpoint
     ) as everyone:
         if teachers.is_given(common.zoo) and (known := _finished(config, run)):
             return known  # It moved, with the very teachers.
-        choice = choosing.chosen(everyone, common.zoo.choose, run)  # asks, for some
+        # Asks, for some.
+        choice = choosing.chosen(everyone, common.zoo.choose, run, able)
         zoo = choice.zoo
         made = methods.prepare(config, zoo, run)
         banks = measuring.banks(common, zoo)
@@ -173,5 +177,6 @@ def check_method(config: Given, zoo: Zoo | None, run: Run) -> None:
     settings: Settings = checks.validate(config)
     measuring.check(settings.common)
     # Where real images are learned from nothing else may be known.
-    few = choosing.stand_ins(zoo, settings.common.zoo.choose)
+    able = functools.partial(methods.able, settings)
+    few = choosing.stand_ins(zoo, settings.common.zoo.choose, able)
     methods.check_untrained(settings, few if settings.common.zoo.path else None, run)

@@ -1,8 +1,8 @@
 """Which teachers are worth asking: closed forms, and a run that asks those alone."""
 
+import dataclasses
 import json
 import tracemalloc
-import types
 
 import jax
 import numpy as np
@@ -10,13 +10,33 @@ import pytest
 import toy
 from test_panel_experiment import parse, run_in, zoo_path  # noqa: F401
 
-from experiments import train
+from experiments import methods, train
 from experiments.harness import chunks, loop, stopping
+from experiments.inputs import command_line
+from experiments.methods import (
+    baselines,
+    bidf,
+    free,
+    preinverted,
+    purer,
+    tgr,
+    trustworthy,
+)
+from experiments.methods import panel as panel_method
 from experiments.stages import choosing
-from free_jax import Zoo, ZooGroup, load_model, load_zoo, panel
+from free_jax import (
+    Zoo,
+    ZooGroup,
+    load_model,
+    load_zoo,
+    make_network,
+    panel,
+    save_zoo,
+)
 from free_jax.errors import InputError
 from free_jax.panel import partial_answers
 from free_jax.types import Answers
+from free_jax.zoo import select, tasks
 
 N = 40
 COLUMNS = np.asarray([0, 3, 6, 8, 11, 13])  # Three, three, two, three, two classes.
@@ -205,13 +225,93 @@ def test_what_was_asked_is_not_asked_again(tmp_path, monkeypatch):
     assert choosing.chosen(None, options, run_in(tmp_path)).zoo is None
 
 
-def test_endpoints_are_not_chosen_among():
-    zoo = types.SimpleNamespace(service=object(), num_teachers=4)
-    options = panel.ChoosingOptions(teachers=2)
-    for each in (choosing.check, choosing.stand_ins):
-        with pytest.raises(InputError, match="behind endpoints"):
-            each(zoo, options)
-    choosing.check(zoo, panel.ChoosingOptions())
+def unequal():
+    """Two teachers of three classes, then three of five."""
+    groups, first = [], 0
+    for way, count in ((3, 2), (5, 3)):
+        network = make_network(
+            "conv4", num_classes=way, image_shape=(16, 16, 3), width=4
+        )
+        stack = toy.random_teachers(network, count, seed=way, classes=way)
+        groups.append(ZooGroup(network, stack, np.full(count, np.nan)))
+        first += way
+    return Zoo(tuple(groups), tuple(f"c{i}" for i in range(first)))
+
+
+@pytest.mark.parametrize("by", ["first", "random", "informative"])
+def test_only_those_that_the_method_can_use_are_chosen(tmp_path, by):
+    def able(zoo):
+        return tasks.able(zoo, 5)
+
+    options = panel.ChoosingOptions(teachers=2, by=by, probes=30)
+    found = choosing.chosen(unequal(), options, run_in(tmp_path), able)
+    assert [n.num_classes for n in found.zoo.networks] == [5]
+    told = json.loads((tmp_path / "chosen_teachers.json").read_text())["teachers"]
+    assert [each["teacher"] for each in told] == list(range(5))
+    assert all(each["reason"].endswith("cannot use it") for each in told[:2])
+    assert sorted(each["place"] or 0 for each in told) == [0, 0, 0, 1, 2]
+    assert found.told["chosen_teachers"]["asked"] == (90 if by == "informative" else 0)
+    # Any of whom it may be, and no others.
+    assert choosing.stand_ins(unequal(), options, able).num_teachers == 3
+    fewer = panel.ChoosingOptions(teachers=4, by=by)
+    (rest := tmp_path / "rest").mkdir()
+    whole = choosing.chosen(unequal(), fewer, run_in(rest), able)
+    assert whole.zoo.num_teachers == 3
+    assert not whole.told["chosen_teachers"]["asked"]
+
+
+def of_gradients():
+    """BiDf-MKD of teachers that all give gradients."""
+    recipe = bidf.Config().inversion
+    assert recipe.estimator is not None
+    none = recipe.estimator._replace(teachers="none")
+    return bidf.Config(inversion=recipe._replace(estimator=none))
+
+
+@pytest.mark.parametrize(
+    ("config", "rows"),
+    [
+        (free.Config(), [2, 3, 4]),
+        (purer.Config(), [2, 3, 4]),
+        (bidf.Config(), [2, 3, 4, 5]),
+        (of_gradients(), [2, 3, 4]),
+        (tgr.Config(), [2, 3, 4]),
+        (trustworthy.Config(), [2, 3, 4]),
+        (preinverted.Config(), [0, 1, 2, 3, 4]),
+        (preinverted.Config(labels="panel"), [0, 1, 2, 3, 4, 5]),
+        (panel_method.Config(), [0, 1, 2, 3, 4, 5]),
+        (baselines.Config(), [0, 1, 2, 3, 4, 5]),
+    ],
+)
+def test_each_method_says_whom_it_can_use(config, rows):
+    zoo = unequal()
+    last = zoo.groups[1]
+    black = dataclasses.replace(last.network, gives=frozenset())
+    alone = dataclasses.replace(last, network=black)
+    boxes = select(Zoo((alone,), zoo.class_names), np.asarray([1])).groups
+    zoo = Zoo((*zoo.groups, *boxes), zoo.class_names)
+    assert methods.able(config, zoo).rows.tolist() == rows
+
+
+def test_free_is_left_with_those_that_it_can_use(tmp_path, monkeypatch):
+    """The first two of a zoo know too few classes for a task."""
+    made = []
+
+    def prepared(run, method, schedule, *_):
+        made.append(method)
+        raise stopping.Stopped
+
+    monkeypatch.setattr(loop, "train", prepared)
+    save_zoo(unequal(), tmp_path / "zoo")
+    argv = ["run.py", "--config=experiments/configs/demo.py:smoke,free"]
+    argv += [f"--config.zoo.path={tmp_path / 'zoo'}", "--config.eval.baselines=()"]
+    argv += ["--config.zoo.pretrain.num_teachers=0", "--config.data.image_size=16"]
+    argv += ["--config.zoo.choose.teachers=2", "--config.zoo.choose.by=first"]
+    config = command_line.parse(argv).config
+    assert "fits these teachers" in str(train.check(config, str(tmp_path / "run")))
+    train.main(config, str(tmp_path / "run"))
+    (teachers,) = made[0].data
+    assert teachers.class_ids.shape == (2, 5) and made[0].subject.rows is None
 
 
 def few_of(path, *extra):

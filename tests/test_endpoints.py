@@ -5,6 +5,7 @@ import contextlib
 import importlib.util
 import json
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -732,6 +733,89 @@ def test_panel_whose_budget_ends_uses_what_it_has(listed, truth, tmp_path, capsy
     # What is incomplete is not kept: with a larger budget the rest is asked.
     kept = sorted(file.name for file in (tmp_path / "described").glob("*.npz"))
     assert kept == ["images-000000.npz", "images-000010.npz"]
+
+
+@pytest.fixture
+def prepared(monkeypatch):
+    """Methods that were built; nothing is trained."""
+    made = []
+
+    def ended(run, method, *_, **__):
+        made.append(method)
+        raise stopping.Stopped
+
+    monkeypatch.setattr(loop, "train", ended)
+    return made
+
+
+def few_of(file):
+    """A run of the two of the three that tell most about twelve probes."""
+    config = parse(f"--config.zoo.apis={file}", "--config.zoo.choose.teachers=2")
+    config.zoo.choose.probes = 12
+    return config
+
+
+def billed(file, folder):
+    with endpoints.opened(str(file), str(folder), "procedural") as remote:
+        bill = remote.service.bill()
+        return [each["queries"] for each in bill["endpoints"].values()]
+
+
+def test_a_choice_is_billed_and_asks_nothing_twice(listed, proxy, tmp_path, prepared):
+    file, folder = listed(), tmp_path / "run"
+    train.check(few_of(file), str(folder))
+    assert not proxy.bodies
+    train.main(few_of(file), str(folder))
+    (method,), chosen = prepared, folder / "chosen_teachers.json"
+    told = json.loads(chosen.read_text())
+    places = [each["place"] for each in told["teachers"]]
+    rest = places.index(None)
+    assert len(method.data.columns) == 3 and told["asked"] == 12 * COUNT
+    wanted = [12 if i == rest else 12 + 30 for i in range(COUNT)]
+    assert billed(file, folder) == wanted
+    # Neither where the choice is read, nor where it is made of what the ledger knows.
+    sent = len(proxy.bodies)
+    train.main(few_of(file), str(folder))
+    chosen.unlink()
+    shutil.rmtree(folder / "probed")
+    train.main(few_of(file), str(folder))
+    assert json.loads(chosen.read_text()) == told
+    assert len(proxy.bodies) == sent and billed(file, folder) == wanted
+
+
+def test_a_choice_is_paid_from_the_budget(listed, proxy, tmp_path, prepared):
+    file = listed(budget=36)
+    for ask in (train.check, train.main):
+        with pytest.raises(InputError, match="36 of the 36 queries that all endpoints"):
+            ask(few_of(file), str(tmp_path / "little"))
+
+    def own(entries):
+        entries[1]["budget"] = 12
+
+    with pytest.raises(InputError, match="12 of the 12 queries that teacher001 may"):
+        train.main(few_of(listed(own)), str(tmp_path / "own"))
+    assert not proxy.bodies
+    # After the choice 24 queries are left: at most 12 images for two.
+    file = listed(budget=60)
+    train.main(few_of(file), str(tmp_path / "run"))
+    assert sum(billed(file, tmp_path / "run")) == 60
+    assert 0 < len(prepared[0].data.images) <= 12
+    # Who is drawn is not paid for.
+    drawn = few_of(file)
+    drawn.zoo.choose.by = "random"
+    train.main(drawn, str(tmp_path / "drawn"))
+    assert sorted(billed(file, tmp_path / "drawn")) == [0, 30, 30]
+
+
+def test_an_endpoint_that_fails_is_not_chosen(listed, proxy, tmp_path, prepared):
+    proxy.fault = lambda number, request: (
+        web.Response(status=404) if "teacher001" in request.path else None
+    )
+    train.main(few_of(listed()), str(tmp_path / "run"))
+    told = json.loads((tmp_path / "run" / "chosen_teachers.json").read_text())
+    assert [each["place"] is None for each in told["teachers"]] == [False, True, False]
+    assert "finite" in told["teachers"][1]["reason"]
+    assert len(prepared[0].data.columns) == 3
 
 
 def test_a_wrong_command_is_one_line(listed, tmp_path, capsys):

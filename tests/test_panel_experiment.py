@@ -31,6 +31,7 @@ from free_jax import (
     panel,
     save_zoo,
 )
+from free_jax import zoo as zoo_lib
 from free_jax.panel import model as distilled
 from free_jax.panel import partial_answers
 from free_jax.panel.described import Described
@@ -378,6 +379,47 @@ def test_images_and_answers_of_an_earlier_run_are_used_again(
         assert len(set(mine.tolist())) == 5
     with pytest.raises(run.InputError, match="give the workdir of a panel run"):
         reuse.reuse(str(tmp_path / "nothing"), zoo, np.arange(5), wanted(config))
+
+
+def test_chosen_teachers_use_again_what_all_were_asked(
+    finished, zoo_path, tmp_path, monkeypatch
+):
+    earlier, _ = finished
+    made = []
+
+    def prepared(run, method, *_, **__):
+        made.append(method.data)
+        raise stopping.Stopped
+
+    monkeypatch.setattr(loop, "train", prepared)
+    config = parse(zoo_path, f"--config.recover.reuse={earlier}")
+    config.zoo.choose.teachers, config.zoo.choose.by = 3, "random"
+    config.panel.trust = False
+    found = dict(train.check(config, str(tmp_path / "run")))
+    assert "enough, of these teachers" in found["earlier run"]
+    train.main(config, str(tmp_path / "run"))
+    told = json.loads((tmp_path / "run" / "chosen_teachers.json").read_text())
+    rows = [each["teacher"] for each in told["teachers"] if each["place"]]
+    few = zoo_lib.select(load_zoo(zoo_path), np.asarray(rows))
+    part = reuse.Part(told["zoo"], np.asarray(rows))
+    asked = np.asarray([0, 2])
+    pool, answers = reuse.reuse(str(earlier), few, asked, wanted(config), part)
+    # Two images of five classes of each of the three, and ten dead leaves.
+    assert np.bincount(pool.owners + 1).tolist() == [10, 10, 10, 10]
+    whole, said = reuse.reuse(
+        str(earlier), load_zoo(zoo_path), np.arange(5), wanted(parse(zoo_path))
+    )
+    mine = np.isin(whole.owners, [-1, *rows])
+    np.testing.assert_array_equal(pool.images, np.asarray(whole.images)[mine])
+    ids = load_zoo(zoo_path).class_ids.reshape(5, 5)
+    for owner, known in zip(pool.owners, pool.classes, strict=True):
+        assert owner < 0 or known in ids[rows[owner]]
+    logits = said.logits.reshape(-1, 5, 5)[mine][:, [rows[0], rows[2]]]
+    np.testing.assert_array_equal(answers.logits.reshape(40, 2, 5), logits)
+    assert len(made[0].columns) == 4 and len(made[0].images) == 40
+    with pytest.raises(run.InputError, match="come from other teachers"):
+        other = part._replace(zoo="others")
+        reuse.reuse(str(earlier), few, asked, wanted(config), other)
 
 
 def test_recovered_tasks_are_labelled_by_their_teacher_or_by_all(

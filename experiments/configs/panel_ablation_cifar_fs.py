@@ -81,6 +81,28 @@ CHANGES |= {
     "sabotaged_untrusted": FEW | {"zoo.attack.share": 0.1, "panel.trust": False},
 }
 
+
+def _of_a_hundred(teachers: int, by: str, dead_leaves: int) -> dict[str, Any]:
+    """Some of 100 Conv4 teachers, who alone give images and answers."""
+    return {
+        "zoo.choose.teachers": teachers,
+        "zoo.choose.by": by,
+        "recover.images_per_class": 20,
+        "recover.dead_leaves": dead_leaves,
+    }
+
+
+# A choice asks all 100 about 200 probes, so that those at random are asked about
+# 20,000 / teachers more dead leaves: 70,000 answers with 10, 182,500 with 25.
+CHANGES |= {
+    "chosen10": _of_a_hundred(10, "informative", 4000),
+    "random10": _of_a_hundred(10, "random", 6000),
+    "chosen25": _of_a_hundred(25, "informative", 4000),
+    "random25": _of_a_hundred(25, "random", 4800),
+}
+# Of the three teachers of a smoke run.
+SMALL_CHOICE = {"zoo.choose.teachers": 2, "zoo.choose.probes": 12}
+
 # Names that changes had before.
 FORMER = {"scenes": "dead_leaves"}
 
@@ -105,6 +127,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
         small.pop("student.kwargs.width", None)  # Not of every network.
     if chosen.smoke and CHANGES[what].get("recover.dead_leaves") == 0:
         small.pop("recover.dead_leaves")
+    if chosen.smoke and "zoo.choose.teachers" in CHANGES[what]:
+        small |= SMALL_CHOICE
     return make(
         panel.Config,
         CIFAR_FS | AS_MEASURED,

@@ -1,6 +1,7 @@
 """Values of ``config.algorithm``: a file each, with ``Config`` and ``build``.
 
-One whose ``build`` takes minutes has ``prepare`` as well.
+One whose ``build`` takes minutes has ``prepare`` as well, one that cannot use every
+teacher ``able``.
 """
 
 import dataclasses
@@ -27,6 +28,7 @@ from experiments.methods.options import Common, Settings
 from experiments.stages.options import Recovery
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.zoo import tasks as task_lib
 
 ALGORITHMS = {
     "free": free,
@@ -42,6 +44,7 @@ ALGORITHMS = {
 __all__ = [
     "ALGORITHMS",
     "Method",
+    "able",
     "build",
     "check_untrained",
     "estimated",
@@ -95,6 +98,20 @@ def prepare(
         return module.prepare(config, zoo, run)
     method = module.build(config, zoo, run)
     return lambda: method
+
+
+def able(config: Settings, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """The teachers that a method can use: all, for most.
+
+    Args:
+      config: of the run.
+      zoo: all teachers.
+
+    Raises:
+      InputError: it can use none.
+    """
+    of_method = getattr(ALGORITHMS[config.algorithm], "able", None)
+    return of_method(config, zoo) if of_method else task_lib.able(zoo, 1)
 
 
 def estimated(config: Settings, zoo: zoo_lib.Zoo | None, run: Run) -> str:

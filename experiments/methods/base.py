@@ -55,34 +55,42 @@ class Tasks(NamedTuple):
     rows: np.ndarray | None
 
 
-def tasks(
-    algorithm: str,
-    zoo: zoo_lib.Zoo,
-    way: int,
-    *,
-    needs: Collection[str] = (),
-    respond: Callable | None = None,
-) -> Tasks:
-    """The teachers that a method can make tasks of; says who is left out, and why.
+# What is asked of a network that is differentiated.
+GRADIENTS = ("gradients",)
+
+
+def able(
+    algorithm: str, zoo: zoo_lib.Zoo, way: int, needs: Collection[str] = ()
+) -> task_lib.Able:
+    """The teachers that a method can make tasks of.
 
     Args:
       algorithm: the method's name.
       zoo: all teachers.
       way: classes of a task.
       needs: what the method asks of a network besides answers.
-      respond: see `zoo.tasks.narrowed`.
 
     Raises:
       InputError: no teacher can take part.
     """
     try:
-        able = task_lib.able(zoo, way, needs)
+        return task_lib.able(zoo, way, needs)
     except InputError as error:
         raise InputError(
             f"{algorithm} makes tasks of {way} classes (config.way): {error}; lower "
             "config.way, or use the panel (experiments/configs/panel.py), which takes "
             "teachers of any kind"
         ) from None
+
+
+def tasks(able: task_lib.Able, way: int, respond: Callable | None = None) -> Tasks:
+    """Tasks of the teachers that a method can use; says who is left out, and why.
+
+    Args:
+      able: see `able`.
+      way: classes of a task.
+      respond: see `zoo.tasks.narrowed`.
+    """
     for line in able.left_out:
         print(f"left out: {line}; the panel would use it", flush=True)
     networks = tuple(
@@ -129,6 +137,11 @@ def images_wanted(
     if wanted.image_size:
         return wanted
     return wanted._replace(image_size=inputs.preset(common.data, zoo).image_size)
+
+
+def inverted(section: Recovery) -> tuple[str, ...]:
+    """What is asked of a network that images are recovered from."""
+    return () if section.anew.inversion.estimator is not None else GRADIENTS
 
 
 def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:

@@ -69,13 +69,24 @@ def check(config: Config) -> None:
         )
 
 
+def white(config: Config) -> bool:
+    """Whether all teachers give gradients, so that none is estimated."""
+    estimator = config.inversion.estimator
+    return estimator is None or estimator.teachers == "none"
+
+
+def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """See `methods.able`."""
+    needs = base.GRADIENTS if white(config) else ()
+    return base.able(config.algorithm, zoo, config.common.way, needs)
+
+
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
     student = base.student(config.common, way, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     options, recipe = config.recover, config.inversion
-    white = recipe.estimator is None or recipe.estimator.teachers == "none"
     needed = config.replay.shots + config.replay.queries
     if needed > 2 * options.images_per_class:
         raise InputError(
@@ -88,13 +99,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     beside = base.episode_options(config.replay, way, run.map_tasks)
     beside["episodes_per_update"] -= 1
     try:
-        tasks = base.tasks(
-            config.algorithm,
-            zoo,
-            way,
-            needs=("gradients",) if white else (),
-            respond=respond_of(config.black_box),
-        )
+        tasks = base.tasks(able(config, zoo), way, respond_of(config.black_box))
         algorithm = bidf(
             inverters(config, tasks.zoo.networks, student),
             tasks.networks,
@@ -142,7 +147,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             },
             images_per_step=images,
             # Of others its queries are counted, which are forward passes.
-            gradients_per_step=images * recipe.num_steps if white else 0,
+            gradients_per_step=images * recipe.num_steps if white(config) else 0,
             updates_of=lambda m: m["replay_updates"] + 1,
             queries_of=lambda state: np.concatenate(
                 [np.asarray(spent, np.int64) for spent in state.queries]

@@ -19,6 +19,7 @@ from free_jax.fewshot.learners import LearnerOptions
 from free_jax.fewshot.replay import ReplayOptions
 from free_jax.inversion.recipe import FIVE, Recipe
 from free_jax.options import adam
+from free_jax.zoo import tasks as task_lib
 
 
 class Config(NamedTuple):
@@ -35,11 +36,17 @@ class Config(NamedTuple):
     replay: ReplayOptions = ReplayOptions()
 
 
+def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """See `methods.able`."""
+    way, needs = config.common.way, base.GRADIENTS
+    return base.able(config.algorithm, zoo, way, needs)
+
+
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     way = config.common.way
     student = base.student(config.common, way, zoo)
-    tasks = base.tasks(config.algorithm, zoo, way, needs=("gradients",))
+    tasks = base.tasks(able(config, zoo), way)
     train_learner, test_learner = base.learners(config.learner, student)
     options, recipe = config.recover, config.inversion
     needed = config.replay.shots + config.replay.queries

@@ -25,6 +25,7 @@ from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.options import adam
 from free_jax.panel import RecoverOptions
 from free_jax.panel.options import FROM_NOISE
+from free_jax.zoo import tasks as task_lib
 
 
 class Config(NamedTuple):
@@ -68,6 +69,12 @@ def check(config: Config) -> None:
             "config.recover.against: there is no panel's model to be new to; leave it "
             "unset"
         )
+
+
+def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """See `methods.able`; whoever gives no image may still vote."""
+    votes = config.labels == "panel"
+    return task_lib.able(zoo, 1, () if votes else base.inverted(config.recover))
 
 
 def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:

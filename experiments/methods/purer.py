@@ -106,6 +106,11 @@ def check(config: Config) -> None:
     _check_recipe(config.inversion)
 
 
+def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """See `methods.able`."""
+    return base.able(config.algorithm, zoo, config.common.way, base.GRADIENTS)
+
+
 def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     """See `methods.build`."""
     common, way = config.common, config.common.way
@@ -183,7 +188,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
 
 def _pool(config: Config, zoo: zoo_lib.Zoo) -> tuple[zoo_lib.Zoo, np.ndarray | None]:
     """The teachers that take part, and their numbers in the whole zoo; None: all."""
-    tasks = base.tasks(config.algorithm, zoo, config.common.way, needs=("gradients",))
+    tasks = base.tasks(able(config, zoo), config.common.way)
     if not config.recover.disjoint:
         return tasks.zoo, tasks.rows
     chosen = zoo_lib.disjoint_rows(tasks.zoo, config.recover.disjoint)

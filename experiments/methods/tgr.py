@@ -28,6 +28,7 @@ from free_jax.options import adam
 from free_jax.panel import RecoverOptions
 from free_jax.panel.options import FROM_NOISE
 from free_jax.types import PyTree
+from free_jax.zoo import tasks as task_lib
 from free_jax.zoo.network import Network
 
 
@@ -60,6 +61,12 @@ def check(config: Config) -> None:
             f"config.tasks.per_class={config.tasks.per_class} are taken of a "
             "teacher's; take more, or ask for fewer queries"
         )
+
+
+def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """See `methods.able`."""
+    way, needs = config.common.way, base.inverted(config.recover)
+    return base.able(config.algorithm, zoo, way, needs)
 
 
 def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:

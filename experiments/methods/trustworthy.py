@@ -32,6 +32,7 @@ from free_jax.fewshot.learners import LearnerOptions
 from free_jax.options import adam
 from free_jax.panel import RecoverOptions
 from free_jax.types import ImageBank
+from free_jax.zoo import tasks as task_lib
 
 
 class Config(NamedTuple):
@@ -77,6 +78,12 @@ def check(config: Config) -> None:
             "config.reward=val: there are no real images to judge by; set "
             "config.data.path, or reward=recovered"
         )
+
+
+def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
+    """See `methods.able`."""
+    way, needs = config.common.way, base.inverted(config.recover)
+    return base.able(config.algorithm, zoo, way, needs)
 
 
 def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:

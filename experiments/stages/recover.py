@@ -9,7 +9,7 @@ from etils import epath
 from experiments.evaluation import samples
 from experiments.harness import files, hosts, page, pictures
 from experiments.harness.run import Run
-from experiments.stages import adversarial_rounds, reuse
+from experiments.stages import adversarial_rounds, choosing, reuse
 from free_jax import inversion, keys, nouns, panel
 from free_jax import jobs as jobs_lib
 from free_jax.errors import InputError
@@ -55,7 +55,8 @@ def beginning(
         for, or images of other teachers in the run's own folder.
     """
     if reuse_of:
-        known = reuse.reuse(reuse_of, zoo, asked, wanted)
+        part = choosing.part_of(run)
+        known = reuse.reuse(reuse_of, zoo, asked, wanted, part)
         return Beginning(wanted._replace(images_per_class=0, dead_leaves=0), known)
     student = adversarial_rounds.earlier_student(against, zoo)
     check(wanted, zoo, student)

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -29,6 +29,18 @@ SIGNATURE_FILE = "zoo.json"
 _SOURCE, _INIT = "recover.inversion.source", "recover.inversion.init"
 META_TRAINING = "meta_generator"
 Known = tuple[SyntheticImages, Answers]
+
+
+class Part(NamedTuple):
+    """That the teachers at hand were chosen from more.
+
+    Attributes:
+      zoo: names all of them, see `contents.fingerprint`.
+      rows: [t] those at hand among all, increasing.
+    """
+
+    zoo: str
+    rows: np.ndarray
 
 
 def recipe(wanted: panel.RecoverOptions, seed: int) -> dict[str, Any]:
@@ -199,22 +211,27 @@ def seconds_recovering(workdir: str) -> float:
 
 
 def reuse(
-    folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray, wanted: panel.RecoverOptions
+    folder: str,
+    zoo: zoo_lib.Zoo,
+    asked: np.ndarray,
+    wanted: panel.RecoverOptions,
+    part: Part | None = None,
 ) -> Known:
     """Images and answers of an earlier run, as far as this run asks for them.
 
     Args:
       folder: the earlier run's working directory.
-      zoo: the teachers, which must be the earlier run's.
-      asked: [T'] rows over all teachers: whose answers are wanted.
+      zoo: the teachers, which must be the earlier run's, or chosen from them.
+      asked: [T'] rows over these teachers: whose answers are wanted.
       wanted: ``images_per_class`` and ``dead_leaves`` may be smaller than the earlier
         run's.
+      part: where these teachers were chosen from more.
 
     Raises:
       InputError: the folder holds no finished images and answers, fewer, or those of
         other teachers.
     """
-    images, answers = everything("reuse", folder, zoo, asked)
+    images, answers = everything("reuse", folder, zoo, asked, part)
     keep = []
     if wanted.images_per_class:
         quota = panel.quota_of(wanted)
@@ -237,24 +254,35 @@ def reuse(
     return found, of_images(answers, index)
 
 
-def everything(key: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Known:
+def everything(
+    key: str,
+    folder: str,
+    zoo: zoo_lib.Zoo,
+    asked: np.ndarray,
+    part: Part | None = None,
+) -> Known:
     """All images and answers of an earlier run and of those that it renewed.
 
     Args:
       key: of ``config.recover`` that names the folder, for what is said of it.
       folder: the earlier run's working directory.
-      zoo: the teachers, which must be the earlier run's.
-      asked: [T'] rows over all teachers: whose answers are wanted.
+      zoo: the teachers, which must be the earlier run's, or chosen from them.
+      asked: [T'] rows over these teachers: whose answers are wanted.
+      part: where these teachers were chosen from more.
 
     Raises:
       InputError: a folder holds no finished images and answers, or those of other
         teachers.
     """
     name = f"config.recover.{key}={folder}"
-    return panel.joined([_one_run(name, run, zoo, asked) for run in lineage(folder)])
+    return panel.joined(
+        [_one_run(name, run, zoo, asked, part) for run in lineage(folder)]
+    )
 
 
-def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Known:
+def _one_run(
+    name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray, part: Part | None
+) -> Known:
     recovered, described = (finished(folder, s) for s in ("recovered", "described"))
     if not recovered or not described:
         raise InputError(
@@ -274,9 +302,34 @@ def _one_run(name: str, folder: str, zoo: zoo_lib.Zoo, asked: np.ndarray) -> Kno
             f"{name}: {len(images.images)} images but answers about "
             f"{len(answers.logits)} in {folder}; let that run finish first"
         )
+    if part is not None and _all_answered(folder, part, answers):
+        return _of_part(images, answers, part.rows, asked)
     if _asked_all(name, folder, zoo, images, answers, asked):
         answers = panel.answers_of(answers, asked)
     return images, answers
+
+
+def _all_answered(folder: str, part: Part, answers: Answers) -> bool:
+    """Whether all that some were chosen from told what they say of every image."""
+    signed = _signed(folder)
+    same = signed.get("zoo") == signed.get("asked") == part.zoo
+    return same and answers.teachers is None
+
+
+def _of_part(
+    images: SyntheticImages, answers: Answers, rows: np.ndarray, asked: np.ndarray
+) -> Known:
+    """Images of some teachers, and of none, with what those of them say who are asked.
+
+    Owners are numbered as these teachers are.
+    """
+    owners = np.asarray(images.owners)
+    mine = np.flatnonzero((owners < 0) | np.isin(owners, rows))
+    images = SyntheticImages(*(chosen(x, mine) for x in images))
+    owners = owners[mine]
+    renumbered = np.where(owners < 0, owners, np.searchsorted(rows, owners))
+    said = of_images(panel.answers_of(answers, rows[asked]), mine)
+    return images._replace(owners=renumbered.astype(owners.dtype)), said
 
 
 def _opened(

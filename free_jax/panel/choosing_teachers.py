@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from free_jax import inversion, keys, parallel
 from free_jax import jobs as jobs_lib
@@ -29,10 +29,11 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.options import AtLeast
 from free_jax.panel import partial_answers, ragged
-from free_jax.panel.asking import ask_zoo
+from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.recovery import common_shape
 from free_jax.panel.trust import NOBODY, judge
-from free_jax.types import Answers
+from free_jax.rows import chosen
+from free_jax.types import Answers, SyntheticImages
 
 
 class ChoosingOptions(NamedTuple):
@@ -191,6 +192,7 @@ def choose_from_zoo(
     options: ChoosingOptions,
     run: jobs_lib.Run = jobs_lib.in_memory,
     *,
+    among: Int[np.ndarray, " t"] | None = None,
     map_tasks: Callable = parallel.map_tasks,
 ) -> ZooChoice:
     """Chooses teachers of a zoo, without data.
@@ -200,36 +202,64 @@ def choose_from_zoo(
       zoo: all teachers.
       options: see `ChoosingOptions`.
       run: does the jobs of the stages "probes" and "probed".
+      among: increasing rows of those that can be used; the others are not asked, nor
+        are their answers predicted.  None: all can.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
 
     Raises:
       InputError: nobody answers anything that depends on the image.
-      ValueError: teachers are behind endpoints.
     """
+    if among is not None and len(among) < zoo.num_teachers:
+        usable = zoo_lib.select(zoo, among)
+        found = choose_from_zoo(key, usable, options, run, map_tasks=map_tasks)
+        return _over_all(found, among, zoo.sources)
     total = zoo.num_teachers
     count = min(options.teachers or total, total)
     if count == total or options.by != "informative":
         return _unasked(key, zoo, count, options.by)
-    if zoo.service is not None:
-        raise ValueError("teachers behind endpoints are not chosen among")
     drawn = inversion.leaves_jobs(
         keys.named(key, "probes"), options.probes, common_shape(zoo)
     )
     probes = inversion.images_of(list(run("probes", drawn)))
-    # All about all, in jobs of some teachers each.
-    everyone = np.arange(total, dtype=np.int32)
-    answers = ask_zoo(
-        zoo,
-        probes.images,
-        lambda _, jobs: run("probed", jobs),
-        voices=np.broadcast_to(everyone, (options.probes, total)),
-        map_tasks=map_tasks,
-    )
+    answers = _asked(zoo, probes.images, run, map_tasks)
+    asked = partial_answers.num_asked(answers)
+    if zoo.service is not None:
+        # Of a budget that ended, or where somebody was given up.
+        used = answered_images(answers)
+        answers = partial_answers.of_images(answers, used)
+        probes = SyntheticImages(*(chosen(x, used) for x in probes))
     trust = judge(zoo, probes, answers)
     found = choose_teachers(answers, count, trust.weights)
     verdicts = _verdicts(found, trust.left_out, zoo.sources)
-    asked = partial_answers.num_asked(answers)
     return ZooChoice(np.sort(found.teachers), verdicts, asked)
+
+
+def _asked(
+    zoo: zoo_lib.Zoo, images: Any, run: jobs_lib.Run, map_tasks: Callable
+) -> Answers:
+    """All about all, in jobs of some teachers each; a service in jobs of images."""
+    voices = None
+    if zoo.service is None:
+        everyone = np.arange(zoo.num_teachers, dtype=np.int32)
+        voices = np.broadcast_to(everyone, (len(images), len(everyone)))
+    return ask_zoo(
+        zoo,
+        images,
+        lambda _, jobs: run("probed", jobs),
+        voices=voices,
+        map_tasks=map_tasks,
+    )
+
+
+def _over_all(found: ZooChoice, among: np.ndarray, sources: Sequence[str]) -> ZooChoice:
+    """A choice among some, numbered and told over the whole zoo."""
+    told = [
+        _verdict(row, source, None, "not asked: the method cannot use it")
+        for row, source in enumerate(sources)
+    ]
+    for row, verdict in zip(among.tolist(), found.verdicts, strict=True):
+        told[row] = {**verdict, "teacher": row, "source": sources[row]}
+    return ZooChoice(among[found.rows], told, found.asked)
 
 
 def _unasked(key: jax.Array, zoo: zoo_lib.Zoo, count: int, by: str) -> ZooChoice:
