@@ -1,11 +1,11 @@
 """Accuracy on validation classes against minutes, of finished runs in one picture.
 
     python benchmarks/accuracy_over_time.py panel=runs/panel FREE=runs/free_1s \
-        yardsticks=runs/yardsticks --picture=docs/accuracy_over_time.png
+        baselines=runs/baselines --picture=docs/accuracy_over_time.png
 
 Each argument names a working directory.  A run that learned is a curve: its validation
 while it trained, where time includes recovery and asking; one that did not (a run of
-`yardsticks_cifar_fs.py` with ``--config.eval.split=val``) is a level line for each of
+`baselines_cifar_fs.py` with ``--config.eval.split=val``) is a level line for each of
 its rows, under the row's name.  Prints the last point of each.
 """
 
@@ -63,7 +63,7 @@ def main() -> None:
             parser.error(
                 f"{argument}: no {options.shots}-shot validation was made in training, "
                 f"and its table is on {result.get('split', 'no')} classes; set "
-                "config.eval.every_steps, or config.eval.split=val for yardsticks"
+                "config.eval.every_steps, or config.eval.split=val for baselines"
             )
         if twice := ({name} if points else rows.keys()) & (drawn.keys() | flat.keys()):
             parser.error(f"{argument}: there is another {', '.join(sorted(twice))}")

@@ -80,10 +80,10 @@ def to_torch(images) -> torch.Tensor:
     return torch.tensor(np.moveaxis(np.asarray(images), -1, -3).copy())
 
 
-def torch_classifier(arch: Network, variables) -> torch_networks.State:
-    state = interop.to_state_dict(jax.device_get(variables), arch)
+def torch_classifier(network: Network, variables) -> torch_networks.State:
+    state = interop.to_state_dict(jax.device_get(variables), network)
     inner = (".C.", ".BN.")  # drops Conv4's second copies
-    if arch.name == "conv4":
+    if network.name == "conv4":
         state = {
             k: v
             for k, v in state.items()
@@ -108,18 +108,18 @@ def inversion(
     steps: int = INNER_STEPS,
 ) -> Case:
     """FIVE's inner loop for one teacher."""
-    arch = classifier(name, size)
+    flax_network = classifier(name, size)
     generator = Generator((size, size, 3), width)
     labels = fj.balanced_labels(WAY, images_per_class)
     inverter = fj.meta_generator(
         generator,
-        arch,
+        flax_network,
         inner_optimizer=optax.adam(1e-3, b1=0.5),
         objective=RELEASED,
         num_steps=steps,
         latent_dim=LATENT,
     )
-    teacher = fj.Teachers(arch.init(jax.random.key(0)), jnp.arange(WAY))
+    teacher = fj.Teachers(flax_network.init(jax.random.key(0)), jnp.arange(WAY))
     params = inverter.init(jax.random.key(1))
     invert = jax.jit(inverter.invert)
 
@@ -127,7 +127,7 @@ def inversion(
         _, info, gradient = invert(jax.random.key(2), params, teacher, labels)
         return jax.block_until_ready((info.loss, gradient))[0]
 
-    state = torch_classifier(arch, teacher.variables)
+    state = torch_classifier(flax_network, teacher.variables)
     phi = torch_generator(generator, params)
     latents = torch.randn(len(labels), LATENT)
     targets = torch.tensor(np.asarray(labels), dtype=torch.long)
@@ -276,11 +276,11 @@ def train(
     size: int = SIZE,
 ) -> Case:
     """Part of an epoch of Conv4 teachers."""
-    arch = classifier("conv4", size)
+    flax_network = classifier("conv4", size)
     per_class = -(-batches * batch_size // WAY)
     bank = _bank(classes=WAY, per_class=per_class, size=size)
     init, epoch, _ = pretraining.teacher_trainer(
-        arch,
+        flax_network,
         optax.chain(optax.clip_by_global_norm(50.0), optax.adam(0.01)),
         images_per_class=per_class,
         batch_size=batch_size,
@@ -299,7 +299,7 @@ def train(
     labels = order // per_class
     flips = torch.rand(shape) < 0.5
     first = jax.tree.map(lambda x: x[0], states.variables)
-    start = torch_classifier(arch, first)
+    start = torch_classifier(flax_network, first)
     training = torch.compile(torch_training.conv4_training)
 
     def loop(network):
@@ -323,16 +323,18 @@ def describe(
     *, map_tasks: Callable, teachers: int = 4, images: int = 250, size: int = SIZE
 ) -> Case:
     """What several Conv4 teachers say about some images."""
-    arch = classifier("conv4", size)
-    variables = jax.vmap(arch.init)(jax.random.split(jax.random.key(0), teachers))
+    flax_network = classifier("conv4", size)
+    variables = jax.vmap(flax_network.init)(
+        jax.random.split(jax.random.key(0), teachers)
+    )
     pixels = _bank(1, images, size).images[0]
 
     def ask(pixels, variables):
-        return arch.apply(variables, pixels / jnp.float32(255), norm="running")
+        return flax_network.apply(variables, pixels / jnp.float32(255), norm="running")
 
     run = jax.jit(lambda variables: map_tasks(ask)(pixels, variables))
     pool = [
-        torch_classifier(arch, jax.tree.map(lambda x, i=i: x[i], variables))
+        torch_classifier(flax_network, jax.tree.map(lambda x, i=i: x[i], variables))
         for i in range(teachers)
     ]
     seen = normalize(to_torch(pixels) / 255)

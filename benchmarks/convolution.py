@@ -71,31 +71,31 @@ def cases():
     images = jax.random.uniform(keys[2], (128, 32, 32, 3))
     labels = jnp.arange(128) % 5
 
-    def network(lowering):
-        arch = fj.make_network(
+    def classifier(lowering):
+        network = fj.make_network(
             "conv4", num_classes=5, image_shape=(32, 32, 3), width=32, lowering=lowering
         )
-        return arch, arch.init(keys[3])
+        return network, network.init(keys[3])
 
     def forward(lowering):
-        arch, variables = network(lowering)
-        return lambda x: x + 1e-3 * arch.apply(variables, x).mean(), images
+        network, variables = classifier(lowering)
+        return lambda x: x + 1e-3 * network.apply(variables, x).mean(), images
 
     def inversion(lowering):
-        arch, variables = network(lowering)
+        network, variables = classifier(lowering)
 
         def loss(x):
-            logits, moments = arch.apply_with_moments(variables, x)
+            logits, moments = network.apply_with_moments(variables, x)
             gap = objectives.moment_matching(moments, variables["batch_stats"])
             return objectives.cross_entropy(logits, labels) + gap
 
         return lambda x: x - 1e-3 * jax.grad(loss)(x), images
 
     def training(lowering):
-        arch, variables = network(lowering)
+        network, variables = classifier(lowering)
 
         def loss(params):
-            logits = arch.apply({"params": params}, images, norm="batch")
+            logits = network.apply({"params": params}, images, norm="batch")
             return objectives.cross_entropy(logits, labels)
 
         def step(params):

@@ -65,9 +65,9 @@ METHODS = {
 }
 
 
-def inversion_gflops(method: Method, arch: Network) -> float:
+def inversion_gflops(method: Method, network: Network) -> float:
     """N_iter x N_img x GFLOPs of one teacher's inversion, as published."""
-    return method.iterations * method.images * gflops(arch)
+    return method.iterations * method.images * gflops(network)
 
 
 def _square(name: str, size: int, way: int, width: int | None) -> Network:
@@ -75,22 +75,22 @@ def _square(name: str, size: int, way: int, width: int | None) -> Network:
     return make_network(name, num_classes=way, image_shape=(size, size, 3), **kwargs)
 
 
-def report(arch: Network, generator_width: int = 64) -> str:
+def report(network: Network, generator_width: int = 64) -> str:
     """The costs of one architecture, as text."""
-    gradient = image_gradient(arch)
-    size = arch.image_shape[0]
+    gradient = image_gradient(network)
+    size = network.image_shape[0]
 
     def row(label: str, value: float) -> str:
         return f"  {label:60s} {value:10.4f} GFLOPs"
 
     lines = [
-        f"{arch.name} {dict(arch.kwargs) or ''} at {size} pixels, one image:",
-        row("as published: 2 x multiply-adds of the forward pass", gflops(arch)),
+        f"{network.name} {dict(network.kwargs) or ''} at {size} pixels, one image:",
+        row("as published: 2 x multiply-adds of the forward pass", gflops(network)),
         row("flops of forward and backward to the image", 2e-9 * gradient),
     ]
     drawn = 0
     if size % 4 == 0:
-        drawn = generator_gradient(Generator(arch.image_shape, generator_width))
+        drawn = generator_gradient(Generator(network.image_shape, generator_width))
         label = (
             f"flops of drawing it, generator of width {generator_width} (unpublished)"
         )
@@ -104,7 +104,7 @@ def report(arch: Network, generator_width: int = 64) -> str:
         real = 2e-12 * count * (gradient + method.generator * drawn)
         lines.append(
             f"  {name:30s} {method.iterations:6d} x {method.images:3d} x "
-            f"{gflops(arch):.3f} = {inversion_gflops(method, arch):12.1f} GFLOPs"
+            f"{gflops(network):.3f} = {inversion_gflops(method, network):12.1f} GFLOPs"
             f" | {real:10.2f} TFLOPs"
         )
     return "\n".join(lines)
@@ -138,12 +138,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table())
         return
     try:
-        arch = _square(
+        network = _square(
             options.architecture, options.image_size, options.way, options.width
         )
     except (TypeError, ValueError) as error:
         parser.error(str(error))
-    print(report(arch, options.generator_width))
+    print(report(network, options.generator_width))
 
 
 if __name__ == "__main__":

@@ -41,12 +41,14 @@ SHAPE, WAY = (32, 32, 3), 5
 
 
 def make_zoo(count=3):
-    arch = fj.make_network("conv4", num_classes=WAY, image_shape=SHAPE)
-    variables = jax.jit(jax.vmap(arch.init))(jax.random.split(jax.random.key(0), count))
+    network = fj.make_network("conv4", num_classes=WAY, image_shape=SHAPE)
+    variables = jax.jit(jax.vmap(network.init))(
+        jax.random.split(jax.random.key(0), count)
+    )
     ids = np.arange(WAY * count).reshape(count, WAY)
     teachers = fj.Teachers(variables, jnp.asarray(ids, jnp.int32))
     names = tuple(f"class{i}" for i in range(WAY * count))
-    return fj.Zoo((fj.ZooGroup(arch, teachers, np.full(count, np.nan)),), names)
+    return fj.Zoo((fj.ZooGroup(network, teachers, np.full(count, np.nan)),), names)
 
 
 def free_port():
@@ -134,7 +136,7 @@ def overlap(latency, repeats, steps=10, tasks=4):
         [((0.0,) * 3, (1.0,) * 3)] * tasks,
         ["x"] * tasks,
     )
-    arch, stack = zoo.networks[0], zoo.teachers[0].variables
+    network, stack = zoo.networks[0], zoo.teachers[0].variables
 
     def invert(variables, latents):
         def step(latents, _):
@@ -143,7 +145,7 @@ def overlap(latency, repeats, steps=10, tasks=4):
 
             images, pull = jax.vjp(images_of, latents)
             images = jax.lax.stop_gradient(images)
-            said = arch.apply(variables, images)
+            said = network.apply(variables, images)
             (grad,) = pull(jnp.broadcast_to(said.mean(), images.shape))
             return latents - 1e-3 * grad, said.mean()
 

@@ -8,8 +8,8 @@ sizes as the run POOL had them) reuse the images and answers of a finished run, 
 those of `--judges` of its teachers.  Each is judged in four ways, and on real
 validation classes; the table ends with the rank correlations:
 
-- tasks: few-shot episodes of what each held-out teacher is surest of (`panel.judging`,
-  ``config.eval.select=pseudo``);
+- tasks: few-shot episodes of what each held-out teacher is surest of
+  (`panel.held_out_tasks`, ``config.eval.select=pseudo``);
 - linear: how well the held-out teachers' answers about half of the images are predicted
   by ridge regression on descriptions of the other half;
 - halves: how alike the similarities between images are by one half of the model's heads

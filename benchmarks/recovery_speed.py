@@ -72,9 +72,9 @@ def wanted(config: ml_collections.ConfigDict) -> panel.RecoverOptions:
     return checks.validate(config).recover.anew
 
 
-def measure(config, arch, teachers, others, shared, labels, repeats):
+def measure(config, network, teachers, others, shared, labels, repeats):
     """Quality and seconds a teacher of the configured number of steps."""
-    inverter = inversion.build(wanted(config).inversion, arch)
+    inverter = inversion.build(wanted(config).inversion, network)
     shared = inverter.init(jax.random.key(0)) if shared is None else shared
     run = jax.jit(inverter.invert)
     keys = jax.random.split(jax.random.key(1), len(teachers.class_ids))
@@ -92,7 +92,7 @@ def measure(config, arch, teachers, others, shared, labels, repeats):
         images.append(np.asarray(recovered.images))
         owner.append(float(info.teacher_accuracy))
     classes = np.asarray(teachers.class_ids)[:, np.asarray(labels)]
-    recognised = judged_by_others(arch, others, np.stack(images), classes)
+    recognised = judged_by_others(network, others, np.stack(images), classes)
     return {
         "steps": config.recover.inversion.num_steps,
         "owner": float(np.mean(owner)),
@@ -103,9 +103,9 @@ def measure(config, arch, teachers, others, shared, labels, repeats):
     }, np.stack(images)
 
 
-def judged_by_others(arch, others, images, classes) -> float:
+def judged_by_others(network, others, images, classes) -> float:
     """Share of (image, other teacher that knows its class) pairs that agree."""
-    describe = jax.jit(panel.describer((arch,), output="logits", mirror=False))
+    describe = jax.jit(panel.describer((network,), output="logits", mirror=False))
     flat = images.reshape(-1, *images.shape[2:])
     ids = np.asarray(others.class_ids)
     said = np.asarray(describe((others,), flat)).reshape(len(flat), *ids.shape)
@@ -115,10 +115,10 @@ def judged_by_others(arch, others, images, classes) -> float:
     return float((answers == wanted)[knows].mean())
 
 
-def meta_train(config, arch, teachers, labels, options):
+def meta_train(config, network, teachers, labels, options):
     """FIVE's generator, and the seconds its training took after compilation."""
     init, step = inversion.meta_training(
-        inversion.build(wanted(config).inversion, arch),
+        inversion.build(wanted(config).inversion, network),
         labels,
         optimizer=optimizer(config.recover.meta_training.optimizer),
         teachers_per_step=config.recover.meta_training.teachers_per_step,
@@ -154,10 +154,10 @@ def main() -> None:
     config = preinverted_cifar_fs.get_config()
     config.data.path, config.zoo.path = options.data, options.zoo
     group = inputs.load_zoo(config.zoo, config.data).groups[0]
-    arch, count = group.network, group.num_teachers
+    network, count = group.network, group.num_teachers
     teachers = fj.take(group.teachers, np.arange(options.teachers))
     others = fj.take(group.teachers, np.arange(options.teachers, count))
-    labels = fj.balanced_labels(arch.num_classes, options.images)
+    labels = fj.balanced_labels(network.num_classes, options.images)
     rows, grids = [], []
     for backend, tried in STEPS.items():
         config = settings(backend, options.width)
@@ -165,11 +165,11 @@ def main() -> None:
         shared, spent = None, 0.0
         if backend == "five":
             print(f"meta-training, {options.meta_steps} steps", flush=True)
-            shared, spent = meta_train(config, arch, others, labels, options)
+            shared, spent = meta_train(config, network, others, labels, options)
         for steps in tried:
             config.recover.inversion.num_steps = steps
             row, images = measure(
-                config, arch, teachers, others, shared, labels, options.repeats
+                config, network, teachers, others, shared, labels, options.repeats
             )
             print(
                 f"{backend}, {steps} steps: owner {100 * row['owner']:.1f} %, others "
@@ -186,9 +186,9 @@ def main() -> None:
         # Five images of each of the first teacher's classes.
         order = np.argsort(np.asarray(labels), kind="stable")
         first = images[0][order].reshape(
-            arch.num_classes, options.images, *arch.image_shape
+            network.num_classes, options.images, *network.image_shape
         )
-        grids.append(first[:, :5].reshape(-1, *arch.image_shape))
+        grids.append(first[:, :5].reshape(-1, *network.image_shape))
     slow = next(r for r in rows if r["back-end"] == "generator")["images_a_second"]
     shown = [
         {

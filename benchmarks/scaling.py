@@ -140,7 +140,7 @@ def distillation(map_tasks):
         columns=fj.panel.equal_columns(TASKS, WAY),
         optimizer=optax.adam(1e-3),
         batch_size=128,
-        groups=8,
+        ghost_batches=8,
         map_tasks=map_tasks,
     )
     data = fj.panel.Described(

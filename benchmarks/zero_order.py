@@ -71,11 +71,11 @@ class Bench:
     def __init__(self, options):
         zoo = fj.load_zoo(options.zoo)
         self.group = zoo.groups[0]
-        self.arch = self.group.network
+        self.network = self.group.network
         self.budgets = [int(x) for x in options.budgets.split(",")]
         self.labels = fj.balanced_labels(zoo.way, options.images_per_class)
         self.width, self.cosine = options.width, options.cosine
-        ask = panel.describer((self.arch,), output="logits", mirror=False)
+        ask = panel.describer((self.network,), output="logits", mirror=False)
         self.ask = jax.jit(lambda images: ask((self.group.teachers,), images))
 
     def judge(self, images, owner: int) -> tuple[float, float]:
@@ -91,11 +91,11 @@ class Bench:
 
     def run(self, method: Method, teachers: list[int]) -> Iterator[list[dict]]:
         """The rows of one teacher after the other, one a budget."""
-        arch, labels = self.arch, self.labels
+        network, labels = self.network, self.labels
         generator = fj.models.Generator(
-            image_shape=arch.image_shape,
+            image_shape=network.image_shape,
             width=self.width,
-            num_classes=arch.num_classes if method.labels else 0,
+            num_classes=network.num_classes if method.labels else 0,
             label_input="concat",
         )
         source = inversion.generator_source(generator)
@@ -104,11 +104,11 @@ class Bench:
         )
         objective_gradient = inversion.zero_order(
             objective,
-            arch,
+            network,
             estimator=method.estimator,
             respond=answers_lib.answers(method.gives),
         )
-        exact = inversion.white_box(objective, arch)
+        exact = inversion.white_box(objective, network)
         g_rate, z_rate = method.rates
         optimizer = optax.multi_transform(
             {

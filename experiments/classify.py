@@ -28,7 +28,7 @@ from experiments.harness import files  # noqa: E402
 from experiments.harness.progress import Progress  # noqa: E402
 from experiments.inputs import few_shot  # noqa: E402
 from experiments.inputs.few_shot import Picture, Support  # noqa: E402
-from free_jax import load_model, predictor  # noqa: E402
+from free_jax import load_model, nouns, predictor  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 from free_jax.predictor import HEADS, Predictor  # noqa: E402
 
@@ -107,7 +107,7 @@ def _classify(args: argparse.Namespace) -> None:
     truth = few_shot.true_classes(listed, support.classes) if args.labelled else None
     print(
         f"{network.name}, images of {height} x {width}; {len(support.labels)} support "
-        f"pictures of {way} classes; {total} picture{'' if total == 1 else 's'}",
+        f"pictures of {way} classes; {nouns.count(total, 'picture')}",
         flush=True,
     )
     fitted = predictor.fit(

@@ -25,6 +25,7 @@ from experiments.inputs.hub import add_options, hub_options  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 from free_jax.interop import convert_folder, hub  # noqa: E402
 from free_jax.interop.hub import report  # noqa: E402
+from free_jax.interop.hub.reasons import used_of  # noqa: E402
 from free_jax.zoo import Zoo, save_zoo  # noqa: E402
 
 
@@ -32,12 +33,12 @@ def describe(zoo: Zoo) -> str:
     """One line for each group."""
     lines = []
     for group in zoo.groups:
-        arch = group.network
+        network = group.network
         known = group.accuracy[np.isfinite(group.accuracy)]
         accuracy = f"{known.mean():.3f} ({len(known)})" if known.size else "unknown"
         lines.append(
-            f"{group.num_teachers} x {arch.name} {arch.image_shape}, "
-            f"{arch.num_classes} classes, domain {group.domain or '-'}, "
+            f"{group.num_teachers} x {network.name} {network.image_shape}, "
+            f"{network.num_classes} classes, domain {group.domain or '-'}, "
             f"mean held-out accuracy {accuracy}"
         )
     return "\n".join(lines)
@@ -119,7 +120,7 @@ def _of_data_set(args: argparse.Namespace) -> tuple[Zoo, str]:
         limit=args.limit,
         progress=counter("converting"),
     )
-    return zoo, f"{zoo.num_teachers} of {zoo.num_teachers} models are used"
+    return zoo, used_of(zoo.num_teachers, zoo.num_teachers)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ converted zoo of a panel's run that kept no names.
 """
 
 import argparse
-import json
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -18,7 +17,8 @@ if str(REPOSITORY) not in sys.path:
     sys.path.insert(0, str(REPOSITORY))
 
 from experiments.evaluation import run_page, samples  # noqa: E402
-from experiments.harness import page, results, workdir  # noqa: E402
+from experiments.harness import page, results, same_run  # noqa: E402
+from experiments.inputs import former_keys  # noqa: E402
 from free_jax import load_zoo  # noqa: E402
 from free_jax.errors import InputError  # noqa: E402
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if not run_page.write(folder, sample):
+    if not run_page.write(folder, sample, upgrade=former_keys.NAMES.upgraded):
         return 1
     print(f"written: {folder / page.PAGE_FILE}")
     return 0
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _names(folder: pathlib.Path, zoo: str) -> samples.Names:
     """Of the zoo that is given, or that the run's config names and is there."""
     if not zoo:
-        config = json.loads((folder / workdir.CONFIG_FILE).read_text())
+        config = same_run.read_config(folder, former_keys.NAMES.upgraded)
         zoo = str(config.get("zoo", {}).get("path", ""))
         if not (pathlib.Path(zoo) / "zoo.json").is_file():
             return samples.Names((), (), ())

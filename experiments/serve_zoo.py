@@ -63,29 +63,29 @@ def export(
     for number in map(int, numbers):
         place, row = zoo.locate(number)
         group = zoo.groups[place]
-        arch, teacher = group.network, zoo_lib.take(group.teachers, row)
+        network, teacher = group.network, zoo_lib.take(group.teachers, row)
         name = f"teacher{number:03d}"
         model = root / name
         model.mkdir(exist_ok=True)
-        if release.is_written(arch):
-            file = release.onnx_classifier(arch, teacher.variables)
+        if release.is_written(network):
+            file = release.onnx_classifier(network, teacher.variables)
             (model / "model.onnx").write_bytes(file.SerializeToString())
             kind, parameters = "onnx", {"uri": "./model.onnx"}
         else:
             alone = zoo_lib.select(zoo, np.asarray([number]))
             zoo_lib.save_zoo(alone, model / "zoo")
             kind, parameters = "jax", {"uri": "./zoo"}
-        settings = _settings(name, kind, parameters, arch)
+        settings = _settings(name, kind, parameters, network)
         (model / "model-settings.json").write_text(json.dumps(settings, indent=1))
         ids = np.asarray(teacher.class_ids)
         entries.append(
             {
                 "model": name,
                 "class_names": [zoo.class_names[k] for k in ids],
-                "image_size": arch.image_shape[0],
-                "channels": arch.image_shape[2],
-                "mean": list(arch.mean),
-                "std": list(arch.std),
+                "image_size": network.image_shape[0],
+                "channels": network.image_shape[2],
+                "mean": list(network.mean),
+                "std": list(network.std),
                 "domain": group.domain,
             }
         )

@@ -1,14 +1,12 @@
 """A meta-training run from top to bottom; this is its table of contents."""
 
 import functools
-import os
 from typing import Any
 
 from experiments import inputs, methods
 from experiments.evaluation import final, report, selection
-from experiments.harness import files, loop, stopping
+from experiments.harness import loop, stopping
 from experiments.harness.command_line import Given
-from experiments.harness.method import Schedule
 from experiments.harness.run import Run
 from experiments.inputs import further
 from experiments.methods import checks, dry, identity, measuring, runs
@@ -122,7 +120,7 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
         )
         service = zoo.service if zoo else None
         before = choice.seconds + method.meters.seconds_before
-        plan = schedule(common, seconds_before=before)
+        plan = runs.schedule(common, seconds_before=before)
         outcome = loop.train(run, method, plan, judge, service)
         table = final.NOT_MEASURED
         if banks:
@@ -151,7 +149,7 @@ def _result(config: Settings, run: Run) -> dict[str, Any]:
             )
         return report.write(
             run,
-            about(config),
+            measuring.about(config),
             method,
             outcome,
             table,
@@ -182,35 +180,3 @@ def check_method(config: Given, zoo: Zoo | None, run: Run) -> None:
     able = functools.partial(methods.able, settings)
     few = choosing.stand_ins(zoo, settings.common.zoo.choose, able)
     methods.check_untrained(settings, few if settings.common.zoo.path else None, run)
-
-
-def schedule(common: Common, seconds_before: float) -> Schedule:
-    """How long the method is trained, and how often it is looked at."""
-    return Schedule(
-        num_steps=common.num_steps,
-        max_seconds=common.max_seconds,
-        log_every_steps=common.log.every_steps,
-        judge_every_steps=common.eval.every_steps,
-        checkpoint_every_steps=common.checkpoint.every_steps,
-        checkpoint_every_secs=common.checkpoint.every_secs,
-        tensorboard=common.log.tensorboard,
-        seconds_before=seconds_before,
-    )
-
-
-def about(config: Settings) -> report.About:
-    """What the table and the result say of the run."""
-    common: Common = config.common
-    options = common.eval
-    return report.About(
-        algorithm=config.algorithm,
-        learner=files.to_plain(config.learner),
-        data=common.data.name or os.path.basename(common.data.path.rstrip("/")),
-        split=options.split,
-        way=common.way,
-        shots=options.shots,
-        queries=options.queries,
-        episodes=options.episodes,
-        selection=options.select,
-        protocol=options.protocol,
-    )

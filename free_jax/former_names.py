@@ -1,12 +1,16 @@
-"""Former names of modules, so that code written for them still imports.
+"""Former names of modules and of what is in them, so that code written for them runs.
 
-Each is the new module itself; nothing in this repository uses a former name.
+Each is the new one itself, and a name within a module says in a warning what it is
+called today; nothing in this repository uses a former name.
 """
 
 import importlib
 import importlib.abc
 import importlib.machinery
 import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
 
 MODULES = {
     "alignment": "algorithms.bell",
@@ -24,10 +28,24 @@ MODULES = {
     "initialization": "fewshot.initialization",
     "memory": "fewshot.banks",
     "metalearning": "fewshot.learners",
+    "panel.judging": "panel.held_out_tasks",
     "pretraining": "zoo.pretraining",
     "replay": "fewshot.replay",
     "scenes": "inversion.dead_leaves",
     "supervised": "zoo.supervised",
+}
+
+# Module -> former names in it and those of today, in the same module.
+NAMES: dict[str, dict[str, str]] = {
+    "inversion": {
+        "Critic": "ObjectiveGradient",
+        "build_critic": "build_objective_gradient",
+    },
+    "inversion.objective": {"Critic": "ObjectiveGradient", "look": "view"},
+    "inversion.recipe": {"build_critic": "build_objective_gradient"},
+    "panel": {"calibration_images": "fit_images"},
+    "panel.model": {"calibrate": "fit_statistics"},
+    "panel.student": {"calibration_images": "fit_images"},
 }
 
 
@@ -55,6 +73,30 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         )
 
 
+def attributes(name: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """A module's ``__getattr__`` that knows its former names.
+
+    Args:
+      name: of the module.
+      names: former name to today's.
+    """
+
+    def found(former: str) -> Any:
+        today = names.get(former)
+        if today is None:
+            raise AttributeError(f"module {name!r} has no attribute {former!r}")
+        warnings.warn(
+            f"{name}.{former} is called {today} now", FutureWarning, stacklevel=2
+        )
+        return getattr(sys.modules[name], today)
+
+    return found
+
+
 def install() -> None:
-    """Makes former names importable."""
+    """Makes former names importable; every module of `NAMES` is loaded by then."""
     sys.meta_path.append(Finder())
+    for short, names in NAMES.items():
+        # Set from here, so that a checker of types goes on refusing unknown names.
+        name = f"free_jax.{short}"
+        vars(sys.modules[name])["__getattr__"] = attributes(name, names)

@@ -23,17 +23,17 @@ MODEL_FILE, WEIGHTS_FILE, CONFIG_FILE = "model.npz", "model.safetensors", "confi
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile)
 
 
-def save_model(path: Any, arch: Network, variables: PyTree, **notes: Any) -> None:
+def save_model(path: Any, network: Network, variables: PyTree, **notes: Any) -> None:
     """Writes ``{architecture, variables, notes}`` to one ``.npz`` file.
 
     Args:
       path: file name, local or e.g. ``gs://``.
-      arch: the meta-model's architecture.
+      network: the meta-model.
       variables: Linen variables ``{"params": ..., ...}``, or the parameters alone.
       **notes: JSON values to keep with it, such as shots or accuracy.
     """
     header = json.dumps(
-        {"version": VERSION, "architecture": arch.as_dict(), "notes": notes}
+        {"version": VERSION, "architecture": network.as_dict(), "notes": notes}
     )
     arrays = {f"params/{name}": value for name, value in flat(variables).items()}
     buffer = io.BytesIO()

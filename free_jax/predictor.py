@@ -22,6 +22,7 @@ from flax.errors import FlaxError
 from jaxtyping import Array, Float, Int, Num
 
 from free_jax import images as images_lib
+from free_jax import nouns
 from free_jax.errors import InputError
 from free_jax.fewshot import heads, learners
 from free_jax.fewshot import labels as labels_lib
@@ -204,8 +205,8 @@ def _checked(images: Any, labels: Any, way: int, head: str, size: int) -> jax.Ar
         raise InputError(f"{len(images)} support images and {len(labels)} labels")
     if way < 2:
         raise InputError(
-            f"the support set names {way} class{'' if way == 1 else 'es'}; give at "
-            "least 2"
+            f"the support set names {nouns.count(way, 'class', 'classes')}; give "
+            "at least 2"
         )
     found = np.asarray(labels_lib.checked(np.asarray(labels), way, "support set"))
     missing = np.flatnonzero(np.bincount(found, minlength=way) == 0)

@@ -289,7 +289,7 @@ def test_a_run_tells_accuracy_by_queries(tmp_path):
     ("override", "message"),
     [
         ("--config.black_box.gives=words", "choose one of logits"),
-        ("--config.black_box.gradient=grey", "choose one of zero_order"),
+        ("--config.black_box.gradient=grey", "choose one of all, without_gradients"),
         ("--config.inversion.estimator.num_directions=0", "must be at least 1"),
         ("--config.replay.episodes_per_update=1", "at least 2"),
         ("--config.inversion.objective.agreement=l2", "choose one of kl"),
@@ -308,7 +308,7 @@ def test_scenarios_and_variants():
         return command_line.parse(["run.py", f"--config={path}"]).config
 
     assert parse("api=MH").student.kwargs.global_pool
-    assert parse("white_box").black_box.gradient == "white_box"
+    assert parse("white_box").inversion.estimator.teachers == "none"
     released = parse("reference")
     assert released.distill.loss == "prob_dot"
     assert released.inversion.objective.agreement == "l1"

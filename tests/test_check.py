@@ -61,7 +61,7 @@ def nothing(monkeypatch):
 
     monkeypatch.setattr(panel, "describe_zoo", never)
     monkeypatch.setattr(panel, "recover_zoo", never)
-    monkeypatch.setattr(pretrain, "_trained", never)
+    monkeypatch.setattr(pretrain._Training, "_trained", never)
     monkeypatch.setattr(loop, "train", never)
 
 
@@ -233,7 +233,7 @@ def test_check_tells_what_it_looked_at_and_writes_nothing(
         "panel, 5-way, seed 0",
         f"{workdir}: new",
         "5 classes, 20 images",
-        "2 of 1 network(s) (conv4), 5-way, 16 pixels",
+        "2 of 1 network (conv4), 5-way, 16 pixels",
         "recovering",
         "not tried",
     ):

@@ -34,7 +34,6 @@ from free_jax import (
     save_zoo,
 )
 from free_jax.errors import InputError
-from free_jax.inversion.answers import BlackBoxOptions
 from free_jax.panel import partial_answers
 from free_jax.types import Answers
 from free_jax.zoo import select, tasks
@@ -268,7 +267,7 @@ def test_only_those_that_the_method_can_use_are_chosen(tmp_path, by):
         (purer.Config(), [2, 3, 4]),
         (bidf.Config(), [2, 3, 4, 5]),
         (
-            bidf.Config(black_box=BlackBoxOptions(gradient="white_box")),
+            bidf.Config(inversion=bidf.QUERIES._replace(estimator=None)),
             [2, 3, 4],
         ),
         (tgr.Config(), [2, 3, 4]),
@@ -347,5 +346,5 @@ def test_a_result_says_who_and_why(zoo_path, tmp_path):  # noqa: F811
 def test_a_check_stands_in_for_a_choice_that_nobody_made(zoo_path, tmp_path):  # noqa: F811
     config = parse(zoo_path, "--config.zoo.choose.teachers=2")
     found = dict(train.check(config, str(tmp_path)))
-    assert "5 of 2 network(s)" in found["teachers"]
+    assert "5 of 2 networks" in found["teachers"]
     assert load_zoo(zoo_path).num_teachers == 5 and not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Comparison of methods, pre-inverted memory and yardsticks, at the smallest size."""
+"""Comparison of methods, pre-inverted memory and baselines, at the smallest size."""
 
 import json
 import signal

@@ -118,7 +118,6 @@ def test_equal_widths_need_no_columns(variables, images):
     columns = panel.equal_columns(T, toy.WAY)
     named = fitted_to(variables, images, columns=columns)
     toy.assert_equal(named, fitted_to(variables, images))
-    assert distilled.calibrate is distilled.fit_statistics
 
 
 def test_whitening_shrinks_each_direction_as_it_says(variables, images):

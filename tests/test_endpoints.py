@@ -46,6 +46,7 @@ from free_jax import (  # noqa: E402
     Teachers,
     Zoo,
     ZooGroup,
+    inversion,
     make_network,
     map_tasks,
     panel,
@@ -56,7 +57,6 @@ from free_jax import images as images_lib  # noqa: E402
 from free_jax import remote as remote_lib  # noqa: E402
 from free_jax.algorithm import Algorithm  # noqa: E402
 from free_jax.baselines import BASELINES  # noqa: E402
-from free_jax.inversion.answers import BlackBoxOptions  # noqa: E402
 from free_jax.panel import classifiers  # noqa: E402
 from free_jax.zoo import save_zoo  # noqa: E402
 
@@ -850,17 +850,20 @@ def test_endpoints_stand_beside_models(listed, tmp_path, monkeypatch):
     monkeypatch.setattr(
         bidf.inversion,
         "build",
-        lambda recipe, network, *_, **__: recipes.append((network.name, recipe)),
+        lambda recipe, network, *_, **__: recipes.append(
+            (network.name, inversion.is_estimated(recipe, network))
+        ),
     )
     with teachers.opened(options, made, data=DataOptions(name="procedural")) as zoo:
         assert [g.network.name for g in zoo.groups] == ["conv4", "endpoint"]
         assert zoo.num_teachers == 5 and zoo.service is not None
         assert zoo.num_classes > WAY + 1
-        config = bidf.Config(black_box=BlackBoxOptions(gradient="where_given"))
+        where_needed = bidf.QUERIES.estimator._replace(teachers="without_gradients")
+        recipe = bidf.QUERIES._replace(estimator=where_needed)
+        config = bidf.Config(inversion=recipe)
         bidf.inverters(config, zoo.networks, network)
         assert zoo.service.queries == 0
-    given = [(name, recipe.estimator is None) for name, recipe in recipes]
-    assert given == [("conv4", True), ("endpoint", False)]
+    assert recipes == [("conv4", False), ("endpoint", True)]
 
 
 class Asking(NamedTuple):

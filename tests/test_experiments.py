@@ -232,9 +232,24 @@ def test_pretraining_stops_and_resumes(tmp_path, monkeypatch):
         outcome = pretrain_zoo.main(straight, str(tmp_path / "b"))
     assert outcome == {"stopped_at": 1}
     pretrain_zoo.main(straight, str(tmp_path / "b"))
-    zoos = [load_zoo(tmp_path / name / "zoo") for name in "ab"]
-    for a, b in zip(*map(jax.tree.leaves, (z.teachers for z in zoos)), strict=True):
-        np.testing.assert_array_equal(a, b)
+    # One after the other they are the same teachers, and the finished are kept.
+    parts = command_line.parse([*argv, "--config.pretrain.at_once=1"]).config
+    second = tmp_path / "c/pretraining/teachers_1_to_1"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            stop, "reached", lambda self, step: (second / "checkpoints").exists()
+        )
+        assert pretrain_zoo.main(parts, str(tmp_path / "c")) == {"stopped_at": 1}
+    first = tmp_path / "c/pretraining/teachers_0_to_0/zoo/zoo.json"
+    written = first.stat().st_mtime_ns
+    pretrain_zoo.main(parts, str(tmp_path / "c"))
+    assert first.stat().st_mtime_ns == written
+    zoos = [load_zoo(tmp_path / name / "zoo") for name in "abc"]
+    for other in zoos[1:]:
+        assert other.class_names == zoos[0].class_names
+        (a,), (b,) = zoos[0].groups, other.groups
+        np.testing.assert_array_equal(a.accuracy, b.accuracy)
+        jax.tree.map(np.testing.assert_array_equal, a.teachers, b.teachers)
 
 
 @pytest.mark.parametrize(
@@ -342,8 +357,8 @@ def test_teachers_and_meta_model_compute_in_the_type_that_is_asked():
         init(jax.random.split(jax.random.key(0), 1)), jnp.arange(5)[None]
     )
     zoo = Zoo((ZooGroup(arch, teachers, np.ones(1)),), tuple("abcde"))
-    assert inputs.computing_in(zoo, config.dtype).architectures == (arch,)
+    assert inputs.computing_in(zoo, config.dtype).networks == (arch,)
     assert base.student(config, 5) == arch  # So that teachers can be averaged.
     config.dtype = "bfloat16"
-    (half,) = inputs.computing_in(zoo, config.dtype).architectures
+    (half,) = inputs.computing_in(zoo, config.dtype).networks
     assert half.module.dtype == "bfloat16" and half == base.student(config, 5)

@@ -1,6 +1,7 @@
 """Code written for former module names still imports."""
 
 import importlib
+import operator
 
 import pytest
 
@@ -15,9 +16,20 @@ def test_a_former_module_is_the_new_one(old, new):
     assert found.__spec__.name == f"free_jax.{new}"
 
 
+@pytest.mark.parametrize("module", former_names.NAMES)
+def test_a_former_name_is_the_new_one_and_says_so(module):
+    found = importlib.import_module(f"free_jax.{module}")
+    for old, new in former_names.NAMES[module].items():
+        with pytest.warns(FutureWarning, match=rf"{old} is called {new} now"):
+            assert getattr(found, old) is getattr(found, new)
+        assert old not in getattr(found, "__all__", ())
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = found.nonsense
+
+
 def test_former_attributes_are_there():
     for name in former_names.MODULES:
-        assert getattr(free_jax, name) is not None
+        assert operator.attrgetter(name)(free_jax) is not None
     network = free_jax.make_network("conv4", way=3, image_shape=(32, 32, 3))
     assert (network.num_classes, network.way) == (3, 3)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

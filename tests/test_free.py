@@ -295,13 +295,13 @@ def test_a_fresh_adam_makes_sign_steps():
         ({"options": FreeOptions(warmup_steps=-1)}, "not be negative"),
         ({"options": FreeOptions(images_per_class=9)}, r"exceeds memory.per_class=8"),
         ({"align": AlignOptions(distill="l1")}, "choose one of kl, prob_dot"),
-        ({"architectures": (FOUR_WAY,)}, "4-way but the meta-model is 3-way"),
+        ({"networks": (FOUR_WAY,)}, "4-way but the meta-model is 3-way"),
     ],
 )
 def test_contradictions_are_refused(change, match):
     kwargs = {
         "inverters": (build_generator(toy.TINY),),
-        "architectures": (toy.TINY,),
+        "networks": (toy.TINY,),
         "learner": maml(toy.TINY),
         "student": toy.TINY,
         "replay": stub_replay,

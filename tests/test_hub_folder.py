@@ -246,7 +246,7 @@ def test_convert_needs_no_data_set_and_guesses_only_if_asked(tmp_path, capsys):
     line = [f"--source={models}", f"--target={target}", "--cache_dir="]
     assert convert_zoo.main(line) == 2
     said = capsys.readouterr().err
-    assert "teachers.yaml" in said and "0 of 1 models are used" in said
+    assert "teachers.yaml" in said and "0 of 1 model is used" in said
     reason = hub.read_folder(models, HubOptions(cache_dir=""))[0].message
     assert said.count(reason[:40]) == 1, "once is enough"
     assert "allow guesses by --guess" in said
@@ -280,7 +280,7 @@ def test_reasons_are_one_but_for_the_name_of_the_model():
     ]
     assert left_out(cards) == [
         "2 models (a/0.pth, a/1.pth): MODEL: bad; name MODEL (x)",
-        "a/2.pth (checkpoint): 2.pth: bad; name a/2.pth (y)",
+        "a/2.pth (checkpoint): bad; name a/2.pth (y)",
     ]
 
 

@@ -68,7 +68,7 @@ def step():
             variables,
             LABELS,
             student_params(),
-            arch=toy.TINY,
+            network=toy.TINY,
             objective=OBJECTIVE,
             student=toy.TINY,
         )

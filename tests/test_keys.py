@@ -142,17 +142,18 @@ def test_a_model_does_not_start_as_a_teacher_that_its_run_drew_did(tmp_path):
         lambda key: pretraining.TeacherState(toy.TINY.init(key), ()),
         # Teachers stay what they were drawn as.
         lambda bank, task: (task[2], pretraining.EpochInfo(0.0 * bank, 0.0 * bank)),
-        None,
+        lambda bank, task: bank,
     )
-    state = pretrain._trained(
+    training = pretrain._Training(
         TeacherRecipe(num_teachers=count, epochs=1),
         run,
-        trainer,
+        pretrain._Plan(toy.TINY, trainer, np.zeros((count, toy.WAY), np.int32), []),
+        (),
         jnp.float32(1),
-        np.zeros((count, toy.WAY), np.int32),
         DataOptions(),
         CheckpointOptions(),
     )
+    state = training._trained(*training.parts().popitem())
     theirs = np.asarray(kernels(state.variables))
     assert theirs.shape == (count, *mine.shape[1:])
     for teacher in theirs:

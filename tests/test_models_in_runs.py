@@ -60,6 +60,34 @@ def test_a_run_reads_models_once_and_without_data(
     assert guessed.networks != zoo.networks
 
 
+def test_a_run_says_what_models_need_that_inspection_guesses(models, tmp_path, capsys):
+    one = hub_files.TABLE.replace("defaults", "teacher0")
+    (models / "teachers.yaml").write_text(one)
+    (models / "broken.safetensors").write_bytes(b"{}")
+    data = DataOptions(cache_dir=str(tmp_path / "cache"))
+    for _ in range(2):
+        zoo = inputs.load_zoo(ZooOptions(path=str(models)), data)
+    line = capsys.readouterr().out
+    assert zoo.num_teachers == 1 and line.count("\n") == 1
+    assert (
+        "1 model used, 2 left out or read twice: inspect_zoo.py says why; 1 of" in line
+    )
+    assert "--config.zoo.guess=True allows guesses, teachers.yaml" in line
+    # As an earlier version noted it.
+    (note,) = (tmp_path / "cache").rglob("left_out.txt")
+    note.write_text("2")
+    inputs.load_zoo(ZooOptions(path=str(models)), data)
+    assert capsys.readouterr().out.endswith("inspect_zoo.py says why\n")
+
+
+def test_a_damaged_file_is_named_once(models):
+    (models / "broken.pth").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(InputError) as refused:
+        fj.load_zoo(models)
+    (reason,) = [x for x in str(refused.value).split("; ") if "broken" in x]
+    assert reason.count("broken.pth") == 1, reason
+
+
 def test_models_that_are_left_out_are_told_of(models):
     (models / "teachers.yaml").write_text(hub_files.TABLE)
     (models / "broken.safetensors").write_bytes(b"{}")

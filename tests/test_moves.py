@@ -13,7 +13,7 @@ from PIL import Image
 
 from experiments import inputs, pretrain_zoo, train
 from experiments.evaluation import final
-from experiments.harness import stopping
+from experiments.harness import same_run, stopping
 from experiments.harness import workdir as workdir_lib
 from experiments.harness.contents import Content
 from experiments.inputs import command_line, contents
@@ -46,11 +46,11 @@ def test_a_path_may_change_where_its_content_is_the_same(used):
     folder, config = used
     moved = config | {"data": "there"}
     claimed(folder, moved, now={"images": "a", "more": "x"})
-    first, second = (workdir_lib.hashes(folder, c) for c in (config, moved))
+    first, second = (same_run.hashes(folder, c) for c in (config, moved))
     assert first[0] in second and second[0] != first[0], "what was finished stays so"
     again = config | {"data": "elsewhere"}
     claimed(folder, again, now={"images": "a", "more": "x"})
-    assert first[0] in workdir_lib.hashes(folder, again)
+    assert first[0] in same_run.hashes(folder, again)
 
 
 def test_another_content_is_refused_where_results_depend_on_it(used):
@@ -60,7 +60,7 @@ def test_another_content_is_refused_where_results_depend_on_it(used):
             claimed(folder, config | {"data": data}, now={"images": "b", "more": "x"})
     # What only measures may change, and is measured anew.
     claimed(folder, config | {"data": "there"}, now={"images": "a", "more": "y"})
-    assert len(workdir_lib.hashes(folder, config | {"data": "there"})) == 1
+    assert len(same_run.hashes(folder, config | {"data": "there"})) == 1
     with pytest.raises(InputError, match="run of another config: seed: 0 -> 1"):
         claimed(folder, config | {"seed": 1}, now={"images": "a"})
     # Where nothing was, the path says it.
@@ -83,7 +83,7 @@ def test_where_a_run_works_changes_no_result(used):
     with pytest.raises(InputError, match="devices: 1 -> 8"):
         claimed(folder, other, now={"images": "a"})
     claimed(folder, other, now={"images": "a"}, elsewhere=("devices",))
-    assert workdir_lib.hashes(folder, config)[0] in workdir_lib.hashes(folder, other)
+    assert same_run.hashes(folder, config)[0] in same_run.hashes(folder, other)
 
 
 def test_what_is_known_later_is_compared_then(tmp_path):
@@ -93,15 +93,15 @@ def test_what_is_known_later_is_compared_then(tmp_path):
         now = config | {"source": source}
         claimed(tmp_path, now, now=None, key="source", needed=("weights",))
         known = {"pictures": Content(("source",), {"weights": found}, ("weights",))}
-        workdir_lib.confirm(tmp_path, now, known)
-        return workdir_lib.hashes(tmp_path, now)
+        same_run.confirm(tmp_path, now, known)
+        return same_run.hashes(tmp_path, now)
 
     first = claim("here", "a")
     (tmp_path / "metrics.jsonl").write_text("")
     # Claimed, but not seen yet: nothing says that it is the same run.
     late = config | {"source": "there"}
     claimed(tmp_path, late, now=None, key="source", needed=("weights",))
-    assert len(workdir_lib.hashes(tmp_path, late)) == 1
+    assert len(same_run.hashes(tmp_path, late)) == 1
     assert first[0] in claim("there", "a")
     for source in ("there", "nowhere"):
         with pytest.raises(InputError, match="weights: a -> b"):
@@ -502,7 +502,7 @@ def test_a_run_that_moves_back_and_forth_keeps_all_of_its_names(tmp_path):
         options = {"may_change": ("log",), "elsewhere": ("log",)}
         with workdir_lib.claim_workdir(tmp_path, config, **options):
             (tmp_path / "metrics.jsonl").touch()  # It has been used.
-        names.append(workdir_lib.hashes(tmp_path, config))
+        names.append(same_run.hashes(tmp_path, config))
     first = names[0][0]
     assert len(set(names[0])) == 1 and all(first in each for each in names)
     assert {*names[3]} == {*names[2]} | {names[1][0]}

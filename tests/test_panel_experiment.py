@@ -582,7 +582,7 @@ def test_only_images_most_like_real_ones_calibrate(zoo_path):
 
     def chosen(described, *extra):
         count = parse(zoo_path, *extra).distill.fit_images
-        found = panel.calibration_images(np.random.default_rng(0), described, count)
+        found = panel.fit_images(np.random.default_rng(0), described, count)
         return None if found is None else found.ravel().tolist()
 
     assert chosen(both) == [0, 2, 3]  # Inversions from scenes, where there are any.

@@ -257,7 +257,7 @@ def test_panel_distillation_and_description_are_those_of_one_device():
             columns=data.columns,
             optimizer=optax.sgd(0.1),
             batch_size=8,
-            groups=4,
+            ghost_batches=4,
             map_tasks=mapping,
         )
         state = jax.tree.map(
@@ -271,13 +271,13 @@ def test_panel_distillation_and_description_are_those_of_one_device():
             )
         )
     toy.assert_close(*jax.device_get(found), rtol=1e-3, atol=1e-5)
-    with pytest.raises(ValueError, match="groups=3 must divide batch_size=8"):
+    with pytest.raises(ValueError, match="ghost_batches=3 must divide batch_size=8"):
         panel_distillation(
             student,
             columns=data.columns,
             optimizer=optax.sgd(0.1),
             batch_size=8,
-            groups=3,
+            ghost_batches=3,
         )
 
 

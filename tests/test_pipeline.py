@@ -131,7 +131,7 @@ def test_the_model_is_that_of_the_harness_loop():
     for number in range(2):
         state, _ = algorithm.compiled()(keys.named(KEY, "step", number), state, data)
     toy.assert_close(made.variables["params"], algorithm.model(state)["params"])
-    images = panel.calibration_images(np.random.default_rng(0), data, 1000)
+    images = panel.fit_images(np.random.default_rng(0), data, 1000)
     assert len(images) == 24  # All that was recovered; no leaves.
     fitted = jax.jit(panel.statistics_fitter(made.network, columns, options))(
         algorithm.model(state), images, data.weights

@@ -43,7 +43,7 @@ OBJECTIVE = inversion.Objective(
     flip=False,
 )
 SOURCE = inversion.normalized_source(toy.SHAPE, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-CRITIC = inversion.white_box(OBJECTIVE, toy.TINY)
+GRADIENT = inversion.white_box(OBJECTIVE, toy.TINY)
 sample = functools.partial(
     episodes.sample_episode, way=toy.WAY, shots=SHOTS, queries=QUERIES
 )
@@ -68,7 +68,7 @@ def build(
     # Without the tests' own check of annotations, which comes before the factory's.
     return inspect.unwrap(algorithms.purer)(
         SOURCE,
-        (CRITIC,),
+        (GRADIENT,),
         learner,
         update,
         sample,
@@ -151,7 +151,7 @@ def test_one_teachers_loss_is_the_sum_of_its_parts():
     rng = np.random.default_rng(1)
     images = rng.uniform(size=(toy.CLASSES, N, *toy.SHAPE)).astype(np.float32)
     key = jax.random.key(4)
-    judge = jax.jit(functools.partial(judge_block, CRITIC))
+    judge = jax.jit(functools.partial(judge_block, GRADIENT))
     loss, ce, ids, gradient = judge(jnp.asarray(images), (key, teacher))
     assert ids.tolist() == teacher.class_ids.tolist()
     assert gradient.shape == (toy.WAY, N, *toy.SHAPE)
@@ -282,7 +282,7 @@ def test_a_step_is_a_python_loop(teachers, adversarial):
         ids = np.asarray(teacher.class_ids)
         rows = images[ids].reshape(-1, *toy.SHAPE)
         labels = jnp.repeat(jnp.arange(toy.WAY), N)
-        loss, _, grads = jax.jit(CRITIC)(task_key, rows, labels, teacher, None)
+        loss, _, grads = jax.jit(GRADIENT)(task_key, rows, labels, teacher, None)
         losses.append(float(loss))
         for block, class_id in zip(np.split(np.asarray(grads), 3), ids, strict=True):
             gradient[class_id] += block

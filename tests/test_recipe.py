@@ -1,5 +1,7 @@
 """One record of an inversion makes what the direct constructors make, to the bit."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +107,32 @@ def test_a_generator(labels, meta_gradient, keep):
     recipe = generator_recipe(labels, num_steps=2, **how)
     built = inversion.build(recipe, toy.WIDE, image_shape=toy.SHAPE)
     toy.assert_equal(inverted(built, toy.WIDE), inverted(direct, toy.WIDE))
+
+
+def test_whose_gradients_are_estimated():
+    silent = dataclasses.replace(toy.ARCH, gives=frozenset())
+    found = {}
+    for teachers in ("all", "without_gradients", "none"):
+        recipe = Recipe(estimator=inversion.Estimator(2, teachers=teachers))
+        found[teachers] = [
+            check(recipe, network)
+            for check in (inversion.is_estimated, inversion.invertible)
+            for network in (toy.ARCH, silent)
+        ]
+    assert found == {
+        "all": [True, True, True, True],
+        "without_gradients": [False, True, True, True],
+        "none": [False, False, True, False],
+    }
+    assert not inversion.is_estimated(Recipe(), silent)
+
+
+def test_what_is_not_estimated_is_differentiated_and_asked_no_query():
+    recipe = generator_recipe(num_steps=2, objective=Objective(moments=0.0))
+    exact = inverted(inversion.build(recipe, toy.ARCH))
+    estimator = inversion.Estimator(2, teachers="without_gradients")
+    unused = recipe._replace(estimator=estimator)
+    toy.assert_equal(inverted(inversion.build(unused, toy.ARCH)), exact)
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from experiments.evaluation import report as report_lib
 from experiments.harness import page
 from experiments.harness.page import PAGE_FILE
 from free_jax import panel
+from free_jax.panel import partial_answers
 from free_jax.types import Answers, SyntheticImages
 
 NASTY = "<script>alert('&')</script>\"|"
@@ -285,6 +286,23 @@ def test_a_page_never_fails_a_run(tmp_path, capsys):
     assert report.main([f"--workdir={tmp_path}"]) == 2
 
 
+def test_the_page_of_an_earlier_run_shows_keys_of_today(panel_run, tmp_path):
+    folder = shutil.copytree(panel_run, tmp_path / "run")
+    written = {
+        "algorithm": "yardsticks",
+        "distill": {"groups": 7},
+        "eval": {"yardsticks": ["random"], "time_recovery": True},
+        "seed": 3,
+    }
+    (folder / "config.json").write_text(json.dumps(written))
+    assert report.main([f"--workdir={folder}"]) == 0
+    shown = check((folder / PAGE_FILE).read_text()).text
+    text = "".join(shown)
+    assert '"ghost_batches": 7' in text and '"baselines": [' in text
+    assert "yardsticks" not in text and "time_recovery" not in text
+    assert json.loads((folder / "config.json").read_text()) == written
+
+
 def test_what_was_not_counted_is_not_told_as_something_else():
     """A black box gives no gradients, however many images are recovered."""
     network = {"network": "conv4", "pixels": 16, "teachers": 3, "gflops": 0.5}
@@ -368,6 +386,24 @@ def test_views_of_the_same_teacher_are_the_same_whatever_its_classes():
     first, second = likeness.views(twice, np.asarray([0, 4, 8]))
     np.testing.assert_allclose(first, second, atol=1e-9)
     np.testing.assert_allclose(np.diagonal(first), 1)
+
+
+def test_samples_of_partial_answers_are_of_images_that_all_compared_answered():
+    classes = np.asarray([0, 0, 1, 1, 0])
+    images = SyntheticImages(
+        np.zeros((5, 4, 4, 3), np.uint8), classes, classes, np.zeros(5, bool)
+    )
+    logits = np.arange(5 * 4, dtype=np.float32).reshape(5, 4)
+    whole = Answers(logits, np.asarray([0, 2, 4]))
+    names = samples.Names(("fox", "bee"), ("a", "b"), ("conv4", "conv4"))
+    both = np.asarray([[0, 1], [0, -1], [0, 1], [-1, 1], [0, -1]])
+    some = samples.chosen(names, images, partial_answers.some_of(whole, both))
+    order = samples._in_turn(np.stack([classes, classes], 1), 5)
+    assert order[some.seen].tolist() == [0, 2]
+    np.testing.assert_array_equal(some.logits, logits[[0, 2]])
+    each = partial_answers.some_of(whole, np.asarray([[0], [1], [0], [1], [0]]))
+    none = samples.chosen(names, images, each)  # No image was answered by both.
+    assert len(none.images) == 5 and len(none.seen) == 0
 
 
 def test_samples_take_every_class_and_teacher_in_turn():

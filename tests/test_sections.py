@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.harness import files, sections
+from experiments.harness import files, same_run, sections
 from experiments.harness import workdir as workdir_lib
 from experiments.inputs import command_line, former_keys
 from experiments.methods import ALGORITHMS, checks
@@ -232,6 +232,11 @@ OVERRIDES = [
     ),
     (
         "bidf_cifar_fs_5w1s.py",
+        "black_box.gradient=where_given",
+        {"inversion.estimator.teachers": "without_gradients"},
+    ),
+    (
+        "bidf_cifar_fs_5w1s.py",
         "black_box.num_directions=9",
         {"inversion.estimator.num_directions": 9},
     ),
@@ -352,13 +357,13 @@ def test_baselines_had_a_step_that_did_nothing():
 def test_names_may_change_more_than_once(tmp_path):
     configs = [{"c": 1}, {"b": 1}, {"a": 1}]  # Oldest first.
     files.write_json(tmp_path / "config.json", configs[0])
-    files.write_json(tmp_path / "format.json", {"keys": workdir_lib.KEYS})
+    files.write_json(tmp_path / "format.json", {"keys": same_run.KEYS})
     (tmp_path / "result.json").write_text("{}")
     for config, key in zip(configs[1:], "ba", strict=True):
         workdir_lib.claim_workdir(
             tmp_path, config, upgrade=lambda flat, key=key: {key: 1}
         ).release()
-    known = workdir_lib.hashes(tmp_path, configs[-1])
+    known = same_run.hashes(tmp_path, configs[-1])
     assert known == tuple(files.config_hash(x) for x in reversed(configs))
 
 
@@ -370,14 +375,14 @@ def test_an_earlier_run_is_recognised(tmp_path):
         return former_keys.NAMES.upgraded(flat_config, {"new": 1})
 
     files.write_json(tmp_path / "config.json", former)
-    files.write_json(tmp_path / "format.json", {"keys": workdir_lib.KEYS})
+    files.write_json(tmp_path / "format.json", {"keys": same_run.KEYS})
     record = {"config_hash": files.config_hash(former)}
     files.write_json(tmp_path / "result.json", record)
     for _ in range(2):  # The second time config.json is of today already.
         workdir_lib.claim_workdir(tmp_path, today, upgrade=upgrade).release()
-        assert record["config_hash"] in workdir_lib.hashes(tmp_path, today)
+        assert record["config_hash"] in same_run.hashes(tmp_path, today)
     other = {**today, "seed": 1}
-    assert record["config_hash"] not in workdir_lib.hashes(tmp_path, other)
+    assert record["config_hash"] not in same_run.hashes(tmp_path, other)
     with pytest.raises(InputError, match="seed: 0 -> 1;"):
         workdir_lib.claim_workdir(tmp_path, other, upgrade=upgrade)
     assert "baselines" in (tmp_path / "config.json").read_text()

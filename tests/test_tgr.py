@@ -362,6 +362,28 @@ def test_a_task_is_drawn_of_its_teachers_classes():
     assert sorted(narrow.class_ids.tolist()) == [2, 4]
 
 
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"teachers_per_step": 1}, "teachers_per_step=1 must be at least 2"),
+        ({"displacement": -1.0}, "displacement=-1.0 must not be negative"),
+        ({"distill": "l1"}, "distill='l1': choose one of kl, prob_dot"),
+        ({"replay_from": "some"}, "replay_from='some': choose one of all, drawn"),
+    ],
+)
+def test_a_bad_option_is_refused_in_one_line(change, match):
+    with pytest.raises(InputError, match=match) as error:
+        algorithms.tgr(
+            test_contract.LEARNER,
+            toy.LINEAR,
+            toy.no_replay,
+            SGD,
+            num_classes=9,
+            options=TgrOptions(**change),
+        )
+    assert "\n" not in str(error.value)
+
+
 def test_bad_options_are_refused():
     with pytest.raises(ValueError, match="exceeds memory_per_class"):
         algorithms.tgr(

@@ -349,7 +349,7 @@ def test_folders_are_converted_in_natural_order_with_log_and_groups(tmp_path):
     assert flat.teachers.class_ids[:, 0].tolist() == [0, 2, 10, 9]
     np.testing.assert_array_equal(flat.accuracy, [np.nan, 0.5, 0.75, np.nan])
     assert pooled.num_teachers == 1
-    assert dict(pooled.architecture.kwargs) == {"width": 2, "global_pool": True}
+    assert dict(pooled.network.kwargs) == {"width": 2, "global_pool": True}
     head = numpy_state(small_net(10))["trunk.5.bias"]
     np.testing.assert_array_equal(flat.teachers.variables["params"]["head"]["bias"][2],
                                   head)  # fmt: skip
@@ -683,7 +683,7 @@ def test_shared_zoo_survives_saving(convert, tmp_path):
     zoo = convert("cifar_fs_conv4")
     save_zoo(zoo, tmp_path)
     again = load_zoo(tmp_path)
-    assert again.architectures == zoo.networks
+    assert again.networks == zoo.networks
     jax.tree.map(np.testing.assert_array_equal, again.teachers, zoo.teachers)
 
 

@@ -13,10 +13,11 @@ import pytest
 import test_contract
 import toy
 
-from free_jax import algorithms
+from free_jax import InputError, algorithms
 from free_jax.algorithms import selection, task_memory
 from free_jax.algorithms.recovered_tasks import Task
 from free_jax.algorithms.selection import SelectionOptions
+from free_jax.algorithms.task_memory import InterpolationOptions
 from free_jax.algorithms.trustworthy import (
     ScheduleOptions,
     StepOptions,
@@ -285,6 +286,28 @@ def test_distillation_is_that_of_each_teacher_about_its_own():
     gaps = features(images[:, 1])[:, None] - features(images[:, 0])[None]
     wanted = kl(-jnp.square(gaps).sum(-1), logits[:, 1])
     assert float(found) == pytest.approx(float(wanted), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("record", "change", "match"),
+    [
+        ("options", StepOptions(shots=0), "shots=0 must be at least 1"),
+        ("schedule", ScheduleOptions(loss="l1"), "loss='l1': choose one of kl"),
+        ("interpolation", InterpolationOptions(2.0), "probability=2.0: must be"),
+        ("select", SelectionOptions(rate=0.0), "rate=0.0 must be positive"),
+    ],
+)
+def test_a_bad_option_is_refused_in_one_line(record, change, match):
+    with pytest.raises(InputError, match=match) as error:
+        algorithms.trustworthy(
+            test_contract.LEARNER,
+            toy.LINEAR,
+            optax.sgd(0.05),
+            num_classes=9,
+            num_teachers=9,
+            **{record: change},
+        )
+    assert "\n" not in str(error.value)
 
 
 def test_too_few_teachers_or_places_are_refused():

@@ -59,7 +59,7 @@ def mixed():
 
 def assert_same(a: Zoo, b: Zoo):
     assert a.class_names == b.class_names
-    assert a.architectures == b.architectures
+    assert a.networks == b.networks
     assert [g.domain for g in a.groups] == [g.domain for g in b.groups]
     for x, y in zip(a.groups, b.groups, strict=True):
         np.testing.assert_array_equal(x.accuracy, y.accuracy)

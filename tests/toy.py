@@ -366,7 +366,7 @@ def inversion_loss(
     labels,
     student_params=None,
     *,
-    arch=ARCH,
+    network=ARCH,
     generator=GENERATOR,
     objective=Objective(),
     student=None,
@@ -379,8 +379,8 @@ def inversion_loss(
         padding=objective.crop_padding,
         per_image=objective.augment_per_image,
     )
-    logits, moments = arch.apply_with_moments(
-        variables, augment.fit_to(views, arch.image_shape)
+    logits, moments = network.apply_with_moments(
+        variables, augment.fit_to(views, network.image_shape)
     )
     log_p = jax.nn.log_softmax(logits)
     ce = -jnp.take_along_axis(log_p, labels[:, None], axis=1).mean()

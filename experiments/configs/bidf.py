@@ -109,7 +109,7 @@ def from_variant(
         {"student.kwargs.global_pool": True} if chosen.api == "MH" else {},
         CPU if chosen.cpu else {},
         RELEASED if chosen.reference else {},
-        {"black_box.gradient": "white_box"} if chosen.white_box else {},
+        {"inversion.estimator.teachers": "none"} if chosen.white_box else {},
         {"replay.shots": 1 if chosen.cpu else shots, "eval.shots": (shots,)},
         SMALL if chosen.smoke else {},
         seed=chosen.seed,

@@ -9,10 +9,11 @@ from etils import epath
 
 from experiments.evaluation import former_rows
 from experiments.harness import contents as contents_lib
-from experiments.harness import files, hosts, stopping, workdir
+from experiments.harness import files, hosts, same_run, stopping
 from experiments.harness.method import Outcome
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
+from free_jax import nouns
 from free_jax.baselines import BASELINES, NotApplicable, Scores, Setting, evaluate
 from free_jax.fewshot import evaluation
 from free_jax.fewshot.evaluation import Classify
@@ -63,14 +64,15 @@ def measure(
     """
     found = _rows(predictors, outcome.model, baselines)
     rows = {placed(name, place): row for name, row in found.items()}
-    known = workdir.hashes(run.workdir, run.identity)
-    store = _Store(run.path(CELLS_FILE), known, workdir.noted(run.workdir))
+    known = same_run.hashes(run.workdir, run.identity)
+    store = _Store(run.path(CELLS_FILE), known, same_run.noted(run.workdir))
     cells = list(_cells(rows, shots))
     todo = sum(store.get(name, number) is None for number, name, _ in cells)
     if todo:
         print(
-            f"measuring {todo} cells of {setting.num_episodes} episodes; the first of "
-            "a row compiles",
+            f"measuring {nouns.count(todo, 'cell')} of "
+            f"{nouns.count(setting.num_episodes, 'episode')}; the first of a row "
+            "compiles",
             flush=True,
         )
     done, every = 0, run.every_secs

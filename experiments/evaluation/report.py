@@ -22,11 +22,11 @@ from experiments.harness import (
     metrics,
     page,
     results,
-    workdir,
+    same_run,
 )
 from experiments.harness.method import Meters, Method, Outcome
 from experiments.harness.run import Run
-from free_jax import model_io
+from free_jax import model_io, nouns
 from free_jax.algorithm import total_draws
 from free_jax.zoo import Zoo
 
@@ -84,7 +84,7 @@ def _stored(run: Run) -> dict[str, Any] | None:
     if not hosts.is_writer() or not file.exists():
         return None
     record = former_rows.read_result(file)
-    same = record.get("config_hash") in workdir.hashes(run.workdir, run.identity)
+    same = record.get("config_hash") in same_run.hashes(run.workdir, run.identity)
     return record if same else None
 
 
@@ -264,7 +264,7 @@ def _drawn(
     """How often each teacher's turn came, for methods that draw them."""
     numbers = outcome.key_numbers
     # An earlier version's steps had other keys.
-    if numbers is None or workdir.key_scheme(run.workdir) != workdir.KEYS:
+    if numbers is None or same_run.key_scheme(run.workdir) != same_run.KEYS:
         return {}
     counts = total_draws(
         method.algorithm, lambda number: run.key("step", number), numbers, method.data
@@ -272,12 +272,14 @@ def _drawn(
     if counts is None:
         return {}
     names = names or [f"teacher {row}" for row in range(len(counts))]
-    never = [name for name, count in zip(names, counts, strict=True) if not count]
+    never = [name for name, times in zip(names, counts, strict=True) if not times]
     line = (
-        f"drawn: each of {len(counts)} teachers {counts.min()} to {counts.max()} times"
+        f"drawn: each of {nouns.count(len(counts), 'teacher')} {counts.min()} to "
+        f"{counts.max()} times"
     )
     if never:
         more = ", ..." if len(never) > 5 else ""
-        line += f"; never: {', '.join(never[:5])}{more} ({len(never)} teachers)"
+        line += f"; never: {', '.join(never[:5])}{more} "
+        line += f"({nouns.count(len(never), 'teacher')})"
     print(line)
     return {"drawn": {"per_teacher": counts.tolist(), "never": len(never)}}

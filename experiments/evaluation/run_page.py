@@ -18,19 +18,26 @@ from experiments.evaluation import (
     samples,
     teacher_sections,
 )
-from experiments.harness import chunks, files, metrics, page, workdir
+from experiments.harness import chunks, files, metrics, page, same_run
 from experiments.harness.page import PAGE_FILE, Part
 from free_jax import model_io
 
 _TABLE_FILE = "table.md"
 
 
-def write(folder: epath.PathLike, sample: samples.Samples | None = None) -> bool:
+def write(
+    folder: epath.PathLike,
+    sample: samples.Samples | None = None,
+    *,
+    upgrade: same_run.Upgrade = dict,
+) -> bool:
     """Writes the page of a finished run, a comparison or a trained zoo.
 
     Args:
       folder: its working directory.
       sample: images and answers, where the folder keeps none.
+      upgrade: the flat config of an earlier version as it reads today; a run that is
+        opened has one of today already.
 
     Returns:
       Whether it was written; else one line has said why not.
@@ -40,7 +47,7 @@ def write(folder: epath.PathLike, sample: samples.Samples | None = None) -> bool
     print(f"making {PAGE_FILE}: tables, plots, pictures ...", flush=True)
 
     def put() -> bool:
-        files.write_text(path / PAGE_FILE, _page(path, sample))
+        files.write_text(path / PAGE_FILE, _page(path, sample, upgrade))
         return True
 
     return bool(page.attempted("writing", put)[0])
@@ -53,9 +60,11 @@ def say_where(folder: epath.PathLike) -> None:
         print(f"look at {path}", flush=True)
 
 
-def _page(folder: epath.Path, sample: samples.Samples | None) -> str:
+def _page(
+    folder: epath.Path, sample: samples.Samples | None, upgrade: same_run.Upgrade
+) -> str:
     result = former_rows.read_result(folder)
-    keys = _json(folder / workdir.CONFIG_FILE)
+    keys = same_run.read_config(folder, upgrade)
     table = folder / _TABLE_FILE
     title = table.read_text().partition("\n")[0] if table.exists() else ""
     about = [title, f"{os.fspath(folder)}"]

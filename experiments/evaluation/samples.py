@@ -14,8 +14,9 @@ from etils import epath
 
 from experiments.harness import chunks, files, hosts
 from experiments.harness.run import Run
-from free_jax import inversion, panel
+from free_jax import inversion, nouns, panel
 from free_jax import zoo as zoo_lib
+from free_jax.panel import partial_answers
 from free_jax.types import Answers, ImageBank, SyntheticImages
 from free_jax.zoo import Zoo
 
@@ -85,7 +86,8 @@ def chosen(
     Args:
       names: of classes and teachers.
       images: to choose from.
-      answers: about them; None where nobody was asked.
+      answers: about them; None where nobody was asked.  Where some teachers were
+        asked about each image there may be none that all answered; then none is kept.
       asked: rows of the teachers that answered.
     """
     pairs = np.stack([images.classes, images.owners], 1)
@@ -103,7 +105,7 @@ def chosen(
     if answers is None:
         return sample
     rows = np.arange(len(answers.columns) - 1) if asked is None else asked
-    told = answers._replace(logits=answers.logits[kept])
+    told = partial_answers.of_all(partial_answers.of_images(answers, kept))
     # Of the teachers that answer properly, about images that all of them answered.
     said = np.isfinite(told.logits)
     said = np.logical_and.reduceat(said, told.columns[:-1], axis=1)  # [n, T]
@@ -202,8 +204,9 @@ def keep(run: Run, zoo: Zoo, bank: ImageBank, *, asking: bool) -> None:
         if len(seen):
             some = zoo_lib.select(zoo, rows)
             print(
-                f"asking {len(rows)} teachers about {len(seen)} images for the report; "
-                f"compiles {len(some.groups)} network(s) ...",
+                f"asking {nouns.count(len(rows), 'teacher')} about "
+                f"{nouns.count(len(seen), 'image')} for the report; compiles "
+                f"{nouns.count(len(some.groups), 'network')} ...",
                 flush=True,
             )
             told = panel.ask_zoo(some, sample.images[seen], map_tasks=run.map_tasks)

@@ -10,6 +10,7 @@ from experiments.evaluation import likeness
 from experiments.evaluation.samples import Samples
 from experiments.harness import page, pictures, plots
 from experiments.harness.page import Html
+from free_jax import nouns
 
 _LONGEST = 36  # Letters of a name.
 _FEW = 6  # Classes that are named of a teacher.
@@ -61,10 +62,11 @@ def counted(sample: Samples) -> str:
     drawn = len(sample.classes) - made
     told = []
     if made:
-        told.append(f"{made} recovered images of {side} pixels, of {turns} in turn")
+        what = nouns.count(made, "recovered image")
+        told.append(f"{what} of {side} pixels, of {turns} in turn")
     if drawn:
-        what = "dead leaf" if drawn == 1 else "dead leaves"
-        told.append(f"{drawn} {what} (drawn at random, recovered from no teacher)")
+        what = nouns.count(drawn, "dead leaf", "dead leaves")
+        told.append(f"{what} (drawn at random, recovered from no teacher)")
     shown = ", and ".join(told)
     return f"{shown}. No teacher's data was seen. A click shows one larger."
 
@@ -109,13 +111,15 @@ def trusted(
     return [page.paragraph(_about(trust, count)), page.table(rows, columns)]
 
 
-def _about(trust: dict[str, Any], count: int) -> str:
+def _about(trust: dict[str, Any], total: int) -> str:
+    teachers = nouns.count(total, "teacher")
     if not trust:
-        return f"{count} teachers took part; this method judges none of them."
+        return f"{teachers} took part; this method judges none of them."
     believed = sum(weight > 0 for weight in trust["weights"])
-    others = ", the others not at all" if believed < count else ""
+    others = ", the others not at all" if believed < total else ""
     return (
-        f"{believed} of {count} teachers were believed{others}. A "
+        f"{believed} of {teachers} {'was' if total == 1 else 'were'} believed"
+        f"{others}. A "
         "teacher is left out if an answer is not finite, if its answers tell less than "
         "a quarter of the usual information about an image (entropy of the mean "
         "prediction less mean entropy), or if it contradicts the others: neither does "

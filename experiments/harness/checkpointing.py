@@ -22,7 +22,7 @@ from etils import epath
 
 from experiments.harness import contents as contents_lib
 from experiments.harness import files, hosts
-from experiments.harness.workdir import differences, noted
+from experiments.harness.same_run import differences, noted
 from free_jax.errors import InputError
 from free_jax.types import PyTree
 

@@ -19,6 +19,7 @@ from etils import epath
 from experiments.harness import files as files_lib
 from experiments.harness import hosts, metrics, stopping
 from experiments.harness.progress import Progress
+from free_jax import nouns
 from free_jax.jobs import Job
 from free_jax.rows import in_archive
 
@@ -122,7 +123,7 @@ def cached(
                 yield open_chunk(file, jobs[number].by_rows)
     if done:
         seconds = metrics.format_duration(time.monotonic() - start)
-        print(f"{folder.name}: {done} parts in {seconds}", flush=True)
+        print(f"{folder.name}: {nouns.count(done, 'part')} in {seconds}", flush=True)
 
 
 def _generator(work: Work, jobs: Sequence[Job]) -> Generator[Any, None, None]:

@@ -1,15 +1,19 @@
 """Plain JSON from configs and scalars, in files that are never seen half-written."""
 
+import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 from etils import epath
+
+from free_jax.errors import InputError
 
 
 def to_plain(value: Any) -> Any:
@@ -53,6 +57,22 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `flatten`.
+
+    >>> nested({"a.b": 1, "c": [2, 3]})
+    {'a': {'b': 1}, 'c': [2, 3]}
+    """
+    found: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        section = found
+        for name in path:
+            section = section.setdefault(name, {})
+        section[last] = value
+    return found
+
+
 def config_hash(config: Any) -> str:
     """Returns 12 hex digits that name a config, whatever the order of its keys."""
     text = json.dumps(to_plain(config), sort_keys=True)
@@ -86,3 +106,29 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes indented JSON atomically."""
     write_text(path, json.dumps(to_plain(value), indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def refused_in_words(path: epath.Path) -> Iterator[None]:
+    """Says in one line what the file system says of a working directory.
+
+    Raises:
+      InputError: within, a file or folder could not be made or written.
+    """
+    try:
+        yield
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f"workdir {path} is not a folder (or lies under a file); "
+            "use another --workdir"
+        ) from None
+    except OSError as error:
+        remedy = (
+            "free some space"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else "make it writable"
+        )
+        raise InputError(
+            f"workdir {path} cannot be written ({error.strerror or error}); "
+            f"{remedy}, or use another --workdir"
+        ) from None

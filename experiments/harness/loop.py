@@ -13,6 +13,7 @@ from experiments.harness import checkpointing, memory, metrics, stopping
 from experiments.harness.method import Judge, Method, Outcome, Schedule, Service
 from experiments.harness.progress import Progress
 from experiments.harness.run import Run
+from free_jax import nouns
 from free_jax.ahead import Feed, on_host
 from free_jax.errors import InputError
 
@@ -194,7 +195,8 @@ class _Training:
         total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         print(
             f"{self.method.title}, meta-model {network.name} with {total} parameters, "
-            f"{self.schedule.num_steps} steps, workdir {self.run.workdir}",
+            f"{nouns.count(self.schedule.num_steps, 'step')}, "
+            f"workdir {self.run.workdir}",
             flush=True,
         )
 

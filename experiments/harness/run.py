@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from etils import epath
 
-from experiments.harness import chunks, stopping, workdir
+from experiments.harness import chunks, same_run, stopping, workdir
 from experiments.harness.contents import NOTHING, Contents
 from free_jax import keys
 from free_jax.errors import InputError
@@ -92,7 +92,7 @@ class Run:
         Raises:
           InputError: what results depend on is another.
         """
-        workdir.confirm(self.workdir, self.identity, contents)
+        same_run.confirm(self.workdir, self.identity, contents)
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from experiments.data.listing import list_classes, say_strays
+from free_jax import nouns
 from free_jax.errors import InputError
 from free_jax.interop import convert_folder, detect, hub, read_checkpoint
 from free_jax.interop.hub import HubOptions, report
@@ -20,7 +21,8 @@ from free_jax.zoo import Zoo, load_zoo, save_zoo
 _CONVERSION = 1
 # The same of folders of models: 2 since what was guessed is kept of each.
 _OF_MODELS = 2
-# Beside a conversion: how many of the models it does not hold.
+# Beside a conversion: how many of the models it does not hold, and how many of these
+# only for want of a guess.
 LEFT_OUT_FILE = "left_out.txt"
 
 
@@ -152,15 +154,29 @@ def cached_models(
         found = hub.survey(folder, options)
         print(report.as_text(found.cards, found.notes), file=sys.stderr, flush=True)
         save_zoo(hub.zoo_of(found).zoo, target)
-        left_out = sum(not card.used for card in found.cards)
-        (target / LEFT_OUT_FILE).write_text(str(left_out))
+        without = [card.message for card in found.cards if not card.used]
+        unsaid = sum(options.guess_by in message for message in without)
+        (target / LEFT_OUT_FILE).write_text(f"{len(without)} {unsaid}")
         return load_zoo(target)
     zoo, note = load_zoo(target), target / LEFT_OUT_FILE
-    left_out = int(note.read_text()) if note.exists() else 0
+    # Earlier versions noted the first number alone.
+    noted = [*map(int, note.read_text().split()), 0] if note.exists() else [0, 0]
+    left_out, unsaid = noted[:2]
     if left_out:
-        print(
-            f"{source}: {zoo.num_teachers} models are used, {left_out} left out or "
-            "read twice: inspect_zoo.py says why",
-            flush=True,
-        )
+        by = options.guess_by
+        told = _told_again(str(source), zoo.num_teachers, left_out, unsaid, by)
+        print(told, flush=True)
     return zoo
+
+
+def _told_again(source: str, used: int, left_out: int, unsaid: int, by: str) -> str:
+    """A line on models that a conversion does not hold, made before."""
+    told = f"{source}: {nouns.count(used, 'model')} used, {left_out} left out or read "
+    told += "twice: inspect_zoo.py says why"
+    if unsaid:
+        # What it reads with guesses.
+        told += (
+            f"; {unsaid} of them for want of what no file says: {by} allows guesses, "
+            "teachers.yaml beside the models says it"
+        )
+    return told

@@ -45,6 +45,7 @@ KEYS = {
     "inversion.images_per_class": "recover.images_per_class",
     "inversion.warmup_steps": "recover.warmup_steps",
     "inversion.boundary_after": "recover.boundary_after",
+    "black_box.gradient": "inversion.estimator.teachers",
     "black_box.num_directions": "inversion.estimator.num_directions",
     "black_box.smoothing": "inversion.estimator.smoothing",
     "black_box.frequencies": "inversion.estimator.frequencies",
@@ -73,6 +74,11 @@ GONE = frozenset({"eval.time_recovery"})
 VALUES: dict[str, dict[Any, Any]] = {
     "algorithm": {"yardsticks": "baselines"},
     "choose": {"yardsticks": "baselines"},
+    "inversion.estimator.teachers": {
+        "zero_order": "all",
+        "where_given": "without_gradients",
+        "white_box": "none",
+    },
     "recover.inversion.init": {"scenes": "dead_leaves"},
     "recover.inversion.source": {"five": "generator"},
     "inversion.source": {"sigmoid": "pixels", "normalized": "normalized_pixels"},
@@ -161,6 +167,7 @@ NAMES = former.Names(
         "attack.share": {"kind": "mixed", "path": "", "patch": 4},
         "host_devices": {"cluster": ""},
         "mesh.task": {"zoo": 1},
+        "estimator.num_directions": {"teachers": "all"},
         "zoo.num_teachers": {
             "choose.teachers": 0,
             "choose.by": "informative",

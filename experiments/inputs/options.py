@@ -35,6 +35,7 @@ class TeacherRecipe(NamedTuple):
 
     Attributes:
       num_teachers: 0 trains none.
+      at_once: teachers trained together, which are kept when they are ready; 0: all.
       way: classes of a teacher.
       model: its network.
       epochs: 60 without decay in the released codes.
@@ -47,6 +48,7 @@ class TeacherRecipe(NamedTuple):
     """
 
     num_teachers: Annotated[int, AtLeast(0)] = 0
+    at_once: Annotated[int, AtLeast(0)] = 50
     way: Annotated[int, AtLeast(1)] = 5
     model: Named = CONV4
     epochs: Annotated[int, AtLeast(1)] = 15

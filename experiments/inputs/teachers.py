@@ -13,7 +13,7 @@ from experiments.harness import hosts, progress
 from experiments.inputs import conversion
 from experiments.inputs.images import preset
 from experiments.inputs.options import DataOptions, ZooOptions
-from free_jax import rows
+from free_jax import nouns, rows
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.interop.hub import HubOptions
@@ -107,8 +107,9 @@ def select(zoo: zoo_lib.Zoo, options: ZooOptions) -> zoo_lib.Zoo:
     if options.num_teachers:
         zoo = zoo_lib.subset(zoo, options.num_teachers)
         print(
-            f"{zoo.num_teachers} teachers: the first {options.num_teachers} (at most) "
-            f"of each of {len(zoo.groups)} networks",
+            f"{nouns.count(zoo.num_teachers, 'teacher')}: the first "
+            f"{options.num_teachers} (at most) of each of "
+            f"{nouns.count(len(zoo.groups), 'network')}",
             flush=True,
         )
     return zoo

@@ -15,7 +15,7 @@ from experiments.inputs.networks import learners
 from experiments.methods.options import Common
 from experiments.stages import own_tasks, recover
 from experiments.stages.options import Recovery
-from free_jax import panel, rows
+from free_jax import nouns, panel, rows
 from free_jax import zoo as zoo_lib
 from free_jax.algorithm import Algorithm
 from free_jax.algorithms.recovered_tasks import OwnTaskOptions
@@ -33,7 +33,7 @@ __all__ = ["learners"]  # What methods read of a config besides.
 
 def title(algorithm: str, zoo: zoo_lib.Zoo | None) -> str:
     """What is trained from what."""
-    return f"{algorithm}: {zoo.num_teachers if zoo else 0} teachers"
+    return f"{algorithm}: {nouns.count(zoo.num_teachers if zoo else 0, 'teacher')}"
 
 
 def student(common: Common, outputs: int, zoo: zoo_lib.Zoo | None = None) -> Network:
@@ -141,7 +141,9 @@ def images_wanted(
 
 def inverted(section: Recovery) -> tuple[str, ...]:
     """What is asked of a network that images are recovered from."""
-    return () if section.anew.inversion.estimator is not None else GRADIENTS
+    estimator = section.anew.inversion.estimator
+    white = estimator is None or estimator.teachers == "none"
+    return GRADIENTS if white else ()
 
 
 def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:

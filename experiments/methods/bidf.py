@@ -69,10 +69,14 @@ def check(config: Config) -> None:
         )
 
 
+def is_white(recipe: Recipe) -> bool:
+    """Whether every teacher is differentiated."""
+    return recipe.estimator is None or recipe.estimator.teachers == "none"
+
+
 def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
     """See `methods.able`."""
-    white = config.black_box.gradient == "white_box"
-    needs = base.GRADIENTS if white else ()
+    needs = base.GRADIENTS if is_white(config.inversion) else ()
     return base.able(config.algorithm, zoo, config.common.way, needs)
 
 
@@ -82,6 +86,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     student = base.student(config.common, way, zoo)
     train_learner, test_learner = base.learners(config.learner, student)
     options, recipe = config.recover, config.inversion
+    white = is_white(recipe)
     needed = config.replay.shots + config.replay.queries
     if needed > 2 * options.images_per_class:
         raise InputError(
@@ -122,7 +127,6 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     images = 2 * way * options.images_per_class
-    white = config.black_box.gradient == "white_box"
     return Method(
         title=base.title(config.algorithm, tasks.zoo),
         **base.taught_by(algorithm, tasks.zoo),
@@ -174,13 +178,10 @@ def inverters(
     """
     shape, way, found = student.image_shape, student.num_classes, []
     for network in networks:
-        recipe, gradient = config.inversion, config.black_box.gradient
-        given = "gradients" in network.gives
-        if gradient == "white_box" or (gradient == "where_given" and given):
+        recipe, respond = config.inversion, respond_of(config.black_box)
+        if not inversion.is_estimated(recipe, network):
             # Of its logits: what a service makes of them may have no gradient.
-            recipe = inversion.suited(recipe._replace(estimator=None), network)
-            network = task_lib.narrowed(network, way)
-        else:
-            network = task_lib.narrowed(network, way, respond_of(config.black_box))
+            recipe, respond = inversion.suited(recipe, network), None
+        network = task_lib.narrowed(network, way, respond)
         found.append(inversion.build(recipe, network, student, image_shape=shape))
     return tuple(found)

@@ -9,6 +9,7 @@ from experiments.inputs.further import Further
 from experiments.inputs.options import DataOptions, ZooOptions
 from experiments.methods.options import Settings
 from experiments.stages.options import Recovery
+from free_jax import nouns
 from free_jax.zoo import Zoo
 
 # What was looked at -> what was found.
@@ -26,7 +27,8 @@ def of_split(data: DataOptions, split: str) -> str:
     """How much a split holds."""
     found = inputs.list_split(data, split)
     return (
-        f"{len(found.class_names)} classes, {int(found.counts.sum())} images in "
+        f"{nouns.count(len(found.class_names), 'class', 'classes')}, "
+        f"{nouns.count(int(found.counts.sum()), 'image')} in "
         f"{data.path or data.name}"
     )
 
@@ -36,7 +38,8 @@ def further(folders: Sequence[Further]) -> Findings:
     found = []
     for each in folders:
         held = sum(map(len, each.files.values()))
-        told = f"{len(each.files)} classes, {held} images in {each.path}"
+        told = nouns.count(len(each.files), "class", "classes")
+        told += f", {nouns.count(held, 'image')} in {each.path}"
         told += f"; {each.told}" if each.told else ""
         found.append((f"images, {each.name}", told))
     return found
@@ -50,7 +53,7 @@ def teachers(options: ZooOptions, zoo: Zoo | None) -> Findings:
     ways = sorted({network.num_classes for network in zoo.networks})
     sizes = sorted({network.image_shape[0] for network in zoo.networks})
     told = (
-        f"{zoo.num_teachers} of {len(zoo.groups)} network(s) ({named}), "
+        f"{zoo.num_teachers} of {nouns.count(len(zoo.groups), 'network')} ({named}), "
         f"{'/'.join(map(str, ways))}-way, {'/'.join(map(str, sizes))} pixels"
     )
     if options.pretrain.num_teachers:

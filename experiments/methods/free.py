@@ -60,12 +60,12 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     try:
         inverters = tuple(
             inversion.build(
-                inversion.suited(recipe, arch),
-                arch,
+                inversion.suited(recipe, network),
+                network,
                 student,
                 image_shape=student.image_shape,
             )
-            for arch in tasks.networks
+            for network in tasks.networks
         )
         algorithm = free(
             inverters,

@@ -1,13 +1,15 @@
-"""The real images that a finished model is measured on, where there are any."""
+"""The real images that a finished model is measured on, and what is told of that."""
+
+import os
 
 import jax
 
 from experiments import inputs
-from experiments.evaluation import selection
-from experiments.harness import metrics
+from experiments.evaluation import report, selection
+from experiments.harness import files, metrics
 from experiments.harness.run import Run
 from experiments.inputs import further, networks
-from experiments.methods.options import Common, Comparison
+from experiments.methods.options import Common, Comparison, Settings
 from free_jax import baselines
 from free_jax.fewshot.learners import MetaLearner
 from free_jax.types import ImageBank
@@ -83,4 +85,22 @@ def setting(
         temperature=common.eval.temperature,
         map_tasks=run.map_tasks,
         place=run.place,
+    )
+
+
+def about(config: Settings) -> report.About:
+    """What the table and the result say of the run."""
+    common: Common = config.common
+    options = common.eval
+    return report.About(
+        algorithm=config.algorithm,
+        learner=files.to_plain(config.learner),
+        data=common.data.name or os.path.basename(common.data.path.rstrip("/")),
+        split=options.split,
+        way=common.way,
+        shots=options.shots,
+        queries=options.queries,
+        episodes=options.episodes,
+        selection=options.select,
+        protocol=options.protocol,
     )

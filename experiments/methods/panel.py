@@ -295,7 +295,7 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     if panel.fits(described, options, run.split):
         described, feed = panel.on_device(described), None
     rng = run.rng("calibration images")
-    images = panel.calibration_images(rng, described, options.fit_images)
+    images = panel.fit_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
     recovered = base.images_recovered(planned.asking.recover, zoo)
     if earlier.against:

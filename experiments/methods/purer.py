@@ -141,9 +141,9 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             source,
             tuple(
                 inversion.build_objective_gradient(
-                    inversion.suited(recipe, arch), task_lib.narrowed(arch, way)
+                    inversion.suited(recipe, network), task_lib.narrowed(network, way)
                 )
-                for arch in zoo.networks
+                for network in zoo.networks
             ),
             train_learner,
             update,
@@ -226,7 +226,7 @@ def _started(
     """The learner with the configured initialisation."""
     if config.init == "random":
         return learner
-    others = [arch.name for arch in zoo.networks if arch != student]
+    others = [network.name for network in zoo.networks if network != student]
     if others or len(zoo.groups) > 1:
         raise InputError(
             f"config.init={config.init}: teachers ({', '.join(others)}) and meta-"

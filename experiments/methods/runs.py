@@ -6,6 +6,7 @@ from typing import Any
 
 from experiments.harness import cluster, devices, run, stopping, workdir
 from experiments.harness.contents import NOTHING, Contents
+from experiments.harness.method import Schedule
 from experiments.inputs import former_keys
 from experiments.methods import checks
 from experiments.methods.options import Common, Comparison, MeshOptions, Pretraining
@@ -118,6 +119,20 @@ def looked_at(
         folder, settings.seed, place, map_tasks, stop, identity, split=split
     )
     return found, state
+
+
+def schedule(common: Common, seconds_before: float) -> Schedule:
+    """How long the method is trained, and how often it is looked at."""
+    return Schedule(
+        num_steps=common.num_steps,
+        max_seconds=common.max_seconds,
+        log_every_steps=common.log.every_steps,
+        judge_every_steps=common.eval.every_steps,
+        checkpoint_every_steps=common.checkpoint.every_steps,
+        checkpoint_every_secs=common.checkpoint.every_secs,
+        tensorboard=common.log.tensorboard,
+        seconds_before=seconds_before,
+    )
 
 
 def _split(options: MeshOptions) -> Split | None:

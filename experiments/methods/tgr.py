@@ -13,7 +13,7 @@ from experiments.methods import base
 from experiments.methods.options import Common, Optimizer, Shared
 from experiments.stages import own_tasks, recover
 from experiments.stages.options import Recovery
-from free_jax import model_io
+from free_jax import model_io, nouns
 from free_jax import zoo as zoo_lib
 from free_jax.algorithms import tgr, tgr_grouping
 from free_jax.algorithms.recovered_tasks import OwnTaskOptions, bank_of
@@ -126,7 +126,8 @@ def _built(
     )
     (found,) = run.cached("grouping", jobs)
     sizes = np.bincount(found["groups"])
-    print(f"groups of {', '.join(map(str, sizes))} teachers", flush=True)
+    held = ", ".join(map(str, sizes[:-1])) + " and " if len(sizes) > 1 else ""
+    print(f"groups of {held}{nouns.count(sizes[-1], 'teacher')}", flush=True)
     try:
         algorithm = tgr(
             train_learner,

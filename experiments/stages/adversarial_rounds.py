@@ -23,19 +23,20 @@ from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
 
-class Rival(NamedTuple):
-    """A distilled model that new images should be new to.
+class EarlierStudent(NamedTuple):
+    """The distilled model of an earlier run, which new images should be new to.
 
     Attributes:
-      student: its architecture with one teacher's outputs.
+      network: its network with one teacher's outputs.
       params: its parameters without the head.
       stats: its running batch-norm statistics.
       heads: [T, ...] a head for each teacher of the zoo.
-      weights: [T] how far each was trusted; what was never learned is no rival.
-      number: of earlier rounds, 1 for a model of images that had no rival.
+      weights: [T] how far each was trusted; images need not be new to what
+        was never learned.
+      number: of earlier rounds, 1 for a model of images recovered without one.
     """
 
-    student: Network
+    network: Network
     params: PyTree
     stats: PyTree
     heads: PyTree
@@ -44,7 +45,7 @@ class Rival(NamedTuple):
 
     def adversaries(self) -> inversion.Adversaries:
         """What images are recovered to be new to."""
-        return inversion.Adversaries(self.student, self.of_teachers)
+        return inversion.Adversaries(self.network, self.of_teachers)
 
     def of_teachers(self, index: np.ndarray) -> inversion.Adversary:
         """A stack of adversaries, one for each teacher of `index`."""
@@ -81,14 +82,14 @@ def seconds(folder: str) -> float:
 
 
 def seconds_before(place: str) -> float:
-    """What recovering and asking took in a working directory, and making the rival."""
+    """Seconds of recovering and asking in a folder, and of making the student."""
     before = reuse.lineage(place)[:-1]
     made = seconds(before[-1]) if before else 0.0
     asking = chunks.seconds_spent(place, "described")
     return made + reuse.seconds_recovering(place) + asking
 
 
-def rival(against: str, zoo: zoo_lib.Zoo) -> Rival | None:
+def earlier_student(against: str, zoo: zoo_lib.Zoo) -> EarlierStudent | None:
     """The model of an earlier run's folder, or None where no folder is named.
 
     Raises:
@@ -115,8 +116,8 @@ def rival(against: str, zoo: zoo_lib.Zoo) -> Rival | None:
     heads = jax.tree.map(
         lambda x: x.reshape(*x.shape[:-1], count, zoo.way), params.pop("head")
     )
-    return Rival(
-        student=dataclasses.replace(source, num_classes=zoo.way),
+    return EarlierStudent(
+        network=dataclasses.replace(source, num_classes=zoo.way),
         params=params,
         stats=variables["batch_stats"],
         heads=jax.tree.map(lambda x: np.moveaxis(np.asarray(x), -2, 0), heads),

@@ -1,5 +1,6 @@
 """Trains a zoo of teachers on random groups of classes, vectorised and resumable."""
 
+import math
 import time
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from experiments.harness.progress import Progress
 from experiments.harness.run import Run
 from experiments.inputs import networks
 from experiments.inputs.options import DataOptions, TeacherRecipe
-from free_jax import keys
+from free_jax import keys, nouns
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
@@ -53,31 +54,24 @@ def train_zoo(
     _planned(recipe, run, inputs.list_split(data, "train"), data, dtype)
     split = inputs.load_split(data, "train")
     start = time.monotonic()
-    network, trainer, class_ids, shares = _planned(recipe, run, split, data, dtype)
-    if len(set(shares)) > 1:
+    plan = _planned(recipe, run, split, data, dtype)
+    if len(set(plan.shares)) > 1:
         print(
-            f"classes of unequal size: teachers learn from {min(shares)} to "
-            f"{max(shares)} images a class",
+            f"classes of unequal size: teachers learn from {min(plan.shares)} to "
+            f"{nouns.count(max(plan.shares), 'image')} a class",
             flush=True,
         )
     bank = run.place(banks.from_arrays(split.images, split.counts))
-    state = _trained(recipe, run, trainer, bank, class_ids, data, checkpoint)
-    _, _, evaluate = trainer
-    # Not "everywhere": the weights are tasks, too large to be on every device.
-    measured = jax.jit(run.map_tasks(evaluate))(bank, (class_ids, state.variables))
-    accuracy, variables = hosts.to_host((measured, state.variables))
-    group = zoo_lib.ZooGroup(
-        network,
-        Teachers(variables, jnp.asarray(class_ids)),
-        accuracy,
-        data.name,
-    )
-    zoo = zoo_lib.Zoo((group,), split.class_names)
+    names = split.class_names
+    training = _Training(recipe, run, plan, names, bank, data, checkpoint)
+    zoo = zoo_lib.merge([training.zoo(*part) for part in training.parts().items()])
     hosts.first_only(lambda: zoo_lib.save_zoo(zoo, run.path("zoo")))
+    (group,) = zoo.groups
+    trained = nouns.count(group.num_teachers, f"{group.network.name} teacher")
     print(
-        f"trained {recipe.num_teachers} {network.name} teachers in "
+        f"trained {trained} in "
         f"{metrics.format_duration(time.monotonic() - start)}, "
-        f"held-out accuracy {100 * float(np.mean(accuracy)):.1f} %",
+        f"held-out accuracy {100 * float(np.mean(group.accuracy)):.1f} %",
         flush=True,
     )
     return zoo
@@ -191,60 +185,123 @@ def _planned(
     return _Plan(network, trainer, class_ids, shares)
 
 
-def _trained(
-    recipe: TeacherRecipe,
-    run: Run,
-    trainer: tuple,
-    bank: ImageBank,
-    class_ids: np.ndarray,
-    data: DataOptions,
-    checkpoint: CheckpointOptions,
-) -> Any:
-    """The teachers' states after all epochs, from the last checkpoint on."""
-    init, epoch, _ = trainer
-    # Not the keys of a model that is trained in the same run.
-    root = run.key("teachers")
-    init_keys = jax.random.split(keys.named(root, "init"), recipe.num_teachers)
-    # Teachers in training stay on the device that trains them.
-    state = jax.jit(run.map_tasks(lambda _, key: init(key)))((), init_keys)
-    mapped = run.map_tasks(epoch)
+class _Training:
+    """The teachers of a plan, `TeacherRecipe.at_once` after the other.
 
-    def one_epoch(bank: ImageBank, tasks: tuple) -> tuple:
-        state, info = mapped(bank, tasks)
-        return state, jax.tree.map(jnp.mean, info)
+    A teacher depends on its number and the seed, not on who is trained beside it.
+    """
 
-    run_epoch = jax.jit(one_epoch)
-    checkpoints = checkpointing.Checkpoints(
-        run.path("pretraining"),
-        config={"data": data, "seed": run.seed, "teachers": recipe},
-        may_change=("data.cache_dir",),
-        made_in=run.workdir,
-        save_every_steps=checkpoint.every_steps or None,
-        save_every_secs=checkpoint.every_secs or None,
-    )
-    restored = checkpoints.restore_latest(state)
-    done = 0
-    if restored is not None:
-        state, done, _ = restored
-        print(f"teachers: resuming after epoch {done}/{recipe.epochs}", flush=True)
-    progress = Progress(recipe.epochs, done, label="epoch", every_secs=run.every_secs)
-    for number in range(done, recipe.epochs):
-        epoch_keys = jax.random.split(
-            keys.named(root, "epoch", number), recipe.num_teachers
+    def __init__(
+        self,
+        recipe: TeacherRecipe,
+        run: Run,
+        plan: _Plan,
+        class_names: tuple[str, ...],
+        bank: ImageBank,
+        data: DataOptions,
+        checkpoint: CheckpointOptions,
+    ):
+        self._recipe, self._run, self._plan, self._bank = recipe, run, plan, bank
+        self._class_names, self._data = class_names, data
+        self._checkpoint = checkpoint
+        init, epoch, evaluate = plan.trainer
+        # Not the keys of a model that is trained in the same run.
+        self._root = run.key("teachers")
+        mapped = run.map_tasks(epoch)
+
+        def one_epoch(bank: ImageBank, tasks: tuple) -> tuple:
+            state, info = mapped(bank, tasks)
+            return state, jax.tree.map(jnp.mean, info)
+
+        # Teachers in training stay on the device that trains them; not "everywhere":
+        # the weights are tasks, too large to be on every device.
+        self._init = jax.jit(run.map_tasks(lambda _, key: init(key)))
+        self._epoch = jax.jit(one_epoch)
+        self._evaluate = jax.jit(run.map_tasks(evaluate))
+
+    def parts(self) -> dict[str, slice]:
+        """The teachers that are trained together, by the name of their folder.
+
+        Few teachers are one part, without a name, as all were in earlier versions: what
+        these had begun is continued as it was.
+        """
+        count, most = self._recipe.num_teachers, self._recipe.at_once or math.inf
+        whole = self._run.path("pretraining") / "checkpoints"
+        if count <= most or hosts.agreed(whole.exists()):
+            return {"": slice(0, count)}
+        starts = range(0, count, self._recipe.at_once)
+        both = [(i, min(i + self._recipe.at_once, count)) for i in starts]
+        return {f"teachers_{a}_to_{b - 1}": slice(a, b) for a, b in both}
+
+    def zoo(self, name: str, rows: slice) -> zoo_lib.Zoo:
+        """Some teachers, trained, or read where they were before.
+
+        Raises:
+          Stopped: stop was requested; the finished epochs are kept.
+        """
+        folder = self._run.path("pretraining") / name / "zoo"
+        if name and hosts.agreed((folder / "zoo.json").exists()):
+            return zoo_lib.load_zoo(folder)
+        variables, ids = self._trained(name, rows).variables, self._plan.class_ids[rows]
+        measured = self._evaluate(self._bank, (ids, variables))
+        accuracy, variables = hosts.to_host((measured, variables))
+        group = zoo_lib.ZooGroup(
+            self._plan.network,
+            Teachers(variables, jnp.asarray(ids)),
+            accuracy,
+            self._data.name,
         )
-        state, info = run_epoch(bank, (epoch_keys, class_ids, state))
-        scalars = {
-            "teacher loss": np.asarray(info.loss).item(),
-            "train acc": np.asarray(info.accuracy).item(),
-        }
-        metrics.check_finite(number + 1, scalars)
-        last = number + 1 == recipe.epochs
-        progress.update(number + 1, scalars, force=last)
-        stop_here = run.stop.reached(number + 1) and not last
-        checkpoints.save(number + 1, state, {}, force=stop_here)
-        if stop_here:
-            progress.close()
-            checkpoints.close()
-            raise stopping.Stopped(number + 1)
-    checkpoints.close()
-    return state
+        zoo = zoo_lib.Zoo((group,), self._class_names)
+        if name:
+            hosts.first_only(lambda: zoo_lib.save_zoo(zoo, folder))
+        return zoo
+
+    def _trained(self, name: str, rows: slice) -> Any:
+        """The states of some teachers after all epochs, from the last checkpoint on."""
+        recipe, run, root = self._recipe, self._run, self._root
+
+        def of_each(key: jax.Array) -> jax.Array:
+            return jax.random.split(key, recipe.num_teachers)[rows]
+
+        state = self._init((), of_each(keys.named(root, "init")))
+        checkpoints = checkpointing.Checkpoints(
+            run.path("pretraining") / name,
+            config={"data": self._data, "seed": run.seed, "teachers": recipe},
+            may_change=("data.cache_dir", "teachers.at_once"),
+            made_in=run.workdir,
+            save_every_steps=self._checkpoint.every_steps or None,
+            save_every_secs=self._checkpoint.every_secs or None,
+        )
+        restored = checkpoints.restore_latest(state)
+        done = 0
+        who = f"teachers {rows.start + 1} to {rows.stop}" if name else "teachers"
+        if restored is not None:
+            state, done, _ = restored
+            print(f"{who}: resuming after epoch {done}/{recipe.epochs}", flush=True)
+        progress = Progress(
+            recipe.epochs,
+            done,
+            label=f"{who}, epoch" if name else "epoch",
+            every_secs=run.every_secs,
+        )
+        for number in range(done, recipe.epochs):
+            epoch_keys = of_each(keys.named(root, "epoch", number))
+            tasks = (epoch_keys, self._plan.class_ids[rows], state)
+            state, info = self._epoch(self._bank, tasks)
+            scalars = {
+                "teacher loss": np.asarray(info.loss).item(),
+                "train acc": np.asarray(info.accuracy).item(),
+            }
+            metrics.check_finite(number + 1, scalars)
+            last = number + 1 == recipe.epochs
+            progress.update(number + 1, scalars, force=last)
+            stop_here = run.stop.reached(number + 1) and not (
+                last and rows.stop == recipe.num_teachers
+            )
+            checkpoints.save(number + 1, state, {}, force=stop_here)
+            if stop_here:
+                progress.close()
+                checkpoints.close()
+                raise stopping.Stopped(number + 1)
+        checkpoints.close()
+        return state

@@ -10,7 +10,7 @@ from experiments.evaluation import samples
 from experiments.harness import files, hosts, page, pictures
 from experiments.harness.run import Run
 from experiments.stages import adversarial_rounds, choosing, reuse
-from free_jax import inversion, keys, panel
+from free_jax import inversion, keys, nouns, panel
 from free_jax import jobs as jobs_lib
 from free_jax.errors import InputError
 from free_jax.types import ImageBank, SyntheticImages
@@ -23,12 +23,12 @@ class Beginning(NamedTuple):
     Attributes:
       wanted: what is recovered in this run.
       known: images and answers of earlier runs; None where there are none.
-      rival: whom new images should be new to; None for nobody.
+      student: of an earlier run, which new images should be new to; None for none.
     """
 
     wanted: panel.RecoverOptions
     known: reuse.Known | None = None
-    rival: adversarial_rounds.Rival | None = None
+    student: adversarial_rounds.EarlierStudent | None = None
 
 
 def beginning(
@@ -58,14 +58,14 @@ def beginning(
         part = choosing.part_of(run)
         known = reuse.reuse(reuse_of, zoo, asked, wanted, part)
         return Beginning(wanted._replace(images_per_class=0, dead_leaves=0), known)
-    rival = adversarial_rounds.rival(against, zoo)
-    check(wanted, zoo, rival)
+    student = adversarial_rounds.earlier_student(against, zoo)
+    check(wanted, zoo, student)
     known = adversarial_rounds.kept(against, zoo, asked)
     if known:
         adversarial_rounds.check_size(against, known, wanted.image_size)
     before = adversarial_rounds.earlier(against)
     reuse.check_signature(run.workdir, zoo, asked, renewed=before)
-    return Beginning(wanted, known, rival)
+    return Beginning(wanted, known, student)
 
 
 def described(
@@ -100,9 +100,9 @@ def described(
     begun = begun or beginning(
         zoo, asked, run, options.recover, reuse_of=reuse_of, against=against
     )
-    key, (wanted, known, rival) = run.key("recover"), begun
-    if rival:  # Not the images of the earlier rounds again.
-        key = keys.named(key, "round", rival.number)
+    key, (wanted, known, student) = run.key("recover"), begun
+    if student:  # Not the images of the earlier rounds again.
+        key = keys.named(key, "round", student.number)
     if not reuse_of:
         recipe = reuse.recipe(wanted, run.seed)
         before = adversarial_rounds.earlier(against)
@@ -114,13 +114,14 @@ def described(
         telling(run),
         known=known,
         choice=choice,
-        adversaries=rival.adversaries() if rival else None,
+        adversaries=student.adversaries() if student else None,
         map_tasks=run.map_tasks,
         split=run.split,
     )
     if found.asked < found.made:
         print(
-            f"the budget of queries ends after {found.asked} of {found.made} images",
+            f"the budget of queries ends after {found.asked} of "
+            f"{nouns.count(found.made, 'image')}",
             flush=True,
         )
     if hosts.is_writer():
@@ -234,21 +235,21 @@ def _check_votes(
 def check(
     wanted: panel.RecoverOptions,
     zoo: Zoo,
-    rival: adversarial_rounds.Rival | None = None,
+    student: adversarial_rounds.EarlierStudent | None = None,
 ) -> None:
     """Refuses an inversion that does not fit, before anything is computed.
 
     Raises:
       InputError: names the section.
     """
-    student = rival.student if rival else None
+    adversary = student.network if student else None
     recipe = wanted.inversion
     if not wanted.images_per_class:
         return
     able = [n for n in zoo.networks if inversion.invertible(recipe, n)]
     for network in able or zoo.networks:
         try:
-            inversion.build(inversion.suited(recipe, network), network, student)
+            inversion.build(inversion.suited(recipe, network), network, adversary)
         except ValueError as error:
             raise InputError(f"config.recover: {error}") from None
 
@@ -281,16 +282,16 @@ def telling(run: Run) -> jobs_lib.Run:
     """`Run.cached`, which also says what the recovered images are worth."""
 
     def cached(stage: str, jobs: Sequence[jobs_lib.Job]) -> Iterator[dict[str, Any]]:
-        count, known = 0, []
+        made, known = 0, []
         for result in run.cached(stage, jobs):
             if "owners" in result:
-                count += int((result["owners"] >= 0).sum())  # Not dead leaves.
+                made += int((result["owners"] >= 0).sum())  # Not dead leaves.
                 known.append(result.get("teacher_accuracy", np.zeros(0)))
             yield result
         accuracy = np.concatenate([np.zeros(0), *known])
         if accuracy.size:
             print(
-                f"recovered {count} images; their teachers know "
+                f"recovered {nouns.count(made, 'image')}; their teachers know "
                 f"{100 * accuracy.mean():.1f} % of their own",
                 flush=True,
             )

@@ -12,7 +12,7 @@ from etils import epath
 from experiments.harness import chunks, files, hosts, sections
 from experiments.harness.chunks import DAMAGED, finished, open_chunk, read_chunk
 from experiments.harness.contents import Content, Contents
-from experiments.harness.workdir import CONFIG_FILE
+from experiments.harness.same_run import CONFIG_FILE
 from experiments.inputs import former_keys
 from experiments.inputs.contents import fingerprint, of_file
 from experiments.stages.options import Recovery

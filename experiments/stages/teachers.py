@@ -5,7 +5,7 @@ import tempfile
 from collections.abc import Iterator
 
 from experiments import inputs
-from experiments.harness import hosts, workdir
+from experiments.harness import hosts, same_run
 from experiments.harness.options import CheckpointOptions, Dtype
 from experiments.harness.run import Run
 from experiments.inputs import contents, endpoints
@@ -86,7 +86,7 @@ def looked_at(
             place = exits.enter_context(tempfile.TemporaryDirectory())
             zoo = exits.enter_context(_given(options, data, run, place))
             found = {"zoo": contents.of_teachers(zoo)}
-            workdir.check_contents(run.workdir, run.identity, found)
+            same_run.check_contents(run.workdir, run.identity, found)
         yield zoo and _treated(zoo, options, run, dtype)
 
 
@@ -117,7 +117,7 @@ def _loaded(options: ZooOptions, data: DataOptions, run: Run) -> Zoo:
     """
     zoo = inputs.load_zoo(options, data)
     before = hosts.agreed(
-        workdir.noted(run.workdir).get("zoo") if hosts.is_writer() else None
+        same_run.noted(run.workdir).get("zoo") if hosts.is_writer() else None
     )
     if before and data.path and contents.of_teachers(zoo).parts != before["parts"]:
         counted = inputs.load_zoo(options, data._replace(path=""))

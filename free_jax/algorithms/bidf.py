@@ -123,12 +123,12 @@ class Parts(NamedTuple):
     """What BiDf-MKD is composed of; the arguments of `bidf`.
 
     Attributes:
-      inverters: one an architecture group.
-      architectures: of the zoo's groups, in its order, as `zoo.tasks.narrowed` to the
+      inverters: one a network.
+      networks: of the zoo's groups, in its order, as `zoo.tasks.narrowed` to the
         student's number of classes; a step draws a group, then a teacher of it, both
         uniformly.
       learner: trained on replayed episodes; gives the initialisation.
-      student: the meta-model's architecture.
+      student: the meta-model's network.
       levels: from `bidf_bilevel.bilevel`.
       episode_gradients: of the episodes that share an update with the distillation
         (three in the released code), from `replay.episodic_gradients`.
@@ -143,7 +143,7 @@ class Parts(NamedTuple):
     """
 
     inverters: tuple[Inverter, ...]
-    architectures: tuple[Network, ...]
+    networks: tuple[Network, ...]
     learner: MetaLearner
     student: Network
     levels: Bilevel
@@ -355,7 +355,7 @@ def learn_from(
         jax.random.fold_in(key, 6),
         1,
         teachers.class_ids.shape[-1],
-        parts.architectures[group].num_classes,
+        parts.networks[group].num_classes,
     )
     teacher = take_task(teachers, at, None if chosen is None else chosen[0])
     support, support_info, support_direction = recover(
@@ -412,10 +412,10 @@ def teach(
     parts: Parts, group: int, key: jax.Array, teacher: Teachers, recovered: Recovered
 ) -> Taught:
     """A teacher's answers to augmented views of a recovered set."""
-    arch = parts.architectures[group]
+    network = parts.networks[group]
     views = augment.crop_flip(key, recovered.images, per_image=parts.augment_per_image)
-    seen = augment.fit_to(views, arch.image_shape)
-    logits = arch.apply(teacher.variables, seen)
+    seen = augment.fit_to(views, network.image_shape)
+    logits = network.apply(teacher.variables, seen)
     views = augment.fit_to(views, parts.student.image_shape)
     return Taught(views, logits, parts.labels)
 
@@ -434,7 +434,7 @@ def _move(
 
 def bidf(
     inverters: tuple[Inverter, ...],
-    architectures: tuple[Network, ...],
+    networks: tuple[Network, ...],
     learner: MetaLearner,
     student: Network,
     levels: Bilevel,
@@ -458,7 +458,7 @@ def bidf(
     """
     parts = Parts(
         inverters=inverters,
-        architectures=architectures,
+        networks=networks,
         learner=learner,
         student=student,
         levels=levels,
@@ -472,27 +472,25 @@ def bidf(
         augment_per_image=augment_per_image,
     )
     _check(parts)
-    return bind(
-        init, step, parts, num_programs=len(architectures), draws=draws, feed=feed
-    )
+    return bind(init, step, parts, num_programs=len(networks), draws=draws, feed=feed)
 
 
 def _check(parts: Parts) -> None:
     """Refuses options out of range, and parts that contradict each other."""
     check(parts.options, parts.memory)
     optimizers.optimizer(parts.options.outer_optimizer)
-    groups = len(parts.architectures)
+    groups = len(parts.networks)
     if not len(parts.inverters) == len(parts.num_teachers) == groups:
         raise ValueError(
             f"the zoo has {groups} groups but there are {len(parts.inverters)} "
             f"inverters and num_teachers={parts.num_teachers}; give one a group"
         )
-    for arch in parts.architectures:
-        if arch.num_classes != parts.student.num_classes:
+    for network in parts.networks:
+        if network.num_classes != parts.student.num_classes:
             raise ValueError(
-                f"{arch.name} teachers are {arch.num_classes}-way but the meta-model "
-                f"is {parts.student.num_classes}-way; BiDf-MKD distils outputs one to "
-                "one: give narrowed networks (zoo.tasks.narrowed)"
+                f"{network.name} teachers are {network.num_classes}-way but the meta-"
+                f"model is {parts.student.num_classes}-way; BiDf-MKD distils outputs "
+                "one to one: give narrowed networks (zoo.tasks.narrowed)"
             )
     if parts.options.images_per_class > parts.memory.per_class:
         raise ValueError(

@@ -116,11 +116,11 @@ class Parts(NamedTuple):
     """What FREE is composed of; the arguments of `free`.
 
     Attributes:
-      inverters: one an architecture group; they share one generator.
-      architectures: of the zoo's groups, in its order, as `zoo.tasks.narrowed` to the
+      inverters: one a network; they share one generator.
+      networks: of the zoo's groups, in its order, as `zoo.tasks.narrowed` to the
         student's number of classes.
       learner: trained on replayed episodes; gives the initialisation.
-      student: the meta-model's architecture.
+      student: the meta-model's network.
       replay: from `replay.replay`.
       optimizer: of the meta-model, shared by alignment and replay.
       num_classes: absolute class ids in the zoo.
@@ -134,7 +134,7 @@ class Parts(NamedTuple):
     """
 
     inverters: tuple[Inverter, ...]
-    architectures: tuple[Network, ...]
+    networks: tuple[Network, ...]
     learner: MetaLearner
     student: Network
     replay: Callable
@@ -154,7 +154,7 @@ class Parts(NamedTuple):
     @property
     def batches(self) -> tuple[turns.Batch, ...]:
         """A step's teachers by groups."""
-        return turns.batches(self.options.teachers_per_step, len(self.architectures))
+        return turns.batches(self.options.teachers_per_step, len(self.networks))
 
     @property
     def labels(self) -> Int[Array, " n"]:
@@ -243,7 +243,7 @@ def step(
         teachers, rows = teachers_of(data, number, place.group, draw)
         rows = jnp.arange(place.count) if rows is None else rows
         chosen = turns.draw_tasks(
-            key_draw, place, teachers, parts.architectures[place.group].num_classes
+            key_draw, place, teachers, parts.networks[place.group].num_classes
         )
         tasks = (*map(place.of, (invert, view)), rows, chosen)
         found.append(programs(recover, place.group)(given, teachers, tasks))
@@ -263,10 +263,10 @@ def recover(
       tasks: (keys of the inversions [T], keys of the views [T], rows of the stack [T],
         the chosen classes [T, W] or None).
     """
-    shape, labels, arch = (
+    shape, labels, network = (
         parts.student.image_shape,
         parts.labels,
-        parts.architectures[group],
+        parts.networks[group],
     )
 
     def one(both: PyTree, task: PyTree) -> PyTree:
@@ -279,7 +279,9 @@ def recover(
         views = augment.crop_flip(
             view_key, recovered.images, per_image=parts.augment_per_image
         )
-        logits = arch.apply(teacher.variables, augment.fit_to(views, arch.image_shape))
+        logits = network.apply(
+            teacher.variables, augment.fit_to(views, network.image_shape)
+        )
         images = augment.fit_to(recovered.images, shape)
         return (images, info, augment.fit_to(views, shape), logits), direction
 
@@ -437,7 +439,7 @@ def align_loss(
 
 def free(
     inverters: tuple[Inverter, ...],
-    architectures: tuple[Network, ...],
+    networks: tuple[Network, ...],
     learner: MetaLearner,
     student: Network,
     replay: Callable,
@@ -460,7 +462,7 @@ def free(
     """
     parts = Parts(
         inverters=inverters,
-        architectures=architectures,
+        networks=networks,
         learner=learner,
         student=student,
         replay=replay,
@@ -473,9 +475,7 @@ def free(
         map_tasks=map_tasks,
     )
     _check(parts)
-    return bind(
-        init, step, parts, num_programs=len(architectures), draws=draws, feed=feed
-    )
+    return bind(init, step, parts, num_programs=len(networks), draws=draws, feed=feed)
 
 
 def _check(parts: Parts) -> None:
@@ -483,18 +483,18 @@ def _check(parts: Parts) -> None:
     check(parts.options, parts.memory, parts.align)
     for named in (parts.options.outer_optimizer, parts.align.optimizer):
         optimizers.optimizer(named)
-    groups = len(parts.architectures)
+    groups = len(parts.networks)
     if len(parts.inverters) != groups:
         raise ValueError(
             f"the zoo has {groups} groups but there are {len(parts.inverters)} "
             "inverters; give one a group"
         )
-    for arch in parts.architectures:
-        if arch.num_classes != parts.student.num_classes:
+    for network in parts.networks:
+        if network.num_classes != parts.student.num_classes:
             raise ValueError(
-                f"{arch.name} teachers are {arch.num_classes}-way but the meta-model "
-                f"is {parts.student.num_classes}-way; FREE distils outputs one to one: "
-                "give narrowed networks (zoo.tasks.narrowed)"
+                f"{network.name} teachers are {network.num_classes}-way but the meta-"
+                f"model is {parts.student.num_classes}-way; FREE distils outputs "
+                "one to one: give narrowed networks (zoo.tasks.narrowed)"
             )
     if parts.options.images_per_class > parts.memory.per_class:
         raise ValueError(

@@ -115,7 +115,7 @@ class Parts(NamedTuple):
 
     Attributes:
       source: how pixels become images; nothing of it is shared.
-      objective_gradients: one an architecture group, from `inversion.white_box`.
+      objective_gradients: one a network, from `inversion.white_box`.
       learner: its loss is what adversarial steps raise; gives the initialisation.
       update: from `replay.episodic_update`, of the same learner and `optimizer`.
       sample: ``(key, bank) -> Episode``, the kind of episodes that `update` draws.
@@ -417,7 +417,7 @@ def judge_block(
     """One teacher's loss on the images of its classes.
 
     Args:
-      objective_gradient: of the teacher's architecture.
+      objective_gradient: of the teacher's network.
       images: [C, n, h, w, c] of all classes.
       task: (key, one teacher).
       label_order: which class an image block of a teacher's output belongs to: the one

@@ -45,7 +45,7 @@ from free_jax.algorithms.recovered_tasks import (
 )
 from free_jax.fewshot import banks
 from free_jax.fewshot.learners import MetaLearner, batch_apply
-from free_jax.options import AtLeast
+from free_jax.options import AtLeast, check
 from free_jax.types import ImageBank, PyTree
 from free_jax.zoo.network import Network
 
@@ -337,9 +337,10 @@ def tgr(
     The arguments are described by `Parts`; the algorithm's data is a `TgrData`.
 
     Raises:
-      ValueError: an option is out of range.
+      InputError: an option is out of range.
+      ValueError: the memory has no room for the images of a step.
     """
-    objectives.distillation(options.distill)
+    check(options)
     if images_per_class > memory_per_class:
         raise ValueError(
             f"images_per_class={images_per_class} exceeds memory_per_class="

@@ -47,7 +47,7 @@ from free_jax.algorithms.selection import Policy, SelectionOptions
 from free_jax.algorithms.task_memory import InterpolationOptions
 from free_jax.fewshot.episodes import sample_episode
 from free_jax.fewshot.learners import MetaLearner
-from free_jax.options import AtLeast, Positive
+from free_jax.options import AtLeast, Positive, check
 from free_jax.types import ImageBank, PyTree
 from free_jax.zoo.network import Network
 
@@ -424,9 +424,10 @@ def trustworthy(
     `TrustworthyData`.
 
     Raises:
+      InputError: an option is out of range.
       ValueError: fewer teachers, or places in the memory, than a step takes.
     """
-    objectives.distillation(schedule.loss)
+    check(options, schedule, interpolation, select)
     selection.check(select, num_teachers, options.teachers_per_step)
     if options.memory_per_class < options.shots + options.queries:
         raise ValueError(

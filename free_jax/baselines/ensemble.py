@@ -49,7 +49,7 @@ def whitened(
     size = raw.images.shape[-1]
 
     def make() -> ImageBank:
-        network = setting.student or setting_lib.teachers(setting).architectures[0]
+        network = setting.student or setting_lib.teachers(setting).networks[0]
         key = keys.named(setting.key, "whitening scenes")
         drawn = np.asarray(draw_leaves(key, network.image_shape, num_images))[None]
         bank = banks.from_arrays(drawn, np.asarray([num_images]))

@@ -58,18 +58,18 @@ def _layout(abstract: PyTree, layers: Mapping[str, str], reads, writes) -> Layou
     return Layout(shapes, keys, reads, writes)
 
 
-def classifier_layout(arch: Network) -> Layout:
+def classifier_layout(network: Network) -> Layout:
     """The layout of Conv4 or a ResNet."""
-    params = arch.shapes["params"]
+    params = network.shapes["params"]
     features = params["head"]["kernel"].shape[0]
     rows, cols = 1, 1
-    if arch.name == "conv4":
-        pooled = dict(arch.kwargs).get("global_pool", False)
+    if network.name == "conv4":
+        pooled = dict(network.kwargs).get("global_pool", False)
         layers = {f"conv{i}": f"trunk.{i}.C" for i in range(4)}
         layers |= {f"bn{i}": f"trunk.{i}.BN" for i in range(4)}
         layers["head"] = "trunk.6" if pooled else "trunk.5"
         if not pooled:
-            rows, cols = (size // 16 for size in arch.image_shape[:2])
+            rows, cols = (size // 16 for size in network.image_shape[:2])
     else:
         blocks = [name for name in params if name.startswith("block")]
         layers = {"conv0": "trunk.0", "bn0": "trunk.1"}
@@ -81,7 +81,7 @@ def classifier_layout(arch: Network) -> Layout:
                 torch = torch.replace("bn", "BN")
                 layers[f"{block}/{name}"] = f"trunk.{2 + int(block[5:])}.{torch}"
     reads = {"head": (features // (rows * cols), rows, cols)}
-    return _layout(arch.shapes, layers, reads, {})
+    return _layout(network.shapes, layers, reads, {})
 
 
 def generator_layout(module: Generator, latent_dim: int) -> Layout:

@@ -82,7 +82,7 @@ def _check_ids(ids: list[int] | None, way: int, num_classes: int, source: str) -
         )
 
 
-def _architecture(state, source, mean, std, image_size) -> Network:
+def _network(state, source, mean, std, image_size) -> Network:
     found = detect(state, source)
     size = image_size or found["image_size"]
     if size is None:
@@ -154,27 +154,27 @@ def convert_folder(
         if row is not None:
             ids, logged = log_entry(row, ids, source)
             accuracy = logged if accuracy is None else accuracy
-        arch = _architecture(state, source, mean, std, image_size)
-        first = next(iter(pooled), arch)
-        if arch.num_classes != first.way:
+        network = _network(state, source, mean, std, image_size)
+        first = next(iter(pooled), network)
+        if network.num_classes != first.way:
             raise InputError(
-                f"{source}: has {arch.num_classes} outputs but {files[0].name} has "
+                f"{source}: has {network.num_classes} outputs but {files[0].name} has "
                 f"{first.way}; put them in different folders"
             )
-        _check_ids(ids, arch.num_classes, len(class_names), source)
-        variables = from_state_dict(state, arch, source)
+        _check_ids(ids, network.num_classes, len(class_names), source)
+        variables = from_state_dict(state, network, source)
         class_ids: Any = np.asarray(ids, np.int32)
         teacher = Teachers(variables, class_ids)
-        pooled.setdefault(arch, []).append(
+        pooled.setdefault(network, []).append(
             (teacher, math.nan if accuracy is None else accuracy)
         )
         if progress is not None:
             progress(done + 1, len(files))
     groups = []
-    for arch, members in pooled.items():
+    for network, members in pooled.items():
         teachers, accuracies = zip(*members, strict=True)
         stacked = jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *teachers)
         groups.append(
-            ZooGroup(arch, stacked, np.asarray(accuracies, np.float32), domain)
+            ZooGroup(network, stacked, np.asarray(accuracies, np.float32), domain)
         )
     return Zoo(tuple(groups), tuple(class_names))

@@ -116,13 +116,13 @@ def detect(state: State, source: str = "state_dict") -> dict[str, Any]:
 
 
 def from_state_dict(
-    state: State, architecture: Network, source: str = "state_dict"
+    state: State, network: Network, source: str = "state_dict"
 ) -> PyTree:
     """Converts a classifier's PyTorch weights.
 
     Args:
       state: name to array, keys of the released codes.
-      architecture: the network they belong to; see `detect`.
+      network: the network they belong to; see `detect`.
       source: named in errors, e.g. the file.
 
     Returns:
@@ -131,18 +131,18 @@ def from_state_dict(
     Raises:
       InputError: missing, unexpected, wrongly shaped or non-finite entries.
     """
-    layout = classifier_layout(architecture)
-    name = f"{architecture.name} at {architecture.image_shape}"
+    layout = classifier_layout(network)
+    name = f"{network.name} at {network.image_shape}"
     return load(layout, _canonical(state, source), source, name)
 
 
-def to_state_dict(variables: PyTree, architecture: Network) -> dict[str, np.ndarray]:
+def to_state_dict(variables: PyTree, network: Network) -> dict[str, np.ndarray]:
     """The inverse of `from_state_dict`, complete for ``load_state_dict(strict=True)``.
 
     Args:
       variables: of one classifier; ``batch_stats`` may be absent (a meta-model has
         none) and become mean 0, variance 1.
-      architecture: its network.
+      network: its network.
 
     Returns:
       Name to array, with Conv4's doubled keys and zero batch counters.
@@ -150,14 +150,14 @@ def to_state_dict(variables: PyTree, architecture: Network) -> dict[str, np.ndar
     Raises:
       InputError: the variables do not fit, e.g. a whole stack was given.
     """
-    layout = classifier_layout(architecture)
+    layout = classifier_layout(network)
     if "batch_stats" not in variables:
         stats = [path for path in layout.shapes if path[0] == "batch_stats"]
         fill = {"mean": np.zeros, "var": np.ones}
         new = {p[1:]: fill[p[-1]](layout.shapes[p], np.float32) for p in stats}
         variables = {**variables, "batch_stats": traverse_util.unflatten_dict(new)}
     state = with_counters(dump(layout, variables))
-    if architecture.name == "conv4":
+    if network.name == "conv4":
         for key, value in list(state.items()):
             for outer, inner in ((".C.", ".trunk.0."), (".BN.", ".trunk.1.")):
                 if outer in key:

@@ -24,7 +24,6 @@ from free_jax.inversion.meta_training import (
 )
 from free_jax.inversion.objective import (
     Adversary,
-    Critic,
     Objective,
     ObjectiveGradient,
     white_box,
@@ -34,10 +33,10 @@ from free_jax.inversion.recipe import (
     GeneratorOptions,
     Recipe,
     build,
-    build_critic,
     build_objective_gradient,
     build_source,
     invertible,
+    is_estimated,
     leaves_optimizer,
     suited,
 )
@@ -52,7 +51,6 @@ from free_jax.inversion.zero_order import Estimator, estimate, zero_order
 __all__ = [
     "Adversaries",
     "Adversary",
-    "Critic",
     "Estimator",
     "GeneratorInfo",
     "GeneratorOptions",
@@ -65,7 +63,6 @@ __all__ = [
     "Recipe",
     "Source",
     "build",
-    "build_critic",
     "build_objective_gradient",
     "build_source",
     "estimate",
@@ -74,6 +71,7 @@ __all__ = [
     "images_of",
     "inverter",
     "invertible",
+    "is_estimated",
     "leaves_jobs",
     "leaves_optimizer",
     "meta_generator",

@@ -72,18 +72,14 @@ def answers(
 
 
 class BlackBoxOptions(NamedTuple):
-    """How teachers that can only be queried answer, and the gradient made of it.
+    """How teachers that can only be queried answer.
 
     Attributes:
-      gradient: "zero_order" estimates it from answers, "white_box" differentiates
-        the teachers, for comparison; "where_given" differentiates those that can be
-        and estimates the gradient of the others.
       gives: see `answers`.
       digits: of "rounded" probabilities.
       top_k: classes reported by "top_k".
     """
 
-    gradient: Literal["zero_order", "white_box", "where_given"] = "zero_order"
     gives: Gives = "logits"
     digits: Annotated[int, AtLeast(1)] = 3
     top_k: Annotated[int, AtLeast(1)] = 2

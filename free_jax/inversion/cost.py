@@ -80,35 +80,35 @@ def _inner_jaxprs(params: dict) -> list[core.Jaxpr]:
     return found
 
 
-def _plain(arch: Network) -> Network:
+def _plain(network: Network) -> Network:
     """The same network with every convolution as such, whatever the backend."""
-    if not hasattr(arch.module, "lowering"):
-        return arch  # Not a choice that it has.
-    kwargs = {**dict(arch.kwargs), "lowering": "direct"}
-    return dataclasses.replace(arch, kwargs=tuple(sorted(kwargs.items())))
+    if not hasattr(network.module, "lowering"):
+        return network  # Not a choice that it has.
+    kwargs = {**dict(network.kwargs), "lowering": "direct"}
+    return dataclasses.replace(network, kwargs=tuple(sorted(kwargs.items())))
 
 
-def forward(arch: Network) -> int:
+def forward(network: Network) -> int:
     """Multiply-adds of one image's forward pass."""
-    arch = _plain(arch)
-    images = jax.ShapeDtypeStruct((1, *arch.image_shape), jnp.float32)
-    return multiply_adds(arch.apply, arch.shapes, images)
+    network = _plain(network)
+    images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    return multiply_adds(network.apply, network.shapes, images)
 
 
-def image_gradient(arch: Network) -> int:
+def image_gradient(network: Network) -> int:
     """Multiply-adds of one image's gradient: forward and backward to the image."""
-    arch = _plain(arch)
+    network = _plain(network)
 
     def gradient(variables, images):
-        return jax.grad(lambda x: arch.apply(variables, x).sum())(images)
+        return jax.grad(lambda x: network.apply(variables, x).sum())(images)
 
-    images = jax.ShapeDtypeStruct((1, *arch.image_shape), jnp.float32)
-    return multiply_adds(gradient, arch.shapes, images)
+    images = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+    return multiply_adds(gradient, network.shapes, images)
 
 
-def gflops(arch: Network) -> float:
+def gflops(network: Network) -> float:
     """Cost of one image in the published convention (see the module's docstring)."""
-    return 2e-9 * forward(arch)
+    return 2e-9 * forward(network)
 
 
 def generator_gradient(generator: Generator, latent_dim: int = 256) -> int:

@@ -14,7 +14,7 @@ import optax
 from free_jax.inversion.loop import Inverter, MetaGradient, inverter
 from free_jax.inversion.objective import Objective, white_box
 from free_jax.inversion.sources import generator_source
-from free_jax.inversion.zero_order import Estimator, zero_order
+from free_jax.inversion.zero_order import Estimator, estimator_of, zero_order
 from free_jax.models import Generator
 from free_jax.zoo.network import Network
 
@@ -67,6 +67,7 @@ def meta_generator(
             f"the generator knows {generator.num_classes} labels but teachers are "
             f"{teacher.num_classes}-way; use num_classes={teacher.num_classes} or 0"
         )
+    estimator = estimator_of(estimator, teacher)
     if estimator is None:
         objective_gradient, queries = white_box(objective, teacher, student), 1
     else:

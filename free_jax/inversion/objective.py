@@ -75,7 +75,6 @@ class Adversary(NamedTuple):
 # ``(key, images [N, h, w, c], labels [N], one teacher, adversary or None) ->
 # (loss, cross-entropy, gradient of the loss with respect to the images)``.
 ObjectiveGradient = Callable[..., tuple[jax.Array, jax.Array, jax.Array]]
-Critic = ObjectiveGradient  # The former name.
 # Roots of channels, over the statistics of what the weights were measured with: four
 # means and four variances of 32 channels.
 _CONV4 = sum([32**0.5] * 8)
@@ -128,9 +127,6 @@ def view(
         flip=objective.flip,
     )
     return views, augment.fit_to(views, teacher.image_shape)
-
-
-look = view  # The former name.
 
 
 def _answers(student: Network, adversary: Adversary, views: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ from free_jax.inversion.sources import (
     normalized_source,
     pixel_source,
 )
-from free_jax.inversion.zero_order import Estimator, zero_order
+from free_jax.inversion.zero_order import Estimator, estimator_of, zero_order
 from free_jax.models import Generator
 from free_jax.optimizers import Optimizer, optimizer
 from free_jax.options import AtLeast, adam
@@ -56,8 +56,8 @@ class Recipe(NamedTuple):
       meta_gradient: what a shared generator is moved by, see `inverter`.
       keep: return the images of the "last" step or of the lowest loss ("best").
       objective: weights of the losses.
-      estimator: of the gradient where teachers can only be queried; None differentiates
-        them.
+      estimator: of the gradient where teachers are only queried, see
+        `Estimator.teachers`; None differentiates all.
 
     References:
       Yin et al., "Dreaming to Distill", CVPR 2020 (pixels); Wei et al., "FREE: Faster
@@ -89,7 +89,12 @@ FIVE = Recipe(
 
 def invertible(recipe: Recipe, teacher: Network) -> bool:
     """Whether a recipe finds the gradients that it takes, exact or estimated."""
-    return "gradients" in teacher.gives or recipe.estimator is not None
+    return "gradients" in teacher.gives or is_estimated(recipe, teacher)
+
+
+def is_estimated(recipe: Recipe, teacher: Network) -> bool:
+    """Whether the gradients of a network are estimated, or it is differentiated."""
+    return estimator_of(recipe.estimator, teacher) is not None
 
 
 def suited(recipe: Recipe, teacher: Network) -> Recipe:
@@ -136,7 +141,8 @@ def build(
       ValueError: an option is out of range or unknown, or does not fit the network.
     """
     _check(recipe)
-    queries = recipe.estimator.queries if recipe.estimator else 1
+    estimator = estimator_of(recipe.estimator, teacher)
+    queries = estimator.queries if estimator else 1
     return inverter(
         build_source(recipe, teacher, image_shape=image_shape),
         build_objective_gradient(recipe, teacher, student, respond=respond),
@@ -216,18 +222,16 @@ def build_objective_gradient(
     Raises:
       ValueError: the objective asks for what an estimate cannot give.
     """
-    if recipe.estimator is None:
+    estimator = estimator_of(recipe.estimator, teacher)
+    if estimator is None:
         return white_box(recipe.objective, teacher, student)
     return zero_order(
         recipe.objective,
         teacher,
         student,
-        estimator=recipe.estimator,
+        estimator=estimator,
         respond=respond,
     )
-
-
-build_critic = build_objective_gradient  # The former name.
 
 
 def leaves_optimizer(recipe: Recipe) -> optax.GradientTransformation:

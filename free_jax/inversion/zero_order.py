@@ -12,7 +12,7 @@ low frequencies below 8 x 8, if the gradient lies among them.
 
 import functools
 from collections.abc import Callable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,9 @@ class Estimator(NamedTuple):
       antithetic: difference of both ends of a direction, at twice the queries; exact
         on quadratics too, and less noisy where answers are coarse.
       at_once: directions asked about in one batch; changes memory, not the result.
+      teachers: whose gradients are estimated: of "all", although some may give theirs;
+        of those "without_gradients", while the others are differentiated; of "none",
+        all being differentiated, which is `Recipe.estimator` None for configs.
     """
 
     num_directions: Annotated[int, AtLeast(1)] = 100
@@ -51,11 +54,20 @@ class Estimator(NamedTuple):
     frequencies: Annotated[int, AtLeast(0)] = 0
     antithetic: bool = False
     at_once: Annotated[int, AtLeast(1)] = 20
+    teachers: Literal["all", "without_gradients", "none"] = "all"
 
     @property
     def queries(self) -> int:
         """Images that the teacher is asked about, for the gradient of one image."""
         return 1 + self.num_directions * (2 if self.antithetic else 1)
+
+
+def estimator_of(estimator: Estimator | None, teacher: Network) -> Estimator | None:
+    """The estimator of a network's gradients; None where it is differentiated."""
+    if estimator is None or estimator.teachers == "none":
+        return None
+    needed = estimator.teachers == "all" or "gradients" not in teacher.gives
+    return estimator if needed else None
 
 
 def check(estimator: Estimator) -> None:

@@ -26,9 +26,9 @@ from free_jax.panel.ragged import columns_of, equal_columns, outputs_of
 from free_jax.panel.recovery import common_shape, quota_of, recover_zoo
 from free_jax.panel.student import (
     Distilled,
-    calibration_images,
     distil,
     distillation,
+    fit_images,
     fits,
     on_device,
     statistics_fitter,
@@ -69,7 +69,6 @@ __all__ = [
     "asks_some",
     "bank_of_classes",
     "best_teachers",
-    "calibration_images",
     "centrality",
     "choose",
     "choose_from_zoo",
@@ -83,6 +82,7 @@ __all__ = [
     "distil",
     "distillation",
     "equal_columns",
+    "fit_images",
     "fits",
     "from_silence",
     "joined",

@@ -72,9 +72,9 @@ class Parts(NamedTuple):
       columns: [T + 1] of the teachers' outputs, see `Described` and `Zoo.columns`.
       optimizer: of the student.
       batch_size: images a step, drawn with replacement.
-      groups: equal parts of a batch that are normalised each by itself, the unit that
-        `map_tasks` splits over devices.  It is independent of their number, so that
-        results are.
+      ghost_batches: equal parts of a batch that are normalised each by itself, the
+        unit that `map_tasks` splits over devices.  It is independent of their number,
+        so that results are.
       temperature: of both softmaxes.
       crop_padding: largest random shift in pixels.  The teachers described the image
         as it is: whatever moves it makes their answers wrong for what the student
@@ -97,7 +97,7 @@ class Parts(NamedTuple):
     columns: np.ndarray
     optimizer: optax.GradientTransformation
     batch_size: int
-    groups: int
+    ghost_batches: int
     temperature: float
     crop_padding: int
     edges: augment.Edges
@@ -150,7 +150,7 @@ def step(
         functools.partial(loss_fn, parts),
         parts.optimizer,
         parts.momentum,
-        groups=parts.groups,
+        ghost_batches=parts.ghost_batches,
         map_tasks=parts.map_tasks,
     )
     images, targets = views(parts, key, data)
@@ -314,7 +314,7 @@ def panel_distillation(
     columns: Int[np.ndarray, " t_plus_1"],
     optimizer: optax.GradientTransformation,
     batch_size: int = 128,
-    groups: int = 1,
+    ghost_batches: int = 1,
     temperature: float = 4.0,
     crop_padding: int = 4,
     edges: augment.Edges = "black",
@@ -345,7 +345,7 @@ def panel_distillation(
         columns=np.asarray(columns),
         optimizer=optimizer,
         batch_size=batch_size,
-        groups=groups,
+        ghost_batches=ghost_batches,
         temperature=temperature,
         crop_padding=crop_padding,
         edges=edges,
@@ -387,7 +387,8 @@ def _check(parts: Parts) -> None:
         )
     if parts.temperature <= 0:
         raise ValueError(f"temperature={parts.temperature} must be positive")
-    if parts.groups < 1 or parts.batch_size % parts.groups:
+    if parts.ghost_batches < 1 or parts.batch_size % parts.ghost_batches:
         raise ValueError(
-            f"groups={parts.groups} must divide batch_size={parts.batch_size}"
+            f"ghost_batches={parts.ghost_batches} must divide "
+            f"batch_size={parts.batch_size}"
         )

@@ -1,4 +1,4 @@
-"""Who makes a panel: the teachers that are asked, and those that judge."""
+"""The ensemble's members: teachers that are asked, and those held out to judge."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,8 @@ class PanelChoice(NamedTuple):
     Attributes:
       asked: [T'] increasing rows over the teachers of all groups.
       held_out: [H] class ids that no asked teacher knows.
-      judges: [J] increasing rows of teachers that are asked to judge by, see `judging`.
+      judges: [J] increasing rows of teachers that are asked to judge by, see
+        `held_out_tasks`.
     """
 
     asked: np.ndarray

@@ -230,6 +230,3 @@ def fit_statistics(
         rows = rows.reshape(count * size, -1)
         how |= heads.fit_whitening(rows, whitening)
     return fitted | {"descriptions": how}
-
-
-calibrate = fit_statistics  # The former name.

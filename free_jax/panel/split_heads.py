@@ -183,7 +183,7 @@ def gradient_of(
     student = dataclasses.replace(whole.student, num_classes=where.outputs.shape[1])
     own = batch_gradient(
         functools.partial(loss_fn, whole._replace(student=student)),
-        groups=whole.groups,
+        ghost_batches=whole.ghost_batches,
         map_tasks=split.map_tasks,
     )
     trunk = {name: tree for name, tree in params.items() if name != "head"}

@@ -90,7 +90,7 @@ def distil(
     train = _train if fits(described, options, split) else _train_fed
     state, info = train(algorithm, key, described, num_steps)
     rng = keys.rng(key, "calibration images")
-    images = calibration_images(rng, described, options.fit_images)
+    images = fit_images(rng, described, options.fit_images)
     fit = jax.jit(statistics_fitter(network, columns, options))
     variables = fit(algorithm.model(state), images, described.weights)
     return Distilled(network, variables, info)
@@ -193,7 +193,7 @@ def distillation(
         columns=columns,
         optimizer=tx,
         batch_size=options.batch_size,
-        groups=options.ghost_batches,
+        ghost_batches=options.ghost_batches,
         temperature=options.temperature,
         crop_padding=options.crop_padding,
         edges=options.edges,
@@ -207,7 +207,7 @@ def distillation(
     )
 
 
-def calibration_images(
+def fit_images(
     rng: np.random.Generator, described: Described, count: int
 ) -> UInt8[np.ndarray, "n h w c"] | None:
     """The images to fit statistics to: those most like real ones, if any are.

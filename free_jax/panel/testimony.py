@@ -1,4 +1,4 @@
-"""What teachers take images for, and what that says of one another.
+"""Pairwise agreement of teachers: hard labels, and what they say of one another.
 
 Images recovered from a teacher speak for it or against it twice: by what it takes those
 of others for, and by what the others take its own for.

@@ -22,7 +22,7 @@ from free_jax import jobs as jobs_lib
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.fewshot import banks
-from free_jax.panel import judging, partial_answers
+from free_jax.panel import held_out_tasks, partial_answers
 from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.described import Described
 from free_jax.panel.membership import PanelChoice, choose
@@ -169,7 +169,7 @@ def _without_judges(
     judges, asked = (
         np.searchsorted(choice.everyone, rows) for rows in (choice.judges, choice.asked)
     )
-    tasks = judging.task_banks(images.images, answers, judges, _PER_TASK_CLASS)
+    tasks = held_out_tasks.task_banks(images.images, answers, judges, _PER_TASK_CLASS)
     return images, partial_answers.answers_of(answers, asked), tasks
 
 

@@ -1,4 +1,4 @@
-"""What is said of each teacher of a panel: whether it is believed, and why.
+"""Reliability weights of teachers (one or zero), and the reason of each in words.
 
 trust = judge(zoo, images, answers)
 print(as_text(verdicts(trust, zoo.sources)))
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
+from free_jax import nouns
 from free_jax.panel.testimony import ENOUGH
 
 
@@ -152,5 +153,8 @@ def as_text(found: Sequence[dict[str, Any]]) -> str:
         f"{each['reason']}"
         for each in order
     ]
-    good = sum(each["trusted"] for each in found)
-    return "\n".join([*lines, f"{good} of {len(found)} teachers are believed"])
+    good, verb = sum(each["trusted"] for each in found), "are"
+    if len(found) == 1:
+        verb = "is"
+    told = f"{good} of {nouns.count(len(found), 'teacher')} {verb} believed"
+    return "\n".join([*lines, told])

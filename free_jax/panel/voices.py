@@ -1,4 +1,4 @@
-"""Which teachers are asked about which image, where not all are asked about all.
+"""Sparse annotation: the few teachers that are asked about an image, not all.
 
 A few voices an image cost a few queries: with many teachers more images are worth more
 than more voices.

@@ -1,4 +1,4 @@
-"""What the teachers of a panel together take images for."""
+"""Pseudo-labels by a vote: what the teachers that know a class take images for."""
 
 from typing import NamedTuple
 

@@ -179,12 +179,12 @@ def load_zoo(path: Any) -> Zoo:
         ) from error
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
-    def abstract(arch: Network, count: int) -> Teachers:
+    def abstract(network: Network, count: int) -> Teachers:
         leaf = functools.partial(jax.ShapeDtypeStruct, sharding=device)
         variables = jax.tree.map(
-            lambda x: leaf((count, *x.shape), x.dtype), arch.shapes
+            lambda x: leaf((count, *x.shape), x.dtype), network.shapes
         )
-        class_ids: Any = leaf((count, arch.num_classes), jnp.int32)
+        class_ids: Any = leaf((count, network.num_classes), jnp.int32)
         return Teachers(variables, class_ids)
 
     wanted = _as_tree([abstract(*pair) for pair in zip(networks, counts, strict=True)])
@@ -202,8 +202,10 @@ def load_zoo(path: Any) -> Zoo:
             f"({str(error).splitlines()[0][:200]}); convert the teachers again"
         ) from error
     groups = [
-        ZooGroup(arch, Teachers(**tree[str(i)]), np.asarray(accuracy), domain, **origin)
-        for i, (arch, accuracy, domain, origin) in enumerate(
+        ZooGroup(
+            network, Teachers(**tree[str(i)]), np.asarray(accuracy), domain, **origin
+        )
+        for i, (network, accuracy, domain, origin) in enumerate(
             zip(networks, accuracies, domains, origins, strict=True)
         )
     ]

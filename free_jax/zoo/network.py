@@ -199,8 +199,8 @@ def make_network(
       ValueError: unknown name, or shapes that do not fit together.
 
     >>> import jax, jax.numpy as jnp
-    >>> arch = make_network("conv4", num_classes=5, image_shape=(32, 32, 3))
-    >>> arch.apply(arch.init(jax.random.key(0)), jnp.zeros((2, 32, 32, 3))).shape
+    >>> network = make_network("conv4", num_classes=5, image_shape=(32, 32, 3))
+    >>> network.apply(network.init(jax.random.key(0)), jnp.zeros((2, 32, 32, 3))).shape
     (2, 5)
     """
     image_shape = tuple(int(size) for size in image_shape)

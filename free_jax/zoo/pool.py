@@ -224,19 +224,19 @@ class Zoo:
         return tuple(group.teachers for group in self.groups)
 
 
-def _check_variables(arch: Network, variables: PyTree, num_teachers: int) -> None:
-    expected: Any = traverse_util.flatten_dict(arch.shapes, sep="/")
+def _check_variables(network: Network, variables: PyTree, num_teachers: int) -> None:
+    expected: Any = traverse_util.flatten_dict(network.shapes, sep="/")
     actual: Any = traverse_util.flatten_dict(variables, sep="/")
     if expected.keys() != actual.keys():
         odd = sorted(expected.keys() ^ actual.keys())
         raise InputError(
-            f"{arch.name} group: variables do not fit the architecture at {odd[:3]}"
+            f"{network.name} group: variables do not fit the architecture at {odd[:3]}"
         )
     for path, leaf in actual.items():
         shape = (num_teachers, *expected[path].shape)
         if leaf.shape != shape:
             raise InputError(
-                f"{arch.name} group: {path} has shape {leaf.shape}, expected {shape}"
+                f"{network.name} group: {path} has shape {leaf.shape}, expected {shape}"
             )
         # Some teachers at a time: weights may be in files.
         values = leaf if rows_lib.in_files(leaf) else np.asarray(leaf)
@@ -249,7 +249,7 @@ def _check_variables(arch: Network, variables: PyTree, num_teachers: int) -> Non
         )
         if not finite.all():
             raise InputError(
-                f"{arch.name} group: teacher {int(finite.argmin())} has values in "
+                f"{network.name} group: teacher {int(finite.argmin())} has values in "
                 f"{path} that are not finite; leave it out or train it again"
             )
 

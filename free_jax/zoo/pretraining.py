@@ -34,7 +34,7 @@ class Parts(NamedTuple):
     """What the training of a teacher is composed of; arguments of `teacher_trainer`.
 
     Attributes:
-      arch: the network.
+      network: the network.
       optimizer: clip and schedule included.
       images_per_class: training images of each class (the first ones of the bank); the
         most that a teacher has, where there is a `train_fraction`.
@@ -46,7 +46,7 @@ class Parts(NamedTuple):
         have `images_per_class`.
     """
 
-    arch: Network
+    network: Network
     optimizer: optax.GradientTransformation
     images_per_class: int
     batch_size: int
@@ -57,7 +57,7 @@ class Parts(NamedTuple):
     @property
     def num_images(self) -> int:
         """Training images of one teacher."""
-        return self.arch.num_classes * self.images_per_class
+        return self.network.num_classes * self.images_per_class
 
     def per_class(
         self, bank: ImageBank, class_ids: Int[Array, " way"]
@@ -72,13 +72,13 @@ class Parts(NamedTuple):
 
 def init(parts: Parts, key: Key[Array, ""]) -> TeacherState:
     """A teacher without training."""
-    variables = parts.arch.init(key)
+    variables = parts.network.init(key)
     return TeacherState(variables, parts.optimizer.init(variables["params"]))
 
 
 def loss_fn(parts: Parts, params: PyTree, images: jax.Array, labels: jax.Array):
     """Cross-entropy, and (batch-norm moments, accuracy)."""
-    logits, moments = parts.arch.apply_with_moments(
+    logits, moments = parts.network.apply_with_moments(
         {"params": params}, images, norm="batch"
     )
     loss = objectives.cross_entropy(logits, labels)
@@ -104,7 +104,7 @@ def epoch(
         per_class = parts.per_class(bank, class_ids)
         mine = order % parts.images_per_class < per_class
         first = order[jnp.argsort(~mine, stable=True)]
-        count = per_class * parts.arch.num_classes
+        count = per_class * parts.network.num_classes
         order = first[jnp.arange(parts.num_images) % count]
     order = order[:used]
     flips = jax.random.bernoulli(key_flip, shape=shape)
@@ -139,7 +139,7 @@ def evaluate(
     counts = bank.counts[class_ids]
 
     def one(images: jax.Array, label: jax.Array) -> jax.Array:
-        logits = parts.arch.apply(variables, to_float(images))
+        logits = parts.network.apply(variables, to_float(images))
         return (logits.argmax(-1) == label).astype(jnp.float32)
 
     # Rows that some teacher may hold out; those of this one are told by `valid`.
@@ -148,13 +148,13 @@ def evaluate(
     rows = jnp.arange(first, images.shape[1])
     valid = (rows < counts[:, None]) & (rows >= parts.per_class(bank, class_ids))
     # One class after the other bounds the memory of wide zoos.
-    labels = jnp.arange(parts.arch.num_classes)
+    labels = jnp.arange(parts.network.num_classes)
     right = jax.lax.map(lambda x: one(*x), (held_out, labels))
     return (right * valid).sum() / jnp.maximum(valid.sum(), 1)
 
 
 def teacher_trainer(
-    arch: Network,
+    network: Network,
     optimizer: optax.GradientTransformation,
     *,
     images_per_class: int,
@@ -177,7 +177,7 @@ def teacher_trainer(
       ValueError: the batch is larger than the training set.
     """
     parts = Parts(
-        *(arch, optimizer, images_per_class, batch_size, flip, momentum),
+        *(network, optimizer, images_per_class, batch_size, flip, momentum),
         train_fraction=train_fraction,
     )
     if batch_size > parts.num_images:

@@ -15,7 +15,7 @@ def supervised_step(
     optimizer: optax.GradientTransformation,
     momentum: float,
     *,
-    groups: int = 1,
+    ghost_batches: int = 1,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Callable[..., tuple[PyTree, PyTree, jax.Array, Any]]:
     """Builds the step that teachers and distilled students share.
@@ -24,20 +24,20 @@ def supervised_step(
       loss_fn: see `batch_gradient`.
       optimizer: of the parameters.
       momentum: share of the running statistics that a step keeps.
-      groups: see `batch_gradient`.
-      map_tasks: how groups are spread, see `parallel.map_tasks`.
+      ghost_batches: see `batch_gradient`.
+      map_tasks: how ghost batches are spread, see `parallel.map_tasks`.
 
     Returns:
       See `gradient_step`.
     """
-    gradient = batch_gradient(loss_fn, groups=groups, map_tasks=map_tasks)
+    gradient = batch_gradient(loss_fn, ghost_batches=ghost_batches, map_tasks=map_tasks)
     return gradient_step(gradient, optimizer, momentum)
 
 
 def batch_gradient(
     loss_fn: Callable[..., tuple[jax.Array, tuple[PyTree, Any]]],
     *,
-    groups: int = 1,
+    ghost_batches: int = 1,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Callable[..., tuple[tuple[jax.Array, tuple[PyTree, Any]], PyTree]]:
     """The gradient of a batch, of whose equal parts each is normalised by itself.
@@ -45,24 +45,27 @@ def batch_gradient(
     Args:
       loss_fn: ``(params, *batch, *shared) -> (loss, (moments, aux))``, moments as
         `Network.apply_with_moments` reports them for the batch.
-      groups: equal parts of a batch, each with batch norm of its own, that are mapped.
-      map_tasks: how groups are spread, see `parallel.map_tasks`.
+      ghost_batches: equal parts of a batch, each with batch norm of its own, that are
+        mapped.
+      map_tasks: how ghost batches are spread, see `parallel.map_tasks`.
 
     Returns:
       ``(params, batch, *shared) -> ((loss, (moments, aux)), gradient)``, means over the
-      groups; batch is a tuple of arrays [n, ...].
+      ghost batches; batch is a tuple of arrays [n, ...].
     """
 
-    def one(given, group):
-        """One group's share of loss, moments, aux and gradient."""
+    def one(given, part):
+        """One part's share of loss, moments, aux and gradient."""
         params, shared = given
-        found = jax.value_and_grad(loss_fn, has_aux=True)(params, *group, *shared)
-        return (), jax.tree.map(lambda x: x / groups, found)
+        found = jax.value_and_grad(loss_fn, has_aux=True)(params, *part, *shared)
+        return (), jax.tree.map(lambda x: x / ghost_batches, found)
 
     mapped = map_tasks(one, summed=True)
 
     def gradient(params: PyTree, batch: tuple, *shared):
-        parts = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), batch)
+        parts = jax.tree.map(
+            lambda x: x.reshape(ghost_batches, -1, *x.shape[1:]), batch
+        )
         _, found = mapped((params, shared), parts)
         return found
 

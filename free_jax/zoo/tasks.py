@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from free_jax import nouns
 from free_jax.errors import InputError
 from free_jax.models.normalization import Norm
 from free_jax.types import Teachers
@@ -203,6 +204,6 @@ def _named(groups: Sequence[tuple[str, Sequence[str]]]) -> str:
     """A few networks and teachers, and how many there are."""
     networks = list(dict.fromkeys(network for network, _ in groups))
     names = [name for _, sources in groups for name in sources]
-    more = f", ... ({len(names)} teachers)" if len(names) > 3 else ""
+    more = f", ... ({nouns.count(len(names), 'teacher')})" if len(names) > 3 else ""
     kinds = f" and {len(networks) - 3} more networks" if len(networks) > 3 else ""
     return f"{', '.join(networks[:3])}{kinds} ({', '.join(names[:3])}{more})"

@@ -38,13 +38,13 @@ def read_consent(values: Sequence[str] | str, known: Sequence[str]) -> Consent:
             continue
         path = str(pathlib.PurePosixPath(path))
         if path not in known:
-            trouble = (
+            reason = (
                 "stands for no model"
                 if path.lower() in _ALL or "*" in path
                 else ("is no model of this folder")
             )
             raise InputError(
-                f"trust_code: {path[:120]!r} {trouble}; name each model whose code may "
+                f"trust_code: {path[:120]!r} {reason}; name each model whose code may "
                 "run by its path"
             )
         given.append((path, digest.lower().removeprefix("sha256:")))

@@ -5,6 +5,7 @@ import pathlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from free_jax import nouns
 from free_jax.errors import InputError
 from free_jax.interop.hub import checkpoint, graphs, labels
 from free_jax.interop.hub.card import Card
@@ -320,7 +321,8 @@ def zoo_of(found: Survey) -> Assembled:
         reasons = left_out(found.cards)
         rest = len(reasons) - _REASONS
         raise InputError(
-            f"{found.root}: none of {len(found.cards)} models can be used: "
+            f"{found.root}: none of {nouns.count(len(found.cards), 'model')} can be "
+            "used: "
             + "; ".join(reasons[:_REASONS])
             + (f"; and {rest} more reasons" if rest > 0 else "")
         )

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Sequence
 
+from free_jax import nouns
 from free_jax.interop.hub.card import Card
 from free_jax.interop.hub.names import legible
 
@@ -35,6 +36,16 @@ def left_out(cards: Sequence[Card]) -> list[str]:
     return grouped((card, card.message) for card in cards if not card.used)
 
 
+def used_of(number: int, among: int) -> str:
+    """How many models of a folder are used.
+
+    >>> used_of(0, 1), used_of(1, 2)
+    ('0 of 1 model is used', '1 of 2 models are used')
+    """
+    verb = "is" if among == 1 else "are"
+    return f"{number} of {nouns.count(among, 'model')} {verb} used"
+
+
 def counted(cards: Sequence[Card]) -> str:
     """How many models are used, and how many of these rest on guesses.
 
@@ -42,7 +53,7 @@ def counted(cards: Sequence[Card]) -> str:
     '0 of 2 models are used'
     """
     used = [card for card in cards if card.used]
-    told = [f"{len(used)} of {len(cards)} models are used"]
+    told = [used_of(len(used), len(cards))]
     seen = [card.guessed_preprocessing for card in used if card.guessed_preprocessing]
     if seen:
         fields = dict.fromkeys(name for names in seen for name in names)
@@ -57,6 +68,8 @@ def counted(cards: Sequence[Card]) -> str:
 def _line(members: Sequence[tuple[Card, str]]) -> str:
     if len(members) == 1:
         card, message = members[0]
+        for name in (card.path, card.path.rpartition("/")[2]):
+            message = message.removeprefix(f"{name}: ")  # It is named already.
         return f"{legible(card.path)} ({card.kind}): {legible(message, 600)}"
     named = ", ".join(legible(card.path, 60) for card, _ in members[:_NAMED])
     if len(members) > _NAMED:

@@ -13,7 +13,7 @@ from experiments.stages import recover
 from free_jax import panel
 from free_jax.errors import InputError
 from free_jax.fewshot.evaluation import Accuracy
-from free_jax.panel import judging
+from free_jax.panel import held_out_tasks
 from free_jax.parallel import map_tasks
 from free_jax.types import SyntheticImages
 from free_jax.zoo import Zoo, ZooGroup
@@ -39,7 +39,7 @@ def test_a_teacher_sorts_images_by_what_it_is_surest_of():
     images = np.arange(6, dtype=np.uint8)[:, None, None, None] + np.zeros(
         (1, 2, 2, 1), np.uint8
     )
-    bank = judging.bank_of_answers(images, logits, 2, num_classes=4)
+    bank = held_out_tasks.bank_of_answers(images, logits, 2, num_classes=4)
     assert bank.counts.tolist() == [2, 2, 0, 0]
     assert np.asarray(bank.images)[:2, :, 0, 0, 0].tolist() == [[4, 0], [5, 2]]
 

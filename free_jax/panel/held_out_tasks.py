@@ -1,5 +1,6 @@
-"""Judging a model without data: by teachers that it was not distilled from.
+"""Few-shot tasks from held-out teachers: pseudo-labelled images to judge a model by.
 
+The model is judged without data, by teachers that it was not distilled from.
 A teacher that is held out makes few-shot tasks of images that it did not make: they are
 sorted by what it takes them for, and the most confident of each of its classes are the
 class.  A model that tells such classes apart by a few of their images describes what

@@ -89,7 +89,7 @@ def earlier(zoo_path, tmp_path_factory):
 
 
 def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
-    arch = zoo.groups[0].architecture
+    arch = zoo.groups[0].network
     teacher = jax.tree.map(lambda x: x[0], zoo.teachers[0])
     # Near the teacher: where the two choose different classes nothing is asked.
     variables = jax.tree.map(
@@ -122,16 +122,16 @@ def test_an_adversary_with_statistics_is_the_model_that_users_have(zoo):
 
 
 @pytest.mark.slow
-def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
+def test_an_earlier_student_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
     config = config_of(zoo_path, f"--config.recover.renew={earlier[0]}")
-    rival = adversarial_rounds.rival(config.recover.against, zoo)
+    student = adversarial_rounds.earlier_student(config.recover.against, zoo)
     model, variables, _ = load_model(earlier[0] / "model.npz")
     images = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
     together = jax.jit(model.apply)(variables, images).reshape(2, 3, 5)
     index = np.asarray([2, 0])
-    stack = rival.of_teachers(index)
-    np.testing.assert_array_equal(stack.weight, rival.weights[index])
-    apply = jax.jit(rival.student.apply)
+    stack = student.of_teachers(index)
+    np.testing.assert_array_equal(stack.weight, student.weights[index])
+    apply = jax.jit(student.network.apply)
     for row, teacher in enumerate(index):
         one = jax.tree.map(lambda x, row=row: jnp.asarray(x[row]), stack)
         alone = apply({"params": one.params, "batch_stats": one.stats}, images)
@@ -139,10 +139,10 @@ def test_a_rival_answers_as_the_head_of_its_teacher(zoo, zoo_path, earlier):
 
 
 @pytest.mark.slow
-def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
+def test_each_teacher_has_its_own_head_of_the_student(zoo_path, tmp_path):
     """Only the teacher whose head was trusted pushes its images elsewhere."""
     zoo = zoo_of((2, 4), (1, 6))
-    arch = zoo.groups[1].architecture
+    arch = zoo.groups[1].network
     teacher = jax.tree.map(lambda x: x[0], zoo.teachers[1].variables)
     drawn = jax.jit(arch.init)(KEY)
     near = jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, teacher, drawn)
@@ -154,11 +154,11 @@ def test_each_teacher_meets_its_own_rival(zoo_path, tmp_path):
     images = {}
     for weight in (0.0, 1.0):
         weights = np.asarray([0.0, 0.0, weight], np.float32)
-        rival = adversarial_rounds.Rival(
+        student = adversarial_rounds.EarlierStudent(
             arch, params, near["batch_stats"], heads, weights, 1
         )
         pool = panel.recover_zoo(
-            KEY, zoo, wanted(config), adversaries=rival.adversaries()
+            KEY, zoo, wanted(config), adversaries=student.adversaries()
         )
         images[weight] = pool.images
     moved = (images[0.0] != images[1.0]).any((1, 2, 3))
@@ -205,7 +205,7 @@ def test_new_images_join_those_of_the_earlier_runs(
         str(tmp_path / "first"),
     ]
     config = config_of(zoo_path, f"--config.recover.renew={tmp_path / 'first'}")
-    assert adversarial_rounds.rival(config.recover.against, zoo).number == 2
+    assert adversarial_rounds.earlier_student(config.recover.against, zoo).number == 2
     pool, found = adversarial_rounds.kept(config.recover.against, zoo, np.arange(3))
     np.testing.assert_array_equal(pool.images, first.images)
     logits = found.logits

@@ -1,11 +1,11 @@
-"""The curve of accuracy against answers, from files of finished runs."""
+"""Curves of accuracy against answers or teachers, from files of finished runs."""
 
 import json
 import sys
 
 import pytest
 
-from benchmarks import accuracy_over_answers
+from benchmarks import panel_curves
 from experiments.harness import plots
 
 
@@ -17,16 +17,16 @@ def write(folder, mean, answers, split="val"):
     }
     result = {
         "split": split,
-        "cost": {"answers": answers},
-        "results": {accuracy_over_answers.ROW: cells},
+        "cost": {"answers": answers, "networks": [{"teachers": answers // 8}] * 2},
+        "results": {panel_curves.ROW: cells},
     }
     (folder / "result.json").write_text(json.dumps(result))
     return folder
 
 
 def run(monkeypatch, *argv):
-    monkeypatch.setattr(sys, "argv", ["accuracy_over_answers.py", *map(str, argv)])
-    accuracy_over_answers.main()
+    monkeypatch.setattr(sys, "argv", ["panel_curves.py", *map(str, argv)])
+    panel_curves.main()
 
 
 def test_seeds_of_a_point_are_averaged_and_losses_told(tmp_path, monkeypatch, capsys):
@@ -48,6 +48,8 @@ def test_seeds_of_a_point_are_averaged_and_losses_told(tmp_path, monkeypatch, ca
     assert drawn == {"mine": [(200, 44.5, 0.5), (800, 45.0, 0.5)]}
     assert json.loads(told.read_text())[0]["5-shot"] == "54.5 +- 0.5 (-0.5)"
     assert "800" in capsys.readouterr().out
+    run(monkeypatch, curve, "--over=teachers")
+    assert drawn == {"mine": [(50, 44.5, 0.5), (200, 45.0, 0.5)]}
 
 
 @pytest.mark.parametrize(
