@@ -24,7 +24,7 @@ from free_jax.fewshot import evaluation
 from free_jax.fewshot import learners as learners_lib
 from free_jax.fewshot import replay as replay_lib
 from free_jax.fewshot.replay import EpisodeOptions, ReplayOptions
-from free_jax.inversion import invertible
+from free_jax.inversion import Recipe, invertible
 from free_jax.zoo import tasks as task_lib
 from free_jax.zoo.network import Network
 
@@ -139,9 +139,11 @@ def images_wanted(
     return wanted._replace(image_size=inputs.preset(common.data, zoo).image_size)
 
 
-def inverted(section: Recovery) -> tuple[str, ...]:
-    """What is asked of a network that images are recovered from."""
-    return () if section.anew.inversion.estimator is not None else GRADIENTS
+def needs_of(recipe: Recipe) -> tuple[str, ...]:
+    """What a network must give for images to be recovered from it."""
+    estimator = recipe.estimator
+    white = estimator is None or estimator.teachers == "none"
+    return GRADIENTS if white else ()
 
 
 def images_recovered(wanted: panel.RecoverOptions, zoo: zoo_lib.Zoo) -> int:

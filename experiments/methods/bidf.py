@@ -69,15 +69,9 @@ def check(config: Config) -> None:
         )
 
 
-def white(config: Config) -> bool:
-    """Whether all teachers give gradients, so that none is estimated."""
-    estimator = config.inversion.estimator
-    return estimator is None or estimator.teachers == "none"
-
-
 def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
     """See `methods.able`."""
-    needs = base.GRADIENTS if white(config) else ()
+    needs = base.needs_of(config.inversion)
     return base.able(config.algorithm, zoo, config.common.way, needs)
 
 
@@ -147,7 +141,9 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             },
             images_per_step=images,
             # Of others its queries are counted, which are forward passes.
-            gradients_per_step=images * recipe.num_steps if white(config) else 0,
+            gradients_per_step=images * recipe.num_steps
+            if base.needs_of(recipe)
+            else 0,
             updates_of=lambda m: m["replay_updates"] + 1,
             queries_of=lambda state: np.concatenate(
                 [np.asarray(spent, np.int64) for spent in state.queries]

@@ -74,7 +74,9 @@ def check(config: Config) -> None:
 def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
     """See `methods.able`; whoever gives no image may still vote."""
     votes = config.labels == "panel"
-    return task_lib.able(zoo, 1, () if votes else base.inverted(config.recover))
+    return task_lib.able(
+        zoo, 1, () if votes else base.needs_of(config.recover.anew.inversion)
+    )
 
 
 def prepare(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Callable[[], Method]:

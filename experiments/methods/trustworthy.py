@@ -82,7 +82,7 @@ def check(config: Config) -> None:
 
 def able(config: Config, zoo: zoo_lib.Zoo) -> task_lib.Able:
     """See `methods.able`."""
-    way, needs = config.common.way, base.inverted(config.recover)
+    way, needs = config.common.way, base.needs_of(config.recover.anew.inversion)
     return base.able(config.algorithm, zoo, way, needs)
 
 
