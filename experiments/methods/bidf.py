@@ -121,6 +121,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
     except ValueError as error:
         raise InputError(f"config: {error}") from None
     images = 2 * way * options.images_per_class
+    white = bool(base.needs_of(recipe))
     return Method(
         title=base.title(config.algorithm, tasks.zoo),
         **base.taught_by(algorithm, tasks.zoo),
@@ -141,9 +142,7 @@ def build(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Method:
             },
             images_per_step=images,
             # Of others its queries are counted, which are forward passes.
-            gradients_per_step=images * recipe.num_steps
-            if base.needs_of(recipe)
-            else 0,
+            gradients_per_step=images * recipe.num_steps if white else 0,
             updates_of=lambda m: m["replay_updates"] + 1,
             queries_of=lambda state: np.concatenate(
                 [np.asarray(spent, np.int64) for spent in state.queries]

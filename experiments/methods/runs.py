@@ -24,6 +24,9 @@ ELSEWHERE = (
     "mesh.task",
     "mesh.local",
     "cluster",
+    # A teacher does not depend on who is trained beside it.
+    "zoo.pretrain.at_once",
+    "pretrain.at_once",
 )
 Settings = Common | Comparison | Pretraining
 
