@@ -294,6 +294,8 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     described, feed = found.described, algorithm.feed
     if panel.fits(described, options, run.split):
         described, feed = panel.on_device(described), None
+    # The purpose's first name: keys are drawn by name, and another one would draw
+    # other images, so other bits of every model.
     rng = run.rng("calibration images")
     images = panel.fit_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
