@@ -141,8 +141,8 @@ def test_writes_table_pictures_model_and_trust(finished):
     model, variables, extra = load_model(workdir / "model.npz")
     assert model.num_classes == 5 * 5
     assert set(variables) == {"params", "batch_stats", "descriptions"}
-    describe = jax.jit(distilled.describe, static_argnums=0)
-    described = describe(model, variables, np.zeros((2, 16, 16, 3), np.float32))
+    embed = jax.jit(distilled.embed, static_argnums=0)
+    described = embed(model, variables, np.zeros((2, 16, 16, 3), np.float32))
     assert described.shape == (2, 25)
     assert extra["steps"] == 4
     trust = [teacher["trust"] for teacher in extra["teachers"]]

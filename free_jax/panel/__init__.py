@@ -10,15 +10,15 @@ from free_jax.panel.choosing_teachers import (
     choose_from_zoo,
     choose_teachers,
 )
-from free_jax.panel.describe import (
-    compiled_describer,
-    describe_bank,
-    describer,
-    tempered,
-)
 from free_jax.panel.described import Described
 from free_jax.panel.distill_options import DistillOptions
 from free_jax.panel.distillation import panel_distillation
+from free_jax.panel.embed import (
+    compiled_embedder,
+    embed_bank,
+    embedder,
+    tempered,
+)
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
 from free_jax.panel.partial_answers import answers_of, num_asked
@@ -75,12 +75,12 @@ __all__ = [
     "choose_teachers",
     "columns_of",
     "common_shape",
-    "compiled_describer",
-    "describe_bank",
+    "compiled_embedder",
     "describe_zoo",
-    "describer",
     "distil",
     "distillation",
+    "embed_bank",
+    "embedder",
     "equal_columns",
     "fit_images",
     "fits",

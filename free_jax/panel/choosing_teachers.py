@@ -122,7 +122,7 @@ def choose_teachers(
         weights = ~partial_answers.broken(answers)
     weights = np.asarray(weights, float)
     columns = np.asarray(answers.columns)
-    said = _described(answers, weights, temperature)
+    said = _centred(answers, weights, temperature)
     strength = np.add.reduceat(np.square(said).sum(0), columns[:-1])
     heard = strength > 1e-12 * strength.max(initial=0.0)
     if not heard.any():
@@ -147,7 +147,7 @@ def choose_teachers(
     return Chosen(np.asarray(order), np.asarray(gains), foretold)
 
 
-def _described(
+def _centred(
     answers: Answers, weights: np.ndarray, temperature: float
 ) -> Float[np.ndarray, "n c"]:
     """Tempered probabilities less their mean; zero for who is not trusted."""

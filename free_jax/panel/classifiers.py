@@ -28,8 +28,8 @@ def methods(
       head_scale: of the adapted classifier's logits.
     """
 
-    def describe(variables: PyTree, images: jax.Array) -> jax.Array:
-        return distilled.describe(student, variables, images)
+    def embed(variables: PyTree, images: jax.Array) -> jax.Array:
+        return distilled.embed(student, variables, images)
 
     by_episode = heads.centered(heads.nearest_centroid(way), "episode")
     ridge = heads.ridge(way)
@@ -47,8 +47,8 @@ def methods(
             learning_rate=learning_rate,
             scale=head_scale,
         )
-        said = describe(adapted.variables, support)
-        queries = describe(adapted.variables, episode.query_images)
+        said = embed(adapted.variables, support)
+        queries = embed(adapted.variables, episode.query_images)
         # A mean of all queries shifts descriptions away from what the kernel was fitted
         # to, so that there the support set's means stand in for it.
         return {
@@ -57,9 +57,9 @@ def methods(
         }
 
     return {
-        "panel distilled, centroids": evaluation.centroid_classifier(way, describe),
+        "panel distilled, centroids": evaluation.centroid_classifier(way, embed),
         "panel distilled, ridge / soft k-means": evaluation.head_classifier(
-            describe, heads.centered(ridge, "none"), soft_kmeans
+            embed, heads.centered(ridge, "none"), soft_kmeans
         ),
         "panel distilled, adapted by gradient": adapted,
     }
