@@ -30,6 +30,7 @@ MODULES = {
     "metalearning": "fewshot.learners",
     "panel.describe": "panel.embed",
     "panel.judging": "panel.held_out_tasks",
+    "panel.testimony": "panel.agreement",
     "pretraining": "zoo.pretraining",
     "replay": "fewshot.replay",
     "scenes": "inversion.dead_leaves",
@@ -51,6 +52,14 @@ NAMES: dict[str, dict[str, str]] = {
         "describe_bank": "embed_bank",
         "describer": "embedder",
     },
+    "panel.agreement": {
+        "ENOUGH": "MIN_IMAGES",
+        "Evidence": "PanelLabels",
+        "Heard": "Agreement",
+        "Taken": "HardLabels",
+        "heard_out": "agreement_among",
+        "unheard": "no_agreement",
+    },
     "panel.embed": {
         "compiled_describer": "compiled_embedder",
         "describe_bank": "embed_bank",
@@ -59,6 +68,7 @@ NAMES: dict[str, dict[str, str]] = {
     },
     "panel.model": {"calibrate": "fit_statistics", "describe": "embed"},
     "panel.student": {"calibration_images": "fit_images"},
+    "panel.trust": {"NOBODY": "NONE_INFORMATIVE"},
 }
 
 

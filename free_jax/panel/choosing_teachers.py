@@ -31,7 +31,7 @@ from free_jax.options import AtLeast
 from free_jax.panel import partial_answers, ragged
 from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.recovery import common_shape
-from free_jax.panel.trust import NOBODY, judge
+from free_jax.panel.trust import NONE_INFORMATIVE, judge
 from free_jax.rows import chosen
 from free_jax.types import Answers, SyntheticImages
 
@@ -124,17 +124,17 @@ def choose_teachers(
     columns = np.asarray(answers.columns)
     said = _centred(answers, weights, temperature)
     strength = np.add.reduceat(np.square(said).sum(0), columns[:-1])
-    heard = strength > 1e-12 * strength.max(initial=0.0)
-    if not heard.any():
-        raise InputError(NOBODY)
-    ridge, total = noise * strength[heard].mean(), strength.sum()
+    informative = strength > 1e-12 * strength.max(initial=0.0)
+    if not informative.any():
+        raise InputError(NONE_INFORMATIVE)
+    ridge, total = noise * strength[informative].mean(), strength.sum()
     kernel = said @ said.T  # [n, n], never outputs by outputs.
     # What is not predicted yet, and how much of each teacher's answers is.
-    left, foretold = said.copy(), np.where(heard, 0.0, np.nan)
+    left, foretold = said.copy(), np.where(informative, 0.0, np.nan)
     order, gains = [], []
-    while len(order) < min(count, heard.sum()):
+    while len(order) < min(count, informative.sum()):
         gain = _gains(kernel, said, left, columns, ridge)
-        gain[~heard], gain[order] = -np.inf, -np.inf
+        gain[~informative], gain[order] = -np.inf, -np.inf
         best = int(gain.argmax())
         order.append(best)
         gains.append(gain[best] / total)
@@ -142,7 +142,7 @@ def choose_teachers(
         inner = _regularised(said[:, mine].T @ left[:, mine], ridge)
         left -= left[:, mine] @ np.linalg.solve(inner, left[:, mine].T @ said)
         rest = np.add.reduceat((said * left).sum(0), columns[:-1])
-        others = heard & ~np.isin(np.arange(len(heard)), order)
+        others = informative & ~np.isin(np.arange(len(informative)), order)
         foretold[others] = 1 - rest[others] / strength[others]
     return Chosen(np.asarray(order), np.asarray(gains), foretold)
 
