@@ -28,6 +28,8 @@ MODULES = {
     "initialization": "fewshot.initialization",
     "memory": "fewshot.banks",
     "metalearning": "fewshot.learners",
+    # What was in it is in two modules, and in the package.
+    "panel.choice": "panel",
     "panel.describe": "panel.embed",
     "panel.judging": "panel.held_out_tasks",
     "panel.testimony": "panel.agreement",

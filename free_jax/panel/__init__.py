@@ -2,14 +2,15 @@
 
 from free_jax.panel.aggregate import Aggregated, aggregated
 from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
-from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.choosing_teachers import (
     ChoosingOptions,
     Chosen,
     ZooChoice,
+    centrality,
     choose_from_zoo,
     choose_teachers,
 )
+from free_jax.panel.classifiers import best_teachers
 from free_jax.panel.described import Described
 from free_jax.panel.distill_options import DistillOptions
 from free_jax.panel.distillation import panel_distillation

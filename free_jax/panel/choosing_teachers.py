@@ -303,3 +303,32 @@ def _verdicts(
 
 def _verdict(row: int, source: str, place: int | None, reason: str) -> dict[str, Any]:
     return {"teacher": row, "source": source, "place": place, "reason": reason}
+
+
+def centrality(answers: Answers) -> Float[np.ndarray, " t"]:
+    """How much each teacher's view of images resembles that of all the others.
+
+    Linear centred kernel alignment between a teacher's answers and the other teachers'
+    answers together, in [0, 1]; classes need not be shared, nor images be real.
+
+    Args:
+      answers: of each teacher about each image, e.g. `tempered` logits.
+
+    Reference:
+      Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
+      2019.
+    """
+    said = np.ascontiguousarray(answers.logits, np.float64)
+    said = said - said.mean(0)
+    order, parts = [], []
+    for teachers, outputs in ragged.by_width(answers.columns):
+        rows = ragged.side_by_side(said, outputs)
+        order.append(teachers)
+        parts.append(np.einsum("itw,jtw->tij", rows, rows))
+    # One number of classes: the array as it is, whose memory order decides the bits.
+    kernels = parts[0]
+    if len(parts) > 1:
+        kernels = np.concatenate(parts)[np.argsort(np.concatenate(order))]
+    others = kernels.sum(0) - kernels
+    length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
+    return (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)
