@@ -277,13 +277,7 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     if not earlier.reuse and not run.path("recovered").exists():
         estimate.tell(_estimated(config, zoo, planned))
     found = recover.described(  # takes minutes
-        zoo,
-        planned.choice,
-        run,
-        planned.asking,
-        reuse_of=earlier.reuse,
-        against=earlier.against,
-        begun=planned.begun,
+        zoo, planned.choice, run, planned.asking, planned.begun
     )
     _check_tasks(config.common, zoo, planned.choice, found.tasks)
     described, feed = found.described, algorithm.feed
