@@ -164,8 +164,8 @@ def described(args: argparse.Namespace, zoo: Zoo) -> Any:
     config.data.path = args.data
     split = inputs.load_split(config.data, args.split)
     bank = drawn_of(split, args.images)
-    describe = panel.compiled_describer(zoo.networks, temperature=args.temperature)
-    return panel.describe_bank(lambda x: describe(zoo.teachers, x), bank, chunk=100)
+    embed = panel.compiled_embedder(zoo.networks, temperature=args.temperature)
+    return panel.embed_bank(lambda x: embed(zoo.teachers, x), bank, chunk=100)
 
 
 def summary(rows: list[dict[str, Any]], drawn: list[dict[str, Any]]) -> dict[str, str]:

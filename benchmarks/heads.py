@@ -89,7 +89,7 @@ def main() -> None:
     parser.add_argument("--uneven", action="store_true")
     args = parser.parse_args()
     zoo = load_zoo(args.zoo)
-    describe = panel.compiled_describer(zoo.networks, temperature=args.temperature)
+    embed = panel.compiled_embedder(zoo.networks, temperature=args.temperature)
     data = DataOptions(
         name=args.name,
         path=args.data,
@@ -101,7 +101,7 @@ def main() -> None:
         )
         bank = drawn_of(bank, args.images_per_class)
         start = time.perf_counter()
-        described = panel.describe_bank(lambda x: describe(zoo.teachers, x), bank)
+        described = panel.embed_bank(lambda x: embed(zoo.teachers, x), bank)
         print(f"{split}: described in {time.perf_counter() - start:.0f} s")
         key = keys.named(jax.random.key(0), f"heads, {split}")
         found = {

@@ -153,10 +153,10 @@ def judged(config, folder: pathlib.Path, images: int) -> dict[str, float]:
     seen = np.flatnonzero(~np.isin(made.owners, choice.judges))
     seen = np.random.default_rng(0).permutation(seen)[:images]
     network, variables, _ = load_model(folder / "model.npz")
-    describe = jax.jit(lambda x: distilled.describe(network, variables, x))
+    embed = jax.jit(lambda x: distilled.embed(network, variables, x))
     logits = jax.jit(lambda x: network.apply(variables, x))
     parts = np.array_split(made.images[seen], max(1, len(seen) // 250))
-    described = np.concatenate([np.asarray(describe(part)) for part in parts])
+    described = np.concatenate([np.asarray(embed(part)) for part in parts])
     rows = np.concatenate([np.asarray(logits(part)) for part in parts])
     shares = [
         linear(described, answers.logits[seen][:, zoo.columns[t] : zoo.columns[t + 1]])

@@ -43,9 +43,9 @@ def main() -> None:
     zoo = inputs.load_zoo(config.zoo, config.data)
     split = inputs.load_split(config.data, options.split)
     bank = drawn_of(split, options.images)
-    describe = panel.describer(zoo.networks, temperature=options.temperature)
-    describe = functools.partial(jax.jit(describe), zoo.teachers)
-    bank = panel.describe_bank(describe, bank)
+    embed = panel.embedder(zoo.networks, temperature=options.temperature)
+    embed = functools.partial(jax.jit(embed), zoo.teachers)
+    bank = panel.embed_bank(embed, bank)
     total, way = zoo.num_teachers, zoo.way
     head = heads.centered(heads.ridge(way), "none")
 

@@ -105,10 +105,10 @@ def measure(config, network, teachers, others, shared, labels, repeats):
 
 def judged_by_others(network, others, images, classes) -> float:
     """Share of (image, other teacher that knows its class) pairs that agree."""
-    describe = jax.jit(panel.describer((network,), output="logits", mirror=False))
+    embed = jax.jit(panel.embedder((network,), output="logits", mirror=False))
     flat = images.reshape(-1, *images.shape[2:])
     ids = np.asarray(others.class_ids)
-    said = np.asarray(describe((others,), flat)).reshape(len(flat), *ids.shape)
+    said = np.asarray(embed((others,), flat)).reshape(len(flat), *ids.shape)
     answers = np.take_along_axis(ids[None], said.argmax(-1)[..., None], 2)[..., 0]
     wanted = classes.reshape(-1)[:, None]
     knows = (ids[None] == wanted[..., None]).any(-1)

@@ -130,8 +130,8 @@ def description(map_tasks):
     def batched(fn, **options):
         return map_tasks(fn, **{**options, "local": "vmap"})
 
-    describe = fj.panel.describer((ARCH,), map_tasks=batched)
-    return describe, ((teachers(),), images().images[0])
+    embed = fj.panel.embedder((ARCH,), map_tasks=batched)
+    return embed, ((teachers(),), images().images[0])
 
 
 def distillation(map_tasks):

@@ -55,7 +55,7 @@ def main() -> None:
     zoo = inputs.load_zoo(ZooOptions(path=args.zoo), data)
     # Of all groups together, as owners are numbered.
     zoo = zoo_lib.select(zoo, np.arange(args.judges))
-    describe = panel.compiled_describer(zoo.networks, temperature=4.0)
+    embed = panel.compiled_embedder(zoo.networks, temperature=4.0)
     run = evaluation.evaluator(
         evaluation.centroid_classifier(WAY, lambda params, x: x),
         way=WAY,
@@ -66,7 +66,7 @@ def main() -> None:
     real = inputs.evaluation_bank(data, "val", way=WAY, images_per_class=1 + QUERIES)
     found = {name: bank_of_others(name, args.judges) for name in args.runs}
     for name, bank in {**found, "real validation images": real}.items():
-        described = panel.describe_bank(lambda x: describe(zoo.teachers, x), bank)
+        described = panel.embed_bank(lambda x: embed(zoo.teachers, x), bank)
         key = keys.named(jax.random.key(0), "separable")
         print(f"{name}: {run(key, None, described)['inductive']}", flush=True)
 

@@ -47,14 +47,14 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=4.0)
     args = parser.parse_args()
     zoo = load_zoo(args.zoo)
-    describe = panel.compiled_describer(zoo.networks, temperature=args.temperature)
+    embed = panel.compiled_embedder(zoo.networks, temperature=args.temperature)
     data = DataOptions(path=args.data, image_size=args.image_size)
     found = {}
     for split in ("val", "test"):
         bank = inputs.evaluation_bank(
             data, split, way=WAY, images_per_class=5 + QUERIES, zoo=zoo
         )
-        described = panel.describe_bank(lambda x: describe(zoo.teachers, x), bank)
+        described = panel.embed_bank(lambda x: embed(zoo.teachers, x), bank)
         key = keys.named(jax.random.key(0), f"single teachers, {split}")
         for shots in (1, 5):
             found[split, shots] = accuracies(

@@ -65,8 +65,8 @@ def main() -> None:
     plain = {**variables, "descriptions": {
         k: v for k, v in how.items() if k not in ("mean", "whitening", "outside")
     }}  # fmt: skip
-    raw = jax.jit(functools.partial(distilled.describe, network, plain))
-    rows = panel.describe_bank(raw, bank)
+    raw = jax.jit(functools.partial(distilled.embed, network, plain))
+    rows = panel.embed_bank(raw, bank)
     count = rows.images.shape[-1]
 
     def whitened(x: jax.Array) -> jax.Array:
@@ -95,7 +95,7 @@ def main() -> None:
             kinds[f"whitened, {length} leading directions"] = told(
                 lambda x, u=leading: whitened(x) @ u
             )
-    trunk = panel.describe_bank(jax.jit(features), bank)
+    trunk = panel.embed_bank(jax.jit(features), bank)
     kinds[f"the trunk's {trunk.images.shape[-1]}"] = trunk
     key = keys.named(jax.random.key(0), "sketches")
     first: dict[int, np.ndarray] = {}

@@ -26,7 +26,7 @@ from free_jax import zoo as zoo_lib
 from free_jax.inversion import dead_leaves
 from free_jax.inversion.objective import ObjectiveGradient, view, white_box
 from free_jax.inversion.recipe import build_source, leaves_optimizer, suited
-from free_jax.panel import compiled_describer
+from free_jax.panel import compiled_embedder
 from free_jax.panel.options import PIXELS
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
@@ -156,7 +156,7 @@ def main() -> None:
         if "moments" not in has and "gradients" in has
     ]
     lenders = args.lenders or [r for r, has in enumerate(gives) if "moments" in has][:1]
-    ask = compiled_describer(zoo.networks, output="logits", mirror=False)
+    ask = compiled_embedder(zoo.networks, output="logits", mirror=False)
     ids, columns = zoo.class_ids, zoo.columns
     rows: dict[str, list[tuple[float, float, float]]] = {}
     print(f"{'':34s}{'':30s} own  others  chance  seconds")

@@ -75,7 +75,7 @@ class Bench:
         self.budgets = [int(x) for x in options.budgets.split(",")]
         self.labels = fj.balanced_labels(zoo.way, options.images_per_class)
         self.width, self.cosine = options.width, options.cosine
-        ask = panel.describer((self.network,), output="logits", mirror=False)
+        ask = panel.embedder((self.network,), output="logits", mirror=False)
         self.ask = jax.jit(lambda images: ask((self.group.teachers,), images))
 
     def judge(self, images, owner: int) -> tuple[float, float]:

@@ -29,7 +29,7 @@ from free_jax.interop.hub.reasons import used_of  # noqa: E402
 from free_jax.zoo import Zoo, save_zoo  # noqa: E402
 
 
-def describe(zoo: Zoo) -> str:
+def format_groups(zoo: Zoo) -> str:
     """One line for each group."""
     lines = []
     for group in zoo.groups:
@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(text)
-    print(describe(zoo))
+    print(format_groups(zoo))
     print(f"written to {args.target}")
     return 0
 

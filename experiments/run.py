@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         start_distributed(command)
         if jax.process_index():
             sys.stdout = open(os.devnull, "w")
-        print(describe(), flush=True)
+        print(format_environment(), flush=True)
         outcome = module.main(command.config, command.workdir)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -187,7 +187,7 @@ def start_distributed(command: command_line.Command) -> None:
             ) from None
 
 
-def describe() -> str:
+def format_environment() -> str:
     """One line per fact that a reader of the log needs: versions, code, devices."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"]
     try:

@@ -28,7 +28,11 @@ MODULES = {
     "initialization": "fewshot.initialization",
     "memory": "fewshot.banks",
     "metalearning": "fewshot.learners",
+    # What was in it is in two modules, and in the package.
+    "panel.choice": "panel",
+    "panel.describe": "panel.embed",
     "panel.judging": "panel.held_out_tasks",
+    "panel.testimony": "panel.agreement",
     "pretraining": "zoo.pretraining",
     "replay": "fewshot.replay",
     "scenes": "inversion.dead_leaves",
@@ -37,15 +41,36 @@ MODULES = {
 
 # Module -> former names in it and those of today, in the same module.
 NAMES: dict[str, dict[str, str]] = {
+    "baselines.ensemble": {"described": "embedded"},
     "inversion": {
         "Critic": "ObjectiveGradient",
         "build_critic": "build_objective_gradient",
     },
     "inversion.objective": {"Critic": "ObjectiveGradient", "look": "view"},
     "inversion.recipe": {"build_critic": "build_objective_gradient"},
-    "panel": {"calibration_images": "fit_images"},
-    "panel.model": {"calibrate": "fit_statistics"},
+    "panel": {
+        "calibration_images": "fit_images",
+        "compiled_describer": "compiled_embedder",
+        "describe_bank": "embed_bank",
+        "describer": "embedder",
+    },
+    "panel.agreement": {
+        "ENOUGH": "MIN_IMAGES",
+        "Evidence": "PanelLabels",
+        "Heard": "Agreement",
+        "Taken": "HardLabels",
+        "heard_out": "agreement_among",
+        "unheard": "no_agreement",
+    },
+    "panel.embed": {
+        "compiled_describer": "compiled_embedder",
+        "describe_bank": "embed_bank",
+        "describe_parts": "embed_parts",
+        "describer": "embedder",
+    },
+    "panel.model": {"calibrate": "fit_statistics", "describe": "embed"},
     "panel.student": {"calibration_images": "fit_images"},
+    "panel.trust": {"NOBODY": "NONE_INFORMATIVE"},
 }
 
 

@@ -36,7 +36,7 @@ def checked(images: Array | np.ndarray, where: str) -> Array:
     Raises:
       InputError: values are in another range.
 
-    >>> float(checked(np.asarray([0, 255]), "describe")[1])
+    >>> float(checked(np.asarray([0, 255]), "embed")[1])
     1.0
     """
     if isinstance(images, Tracer) or images.dtype == np.uint8:

@@ -114,7 +114,7 @@ def fit(
     try:
         if head == "adapt":
             return _adapted(network, variables, notes, support, labels, way, size)
-        return _described(network, variables, support, labels, way, head, size)
+        return _by_head(network, variables, support, labels, way, head, size)
     except FlaxError as error:
         raise InputError(
             f"the model's weights do not fit its architecture {network.name} "
@@ -238,7 +238,7 @@ def _encoder(network: Network, state: PyTree, rows_of: Callable) -> Callable:
     return lambda images: run(state, images)
 
 
-def _described(
+def _by_head(
     network: Network,
     variables: PyTree,
     support: jax.Array,
@@ -251,9 +251,7 @@ def _described(
     if "descriptions" in variables:
         _check_descriptions(variables)
         state = variables
-        encode = _encoder(
-            network, state, lambda v, x: distilled.describe(network, v, x)
-        )
+        encode = _encoder(network, state, lambda v, x: distilled.embed(network, v, x))
     else:
         network.check_gives("features", f"the head {head!r}", "choose the head 'adapt'")
         state = _normalised_by(network, variables, support)

@@ -205,7 +205,7 @@ def world(hostile, colluding=False, count=12, classes=6, each=40, seed=0):
 
 
 @pytest.mark.parametrize("hostile", [0, 1, 4, 6])
-def test_who_is_left_out_does_not_testify(hostile):
+def test_who_is_left_out_rates_nobody(hostile):
     """Half of the teachers name their classes wrongly; no honest one pays for it."""
     for seed in range(3):
         found = panel.trust(*world(hostile, seed=seed), passes=REVISED)
@@ -263,13 +263,13 @@ def test_a_verdict_by_few_images_says_so():
 def test_verdicts_that_go_in_a_circle_are_those_of_the_first_pass(monkeypatch):
     """Two teachers, of whom each pass believes the one that the last did not."""
 
-    def contrary(evidence, witnesses, before):
+    def contrary(labelled, raters, before):
         first = np.asarray([True, False])
-        agrees = ~first if (witnesses == first).all() else first
+        agrees = ~first if (raters == first).all() else first
         return before._replace(agrees=agrees, known_by=np.zeros(2, bool))
 
     rule = importlib.import_module("free_jax.panel.trust")
-    monkeypatch.setattr(rule, "heard_out", contrary)
+    monkeypatch.setattr(rule, "agreement_among", contrary)
     for passes in (1, REVISED):
         found = panel.trust(*world(0, count=2), passes=passes)
         assert found.weights.tolist() == [1, 0]

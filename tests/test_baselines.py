@@ -56,11 +56,11 @@ def test_a_zoo_is_evaluated_by_any_head_in_a_few_lines():
     assert scores["inductive"].mean > 60  # a guess is right in 33 %
     assert rows["panel"]["inductive"].mean > 60
     # And by the parts that it is made of.
-    describe = functools.partial(jax.jit(panel.describer(zoo.networks)), zoo.teachers)
+    embed = functools.partial(jax.jit(panel.embedder(zoo.networks)), zoo.teachers)
     found = evaluation.evaluator(classify, **ONE)(
         baselines.evaluation_key(setting),
         None,
-        panel.describe_bank(describe, bank),
+        panel.embed_bank(embed, bank),
     )
     for name, value in found.items():
         np.testing.assert_array_equal(value.per_episode, scores[name].per_episode)
@@ -221,19 +221,19 @@ def test_rows_of_the_same_classifier_share_its_program(compiled, monkeypatch):
     )
     ours = evaluation.learner_classifier(learner)
     model = place({"params": jax.jit(learner.init)(jax.random.key(1))})
-    # By what has to be compiled: evaluations are "run", descriptions "describe".
+    # By what has to be compiled: evaluations are "run", embeddings "embed".
     expected = {
         "random": [],
         "average": [],
         "finetune": [],
-        "teacher": ["describe", "run"],  # once for all its teachers
-        "best": ["describe"],  # all teachers' views of dead leaves, not its features
-        "panel": ["describe", "run"],
+        "teacher": ["embed", "run"],  # once for all its teachers
+        "best": ["embed"],  # all teachers' views of dead leaves, not its features
+        "panel": ["embed", "run"],
         "panel_heads": ["run"],
     }
 
     def programs():
-        found = [x for x in compiled if x in ("jit(run)", "jit(describe)")]
+        found = [x for x in compiled if x in ("jit(run)", "jit(embed)")]
         compiled.clear()
         return [name[4:-1] for name in found]
 

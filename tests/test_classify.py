@@ -82,8 +82,8 @@ def test_scores_of_a_distilled_model_are_those_of_its_heads(
     found = classify(
         PANEL, panel_variables, NOTES, support, LABELS, pictures, head=head, size=4
     )
-    describe = jax.jit(lambda x: distilled.describe(PANEL, panel_variables, x))
-    rows, queries = (describe(jnp.asarray(x)) for x in task)
+    embed = jax.jit(lambda x: distilled.embed(PANEL, panel_variables, x))
+    rows, queries = (embed(jnp.asarray(x)) for x in task)
     expected = jax.nn.softmax(10 * HEAD_OF[head](rows, jnp.asarray(LABELS), queries))
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)

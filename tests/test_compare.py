@@ -260,7 +260,8 @@ def test_memory_holds_every_teachers_images_by_class(monkeypatch, tmp_path):
     wanted = base.images_wanted(config.recover, config.common)
     zoo = zoo_of((conv4(4), 1))
     run = Run(str(tmp_path), 0, lambda tree: tree, map_tasks, None)
-    bank = recover.pre_inverted(zoo, run, wanted, way=5, images_per_episode=4)
+    begun = recover.beginning(zoo, np.arange(zoo.num_teachers), run, wanted)
+    bank = recover.pre_inverted(zoo, run, begun, way=5, images_per_episode=4)
     assert bank.counts[:3].tolist() == [1, 0, 3] and int(bank.counts.sum()) == 4
     np.testing.assert_array_equal(bank.images[2], images[[0, 2, 4]])
     np.testing.assert_array_equal(bank.images[0, 0], images[1])

@@ -29,8 +29,8 @@ def images():
     return jax.random.uniform(jax.random.key(1), (60, *toy.SHAPE))
 
 
-describe = functools.partial(
-    jax.jit(distilled.describe, static_argnums=0, static_argnames="mirror"), STUDENT
+embed = functools.partial(
+    jax.jit(distilled.embed, static_argnums=0, static_argnames="mirror"), STUDENT
 )
 
 
@@ -74,14 +74,14 @@ def test_without_images_nothing_is_fitted(variables, images):
     fitted = dict(fitted_to(variables, images, whitening=0.0))
     fitted["batch_stats"] = variables["batch_stats"]
     toy.assert_close(
-        describe(left, images),
-        describe(fitted, images),
+        embed(left, images),
+        embed(fitted, images),
     )
 
 
 def test_descriptions_are_those_of_a_panel_of_heads(variables, images):
     fitted = fitted_to(variables, images, whitening=0.0)
-    found = describe(fitted, images)
+    found = embed(fitted, images)
     tempered = jax.jit(panel.tempered)
     expected = []
     for view in views_said(fitted, images):
@@ -95,7 +95,7 @@ def test_descriptions_are_those_of_a_panel_of_heads(variables, images):
 def test_heads_of_unequal_widths_are_a_loop_over_teachers(variables, images):
     columns = np.asarray([0, 2, 7, 9])
     fitted = fitted_to(variables, images, whitening=0.0, columns=columns)
-    found = describe(fitted, images)
+    found = embed(fitted, images)
     expected = []
     for view in views_said(fitted, images):
         logits = np.asarray(view, np.float64)
@@ -122,10 +122,10 @@ def test_equal_widths_need_no_columns(variables, images):
 
 def test_whitening_shrinks_each_direction_as_it_says(variables, images):
     strength = 0.3
-    plain = describe(fitted_to(variables, images, whitening=0.0), images)
+    plain = embed(fitted_to(variables, images, whitening=0.0), images)
     rows = np.asarray(heads.unit(plain), np.float64)
     values = np.linalg.eigvalsh(np.cov(rows.T, bias=True))
-    found = describe(fitted_to(variables, images, whitening=strength), images)
+    found = embed(fitted_to(variables, images, whitening=strength), images)
     np.testing.assert_allclose(np.mean(found, 0), 0.0, atol=1e-4)
     np.testing.assert_allclose(
         np.linalg.eigvalsh(np.cov(np.asarray(found, np.float64).T, bias=True)),
@@ -152,7 +152,7 @@ def test_no_steps_leave_the_nearest_centroid(variables, images):
     support, labels, queries = episode(images)
     adapted = distilled.adapt(STUDENT, fitted, support, labels, way=3, num_steps=0)
     toy.assert_close(adapted.variables, fitted)
-    said = [describe(fitted, x) for x in (support, queries)]
+    said = [embed(fitted, x) for x in (support, queries)]
     nearest = heads.centered(heads.nearest_centroid(3), "none")
     np.testing.assert_allclose(
         distilled.classify(STUDENT, adapted, queries),
@@ -180,7 +180,7 @@ def test_adaptation_is_gradient_descent_on_the_support_set(variables, images):
 
     def loss(params, kernel):
         model = {**fitted, "params": params}
-        said = distilled.describe(STUDENT, model, support, mirror=False)
+        said = distilled.embed(STUDENT, model, support, mirror=False)
         said = said / jnp.linalg.norm(said, axis=-1, keepdims=True)
         log_p = jax.nn.log_softmax(4.0 * said @ kernel.T)
         return -log_p[jnp.arange(6), labels].mean()
@@ -204,8 +204,8 @@ def test_adaptation_is_gradient_descent_on_the_support_set(variables, images):
 def test_one_view_is_half_of_two(variables, images):
     fitted = fitted_to(variables, images, whitening=0.0)
     views = (images, images[:, :, ::-1])
-    one = [describe(fitted, x, mirror=False) for x in views]
-    both = describe(fitted, images)
+    one = [embed(fitted, x, mirror=False) for x in views]
+    both = embed(fitted, images)
     np.testing.assert_allclose(both, (one[0] + one[1]) / 2, rtol=1e-3, atol=1e-5)
 
 
@@ -226,10 +226,10 @@ def test_a_saved_model_describes_alike(images, tmp_path):
     fitted = fit(toy.random_like(jax.eval_shape(conv4.init, jax.random.key(0)), 0))
     save_model(tmp_path / "model.npz", conv4, fitted)
     arch, loaded, _ = load_model(tmp_path / "model.npz")
-    describe = jax.jit(distilled.describe, static_argnums=0)
-    said = describe(conv4, fitted, images)
+    embed = jax.jit(distilled.embed, static_argnums=0)
+    said = embed(conv4, fitted, images)
     assert np.isfinite(said).all()
-    np.testing.assert_array_equal(describe(arch, loaded, images), said)
+    np.testing.assert_array_equal(embed(arch, loaded, images), said)
 
 
 def test_a_sketch_keeps_cosines_and_bounds_what_is_said():
@@ -262,7 +262,7 @@ def test_a_sketched_model_says_a_sketch_and_is_saved_with_it(tmp_path, whitening
     student = dataclasses.replace(toy.TINY, num_classes=12)
     variables = jax.jit(student.init)(jax.random.key(0))
     images = np.random.default_rng(1).integers(0, 256, (8, *toy.SHAPE), np.uint8)
-    describe = jax.jit(distilled.describe, static_argnums=0)
+    embed = jax.jit(distilled.embed, static_argnums=0)
 
     def fit(**kwargs):
         how = {"weights": jnp.ones(4), "temperature": 2.0, "whitening": whitening}
@@ -270,17 +270,17 @@ def test_a_sketched_model_says_a_sketch_and_is_saved_with_it(tmp_path, whitening
         return jax.jit(made)(variables, images)
 
     told = fit(sketch=5)
-    said = describe(student, told, images)
+    said = embed(student, told, images)
     assert said.shape == (8, 5) and bool(jnp.isfinite(said).all())
     if not whitening:
         drawn = sketch.Sketch(**told["descriptions"]["sketch"])
-        whole = describe(student, fit(), images)
+        whole = embed(student, fit(), images)
         np.testing.assert_allclose(said, sketch.apply(drawn, whole), atol=1e-5)
     network = dataclasses.replace(toy.ARCH, num_classes=12)
     told |= jax.jit(network.init)(jax.random.key(0))
     save_model(tmp_path / "model.npz", network, told)
     again, loaded, _ = load_model(tmp_path / "model.npz")
     toy.assert_close(
-        describe(again, loaded, images),
-        describe(network, told, images),
+        embed(again, loaded, images),
+        embed(network, told, images),
     )

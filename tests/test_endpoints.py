@@ -127,8 +127,8 @@ def opened(file, workdir=None):
     with endpoints.opened(
         str(file), str(workdir or file.parent), "procedural"
     ) as remote:
-        describe = panel.describer(remote.networks, output="logits", mirror=False)
-        ask = jax.jit(describe)
+        embed = panel.embedder(remote.networks, output="logits", mirror=False)
+        ask = jax.jit(embed)
         yield (
             remote,
             remote.service,
@@ -145,8 +145,8 @@ def pictures(count=10, seed=0):
 
 @pytest.fixture(scope="module")
 def truth(zoo):
-    describe = panel.describer(zoo.networks, output="logits", mirror=False)
-    ask = jax.jit(describe)
+    embed = panel.embedder(zoo.networks, output="logits", mirror=False)
+    ask = jax.jit(embed)
     return lambda images: np.asarray(ask(zoo.teachers, images)).reshape(
         len(images), -1, WAY
     )
@@ -423,7 +423,7 @@ def test_killed_run_asks_nothing_twice(listed, proxy, truth, tmp_path):
         rng = np.random.default_rng(0)
         images = np.asarray(rng.uniform(size=(40, 32, 32, 3)), np.float32)
         with endpoints.opened({str(file)!r}, {str(tmp_path)!r}, "procedural") as zoo:
-            ask = jax.jit(panel.describer(zoo.networks, mirror=False))
+            ask = jax.jit(panel.embedder(zoo.networks, mirror=False))
             for start in range(0, 40, 8):
                 ask(zoo.teachers, images[start : start + 8]).block_until_ready()
     """

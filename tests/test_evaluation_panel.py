@@ -190,8 +190,8 @@ def test_descriptions_are_a_loop_over_teachers(zoo, images, output):
         return (once(images) + once(images[:, :, ::-1])) / 2 if mirror else once(images)
 
     say = jax.jit(say, static_argnums=0)
-    describe = panel.describer(ARCHS, output=output, temperature=2.0, mirror=mirror)
-    found = jax.jit(describe)(zoo, images)
+    embed = panel.embedder(ARCHS, output=output, temperature=2.0, mirror=mirror)
+    found = jax.jit(embed)(zoo, images)
     np.testing.assert_allclose(
         found, one_by_one(zoo, images, say), rtol=1e-4, atol=1e-5
     )
@@ -203,10 +203,10 @@ def test_descriptions_are_a_loop_over_teachers(zoo, images, output):
 
 def test_a_bank_is_described_in_padded_chunks(zoo):
     bank = toy.bank(per_class=3, classes=3)
-    describe = functools.partial(jax.jit(panel.describer(ARCHS[:1])), zoo[:1])
-    found = panel.describe_bank(describe, bank, chunk=4)
+    embed = functools.partial(jax.jit(panel.embedder(ARCHS[:1])), zoo[:1])
+    found = panel.embed_bank(embed, bank, chunk=4)
     flat = bank.images.reshape(9, *toy.SHAPE).astype(jnp.float32) / 255
-    expected = describe(flat)
+    expected = embed(flat)
     np.testing.assert_allclose(
         found.images, expected.reshape(3, 3, -1), rtol=1e-4, atol=1e-6
     )
@@ -215,7 +215,7 @@ def test_a_bank_is_described_in_padded_chunks(zoo):
 
 def test_a_meaningless_temperature_is_refused():
     with pytest.raises(ValueError, match="must be positive"):
-        panel.describer(ARCHS, temperature=0.0)
+        panel.embedder(ARCHS, temperature=0.0)
 
 
 def honest_answers(rng, class_ids, classes, sharpness=4.0):

@@ -112,7 +112,7 @@ def exported(tmp_path_factory):
 
 
 def described(network, variables, images):
-    return np.asarray(fj.distilled.describe(network, variables, jnp.asarray(images)))
+    return np.asarray(fj.distilled.embed(network, variables, jnp.asarray(images)))
 
 
 def same(ours, theirs):
@@ -234,7 +234,7 @@ def test_resnet_computes_as_the_model_does():
     how = {"weights": jnp.ones(2), "temperature": jnp.float32(0.5)}
     variables = random_variables(network) | {"descriptions": how}
     images = jnp.asarray(IMAGES[:2, :, :16])
-    wanted = jax.jit(lambda x: fj.distilled.describe(network, variables, x))(images)
+    wanted = jax.jit(lambda x: fj.distilled.embed(network, variables, x))(images)
     assert np.ptp(wanted, axis=0).max() > 1e-2
     rows = ran(release.onnx_model(network, variables), np.asarray(images))
     np.testing.assert_allclose(rows, wanted, atol=1e-4)

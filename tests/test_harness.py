@@ -42,7 +42,7 @@ def get_config(variant=""):
     chosen = common.parse_variant(variant)
     return ml_collections.ConfigDict(dict(
         run="dummy", seed=max(chosen.seed, 0), num_steps=3 if chosen.smoke else 1000,
-        inversion=dict(num_steps=5, rate=0.1), shape=(1, 2), flag=False))
+        inversion=dict(num_steps=5, rate=0.1), record=None, shape=(1, 2), flag=False))
 """
 
 
@@ -130,6 +130,12 @@ def test_run_passes_config_and_workdir(config_file, dummy, capsys):
             ("--config=CFG", "--config.seed=a"),
             "flag --config.seed=a: must be a whole number",
         ),
+        (
+            ("--config=CFG", "--config.record={'kind': 'all'}"),
+            "--config.record: record is None in this config and cannot be given on a",
+        ),
+        (("--config=CFG", "--config.record.kind=all"), "set config.record = {...} in"),
+        (("--config=CFG", "--config.record=None"), "record is None in this config"),
         (("--config=CFG", "--wokdir=x"), "Unknown command line flag 'wokdir'"),
         (("--config=CFG", "stray"), "unexpected argument 'stray'"),
         (("--config=CFG", "--config.run=nothing"), "config.run='nothing'"),

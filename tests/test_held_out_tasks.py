@@ -106,8 +106,7 @@ def test_what_is_kept_of_trust_is_about_those_it_is_in(tmp_path):
         CHOICE,
         Run(str(tmp_path), 0, lambda tree: tree, map_tasks, None),
         panel.PanelOptions(wanted),
-        reuse_of="another run",
-        begun=recover.Beginning(wanted, asked_about(found)),
+        recover.Beginning(wanted, asked_about(found), reuse_of="another run"),
     )
     told = json.loads((tmp_path / "teachers.json").read_text())
     assert told["teachers"] == [0, 1, 3, 4] and len(told["weights"]) == 4

@@ -78,6 +78,10 @@ def test_a_run_says_what_models_need_that_inspection_guesses(models, tmp_path, c
     note.write_text("2")
     inputs.load_zoo(ZooOptions(path=str(models)), data)
     assert capsys.readouterr().out.endswith("inspect_zoo.py says why\n")
+    # As an interrupted write leaves it.
+    note.write_text("")
+    assert inputs.load_zoo(ZooOptions(path=str(models)), data).num_teachers == 1
+    assert not capsys.readouterr().out
 
 
 def test_a_damaged_file_is_named_once(models):

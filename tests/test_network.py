@@ -90,7 +90,7 @@ def test_what_a_network_does_not_give_is_refused_when_a_method_is_built(tmp_path
     ):
         inversion.white_box(Objective(moments=0.0), remote)
     with pytest.raises(InputError, match="features, which endpoint does not give"):
-        panel.describer((remote,), output="features")
+        panel.embedder((remote,), output="features")
     group = ZooGroup(PLAIN, toy.random_teachers(PLAIN, 2), np.full(2, np.nan))
     zoo = Zoo((group,), tuple("abcdefghi"))
     with pytest.raises(InputError, match="a zoo of plain cannot be saved"):
@@ -119,8 +119,8 @@ def test_remote_teachers_may_differ_in_their_number_of_classes(key):
     known = [zoo.class_names[i] for i in zoo.class_ids]
     assert known == ["x", "y", "z", "u", "x", "w", "y", "v"]
     images = jax.random.uniform(key, (4, *toy.SHAPE))
-    describe = panel.describer(zoo.networks, output="logits", mirror=False)
-    found = jax.jit(describe)(zoo.teachers, images)
+    embed = panel.embedder(zoo.networks, output="logits", mirror=False)
+    found = jax.jit(embed)(zoo.teachers, images)
     means = 2 * np.asarray(images).mean((1, 2)) - 1
     wanted = np.concatenate([means, means + 2, means[:, :2] + 1], 1)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)

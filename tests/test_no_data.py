@@ -133,8 +133,8 @@ def test_a_run_needs_teachers_and_nothing_else(unequal, without, capsys):
     # 6 images a teacher, of 4, 7 and 5 classes; the one without gradients is asked.
     assert result["images_recovered"] == 4 + 6 + 5
     assert "not measured" in (workdir / "table.md").read_text()
-    describe = jax.jit(panel.model.describe, static_argnums=0)
-    said = describe(student, variables, np.zeros((2, 40, 30, 3), np.uint8))
+    embed = jax.jit(panel.model.embed, static_argnums=0)
+    said = embed(student, variables, np.zeros((2, 40, 30, 3), np.uint8))
     assert said.shape == (2, 21) and np.isfinite(said).all()
 
 
@@ -334,8 +334,8 @@ def test_descriptions_longer_than_a_matrix_are_whitened_alike():
 def test_one_program_a_network_says_what_one_of_all_says(unequal):
     teachers = fj.load_zoo(unequal)
     images = np.random.default_rng(0).integers(0, 256, (3, 20, 20, 3), np.uint8)
-    together = panel.describer(teachers.networks)
-    apart = panel.compiled_describer(teachers.networks)
+    together = panel.embedder(teachers.networks)
+    apart = panel.compiled_embedder(teachers.networks)
     np.testing.assert_allclose(
         apart(teachers.teachers, images),
         jax.jit(together)(teachers.teachers, images),

@@ -59,8 +59,8 @@ def test_its_zoo_and_its_model_load(old):
     assert logits.shape == (5, 5) and bool(np.isfinite(logits).all())
 
     model, variables, _ = fj.load_model(old / "model.npz")
-    describe = jax.jit(functools.partial(fj.distilled.describe, model))
-    described = describe(variables, images)
+    embed = jax.jit(functools.partial(fj.distilled.embed, model))
+    described = embed(variables, images)
     assert described.shape[0] == 5 and bool(np.isfinite(described).all())
     classify = fj.heads.centered(fj.heads.ridge(5), "none")
     scores = classify(described, jax.numpy.arange(5), described)

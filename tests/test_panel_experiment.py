@@ -104,11 +104,11 @@ def recipe(config):
 
 
 def pre_inverted(config, zoo, run):
+    everyone, reuse_of = np.arange(zoo.num_teachers), config.recover.reuse
     return recover.pre_inverted(
         zoo,
         run,
-        wanted(config),
-        reuse_of=config.recover.reuse,
+        recover.beginning(zoo, everyone, run, wanted(config), reuse_of=reuse_of),
         labels=config.labels,
         way=config.way,
         images_per_episode=config.replay.shots + config.replay.queries,
@@ -141,8 +141,8 @@ def test_writes_table_pictures_model_and_trust(finished):
     model, variables, extra = load_model(workdir / "model.npz")
     assert model.num_classes == 5 * 5
     assert set(variables) == {"params", "batch_stats", "descriptions"}
-    describe = jax.jit(distilled.describe, static_argnums=0)
-    described = describe(model, variables, np.zeros((2, 16, 16, 3), np.float32))
+    embed = jax.jit(distilled.embed, static_argnums=0)
+    described = embed(model, variables, np.zeros((2, 16, 16, 3), np.float32))
     assert described.shape == (2, 25)
     assert extra["steps"] == 4
     trust = [teacher["trust"] for teacher in extra["teachers"]]
@@ -264,9 +264,11 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     monkeypatch.setattr(reuse, "reuse", lambda *_: (pool, answers))
     choice = panel.PanelChoice(asked, np.zeros(0, int))
     options = panel.PanelOptions(recover=wanted(parse(zoo_path)))
-    found = recover.described(
-        zoo, choice, run_in(tmp_path), options, reuse_of="earlier"
-    ).described
+    here = run_in(tmp_path)
+    begun = recover.beginning(
+        zoo, choice.everyone, here, options.recover, reuse_of="earlier"
+    )
+    found = recover.described(zoo, choice, here, options, begun).described
     trust = json.loads((tmp_path / "teachers.json").read_text())
     # Numbers are those of the whole zoo, in the file and in what is said.
     assert trust["teachers"] == asked.tolist()

@@ -263,11 +263,11 @@ def test_panel_distillation_and_description_are_those_of_one_device():
         state = jax.tree.map(
             jnp.abs, toy.random_like(jax.eval_shape(algorithm.init, jax.random.key(0)))
         )
-        describe = panel.describer((toy.TINY,), map_tasks=mapping)
+        embed = panel.embedder((toy.TINY,), map_tasks=mapping)
         found.append(
             (
                 algorithm.compiled()(jax.random.key(1), state, data),
-                jax.jit(describe)((stack,), data.images),
+                jax.jit(embed)((stack,), data.images),
             )
         )
     toy.assert_close(*jax.device_get(found), rtol=1e-3, atol=1e-5)

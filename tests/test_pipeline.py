@@ -385,13 +385,13 @@ def test_asking_ends_with_the_service(monkeypatch):
     whole = Zoo((group_of(2),), NAMES)
     service = Service(toy.TINY, jobs=2)
     monkeypatch.setattr(Zoo, "service", property(lambda self: service))
-    describer = panel.asking.compiled_describer
+    embedder = panel.asking.compiled_embedder
 
     def limited(*args, **kwargs):
-        describe = describer(*args, **kwargs)
+        embed = embedder(*args, **kwargs)
 
         def run(teachers, images):
-            logits = describe(teachers, images)
+            logits = embed(teachers, images)
             # Of the second teacher some answers are missing in the last job.
             late = jnp.isnan(jnp.full(len(images), jnp.nan)) & (
                 jnp.arange(len(images)) >= (2 if len(images) == 3 else 0)
@@ -400,7 +400,7 @@ def test_asking_ends_with_the_service(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(panel.asking, "compiled_describer", limited)
+    monkeypatch.setattr(panel.asking, "compiled_embedder", limited)
     images = np.zeros((9, *toy.SHAPE), np.uint8)
     kept = []
 

@@ -15,9 +15,9 @@ from experiments.harness import stopping
 from free_jax import make_mesh, panel
 from free_jax import zoo as zoo_lib
 from free_jax.panel import split_heads
-from free_jax.panel.describe import describe_parts, describer
 from free_jax.panel.described import Described
 from free_jax.panel.distill_options import DistillOptions
+from free_jax.panel.embed import embed_parts, embedder
 from free_jax.split import Split, in_parts
 
 # The types that are sent, and how.
@@ -151,8 +151,8 @@ def test_split_teachers_answer_as_on_one_device(task, zoo):
     stacks = split.put(in_parts(teachers[0], zoo))
     for leaf in jax.tree.leaves(stacks):
         assert leaf.addressable_shards[0].data.nbytes * zoo == leaf.nbytes
-    one = describer((toy.TINY,), output="logits", map_tasks=split.map_tasks)
-    lowered = jax.jit(describe_parts(one, split)).lower(stacks, images[:5])
+    one = embedder((toy.TINY,), output="logits", map_tasks=split.map_tasks)
+    lowered = jax.jit(embed_parts(one, split)).lower(stacks, images[:5])
     sent = re.findall(COLLECTIVE, lowered.compile(compiler_options=FAST).as_text())
     # Devices of one part tell each other what its teachers say; parts do not.
     size = -(-5 // zoo)

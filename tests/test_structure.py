@@ -36,7 +36,7 @@ JITS = {
     "free_jax.fewshot.evaluation": "an evaluator, once a classifier",
     "free_jax.interop.hub.check": "one network's answers, to hold against its source",
     "free_jax.inversion.jobs": "a list's program",
-    "free_jax.panel.describe": "answers and features of each network",
+    "free_jax.panel.embed": "answers and features of each network",
     "free_jax.panel.partial_asking": "a list's program",
     "free_jax.panel.student": "`distil`: its state, its steps and its statistics",
     "free_jax.predictor": "predictions, one program a size of batch",

@@ -174,14 +174,14 @@ def test_it_is_distilled_saved_and_describes(name, tmp_path):
             at_once=4,
         )
     )(variables, (255 * images(8)).astype(jnp.uint8))
-    describe = jax.jit(lambda v, x: distilled.describe(model, v, x))
-    said = describe(fitted, images(5))
+    embed = jax.jit(lambda v, x: distilled.embed(model, v, x))
+    said = embed(fitted, images(5))
     assert said.shape[0] == 5 and np.isfinite(said).all()
     assert bool(jax.tree.leaves(fitted["batch_stats"])) == (name not in ALONE)
     save_model(tmp_path / "model.npz", model, fitted, steps=1)
     loaded, again, _ = load_model(tmp_path / "model.npz")
     assert loaded == model
-    np.testing.assert_allclose(describe(again, images(5)), said, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(embed(again, images(5)), said, rtol=1e-5, atol=1e-6)
 
 
 def test_one_figure_selects_and_stands_in_the_table():

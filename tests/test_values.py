@@ -46,7 +46,7 @@ def forms(pixels):
     return pixels, pixels.astype(np.int32), np.float32(pixels) / 255
 
 
-@pytest.mark.parametrize("door", ["apply", "describe", "adapt", "classify"])
+@pytest.mark.parametrize("door", ["apply", "embed", "adapt", "classify"])
 def test_all_forms_of_images_give_the_same(door, pixels, model):
     labels = balanced()
     adapt = functools.partial(distilled.adapt, way=WAY, num_steps=1)
@@ -55,7 +55,7 @@ def test_all_forms_of_images_give_the_same(door, pixels, model):
     )
     doors = {
         "apply": lambda x: NETWORK.apply(model, x),
-        "describe": lambda x: distilled.describe(NETWORK, model, x),
+        "embed": lambda x: distilled.embed(NETWORK, model, x),
         "adapt": lambda x: adapt(NETWORK, model, x, labels).kernel,
         "classify": lambda x: distilled.classify(NETWORK, start, x),
     }
@@ -244,13 +244,13 @@ def test_rows_that_a_class_does_not_hold_are_not_described():
     """Of 4,400 images with one class of 4,000, most of the bank is padding."""
     seen = []
 
-    def describe(images):
+    def embed(images):
         seen.append(int((images[:, 0, 0, 0] > 0).sum()))
         return images.reshape(len(images), -1)[:, :2].astype(jnp.float32)
 
     images = np.full((3, 10, 2, 2, 3), 9, np.uint8)
     counts = np.asarray([10, 1, 2])
-    bank = panel.describe_bank(describe, banks.from_arrays(images, counts), chunk=4)
+    bank = panel.embed_bank(embed, banks.from_arrays(images, counts), chunk=4)
     assert sum(seen) == 13 and len(seen) == 4
     held = np.arange(10) < counts[:, None]
     np.testing.assert_array_equal(bank.images[..., 0], 9 * held)

@@ -40,13 +40,11 @@ def student_of(bench: Bench, world: World, defence: str, seed: int) -> dict:
     )
     key = jax.random.key(seed)
     made = panel.distil(key, found, trunk, options, args.steps)
-    describe = jax.jit(lambda x: distilled.describe(made.network, made.variables, x))
+    embed = jax.jit(lambda x: distilled.embed(made.network, made.variables, x))
 
     def rows(images: np.ndarray) -> np.ndarray:
         flat = images.reshape(-1, *images.shape[2:])
-        parts = [
-            np.asarray(describe(flat[i : i + 200])) for i in range(0, len(flat), 200)
-        ]
+        parts = [np.asarray(embed(flat[i : i + 200])) for i in range(0, len(flat), 200)]
         return np.concatenate(parts).reshape(*images.shape[:2], -1)
 
     images, patched = (x[len(x) // 2 :] for x in bench.real)

@@ -55,8 +55,9 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
     argv = _of_today(argv, config, names)
     argv = _take_calls(argv, config)
     _check_overrides(argv, config, names)
-    values = define_flags(argv, config)
     try:
+        # Values of a type that no flag has are refused when flags are defined.
+        values = define_flags(argv, config)
         rest = values(argv)[1:]
     except (flags.Error, ValueError, TypeError) as error:
         raise InputError(_plain(error)) from None
@@ -277,7 +278,10 @@ def _check_overrides(argv: Sequence[str], config: Any, names: Names) -> None:
     }
     for arg in argv:
         match = OVERRIDE.match(arg)
-        if not match or match[1] in known | groups:
+        if not match:
+            continue
+        _check_unset(match[1], config)
+        if match[1] in known | groups:
             continue
         key = re.sub(r"\[\d+\]$", "", match[1])
         if key in known | groups or _inside_leaf(key, known):
@@ -285,6 +289,16 @@ def _check_overrides(argv: Sequence[str], config: Any, names: Names) -> None:
         today = names.key_today(key)
         hint = sections.did_you_mean(today, known | groups, former)
         raise InputError(f"--config.{match[1]}: the config has no such key; {hint}")
+
+
+def _check_unset(key: str, config: Any) -> None:
+    """Refuses a key that is None, or is within one: nothing says its type."""
+    for unset, value in files.flatten(config).items():
+        if value is None and (key == unset or key.startswith(f"{unset}.")):
+            raise InputError(
+                f"--config.{key}: {unset} is None in this config and cannot be given "
+                f"on a command line; set config.{unset} = {{...}} in a config file"
+            )
 
 
 def _inside_leaf(key: str, known: set[str]) -> bool:

@@ -159,9 +159,10 @@ def cached_models(
         (target / LEFT_OUT_FILE).write_text(f"{len(without)} {unsaid}")
         return load_zoo(target)
     zoo, note = load_zoo(target), target / LEFT_OUT_FILE
-    # Earlier versions noted the first number alone.
-    noted = [*map(int, note.read_text().split()), 0] if note.exists() else [0, 0]
-    left_out, unsaid = noted[:2]
+    # Earlier versions noted the first number alone, and a write that was interrupted
+    # leaves none: what is missing is 0.
+    noted = map(int, note.read_text().split()) if note.exists() else ()
+    left_out, unsaid = [*noted, 0, 0][:2]
     if left_out:
         by = options.guess_by
         told = _told_again(str(source), zoo.num_teachers, left_out, unsaid, by)

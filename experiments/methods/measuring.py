@@ -6,7 +6,7 @@ import jax
 
 from experiments import inputs
 from experiments.evaluation import report, selection
-from experiments.harness import files, metrics
+from experiments.harness import files, metrics, sections
 from experiments.harness.run import Run
 from experiments.inputs import further, networks
 from experiments.methods.options import Common, Comparison, Settings
@@ -94,7 +94,7 @@ def about(config: Settings) -> report.About:
     options = common.eval
     return report.About(
         algorithm=config.algorithm,
-        learner=files.to_plain(config.learner),
+        learner=files.to_plain(sections.plain(config.learner)),
         data=common.data.name or os.path.basename(common.data.path.rstrip("/")),
         split=options.split,
         way=common.way,

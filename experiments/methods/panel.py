@@ -12,7 +12,7 @@ from experiments.evaluation.subject import Subject
 from experiments.harness.method import Meters, Method
 from experiments.harness.options import LogOptions
 from experiments.harness.run import Run
-from experiments.harness.sections import Without
+from experiments.harness.sections import Flat, Without
 from experiments.methods import base
 from experiments.methods.options import Common, Shared
 from experiments.stages import estimate, recover
@@ -42,21 +42,14 @@ class AdaptationOptions(NamedTuple):
     `test_steps` alone.
 
     Attributes:
-      kind: MAML adapts all parameters, ANIL the head alone, ProtoNet none.
-      first_order: leave out second derivatives.
-      inner_lr: rate of the gradient steps.
-      train_steps: those steps in training.
-      test_steps: those steps in a test.
-      test_lr: their rate in a test; 0 is `inner_lr`.
+      common: what all methods' learners have, but for a model to start from: the
+        images are learned by a student that starts at random.
       head_scale: of logits that are cosines to class means.
     """
 
-    kind: Literal["maml", "anil", "protonet"] = "maml"
-    first_order: bool = False
-    inner_lr: float = 0.01
-    train_steps: int = 5
-    test_steps: int = 10
-    test_lr: float = 0.0
+    common: Annotated[LearnerOptions, Flat(), Without(("init_from",))] = (
+        LearnerOptions()
+    )
     head_scale: Annotated[float, Positive()] = 10.0
 
 
@@ -196,11 +189,13 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
         )
     except ValueError as error:
         raise InputError(f"config.distill: {error}") from None
+    adapted = config.learner.common
+    beside = base.student(common, common.way, zoo)
     predictors = classifiers.methods(
         model,
         way=common.way,
-        num_steps=config.learner.test_steps,
-        learning_rate=config.learner.test_lr or config.learner.inner_lr,
+        num_steps=adapted.test_steps,
+        learning_rate=adapted.test_lr or adapted.inner_lr,
         head_scale=config.learner.head_scale,
     )
     return Plan(
@@ -210,7 +205,7 @@ def plan(config: Config, zoo: zoo_lib.Zoo, run: Run) -> Plan:
         model,
         algorithm,
         predictors,
-        _beside(config.learner, common, zoo),
+        base.learners(adapted, beside)[1],
         begun,
     )
 
@@ -282,18 +277,14 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
     if not earlier.reuse and not run.path("recovered").exists():
         estimate.tell(_estimated(config, zoo, planned))
     found = recover.described(  # takes minutes
-        zoo,
-        planned.choice,
-        run,
-        planned.asking,
-        reuse_of=earlier.reuse,
-        against=earlier.against,
-        begun=planned.begun,
+        zoo, planned.choice, run, planned.asking, planned.begun
     )
     _check_tasks(config.common, zoo, planned.choice, found.tasks)
     described, feed = found.described, algorithm.feed
     if panel.fits(described, options, run.split):
         described, feed = panel.on_device(described), None
+    # The purpose's first name: keys are drawn by name, and another one would draw
+    # other images, so other bits of every model.
     rng = run.rng("calibration images")
     images = panel.fit_images(rng, described, options.fit_images)
     weights = np.asarray(described.weights)
@@ -359,18 +350,3 @@ def _check_tasks(
             "images, or choose eval.select=last (what is recovered is kept)"
         )
     print(line, flush=True)
-
-
-def _beside(
-    options: AdaptationOptions, common: Common, zoo: zoo_lib.Zoo
-) -> MetaLearner:
-    """How the baselines' models are adapted."""
-    chosen = LearnerOptions(
-        kind=options.kind,
-        first_order=options.first_order,
-        inner_lr=options.inner_lr,
-        train_steps=options.train_steps,
-        test_steps=options.test_steps,
-        test_lr=options.test_lr,
-    )
-    return base.learners(chosen, base.student(common, common.way, zoo))[1]

@@ -117,12 +117,10 @@ def _built(
     bank = recover.pre_inverted(  # takes minutes
         zoo,
         run,
-        wanted,
-        reuse_of=config.recover.reuse,
+        begun,
         labels=config.labels,
         way=config.common.way,
         images_per_episode=config.replay.shots + config.replay.queries,
-        begun=begun,
     )
     images = base.images_recovered(wanted, zoo)
     spent = recover.spent(config.recover.reuse or run.workdir, images)

@@ -24,11 +24,15 @@ class Beginning(NamedTuple):
       wanted: what is recovered in this run.
       known: images and answers of earlier runs; None where there are none.
       student: of an earlier run, which new images should be new to; None for none.
+      reuse_of: run whose images and answers are taken instead; empty for none.
+      against: run to whose images and answers others are added; empty for none.
     """
 
     wanted: panel.RecoverOptions
     known: reuse.Known | None = None
     student: adversarial_rounds.EarlierStudent | None = None
+    reuse_of: str = ""
+    against: str = ""
 
 
 def beginning(
@@ -57,7 +61,8 @@ def beginning(
     if reuse_of:
         part = choosing.part_of(run)
         known = reuse.reuse(reuse_of, zoo, asked, wanted, part)
-        return Beginning(wanted._replace(images_per_class=0, dead_leaves=0), known)
+        nothing = wanted._replace(images_per_class=0, dead_leaves=0)
+        return Beginning(nothing, known, reuse_of=reuse_of)
     student = adversarial_rounds.earlier_student(against, zoo)
     check(wanted, zoo, student)
     known = adversarial_rounds.kept(against, zoo, asked)
@@ -65,7 +70,7 @@ def beginning(
         adversarial_rounds.check_size(against, known, wanted.image_size)
     before = adversarial_rounds.earlier(against)
     reuse.check_signature(run.workdir, zoo, asked, renewed=before)
-    return Beginning(wanted, known, student)
+    return Beginning(wanted, known, student, against=against)
 
 
 def described(
@@ -73,10 +78,7 @@ def described(
     choice: panel.PanelChoice,
     run: Run,
     options: panel.PanelOptions,
-    *,
-    reuse_of: str = "",
-    against: str = "",
-    begun: Beginning | None = None,
+    begun: Beginning,
 ) -> panel.DescribedZoo:
     """Recovers images, asks the chosen teachers about them, and judges the teachers.
 
@@ -84,10 +86,8 @@ def described(
       zoo: teachers that images are recovered from.
       choice: whose teachers describe every image.
       run: keeps the parts.
-      options: which images, and whether teachers are judged.
-      reuse_of: run whose images and answers are taken instead; empty for none.
-      against: run to whose images and answers others are added; empty for none.
-      begun: `beginning` of the same, where it was looked at before.
+      options: who is asked what, and whether teachers are judged.
+      begun: `beginning` with the same teachers: which images, and what is there.
 
     Writes ``recovered.png``, ``teachers.json`` (what each teacher is trusted, and why
     not) and ``samples.npz`` (images and answers for the run's page).
@@ -96,16 +96,13 @@ def described(
       Stopped: stop was requested; finished parts are kept.
       InputError: no teacher is left to believe.
     """
-    asked = choice.everyone
-    begun = begun or beginning(
-        zoo, asked, run, options.recover, reuse_of=reuse_of, against=against
-    )
-    key, (wanted, known, student) = run.key("recover"), begun
+    asked, key = choice.everyone, run.key("recover")
+    wanted, known, student = begun.wanted, begun.known, begun.student
     if student:  # Not the images of the earlier rounds again.
         key = keys.named(key, "round", student.number)
-    if not reuse_of:
+    if not begun.reuse_of:
         recipe = reuse.recipe(wanted, run.seed)
-        before = adversarial_rounds.earlier(against)
+        before = adversarial_rounds.earlier(begun.against)
         reuse.sign(run.workdir, zoo, asked, recipe, renewed=before)
     found = panel.describe_zoo(
         key,
@@ -164,38 +161,33 @@ def _tell_doubts(found: panel.DescribedZoo, zoo: Zoo, run: Run) -> None:
 def pre_inverted(
     zoo: Zoo,
     run: Run,
-    wanted: panel.RecoverOptions,
+    begun: Beginning,
     *,
-    reuse_of: str = "",
     labels: Literal["owner", "panel"] = "owner",
     way: int,
     images_per_episode: int,
-    begun: Beginning | None = None,
 ) -> ImageBank:
     """A memory of the images recovered from every teacher, by absolute class.
 
     Args:
       zoo: teachers.
       run: keeps the parts.
-      wanted: which images.
-      reuse_of: run whose images and answers are taken instead; empty for none.
+      begun: `beginning` with all teachers: which images, and what is there.
       labels: an image's class is what its own teacher was asked for ("owner"), or what
         all teachers together take it for ("panel").
       way: classes of an episode.
       images_per_episode: shots and queries of a class.
-      begun: `beginning` of the same, where it was looked at before.
 
     Raises:
       Stopped: stop was requested; finished parts are kept.
       InputError: the panel's votes leave no episode, or no teacher is trusted.
     """
-    everyone, answers = np.arange(zoo.num_teachers), None
-    begun = begun or beginning(zoo, everyone, run, wanted, reuse_of=reuse_of)
+    wanted, answers = begun.wanted, None
     if begun.known:
         images, answers = begun.known
     else:
-        recipe = reuse.recipe(wanted, run.seed)
-        reuse.sign(run.workdir, zoo, everyone, recipe)
+        everyone = np.arange(zoo.num_teachers)
+        reuse.sign(run.workdir, zoo, everyone, reuse.recipe(wanted, run.seed))
         images = panel.recover_zoo(
             run.key("recover"), zoo, wanted, telling(run), map_tasks=run.map_tasks
         )

@@ -76,12 +76,12 @@ def calibrator(
         found, _, _ = inverter.invert(jax.random.key(seed), (), model, pseudo_labels)
         both = jnp.concatenate([labels, pseudo_labels])
 
-        def describe(params: PyTree, batch: jax.Array) -> jax.Array:
+        def embed(params: PyTree, batch: jax.Array) -> jax.Array:
             # Each set by its own statistics, as support and queries are.
             return student.apply({"params": params}, batch, norm="batch", features=True)
 
         def loss(params: PyTree) -> jax.Array:
-            real, pseudo = describe(params, images), describe(params, found.images)
+            real, pseudo = embed(params, images), embed(params, found.images)
             features = jnp.concatenate([real, pseudo])
             value = objectives.supervised_contrastive(features, both, temperature)
             logits = student.head(params, real)

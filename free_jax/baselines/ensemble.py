@@ -1,8 +1,8 @@
 """All teachers together, nothing trained: few-shot heads on their outputs.
 
-An image is described by the tempered softmax of every teacher, side by side (see
-`panel.describer`); a head then classifies the queries of an episode by the support
-set's descriptions.  Images are described once, whatever the episodes and the head.
+An image is embedded by the tempered softmax of every teacher, side by side (see
+`panel.embedder`); a head then classifies the queries of an episode by the support
+set's embeddings.  Images are embedded once, whatever the episodes and the head.
 """
 
 import functools
@@ -36,16 +36,16 @@ def ridge_and_soft_kmeans(setting: Setting) -> Scores:
 def whitened(
     setting: Setting, *, num_images: int = 2000, strength: float = 0.5
 ) -> Scores:
-    """`ridge_and_soft_kmeans` on descriptions whitened by those of dead leaves.
+    """`ridge_and_soft_kmeans` on embeddings whitened by those of dead leaves.
 
     Directions in which answers vary anyway, whatever the image, are shrunk.
 
     Args:
       setting: teachers and episodes.
-      num_images: dead leaves that are described.
+      num_images: dead leaves that are embedded.
       strength: see `heads.whitening`.
     """
-    raw = described(setting)
+    raw = embedded(setting)
     size = raw.images.shape[-1]
 
     def make() -> ImageBank:
@@ -53,7 +53,7 @@ def whitened(
         key = keys.named(setting.key, "whitening scenes")
         drawn = np.asarray(draw_leaves(key, network.image_shape, num_images))[None]
         bank = banks.from_arrays(drawn, np.asarray([num_images]))
-        said = panel.describe_bank(_describe(setting), bank).images[0]
+        said = panel.embed_bank(_embed(setting), bank).images[0]
         fitted = heads.fit_whitening(said, strength)
         white = heads.whiten(
             raw.images.reshape(-1, size),
@@ -70,33 +70,33 @@ def whitened(
 
 
 def classified(setting: Setting, classify: evaluation.Classify) -> Scores:
-    """Any classifier of descriptions, on all teachers' outputs.
+    """Any classifier of embeddings, on all teachers' outputs.
 
     Args:
       setting: teachers and episodes.
       classify: as `evaluation.head_classifier` makes of two heads, with
-        ``lambda params, x: x`` to describe.
+        ``lambda params, x: x`` to embed.
     """
-    return setting_lib.evaluate(setting, classify, None, described(setting))
+    return setting_lib.evaluate(setting, classify, None, embedded(setting))
 
 
-def described(setting: Setting) -> ImageBank:
-    """The setting's bank with descriptions [C, M, d] in place of images."""
+def embedded(setting: Setting) -> ImageBank:
+    """The setting's bank with embeddings [C, M, d] in place of images."""
     setting_lib.teachers(setting)
     return setting.programs.once(
-        "described", lambda: panel.describe_bank(_describe(setting), setting.bank)
+        "embedded", lambda: panel.embed_bank(_embed(setting), setting.bank)
     )
 
 
-def _describe(setting: Setting) -> Callable[[jax.Array], jax.Array]:
+def _embed(setting: Setting) -> Callable[[jax.Array], jax.Array]:
     """``images -> [n, d]`` by all teachers, one program for all banks."""
     zoo = setting_lib.teachers(setting)
-    describer = setting.programs.once(
-        "describe",
-        lambda: panel.compiled_describer(
+    embedder = setting.programs.once(
+        "embed",
+        lambda: panel.compiled_embedder(
             zoo.networks,
             temperature=setting.temperature,
             map_tasks=setting.map_tasks,
         ),
     )
-    return functools.partial(describer, zoo.teachers)
+    return functools.partial(embedder, zoo.teachers)

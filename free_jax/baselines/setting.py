@@ -64,7 +64,7 @@ def _heads(way: int) -> evaluation.Classify:
 
 
 def _features(network: Network) -> Callable:
-    return jax.jit(panel.describer((network,), output="features", mirror=False))
+    return jax.jit(panel.embedder((network,), output="features", mirror=False))
 
 
 def _once() -> Callable[[str, Callable[[], _T]], _T]:

@@ -60,10 +60,10 @@ def features_of(setting: Setting, group: int, row: int) -> Scores:
     """Nearest centroid on the features of the teacher in a row of a group."""
     zoo = setting_lib.teachers(setting)
     one = jax.tree.map(lambda x: x[row : row + 1], zoo.teachers[group])
-    describe = setting.programs.features(zoo.networks[group])
-    described = panel.describe_bank(functools.partial(describe, (one,)), setting.bank)
+    embed = setting.programs.features(zoo.networks[group])
+    embedded = panel.embed_bank(functools.partial(embed, (one,)), setting.bank)
     classify = setting.programs.centroids(setting.way)
-    return setting_lib.evaluate(setting, classify, None, described)
+    return setting_lib.evaluate(setting, classify, None, embedded)
 
 
 def mean_over_teachers(found: list[Scores]) -> Scores:
@@ -87,11 +87,9 @@ def most_central(
     Agreement is `panel.centrality` on dead leaves: forward queries only.
     """
     shape = zoo.networks[0].image_shape
-    describe = panel.compiled_describer(
-        zoo.networks, temperature=temperature, mirror=False
-    )
+    embed = panel.compiled_embedder(zoo.networks, temperature=temperature, mirror=False)
     images = draw_leaves(key, shape, num_images)
-    said = np.asarray(describe(zoo.teachers, images))
+    said = np.asarray(embed(zoo.teachers, images))
     return zoo.locate(int(panel.centrality(Answers(said, zoo.columns)).argmax()))
 
 

@@ -97,21 +97,21 @@ def protocols(classify: Classify) -> tuple[str, ...]:
 
 
 def head_classifier(
-    describe: Callable[[PyTree, jax.Array], jax.Array],
+    embed: Callable[[PyTree, jax.Array], jax.Array],
     inductive: heads.Head,
     transductive: heads.Head,
 ) -> Classify:
-    """Describes support and queries and leaves the rest to two heads.
+    """Embeds support and queries and leaves the rest to two heads.
 
     Args:
-      describe: ``(variables, images [n, ...]) -> [n, d]``.
+      embed: ``(variables, images [n, ...]) -> [n, d]``.
       inductive: head that treats each query alone, e.g. ``centered(head, "support")``.
       transductive: head that sees all queries, e.g. ``centered(head, "episode")``.
     """
 
     def classify(variables: PyTree, episode: Episode) -> dict[str, jax.Array]:
-        support = describe(variables, episode.support_images)
-        queries = describe(variables, episode.query_images)
+        support = embed(variables, episode.support_images)
+        queries = embed(variables, episode.query_images)
         labels = episode.support_labels
         return {
             "transductive": transductive(support, labels, queries),
@@ -123,17 +123,17 @@ def head_classifier(
 
 def centroid_classifier(
     way: int,
-    describe: Callable[[PyTree, jax.Array], jax.Array] = lambda variables, x: x,
+    embed: Callable[[PyTree, jax.Array], jax.Array] = lambda variables, x: x,
 ) -> Classify:
     """Nearest centroid by cosine: as they come, or centred by the episode.
 
     Args:
       way: classes of an episode.
-      describe: see `head_classifier`; the default takes banks of descriptions.
+      embed: see `head_classifier`; the default takes banks of embeddings.
     """
     head = heads.nearest_centroid(way)
     return head_classifier(
-        describe, heads.centered(head, "none"), heads.centered(head, "episode")
+        embed, heads.centered(head, "none"), heads.centered(head, "episode")
     )
 
 

@@ -2,23 +2,24 @@
 
 from free_jax.panel.aggregate import Aggregated, aggregated
 from free_jax.panel.asking import answered_images, ask_jobs, ask_zoo, most_answers
-from free_jax.panel.choice import best_teachers, centrality
 from free_jax.panel.choosing_teachers import (
     ChoosingOptions,
     Chosen,
     ZooChoice,
+    centrality,
     choose_from_zoo,
     choose_teachers,
 )
-from free_jax.panel.describe import (
-    compiled_describer,
-    describe_bank,
-    describer,
-    tempered,
-)
+from free_jax.panel.classifiers import best_teachers
 from free_jax.panel.described import Described
 from free_jax.panel.distill_options import DistillOptions
 from free_jax.panel.distillation import panel_distillation
+from free_jax.panel.embed import (
+    compiled_embedder,
+    embed_bank,
+    embedder,
+    tempered,
+)
 from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import MetaTraining, PanelOptions, RecoverOptions
 from free_jax.panel.partial_answers import answers_of, num_asked
@@ -75,12 +76,12 @@ __all__ = [
     "choose_teachers",
     "columns_of",
     "common_shape",
-    "compiled_describer",
-    "describe_bank",
+    "compiled_embedder",
     "describe_zoo",
-    "describer",
     "distil",
     "distillation",
+    "embed_bank",
+    "embedder",
     "equal_columns",
     "fit_images",
     "fits",

@@ -9,7 +9,7 @@ from free_jax import jobs as jobs_lib
 from free_jax import parallel
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
-from free_jax.panel.describe import compiled_describer
+from free_jax.panel.embed import compiled_embedder
 from free_jax.panel.partial_asking import answers_in, ask_some_jobs
 from free_jax.rows import Rows
 from free_jax.split import Split
@@ -37,7 +37,7 @@ def ask_zoo(
       chunk: see `ask_jobs`.
       at_once: see `ask_jobs`.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
-      split: of the teachers, where all are asked about all, see `compiled_describer`.
+      split: of the teachers, where all are asked about all, see `compiled_embedder`.
 
     Returns:
       Answers; NaN where a service gave none.  Once it is exhausted no more images are
@@ -86,7 +86,7 @@ def ask_jobs(
       at_once: images that a teacher sees in one batch, so few that their maps stay
         in a CPU's cache; a service is sent a whole chunk.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
-      split: of the teachers, see `compiled_describer`.
+      split: of the teachers, see `compiled_embedder`.
 
     Returns:
       Jobs whose results hold ``logits`` [n, C] and ``columns``, see `Answers`; where a
@@ -97,7 +97,7 @@ def ask_jobs(
     """
     if chunk < 1 or at_once < 1:
         raise ValueError(f"chunk={chunk} and at_once={at_once} must be at least 1")
-    run = compiled_describer(
+    run = compiled_embedder(
         zoo.networks, output="logits", mirror=False, map_tasks=map_tasks, split=split
     )
     service = zoo.service

@@ -31,7 +31,7 @@ from free_jax.options import AtLeast
 from free_jax.panel import partial_answers, ragged
 from free_jax.panel.asking import answered_images, ask_zoo
 from free_jax.panel.recovery import common_shape
-from free_jax.panel.trust import NOBODY, judge
+from free_jax.panel.trust import NONE_INFORMATIVE, judge
 from free_jax.rows import chosen
 from free_jax.types import Answers, SyntheticImages
 
@@ -122,19 +122,19 @@ def choose_teachers(
         weights = ~partial_answers.broken(answers)
     weights = np.asarray(weights, float)
     columns = np.asarray(answers.columns)
-    said = _described(answers, weights, temperature)
+    said = _centred(answers, weights, temperature)
     strength = np.add.reduceat(np.square(said).sum(0), columns[:-1])
-    heard = strength > 1e-12 * strength.max(initial=0.0)
-    if not heard.any():
-        raise InputError(NOBODY)
-    ridge, total = noise * strength[heard].mean(), strength.sum()
+    informative = strength > 1e-12 * strength.max(initial=0.0)
+    if not informative.any():
+        raise InputError(NONE_INFORMATIVE)
+    ridge, total = noise * strength[informative].mean(), strength.sum()
     kernel = said @ said.T  # [n, n], never outputs by outputs.
     # What is not predicted yet, and how much of each teacher's answers is.
-    left, foretold = said.copy(), np.where(heard, 0.0, np.nan)
+    left, foretold = said.copy(), np.where(informative, 0.0, np.nan)
     order, gains = [], []
-    while len(order) < min(count, heard.sum()):
+    while len(order) < min(count, informative.sum()):
         gain = _gains(kernel, said, left, columns, ridge)
-        gain[~heard], gain[order] = -np.inf, -np.inf
+        gain[~informative], gain[order] = -np.inf, -np.inf
         best = int(gain.argmax())
         order.append(best)
         gains.append(gain[best] / total)
@@ -142,12 +142,12 @@ def choose_teachers(
         inner = _regularised(said[:, mine].T @ left[:, mine], ridge)
         left -= left[:, mine] @ np.linalg.solve(inner, left[:, mine].T @ said)
         rest = np.add.reduceat((said * left).sum(0), columns[:-1])
-        others = heard & ~np.isin(np.arange(len(heard)), order)
+        others = informative & ~np.isin(np.arange(len(informative)), order)
         foretold[others] = 1 - rest[others] / strength[others]
     return Chosen(np.asarray(order), np.asarray(gains), foretold)
 
 
-def _described(
+def _centred(
     answers: Answers, weights: np.ndarray, temperature: float
 ) -> Float[np.ndarray, "n c"]:
     """Tempered probabilities less their mean; zero for who is not trusted."""
@@ -303,3 +303,32 @@ def _verdicts(
 
 def _verdict(row: int, source: str, place: int | None, reason: str) -> dict[str, Any]:
     return {"teacher": row, "source": source, "place": place, "reason": reason}
+
+
+def centrality(answers: Answers) -> Float[np.ndarray, " t"]:
+    """How much each teacher's view of images resembles that of all the others.
+
+    Linear centred kernel alignment between a teacher's answers and the other teachers'
+    answers together, in [0, 1]; classes need not be shared, nor images be real.
+
+    Args:
+      answers: of each teacher about each image, e.g. `tempered` logits.
+
+    Reference:
+      Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML
+      2019.
+    """
+    said = np.ascontiguousarray(answers.logits, np.float64)
+    said = said - said.mean(0)
+    order, parts = [], []
+    for teachers, outputs in ragged.by_width(answers.columns):
+        rows = ragged.side_by_side(said, outputs)
+        order.append(teachers)
+        parts.append(np.einsum("itw,jtw->tij", rows, rows))
+    # One number of classes: the array as it is, whose memory order decides the bits.
+    kernels = parts[0]
+    if len(parts) > 1:
+        kernels = np.concatenate(parts)[np.argsort(np.concatenate(order))]
+    others = kernels.sum(0) - kernels
+    length = np.linalg.norm(kernels, axis=(1, 2)) * np.linalg.norm(others, axis=(1, 2))
+    return (kernels * others).sum((1, 2)) / np.maximum(length, 1e-12)

@@ -1,9 +1,9 @@
-"""How a model distilled from a panel describes images, is fitted to some, and adapts.
+"""How a model distilled from a panel embeds images, is fitted to some, and adapts.
 
-A distilled model carries what its descriptions need in a collection of its variables,
+A distilled model carries what its embeddings need in a collection of its variables,
 ``descriptions``: temperature, trust in each teacher, a whitening, for teachers of
 different numbers of classes the ``columns`` [T + 1] of its outputs, and the ``sketch``
-of descriptions of a bounded length.
+of embeddings of a bounded length.
 """
 
 from typing import NamedTuple
@@ -25,14 +25,14 @@ from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
 
-def describe(
+def embed(
     student: Network,
     variables: PyTree,
     images: Num[Array, "n h w c"],
     *,
     mirror: bool = True,
 ) -> Float[Array, "n d"]:
-    """The outputs of the model's heads, as descriptions for the heads of `heads`.
+    """The outputs of the model's heads, as embeddings for the heads of `heads`.
 
     Args:
       student: one trunk, a head for each of T teachers.
@@ -47,9 +47,9 @@ def describe(
     Raises:
       InputError: images in another range, where their values are known.
     """
-    images = _fitted(student, images_lib.checked(images, "describe"))
+    images = _fitted(student, images_lib.checked(images, "embed"))
     how = variables["descriptions"]
-    rows = _describe(student, variables, images, how, mirror)
+    rows = _embed(student, variables, images, how, mirror)
     if "whitening" not in how:
         return rows
     return heads.whiten(rows, how["mean"], how["whitening"], how.get("outside"))
@@ -60,7 +60,7 @@ def _fitted(student: Network, images: jax.Array) -> jax.Array:
     return images_lib.fit_to(to_float(images), student.image_shape)
 
 
-def _describe(student, variables, images, how, mirror=True):
+def _embed(student, variables, images, how, mirror=True):
     rows = _said(student, variables, images, how, mirror)
     if "sketch" not in how:
         return rows
@@ -87,10 +87,10 @@ def _said(student, variables, images, how, mirror):
 
 
 class Adapted(NamedTuple):
-    """A distilled model and a classifier on its descriptions, fitted to an episode.
+    """A distilled model and a classifier on its embeddings, fitted to an episode.
 
     Attributes:
-      variables: of the model, to `describe` with.
+      variables: of the model, to `embed` with.
       kernel: [way, d]; an image's scores are its cosines to these rows, but for their
         lengths, which the gradient moves too.
     """
@@ -112,7 +112,7 @@ def adapt(
 ) -> Adapted:
     """Adapts a distilled model to a support set by gradient, all of it.
 
-    It starts as the nearest-centroid classifier of descriptions, and steps down the
+    It starts as the nearest-centroid classifier of embeddings, and steps down the
     support set's cross-entropy.  Batch-norm statistics stay as `fit_statistics` left
     them, so that every image is treated alone.
 
@@ -134,13 +134,13 @@ def adapt(
     """
     images = images_lib.checked(images, "adapt")
     labels = labels_lib.checked(labels, way, "adapt")
-    rows = heads.unit(describe(student, variables, images))
+    rows = heads.unit(embed(student, variables, images))
     start = heads.unit(jax.nn.one_hot(labels, way).T @ rows)
 
     def loss(fast: tuple[PyTree, jax.Array]) -> jax.Array:
         params, kernel = fast
         # One view: half the work of a step.
-        rows = describe(student, {**variables, "params": params}, images, mirror=False)
+        rows = embed(student, {**variables, "params": params}, images, mirror=False)
         return objectives.cross_entropy(scale * heads.unit(rows) @ kernel.T, labels)
 
     params, kernel = descend(
@@ -156,7 +156,7 @@ def classify(
     student: Network, adapted: Adapted, images: Num[Array, "n h w c"]
 ) -> Float[Array, "n way"]:
     """Scores of images by an adapted model, each image alone."""
-    rows = describe(student, adapted.variables, images)
+    rows = embed(student, adapted.variables, images)
     return heads.unit(rows) @ adapted.kernel.T
 
 
@@ -177,21 +177,21 @@ def fit_statistics(
     The student is trained on images of several kinds, and its running batch-norm
     statistics are those of the mixture.  Of all kinds, inversions come closest to what
     the teachers were trained on; their statistics suit real images better.  The same
-    images tell which directions of a description vary anyway, and so mean little: those
+    images tell which directions of an embedding vary anyway, and so mean little: those
     are shrunk.
 
     Args:
       student: one trunk, ``t`` heads.
       variables: ``{"params", "batch_stats"}`` as trained.
       images: [n, h, w, c], uint8 or in [0, 1], n at least 2: recovered from teachers,
-        starting from dead leaves; None leaves statistics as trained, and descriptions
+        starting from dead leaves; None leaves statistics as trained, and embeddings
         unwhitened.
       weights: trust in each teacher.
       temperature: of the heads' softmax.
       columns: of the teachers' outputs; None where they have equal numbers of classes.
-      sketch: descriptions are so many numbers, see `panel.sketch`; 0: as many as all
+      sketch: embeddings are so many numbers, see `panel.sketch`; 0: as many as all
         heads have outputs.  The draw is the same for all models of as many outputs.
-      whitening: strength, see `heads.whitening`; 0 leaves descriptions as they are.
+      whitening: strength, see `heads.whitening`; 0 leaves embeddings as they are.
       at_once: images a batch; a remainder is left out where there is more than one.
 
     Returns:
@@ -224,7 +224,7 @@ def fit_statistics(
     }
     if whitening:
         rows = jax.lax.map(
-            lambda batch: _describe(student, fitted, _fitted(student, batch), how),
+            lambda batch: _embed(student, fitted, _fitted(student, batch), how),
             batches,
         )
         rows = rows.reshape(count * size, -1)

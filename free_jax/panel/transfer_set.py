@@ -29,7 +29,7 @@ from free_jax.panel.membership import PanelChoice, choose
 from free_jax.panel.options import PanelOptions
 from free_jax.panel.ragged import outputs_of
 from free_jax.panel.recovery import recover_zoo
-from free_jax.panel.trust import NOBODY, judge
+from free_jax.panel.trust import NONE_INFORMATIVE, judge
 from free_jax.panel.verdicts import Trust
 from free_jax.panel.voices import as_if_asked, chosen_voices
 from free_jax.split import Split
@@ -207,7 +207,7 @@ def to_described(
     if weights is None:
         weights = np.asarray(~partial_answers.broken(answers), np.float32)
     if not np.any(weights):
-        raise InputError(NOBODY)
+        raise InputError(NONE_INFORMATIVE)
     logits = answers.logits
     return Described(
         images=images.images,

@@ -4,13 +4,19 @@ import numpy as np
 from jaxtyping import Int
 
 from free_jax import zoo as zoo_lib
+from free_jax.panel.agreement import (
+    Agreement,
+    HardLabels,
+    PanelLabels,
+    agreement_among,
+    no_agreement,
+)
 from free_jax.panel.partial_answers import each
 from free_jax.panel.ragged import outputs_of
-from free_jax.panel.testimony import Evidence, Heard, Taken, heard_out, unheard
 from free_jax.panel.verdicts import Facts, Trust, explained
 from free_jax.types import Answers, SyntheticImages
 
-NOBODY = "no teacher of the zoo answers anything that depends on the image"
+NONE_INFORMATIVE = "no teacher of the zoo answers anything that depends on the image"
 # As many passes as verdicts may need to stand: most need two.
 REVISED = 10
 
@@ -28,10 +34,10 @@ def trust(
     quarter of the panel's median information, or if it contradicts the others: neither
     does it recognise their images better than by chance nor they its own (by two
     standard errors; fewer than 30 images, or those of one class, tell nothing).
-    With more than one pass whoever is left out does not testify: verdicts are revised
+    With more than one pass whoever is left out rates nobody: verdicts are revised
     by the others and their images until they stand, which clears honest teachers whom
-    liars had contradicted.  Verdicts that come back to what they were before, in a
-    circle, never stand: then those of the first pass count.
+    mislabelled ones had contradicted.  Verdicts that come back to what they were
+    before, in a circle, never stand: then those of the first pass count.
     Teachers of different numbers of classes are compared by the share of the maximum
     for their number, ``log W``.  A teacher counts fully or not at all: weights by
     information and agreement scored the same and left out honest teachers of hard
@@ -42,7 +48,7 @@ def trust(
       class_ids: [C] absolute classes of the outputs.
       images: what they were asked about; ``owners`` are rows of the T teachers that
         answered (see `rows_of`).
-      passes: at most, 1 or more; 1 hears everyone, see `REVISED` for more.
+      passes: at most, 1 or more; 1 counts everyone, see `REVISED` for more.
 
     Returns:
       A `Trust`, on the host.
@@ -52,7 +58,7 @@ def trust(
     widths = np.diff(answers.columns)
     finite, information = np.zeros(len(widths), bool), np.zeros(len(widths))
     known = np.split(class_ids, answers.columns[1:-1])
-    taken = []
+    hard = []
     for t, (rows, said) in enumerate(each(answers)):
         answered = np.isfinite(said)
         finite[t] = len(rows) and answered.all()
@@ -61,40 +67,40 @@ def trust(
         if finite[t]:
             p = np.exp(said) / np.exp(said).sum(-1, keepdims=True)
             information[t] = _entropy(p.mean(0)) - _entropy(p).mean()
-        taken.append(Taken(rows, known[t][said.argmax(-1)]))
+        hard.append(HardLabels(rows, known[t][said.argmax(-1)]))
     # One for teachers of equal numbers of classes.
     relative = np.log(widths) / np.log(widths.max())
     share = information / relative
     usual = np.median(share[finite]) if finite.any() else 0.0
     informative = share > max(usual / 4, 1e-6)
-    evidence = Evidence(taken, classes, owners, known, finite)
-    heard, believed = _settled(evidence, finite & informative, passes)
-    asked = np.asarray([bool(rows.size) for rows, _ in taken])
+    labelled = PanelLabels(hard, classes, owners, known, finite)
+    agreed, believed = _settled(labelled, finite & informative, passes)
+    asked = np.asarray([bool(rows.size) for rows, _ in hard])
     facts = Facts(
         asked,
         finite,
         informative,
-        heard.judged,
-        heard.told,
-        heard.agrees,
+        agreed.compared,
+        agreed.enough,
+        agreed.agrees,
         usual * relative,
         1.0 / widths,
     )
     weights = believed.astype(np.float32)
-    found = Trust(weights, information, heard.agreement, heard.recognised)
+    found = Trust(weights, information, agreed.agreement, agreed.recognised)
     return explained(found, facts)
 
 
 def _settled(
-    evidence: Evidence, able: np.ndarray, passes: int
-) -> tuple[Heard, np.ndarray]:
-    """What is said in the end, and [T] who of those `able` is believed."""
-    heard, found = unheard(len(able)), []
+    labelled: PanelLabels, able: np.ndarray, passes: int
+) -> tuple[Agreement, np.ndarray]:
+    """How they agree in the end, and [T] who of those `able` is believed."""
+    agreed, found = no_agreement(len(able)), []
     former = [np.ones(len(able), bool)]
     for _ in range(passes):
-        heard = heard_out(evidence, former[-1], heard)
-        believed = able & (heard.agrees | heard.known_by)
-        found.append((heard, believed))
+        agreed = agreement_among(labelled, former[-1], agreed)
+        believed = able & (agreed.agrees | agreed.known_by)
+        found.append((agreed, believed))
         if (believed == former[-1]).all() or not believed.any():
             break
         if any((believed == before).all() for before in former):

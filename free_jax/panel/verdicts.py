@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from free_jax import nouns
-from free_jax.panel.testimony import ENOUGH
+from free_jax.panel.agreement import MIN_IMAGES
 
 
 class Trust(NamedTuple):
@@ -45,9 +45,9 @@ class Facts(NamedTuple):
       asked: whether it was asked anything.
       finite: all its answers are numbers.
       informative: they tell enough about an image.
-      judged: of how many images its agreement is the share.
-      told: whether those are enough, and of two classes, to contradict it.
-      agrees: it labels them better than by chance, as far as was told.
+      compared: of how many images its agreement is the share.
+      enough: whether those are many, and of two classes, to contradict it.
+      agrees: it labels them better than by chance, or they are not enough.
       usual: nats that a teacher of as many classes usually tells.
       chance: one over its number of classes.
     """
@@ -55,8 +55,8 @@ class Facts(NamedTuple):
     asked: np.ndarray
     finite: np.ndarray
     informative: np.ndarray
-    judged: np.ndarray
-    told: np.ndarray
+    compared: np.ndarray
+    enough: np.ndarray
     agrees: np.ndarray
     usual: np.ndarray
     chance: np.ndarray
@@ -83,10 +83,10 @@ def _why(found: Trust, facts: Facts, t: int) -> str:
         return f"{tells}, less than a quarter of what is usual ({usual})"
     if np.isnan(found.agreement[t]):
         return f"no image of the others shows its classes; {tells} (usual: {usual})"
-    if not facts.told[t]:
-        few = "images" if facts.judged[t] < ENOUGH else "classes in images"
+    if not facts.enough[t]:
+        few = "images" if facts.compared[t] < MIN_IMAGES else "classes in images"
         return (
-            f"too few {few} of the others ({facts.judged[t]}) to contradict it; "
+            f"too few {few} of the others ({facts.compared[t]}) to contradict it; "
             f"{tells} (usual: {usual})"
         )
     told = (

@@ -61,8 +61,8 @@ def drawn_voices(
         voices[block] = order[places]
     voices.sort(axis=1)
     owned = np.flatnonzero((owners >= 0) & (owners < number))
-    unheard = owned[(voices[owned] != owners[owned, None]).all(1)]
-    for image in unheard:
+    unasked = owned[(voices[owned] != owners[owned, None]).all(1)]
+    for image in unasked:
         voices[image, rng.choice(asked_per_image)] = owners[image]
         voices[image].sort()
     return voices

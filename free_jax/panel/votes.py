@@ -9,7 +9,7 @@ from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
 from free_jax.panel.partial_answers import answers_of, each
 from free_jax.panel.ragged import outputs_of
-from free_jax.panel.trust import NOBODY, judge
+from free_jax.panel.trust import NONE_INFORMATIVE, judge
 from free_jax.types import Answers, SyntheticImages
 
 
@@ -76,7 +76,7 @@ def voted_classes(
     """
     believed = np.flatnonzero(judge(zoo, images, answers).weights)
     if not believed.size:
-        raise InputError(NOBODY)
+        raise InputError(NONE_INFORMATIVE)
     ids = zoo.class_ids[outputs_of(zoo.columns, believed)]
     classes = vote(answers_of(answers, believed), ids, zoo.num_classes)
     return Voted(classes, believed.size)

@@ -100,10 +100,9 @@ def _use(config: Mapping[str, Any]) -> str:
         ]
         if described:
             lines += [
-                "describe = lambda images: fj.distilled.describe("
-                "network, variables, images)",
+                "embed = lambda images: fj.distilled.embed(network, variables, images)",
                 'classify = fj.heads.centered(fj.heads.nearest_centroid(way), "none")',
-                "scores = classify(describe(support), labels, describe(queries))",
+                "scores = classify(embed(support), labels, embed(queries))",
             ]
         else:
             norm = "running" if config["batch_norm"] == "running" else "batch"

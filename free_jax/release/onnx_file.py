@@ -1,7 +1,7 @@
 """A model as an ONNX file: images as they are in, descriptions or features out.
 
 Everything is in the file, from 8 bits to the whitening, so that onnxruntime alone gives
-what `panel.model.describe` gives.
+what `panel.model.embed` gives.
 """
 
 from typing import Any
@@ -46,7 +46,7 @@ def onnx_model(network: Network, variables: PyTree, given: str = "uint8") -> Any
 
     Args:
       network: of the model.
-      variables: with ``descriptions``, the model is `panel.model.describe`; without,
+      variables: with ``descriptions``, the model is `panel.model.embed`; without,
         its features.
       given: images are "uint8", or "float" in [0, 1].
 
@@ -139,7 +139,7 @@ def _with_mirror_images(build: Builder, x: str) -> str:
 
 
 def _descriptions(build: Builder, logits: str, how: PyTree, outputs: int) -> str:
-    """`panel.model.describe` from the logits [2n, C] of both views."""
+    """`panel.model.embed` from the logits [2n, C] of both views."""
     number = len(how["weights"])
     columns = how.get("columns")
     if columns is None:
@@ -223,7 +223,7 @@ def _traced(network: Network, variables: PyTree, given: str) -> Any:
         if how is None:
             return features(network, variables, images)
         if "columns" not in how:
-            return distilled.describe(network, variables, images)
+            return distilled.embed(network, variables, images)
         once = _once_ragged(network, variables)
         rows = (once(images) + once(images[:, :, ::-1])) / 2
         if "whitening" not in how:

@@ -1,4 +1,4 @@
-"""An image described by the outputs of all teachers of a zoo, the panel.
+"""An image embedded by the outputs of all teachers of a zoo, the panel.
 
 No training, no data, forward queries only: each teacher's softmax at a temperature,
 side by side, chance level subtracted, averaged over the image and its mirror image.
@@ -25,7 +25,7 @@ _AT_ONCE = 64
 Output = Literal["probabilities", "logits", "features"]
 
 
-def describer(
+def embedder(
     networks: tuple[Network, ...],
     *,
     output: Output = "probabilities",
@@ -33,7 +33,7 @@ def describer(
     mirror: bool = True,
     map_tasks: Callable = parallel.map_tasks,
 ) -> Callable[[tuple[Teachers, ...], jax.Array], jax.Array]:
-    """Builds the description of images by all teachers of a zoo.
+    """Builds the embedding of images by all teachers of a zoo.
 
     A device visits its teachers one after the other, so memory does not grow with the
     zoo; remote ones are asked all at once.
@@ -63,7 +63,7 @@ def describer(
     if output == "features":
         for network in networks:
             network.check_gives(
-                "features", "a description by features", "use probabilities or logits"
+                "features", "an embedding by features", "use probabilities or logits"
             )
 
     def say(network: Network, variables: PyTree, views: jax.Array) -> jax.Array:
@@ -74,7 +74,7 @@ def describer(
             return out / (jnp.linalg.norm(out, axis=-1, keepdims=True) + 1e-8)
         return out
 
-    def describe(
+    def embed(
         teachers: tuple[Teachers, ...], images: Float[Array, "n h w c"] | jax.Array
     ) -> Float[Array, "n d"]:
         images = images_lib.to_float(jnp.asarray(images))
@@ -97,10 +97,10 @@ def describer(
             parts.append(jnp.moveaxis(out, 0, 1).reshape(images.shape[0], -1))
         return jnp.concatenate(parts, axis=-1)
 
-    return describe
+    return embed
 
 
-def compiled_describer(
+def compiled_embedder(
     networks: tuple[Network, ...],
     *,
     output: Output = "probabilities",
@@ -109,14 +109,14 @@ def compiled_describer(
     map_tasks: Callable = parallel.map_tasks,
     split: Split | None = None,
 ) -> Callable[[tuple[Teachers, ...], jax.Array | np.ndarray], jax.Array | np.ndarray]:
-    """`describer`, compiled: one program for each network, run one after the other.
+    """`embedder`, compiled: one program for each network, run one after the other.
 
     One program of all networks would be compiled anew for every zoo, and would hold
     the buffers of all of them.
 
     Args:
       networks: one a group; equal ones share their program.
-      output: see `describer`, as the rest.
+      output: see `embedder`, as the rest.
       temperature: of the softmax.
       mirror: average over the image and its mirror image.
       map_tasks: how teachers are spread, see `parallel.map_tasks`.
@@ -127,7 +127,7 @@ def compiled_describer(
 
     def program(network: Network) -> Callable:
         shared = split if network.service is None else None
-        one = describer(
+        one = embedder(
             (network,),
             output=output,
             temperature=temperature,
@@ -138,7 +138,7 @@ def compiled_describer(
 
     programs = {network: program(network) for network in networks}
 
-    def describe(
+    def embed(
         teachers: tuple[Teachers, ...], images: jax.Array | np.ndarray
     ) -> Float[Array, "n d"] | Float[np.ndarray, "n d"]:
         said = [
@@ -150,19 +150,19 @@ def compiled_describer(
             return said[0]
         return (jnp if split is None else np).concatenate(said, axis=-1)
 
-    return describe
+    return embed
 
 
 def _in_parts(
-    describe: Callable[[tuple[Teachers, ...], jax.Array], jax.Array], split: Split
+    embed: Callable[[tuple[Teachers, ...], jax.Array], jax.Array], split: Split
 ) -> Callable[[tuple[Teachers, ...], jax.Array | np.ndarray], np.ndarray]:
-    """A description by teachers of one network, each device's by its own.
+    """An embedding by teachers of one network, each device's by its own.
 
     Args:
-      describe: `describer` within a part.
+      embed: `embedder` within a part.
       split: of the teachers.
     """
-    program = jax.jit(describe_parts(describe, split))
+    program = jax.jit(embed_parts(embed, split))
 
     def run(
         teachers: tuple[Teachers, ...], images: jax.Array | np.ndarray
@@ -178,18 +178,18 @@ def _in_parts(
     return run
 
 
-def describe_parts(
-    describe: Callable[[tuple[Teachers, ...], jax.Array], jax.Array], split: Split
+def embed_parts(
+    embed: Callable[[tuple[Teachers, ...], jax.Array], jax.Array], split: Split
 ) -> Callable[[Teachers, jax.Array], jax.Array]:
     """``(stacks [p, t, ...], images) -> [p, n, d]`` in parts, nothing of it sent.
 
     Args:
-      describe: `describer` within a part.
+      embed: `embedder` within a part.
       split: of the teachers.
     """
 
     def part_of(images: jax.Array, stack: Teachers) -> tuple[jax.Array, tuple]:
-        return describe((stack,), images), ()
+        return embed((stack,), images), ()
 
     def run(stacks: Teachers, images: jax.Array) -> Float[Array, "p n d"]:
         return split.map(part_of)(images, stacks)[0]
@@ -216,20 +216,20 @@ def _on_host(index: np.ndarray, leaf: Any) -> np.ndarray:
 def tempered(
     logits: Float[Array, "*batch way"], temperature: float | Float[Array, ""]
 ) -> Float[Array, "*batch way"]:
-    """Tempered softmax minus chance: what one teacher adds to a description."""
+    """Tempered softmax minus chance: what one teacher adds to an embedding."""
     return jax.nn.softmax(logits / temperature) - 1.0 / logits.shape[-1]
 
 
-def describe_bank(
-    describe: Callable[[jax.Array], jax.Array], bank: ImageBank, *, chunk: int = 500
+def embed_bank(
+    embed: Callable[[jax.Array], jax.Array], bank: ImageBank, *, chunk: int = 500
 ) -> ImageBank:
-    """The same bank with descriptions [C, M, d] in place of images.
+    """The same bank with embeddings [C, M, d] in place of images.
 
-    Only images that a class holds are described; rows beyond its count are zeros.
+    Only images that a class holds are embedded; rows beyond its count are zeros.
 
     Args:
-      describe: ``images [n, h, w, c] uint8 -> [n, d]``, compiled by the caller, as
-        ``functools.partial(jax.jit(describer(...)), teachers)``: banks described by
+      embed: ``images [n, h, w, c] uint8 -> [n, d]``, compiled by the caller, as
+        ``functools.partial(jax.jit(embedder(...)), teachers)``: banks embedded by
         other teachers of the same shapes then share the program.
       bank: images [C, M, h, w, c] uint8.
       chunk: images described at once.
@@ -246,9 +246,9 @@ def describe_bank(
         missing = chunk - images.shape[0]
         # The last chunk is padded: one shape, one compilation.
         images = jnp.pad(images, ((0, missing), (0, 0), (0, 0), (0, 0)))
-        parts.append(describe(images)[: chunk - missing])
-    described = jnp.concatenate(parts)
+        parts.append(embed(images)[: chunk - missing])
+    embedded = jnp.concatenate(parts)
     if rows.size < classes * most:
-        empty = jnp.zeros((classes * most, described.shape[1]), described.dtype)
-        described = empty.at[rows].set(described)
-    return bank._replace(images=described.reshape(classes, most, -1))
+        empty = jnp.zeros((classes * most, embedded.shape[1]), embedded.dtype)
+        embedded = empty.at[rows].set(embedded)
+    return bank._replace(images=embedded.reshape(classes, most, -1))
