@@ -33,6 +33,10 @@ CPU = {
     "recover.warmup_steps": 12,
 }
 
+# Images that oppose the meta-model help in the first hundred steps and cost accuracy
+# later (docs/results/free.md).
+LONG = {"inversion.objective.adversarial": 0.0}
+
 # FREE's released code where it is well defined (F1 to F8,
 # docs/reference/released_codes.md).
 RELEASED: dict[str, Any] = {
@@ -43,6 +47,7 @@ RELEASED: dict[str, Any] = {
     "optimizer": adam(1e-3),
     "recover.outer_state": "fresh",
     "inversion.objective.moments": 0.0,
+    "inversion.objective.adversarial": 1.0,
     "inversion.objective.agreement": "prob_dot",
     "inversion.objective.student_gradient": False,
     "inversion.objective.augment_per_image": False,
@@ -58,6 +63,7 @@ SMALL = SMOKE | {
     "recover.warmup_steps": 2,
     "recover.teachers_per_step": 2,
     "memory.per_class": 40,
+    "inversion.objective.adversarial": 1.0,  # All terms are tried.
 }
 
 
@@ -85,7 +91,7 @@ def from_variant(
     return make(
         free.Config,
         data,
-        CPU if chosen.cpu else {},
+        CPU if chosen.cpu else LONG,
         RELEASED if chosen.reference else {},
         {"replay.shots": replayed if chosen.cpu else shots, "eval.shots": (shots,)},
         SMALL if chosen.smoke else {},
