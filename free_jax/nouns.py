@@ -1,7 +1,7 @@
 """How many of something, as a line says it."""
 
 
-def count(number: int, noun: str, nouns: str = "") -> str:
+def count(number: int, noun: str, several: str = "") -> str:
     """A number and what it counts.
 
     >>> count(1, "teacher"), count(0, "teacher"), count(2, "class", "classes")
@@ -10,6 +10,6 @@ def count(number: int, noun: str, nouns: str = "") -> str:
     Args:
       number: how many.
       noun: the word for one.
-      nouns: the word for several; empty: with an s.
+      several: the word for more than one; empty: with an s.
     """
-    return f"{number} {noun if number == 1 else nouns or noun + 's'}"
+    return f"{number} {noun if number == 1 else several or noun + 's'}"
