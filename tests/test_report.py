@@ -22,8 +22,9 @@ from experiments.evaluation import (
     teacher_sections,
 )
 from experiments.evaluation import report as report_lib
-from experiments.harness import page
+from experiments.harness import page, pictures
 from experiments.harness.page import PAGE_FILE
+from experiments.stages import recover
 from free_jax import panel
 from free_jax.panel import partial_answers
 from free_jax.types import Answers, SyntheticImages
@@ -386,6 +387,26 @@ def test_views_of_the_same_teacher_are_the_same_whatever_its_classes():
     first, second = likeness.views(twice, np.asarray([0, 4, 8]))
     np.testing.assert_allclose(first, second, atol=1e-9)
     np.testing.assert_allclose(np.diagonal(first), 1)
+
+
+def test_few_images_of_a_class_are_drawn_and_dead_leaves_last(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        pictures, "save_grid", lambda file, grid, **how: drawn.update(how, grid=grid)
+    )
+    classes = np.asarray([1, 0, -1, 1, -1, 1])
+    images = SyntheticImages(
+        np.arange(6, dtype=np.uint8)[:, None, None, None]
+        * np.ones((4, 4, 3), np.uint8),
+        classes,
+        classes,
+        classes < 0,
+    )
+    zoo = types.SimpleNamespace(class_names=("fox", "bee"))
+    recover.draw(tmp_path / "sheet.png", images, zoo)
+    assert drawn["labels"] == ["fox", "bee", "dead leaves"]
+    first = drawn["grid"][:, 0, 0, 0].reshape(3, 3)
+    assert first.tolist() == [[1, 255, 255], [0, 3, 5], [2, 4, 255]]
 
 
 def test_samples_of_partial_answers_are_of_images_that_all_compared_answered():

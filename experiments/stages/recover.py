@@ -292,13 +292,17 @@ def telling(run: Run) -> jobs_lib.Run:
 
 
 def draw(file: epath.Path, images: SyntheticImages, zoo: Zoo) -> None:
-    """Ten images of each of the first twelve classes, and a row of dead leaves."""
+    """At most ten images of each of the first classes, and a row of dead leaves."""
+    found, counts = np.unique(images.classes, return_counts=True)
+    columns = min(10, int(counts.max(initial=0)))
     rows, names = [], []
-    for known in np.unique(images.classes):
-        of_class = images.images[images.classes == known][:10]
-        if len(of_class) == 10 and len(rows) < 13:
-            rows.append(of_class)
-            names.append(zoo.class_names[known] if known >= 0 else "dead leaves")
+    leaves = found < 0
+    for known in [*found[~leaves][:12], *found[leaves]]:
+        of_class = np.asarray(images.images[images.classes == known][:columns])
+        # A few images of a class are shown as well: the rest of its row is white.
+        white = np.full((columns - len(of_class), *of_class.shape[1:]), 255, np.uint8)
+        rows.append(np.concatenate([of_class, white]))
+        names.append(zoo.class_names[known] if known >= 0 else "dead leaves")
     if rows:
         grid = np.concatenate(rows)
         pictures.save_grid(file, grid, rows=len(rows), labels=names)
