@@ -1,6 +1,7 @@
 """Weights of the released PyTorch codes: parity, round trips, files, bad input."""
 
 import csv
+import functools
 import io
 import json
 import pathlib
@@ -542,6 +543,42 @@ def test_cached_zoo_converts_once(tmp_path, monkeypatch):
     assert direct.class_names == NAMES and not (tmp_path / "none").exists()
     with pytest.raises(InputError, match="converted with 20 classes"):
         conversion.cached_zoo(converted, cache, NAMES[:9], MEAN, STD)
+
+
+def test_runs_that_start_together_convert_without_harming_each_other(
+    tmp_path, monkeypatch
+):
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    source.mkdir()
+    save_teacher(source / "model_0.pth")
+    convert = functools.partial(
+        conversion.cached_zoo, source, cache, NAMES, MEAN, STD, 32, "toy"
+    )
+    written, others, real = [], [], conversion.save_zoo
+
+    def save_beside_another_run(zoo, folder):
+        written.append(folder)
+        if len(written) == 1:
+            others.append(convert())  # Starts and ends before this one is written.
+        real(zoo, folder)
+
+    monkeypatch.setattr(conversion, "save_zoo", save_beside_another_run)
+    first = convert()
+    assert len(set(written)) == 2
+    jax.tree.map(np.testing.assert_array_equal, first.teachers, others[0].teachers)
+    (left,) = cache.iterdir()
+    assert load_zoo(left).num_teachers == 1 and left not in written
+
+
+def test_what_an_interrupted_conversion_left_is_replaced(tmp_path):
+    source, cache = tmp_path / "source", tmp_path / "cache"
+    source.mkdir()
+    save_teacher(source / "model_0.pth")
+    conversion.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
+    (folder,) = cache.iterdir()
+    (folder / "zoo.json").unlink()
+    again = conversion.cached_zoo(source, cache, NAMES, MEAN, STD, 32, "toy")
+    assert again.num_teachers == 1 and list(cache.iterdir()) == [folder]
 
 
 def test_command_line_from_any_folder(tmp_path, capsys):

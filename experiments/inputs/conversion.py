@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -111,10 +112,39 @@ def cached_zoo(
     )
     target = epath.Path(cache_dir).expanduser()
     target /= f"{folder.name}-{_fingerprint(folder, **settings)}"
-    if not (target / "zoo.json").exists():
-        zoo = convert_folder(folder, progress=progress, **settings)
-        save_zoo(zoo, target)
+
+    def convert(where: Any) -> None:
+        save_zoo(convert_folder(folder, progress=progress, **settings), where)
+
+    _made_once(target, convert)
     return load_zoo(target)
+
+
+def _made_once(target: Any, make: Callable[[Any], None]) -> bool:
+    """Makes the folder of a conversion where there is none, and says whether it did.
+
+    Runs that start together convert into a folder each, and the first that is whole
+    becomes the conversion: none writes where another does or reads half of one.
+    """
+    if (target / "zoo.json").exists():
+        return False
+    if "://" in str(target):  # Object stores have no folders to rename.
+        make(target)
+        return True
+    own = target.parent / f"{target.name}.{uuid.uuid4().hex[:8]}"
+    try:
+        make(own)
+        if target.exists() and not (target / "zoo.json").exists():
+            target.rmtree()  # What an interrupted conversion left here formerly.
+        try:
+            own.rename(target)
+        except OSError:
+            if not (target / "zoo.json").exists():
+                raise
+    finally:
+        if own.exists():
+            own.rmtree()
+    return True
 
 
 def is_released(source: str | pathlib.Path) -> bool:
@@ -150,13 +180,16 @@ def cached_models(
         raise InputError(f"{options.table}: no such table; correct zoo.table")
     state = hub.fingerprint(folder, options)[:12]
     target = epath.Path(cache_dir).expanduser() / f"{folder.name}-{state}-{_OF_MODELS}"
-    if not (target / "zoo.json").exists():
+
+    def convert(where: Any) -> None:
         found = hub.survey(folder, options)
         print(report.as_text(found.cards, found.notes), file=sys.stderr, flush=True)
-        save_zoo(hub.zoo_of(found).zoo, target)
+        save_zoo(hub.zoo_of(found).zoo, where)
         without = [card.message for card in found.cards if not card.used]
         unsaid = sum(options.guess_by in message for message in without)
-        (target / LEFT_OUT_FILE).write_text(f"{len(without)} {unsaid}")
+        (where / LEFT_OUT_FILE).write_text(f"{len(without)} {unsaid}")
+
+    if _made_once(target, convert):
         return load_zoo(target)
     zoo, note = load_zoo(target), target / LEFT_OUT_FILE
     # Earlier versions noted the first number alone, and a write that was interrupted
