@@ -54,7 +54,18 @@ CHANGES: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "uncalibrated": {"distill.fit_images": 0},
     "unwhitened": {"distill.whitening": 0.0},
+    # Other networks; without batch norm a rate of 0.01 is too high.
     "resnet": {"student.name": "resnet10", "student.kwargs": {}},
+    "vit": {
+        "student.name": "vit",
+        "student.kwargs": {"depth": 4},
+        "distill.optimizer.kwargs.learning_rate": 1e-3,
+    },
+    "convnext": {
+        "student.name": "convnext",
+        "student.kwargs": {"depths": (1, 1, 2)},
+        "distill.optimizer.kwargs.learning_rate": 1e-3,
+    },
 }
 # These recover and ask for themselves, with 20 Conv4 teachers.
 FEW = {
