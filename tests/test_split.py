@@ -32,6 +32,8 @@ FAST = {
 }
 UNEQUAL = np.asarray([0, 2, 7, 10, 11, 15], np.int32)  # Five teachers.
 EQUAL = panel.equal_columns(5, 3)
+# Fifteen outputs of six classes, in both panels; no teacher has a class twice.
+CLASSES = np.asarray([0, 1, 5, 3, 2, 1, 0, 1, 4, 2, 2, 0, 3, 5, 1])
 IMAGES = 12
 needs_four = pytest.mark.skipif(len(jax.devices()) < 4, reason="needs 4 (fake) devices")
 
@@ -58,22 +60,23 @@ def algorithm(columns, split=None, **kwargs):
     # Not Adam: it makes much of the rounding in gradients that are zero.
     momentum = {"name": "sgd", "kwargs": {"learning_rate": 0.1, "momentum": 0.9}}
     options = {"batch_size": 8, "ghost_batches": 2, "optimizer": momentum} | kwargs
-    found = panel.distillation(
-        student, columns, DistillOptions()._replace(**options), 3, split=split
+    options = DistillOptions()._replace(**options)
+    return panel.distillation(
+        student, columns, options, 3, class_ids=CLASSES, split=split
     )
-    return found
 
 
-def begun(columns):
+def begun(columns, **kwargs):
     """A state as after some training: drawn with NumPy, `init` is slow to compile."""
-    made = algorithm(columns)
+    made = algorithm(columns, **kwargs)
     drawn = toy.random_like(jax.eval_shape(made.init, jax.random.key(0)))
     return jax.tree.map(lambda x: 0.3 * x if x.dtype == np.float32 else 0 * x, drawn)
 
 
-def trained(made, columns, split=None):
+def trained(made, columns, split=None, **kwargs):
     """The state after three steps, fed as a run is, what they told, the program."""
-    data, state, infos, program = described(columns), begun(columns), [], None
+    data, infos, program = described(columns), [], None
+    state = begun(columns, **kwargs)
     if split is not None:
         (parts,) = made.model.args
         state = jax.jit(functools.partial(split_heads.divided, parts))(state)
@@ -89,10 +92,10 @@ def trained(made, columns, split=None):
 
 
 @functools.cache
-def alone(equal, mix):
+def alone(equal, **kwargs):
     columns = EQUAL if equal else UNEQUAL
-    made = algorithm(columns, mix=mix)
-    state, infos, _ = trained(made, columns)
+    made = algorithm(columns, **kwargs)
+    state, infos, _ = trained(made, columns, **kwargs)
     return jax.device_get((made.model(state), infos))
 
 
@@ -112,7 +115,7 @@ def test_split_heads_are_trained_as_on_one_device(task, zoo, equal, mix):
     made = algorithm(columns, split, mix=mix)
     state, infos, program = trained(made, columns, split)
     found = jax.device_get((made.model(state), infos))
-    toy.assert_close(found, alone(equal, mix), rtol=1e-5, atol=1e-5)
+    toy.assert_close(found, alone(equal, mix=mix), rtol=1e-5, atol=1e-5)
     # The trunk's gradient with all else that is summed, along each axis; of the heads'
     # gradients each device's own, where another one has other images.
     sent = re.findall(COLLECTIVE, program.as_text())
@@ -127,6 +130,29 @@ def test_split_heads_are_trained_as_on_one_device(task, zoo, equal, mix):
         (state.variables["params"]["head"], momentum, batch.logits)
     ):
         assert leaf.addressable_shards[0].data.nbytes * zoo == leaf.nbytes
+
+
+@needs_four
+@pytest.mark.parametrize(
+    ("task", "zoo", "equal"),
+    [(2, 2, False), pytest.param(1, 4, True, marks=pytest.mark.slow)],
+)
+def test_an_output_a_class_is_trained_by_teachers_in_parts(task, zoo, equal):
+    columns = EQUAL if equal else UNEQUAL
+    split = split_of(task, zoo)
+    made = algorithm(columns, split, heads="class")
+    state, infos, program = trained(made, columns, split, heads="class")
+    found = jax.device_get((made.model(state), infos))
+    wanted = alone(equal, heads="class")
+    toy.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    head = state.variables["params"]["head"]
+    assert head["bias"].shape == (6,) and found[0]["params"]["head"]["bias"].size == 15
+    # The head is everywhere, and its gradient is summed with the trunk's.
+    sent = re.findall(COLLECTIVE, program.as_text())
+    assert [name for _, name in sent] == ["all-reduce"] * (1 if task == 1 else 2)
+    assert all("f32[64,6]" in types for types, _ in sent)
+    answers = made.feed(jax.random.key(0), 0, described(columns)).logits
+    assert answers.addressable_shards[0].data.nbytes * zoo == answers.nbytes
 
 
 @needs_four
@@ -165,7 +191,6 @@ def test_split_teachers_answer_as_on_one_device(task, zoo):
     ("message", "change"),
     [
         ("there are 3 teachers; make it at most as long", {}),
-        ("heads='class' are shared; use 'teacher'", {"heads": "class"}),
         ("similarity compares all teachers' answers; set it to 0", {"similarity": 1.0}),
         ("some teachers were asked about each image; ask all", {"some": True}),
     ],

@@ -6,6 +6,9 @@ softmax is one device's.  All devices of the axis see the same images and the sa
 trunk; each takes the gradient of its own teachers' share of the loss, and the sum of
 these is the trunk's.
 
+Where teachers share an output a class, these are few, and the head is everywhere as the
+trunk is; teachers and their answers are in parts all the same.
+
 What is trained is what `distillation` trains, up to rounding.
 """
 
@@ -114,12 +117,31 @@ class SplitParts(NamedTuple):
     Attributes:
       whole: the distillation, see `distillation.Parts`.
       split: of its heads.
-      where: each teacher's head is.
+      where: each teacher's answers are, and its head unless teachers share one.
+      outputs: [N, t, W] which of its device's outputs a teacher's are.
     """
 
     whole: Parts
     split: Split
     where: Layout
+    outputs: Int[np.ndarray, "n t w"]
+
+    @property
+    def shared(self) -> bool:
+        """Whether all teachers have one head, which is not cut."""
+        return self.whole.class_ids is not None
+
+
+def split_parts(whole: Parts, split: Split) -> SplitParts:
+    """What a split distillation is composed of, from what it is on one device."""
+    where = layout(whole.columns, split.parts)
+    outputs = where.places
+    if whole.class_ids is not None:
+        # Which of all teachers' outputs is at each place, then its class.
+        parts = np.arange(split.parts)[:, None, None]
+        outputs = np.where(where.mask, where.outputs[parts, where.places], 0)
+        outputs = np.unique(whole.class_ids, return_inverse=True)[1][outputs]
+    return SplitParts(whole, split, where, outputs.astype(np.int32))
 
 
 def init(parts: SplitParts, key: Key[Array, ""]) -> DistillState:
@@ -135,6 +157,8 @@ def divided(parts: SplitParts, state: DistillState) -> DistillState:
 
 def model(parts: SplitParts, state: DistillState) -> PyTree:
     """Variables of the student, whole, on every device."""
+    if parts.shared:
+        return distillation.model(parts.whole, state)
     params = state.variables["params"]
     head = jax.tree.map(
         lambda leaf: parts.split.everywhere(together(parts.where, leaf)),
@@ -178,41 +202,53 @@ def gradient_of(
       params: of the student, its head in parts.
       batch: with answers [N, n, p].
     """
-    whole, split, where = parts
+    whole, split, where, outputs = parts
     _, key_views, key_mix = jax.random.split(key, 3)
-    student = dataclasses.replace(whole.student, num_classes=where.outputs.shape[1])
+    student = whole.trained
+    if not parts.shared:
+        student = dataclasses.replace(student, num_classes=where.outputs.shape[1])
     own = batch_gradient(
         functools.partial(loss_fn, whole._replace(student=student)),
         ghost_batches=whole.ghost_batches,
         map_tasks=split.map_tasks,
     )
-    trunk = {name: tree for name, tree in params.items() if name != "head"}
+    everywhere, held = _divide(parts, params)
 
     def one(shared: PyTree, part: PyTree) -> tuple[PyTree, PyTree]:
-        trunk, images, weights = shared
-        head, answers, teachers, places, mask = part
+        everywhere, images, weights = shared
+        held, answers, teachers, places, outputs, mask = part
         images = moved(whole, key_views, images)
-        targets = by_teacher(whole, answers, places, mask)
+        side_by_side = ragged.widths_are_equal(whole.columns)
+        targets = by_teacher(answers, places, mask, side_by_side)
         targets = jax.nn.softmax(targets / whole.temperature)
         if whole.mix != "none":
             images, targets = augment.mix_pairs(key_mix, images, targets, whole.mix)
         # Of all weights, so that the parts' losses add up to the panel's.
         share = jnp.where(teachers >= 0, weights[teachers], 0.0) / weights.sum()
         (loss, (moments, same)), grads = own(
-            {**trunk, "head": head}, (images, targets), share, places, mask
+            {**everywhere, **held}, (images, targets), share, outputs, mask
         )
         # The trunk's moments are the same in every part, and are to be added up.
         moments = jax.tree.map(lambda x: x / split.parts, moments)
-        of_trunk = {name: tree for name, tree in grads.items() if name != "head"}
-        return grads["head"], (loss, moments, same, of_trunk)
+        of_everywhere, of_held = _divide(parts, grads)
+        return of_held, (loss, moments, same, of_everywhere)
 
-    held = jax.tree.map(
-        jnp.asarray, (batch.logits, where.teachers, where.places, where.mask)
+    about = jax.tree.map(
+        jnp.asarray, (batch.logits, where.teachers, where.places, outputs, where.mask)
     )
-    of_head, (loss, moments, same, of_trunk) = split.map(one)(
-        (trunk, batch.images, batch.weights), (params["head"], *held)
+    of_held, (loss, moments, same, of_everywhere) = split.map(one)(
+        (everywhere, batch.images, batch.weights), (held, *about)
     )
-    return (loss, (moments, same)), {**of_trunk, "head": of_head}
+    return (loss, (moments, same)), {**of_everywhere, **of_held}
+
+
+def _divide(parts: SplitParts, params: PyTree) -> tuple[PyTree, PyTree]:
+    """What every device has of a student's parameters, and what is in parts."""
+    held = () if parts.shared else ("head",)
+    return (
+        {name: tree for name, tree in params.items() if name not in held},
+        {name: params[name] for name in held},
+    )
 
 
 def loss_fn(
@@ -221,7 +257,7 @@ def loss_fn(
     images: Float[Array, "n h w c"],
     targets: Float[Array, "n t width"],
     share: Float[Array, " t"],
-    places: Int[Array, "t width"],
+    outputs: Int[Array, "t width"],
     mask: Bool[Array, "t width"],
 ) -> tuple[Float[Array, ""], tuple[PyTree, Float[Array, ""]]]:
     """One part's share of the loss, the trunk's moments, and how often heads agree.
@@ -232,13 +268,15 @@ def loss_fn(
       images: of the batch.
       targets: the part's teachers' probabilities.
       share: of each of them in the panel's loss; 0 of nobody.
-      places: see `Layout`, as the next.
+      outputs: see `SplitParts`.
       mask: where a teacher has an output.
     """
     features, moments = parts.student.apply_with_moments(
         {"params": params}, images, norm="batch", features=True
     )
-    logits = by_teacher(parts, parts.student.head(params, features), places, mask)
+    rows = parts.student.head(params, features)
+    side_by_side = parts.class_ids is None and ragged.widths_are_equal(parts.columns)
+    logits = by_teacher(rows, outputs, mask, side_by_side)
     log_s = jax.nn.log_softmax(logits / parts.temperature)
     loss = (divergences(targets, log_s).sum(-1) * share).sum(-1).mean()
     same = (log_s.argmax(-1) == targets.argmax(-1)).astype(jnp.float32)
@@ -246,19 +284,27 @@ def loss_fn(
 
 
 def by_teacher(
-    parts: Parts,
     rows: Float[Array, "n p"],
     places: Int[Array, "t width"],
     mask: Bool[Array, "t width"],
+    side_by_side: bool,
 ) -> Float[Array, "n t width"]:
-    """A part's outputs by teacher, see `ragged.padded`."""
-    if ragged.widths_are_equal(parts.columns):
+    """A part's outputs by teacher, see `ragged.padded`.
+
+    Args:
+      rows: outputs, or answers.
+      places: which of these are each teacher's.
+      mask: where a teacher has one.
+      side_by_side: they are in the order of teachers, equally many of each, so that no
+        table is needed.
+    """
+    if side_by_side:
         return rows.reshape(len(rows), *places.shape)
     return jnp.where(mask, rows[:, places], NEVER)
 
 
 def _placed(parts: SplitParts, state: DistillState) -> DistillState:
-    """What belongs to heads stays in parts, all else is everywhere."""
+    """What belongs to heads of teachers stays in parts, all else is everywhere."""
     return _of_heads(parts, parts.split.keep, parts.split.everywhere, state)
 
 
@@ -267,7 +313,9 @@ def _of_heads(
 ) -> DistillState:
     """The state after one function of what belongs to heads, another of the rest."""
     is_head = {
-        name: jax.tree.map(lambda _, name=name: name == "head", tree)
+        name: jax.tree.map(
+            lambda _, name=name: name == "head" and not parts.shared, tree
+        )
         for name, tree in state.variables["params"].items()
     }
 
@@ -287,7 +335,7 @@ def _of_heads(
 
 
 def split_heads(parts: Parts, split: Split) -> Algorithm:
-    """The distillation of a whole panel with its heads in parts.
+    """The distillation of a whole panel with its teachers' heads or answers in parts.
 
     Args:
       parts: the distillation on one device, see `panel_distillation`.
@@ -300,7 +348,7 @@ def split_heads(parts: Parts, split: Split) -> Algorithm:
       ValueError: heads that no part could train by itself.
     """
     _check(parts, split)
-    bound = SplitParts(parts, split, layout(parts.columns, split.parts))
+    bound = split_parts(parts, split)
     algorithm = bind(init, step, bound)
     return algorithm._replace(
         model=functools.partial(model, bound), feed=functools.partial(feed, bound)
@@ -318,7 +366,6 @@ def _check(parts: Parts, split: Split) -> None:
             f"{alone}"
         )
     for is_so, what, instead in (
-        (parts.class_ids is not None, "heads='class' are shared", "use 'teacher'"),
         (parts.similarity, "similarity compares all teachers' answers", "set it to 0"),
         (parts.some, "some teachers were asked about each image", "ask all"),
     ):
