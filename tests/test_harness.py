@@ -112,6 +112,16 @@ def test_run_passes_config_and_workdir(config_file, dummy, capsys):
     assert command.config.shape == (3, 4) and command.workdir == "runs/tiny/seed0"
 
 
+def test_a_section_given_as_a_dict_keeps_what_the_dict_does_not_say(config_file):
+    def parsed(override):
+        return command_line.parse(["", f"--config={config_file}", override]).config
+
+    found = parsed("--config.inversion={'num_steps': 7}").inversion
+    assert found.to_dict() == {"num_steps": 7, "rate": 0.1}
+    with pytest.raises(InputError, match="did you mean 'inversion.num_steps'"):
+        parsed("--config.inversion={'num_step': 7}")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -52,6 +52,7 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
     argv, spec = _take_config(list(argv))
     file, _, variant = spec.partition(":")
     config = load_config(file, variant)
+    argv = _opened(argv, config)
     argv = _of_today(argv, config, names)
     argv = _take_calls(argv, config)
     _check_overrides(argv, config, names)
@@ -219,6 +220,44 @@ def _of_today(argv: Sequence[str], config: Any, names: Names) -> list[str]:
         found += [text for k, text in new.items() if k in (name, key)]
         implied += [text for k, text in new.items() if k not in (name, key)]
     return [*found[:1], *implied, *found[1:]]
+
+
+def _opened(argv: Sequence[str], config: ml_collections.ConfigDict) -> list[str]:
+    """The arguments with a section that is given as a dict key by key.
+
+    What a dict does not say stays as the config has it; a whole section in its place
+    would lose the config's values for a record's own defaults.  Keywords of a call are
+    those that are written (`_take_calls`).
+    """
+    rest = []
+    for arg in argv:
+        key, _, text = arg.partition("=")
+        match = OVERRIDE.match(arg)
+        path = match[1].split(".") if match else []
+        above: Any = config
+        for name in path[:-1]:
+            above = above.get(name) if hasattr(above, "keys") else None
+        is_section = (
+            hasattr(above, "keys")
+            and set(above) != _CALL
+            and hasattr(above.get(path[-1]) if path else None, "keys")
+        )
+        given = _dict(text) if is_section else None
+        if given is None:
+            rest.append(arg)
+        else:
+            # Sections within are opened in turn.
+            rest += _opened([f"{key}.{k}={v}" for k, v in given.items()], config)
+    return rest
+
+
+def _dict(text: str) -> dict[str, Any] | None:
+    """A dict written as Python writes it."""
+    try:
+        found = ast.literal_eval(text)
+    except (SyntaxError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _take_calls(argv: Sequence[str], config: ml_collections.ConfigDict) -> list[str]:
