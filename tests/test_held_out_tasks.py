@@ -84,6 +84,7 @@ def test_nothing_of_a_judge_reaches_the_described_set():
     described = panel.describe_zoo(
         jax.random.key(0), found, options, known=(made, answers), choice=CHOICE
     )
+    assert described.num_answers == 40 * 6  # Judges' answers are paid for too.
     kept = ~np.isin(owners, [2, 5])
     np.testing.assert_array_equal(described.described.images, images[kept])
     columns = np.r_[0:6, 9:19]  # Of teachers 0, 1, 3 and 4.

@@ -279,6 +279,42 @@ def test_a_mislabelled_teacher_is_found_by_the_others_whoever_is_asked(
     assert found.weights.tolist() == [0, 1, 1, 1]
 
 
+def test_images_of_an_earlier_run_are_told_and_counted_as_they_were_made(
+    tmp_path, monkeypatch, capsys
+):
+    """This run's keys of inversion say nothing of them."""
+    made = panel.RecoverOptions(image_size=16)
+    made = made._replace(inversion=made.inversion._replace(num_steps=7))
+    (tmp_path / "recovered").mkdir()
+    signed = json.dumps({"recipe": reuse.recipe(made, 0)})
+    (tmp_path / "recovered" / reuse.SIGNATURE_FILE).write_text(signed)
+    some = np.zeros((2, 16, 16, 3), np.uint8)
+    known = (SyntheticImages(some, np.zeros(2), np.zeros(2), np.ones(2)), None)
+    monkeypatch.setattr(reuse, "reuse", lambda *_: known)
+
+    def told(wanted):
+        here = {"zoo": None, "asked": None, "run": None}
+        recover.beginning(**here, wanted=wanted, reuse_of=str(tmp_path))
+        return capsys.readouterr().out
+
+    monkeypatch.setattr(recover.choosing, "part_of", lambda run: None)
+    assert told(made) == ""
+    other = made.inversion._replace(num_steps=150, init="noise")
+    line = told(made._replace(inversion=other, image_size=32))
+    assert "inversion.init=dead_leaves (here noise)" in line
+    assert "inversion.num_steps=7 (here 150)" in line
+    assert "16 pixels (here 32)" in line and line.count("\n") == 1
+    # Of teachers that are only asked nothing is inverted.
+    assert told(made._replace(inversion=other, images_per_class=0)) == ""
+    # What the recipe does not hold stands in the run's config.
+    config = {"recover": {"inversion": {"objective": {"moments": 0.5}}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert "inversion.objective.moments=0.5 (here 0.3)" in told(made)
+    wanted = made._replace(inversion=other)
+    assert recover.gradients(str(tmp_path), 20, wanted) == 140
+    assert recover.gradients("", 20, wanted) == 3000
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

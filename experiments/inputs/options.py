@@ -74,7 +74,7 @@ class ZooOptions(NamedTuple):
       trust_code: models, by their paths, whose code may run.
       apis: in place of a path, or beside it: a list of endpoints, see
         `experiments.inputs.endpoints`.
-      num_teachers: the first ones of each group; 0 is all.
+      num_teachers: the first ones of each group; 0, or more than there are: all.
       choose: which of these take part, where not all do.
       attack: teachers that are made hostile on purpose.
       pretrain: teachers that are trained before the run, in place of a path.

@@ -163,7 +163,7 @@ def spent_before(
     spent = recover.spent(section.reuse or run.workdir, images)
     return {
         "images_before": images,
-        "gradients": images * wanted.inversion.num_steps,
+        "gradients": recover.gradients(section.reuse, images, wanted),
         "seconds_before": spent.before,
         "making_images": spent.making_images,
     }

@@ -314,8 +314,10 @@ def _built(config: Config, zoo: zoo_lib.Zoo, run: Run, planned: Plan) -> Method:
         meters=Meters(
             status={"distill_loss": "kl", "agreement": "agree"},
             images_before=recovered,
-            gradients=recovered * planned.asking.recover.inversion.num_steps,
-            answers=panel.num_asked(found.answers) if found.answers else 0,
+            gradients=recover.gradients(
+                earlier.reuse, recovered, planned.asking.recover
+            ),
+            answers=found.num_answers,
             seconds_before=spent.before,
             making_images=spent.making_images,
         ),

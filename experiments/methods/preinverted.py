@@ -133,7 +133,7 @@ def _built(
         meters=Meters(
             status={"replay_accuracy": "replay acc"},
             images_before=images,
-            gradients=images * wanted.inversion.num_steps,
+            gradients=recover.gradients(config.recover.reuse, images, wanted),
             seconds_before=spent.before,
             making_images=spent.making_images,
         ),

@@ -12,7 +12,8 @@ class Recovery(NamedTuple):
     Attributes:
       anew: what is recovered in this run; its images are of the meta-model's size
         unless it says one.
-      reuse: workdir of an earlier panel run: its images and answers are taken.
+      reuse: workdir of an earlier panel run: its images and answers are taken, as they
+        were made there, whatever this config says of inversions.
       against: workdir of an earlier panel run: its images and answers are kept, and
         more are recovered where its model and a teacher disagree.
     """

@@ -61,6 +61,9 @@ def beginning(
     if reuse_of:
         part = choosing.part_of(run)
         known = reuse.reuse(reuse_of, zoo, asked, wanted, part)
+        size = known[0].images.shape[1]
+        if other := reuse.made_otherwise(reuse_of, wanted, size):
+            print(other, flush=True)
         nothing = wanted._replace(images_per_class=0, dead_leaves=0)
         return Beginning(nothing, known, reuse_of=reuse_of)
     student = adversarial_rounds.earlier_student(against, zoo)
@@ -268,6 +271,18 @@ def spent(folder: str, images: int) -> Spent:
     making = sum(map(reuse.seconds_recovering, reuse.lineage(folder)))
     known = making if making and images else None if images else 0.0
     return Spent(adversarial_rounds.seconds_before(folder), known)
+
+
+def gradients(reuse_of: str, images: int, wanted: panel.RecoverOptions) -> int:
+    """Of single images, that their inversion took: as they were made, in a run before.
+
+    Args:
+      reuse_of: run whose images are taken; empty for none.
+      images: how many were recovered.
+      wanted: how this run would recover them.
+    """
+    steps = reuse.inversion_steps(reuse_of) if reuse_of else None
+    return images * (wanted.inversion.num_steps if steps is None else steps)
 
 
 def telling(run: Run) -> jobs_lib.Run:

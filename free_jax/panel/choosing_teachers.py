@@ -40,7 +40,8 @@ class ChoosingOptions(NamedTuple):
     """Which teachers take part, where not all do.
 
     Attributes:
-      teachers: so many of all networks together, not negative; 0: all.
+      teachers: so many of all networks together, not negative; 0, or more than there
+        are: all.
       by: all are asked about a few synthetic images, and those are taken from whose
         answers the answers of all can be predicted best ("informative"); or they are
         drawn ("random"), or the first of the zoo ("first"), and nobody is asked.

@@ -78,15 +78,17 @@ class PanelOptions(NamedTuple):
 
     Attributes:
       recover: which images.
-      teachers: how many of each group are asked, not negative; 0: all.
+      teachers: how many of each group are asked, not negative; 0, or more than there
+        are: all.
       held_out_classes: classes that no asked teacher knows, not negative; episodes of
         their images, recovered from the other teachers, judge a model without data.
       held_out_teachers: teachers that are asked, but only to judge a model by: it is
         distilled neither from their answers nor from images of theirs, which are
         recovered all the same, so that a later run may take them (`recover.reuse`).
       asked_per_image: teachers that are asked about an image, its own among them, and
-        each about equally many images, not negative; 0: all.  With very few, trust
-        goes by information alone: nobody sees enough of others' images to contradict.
+        each about equally many images, not negative; 0, or more than there are: all.
+        With very few, trust goes by information alone: nobody sees enough of others'
+        images to contradict.
       trust: leave out teachers without information or that contradict the others.
       trust_passes: revise that at most so often, by those who are believed; 1: hear
         everyone, once.  Ten suffice for verdicts to stand.

@@ -53,6 +53,8 @@ class DescribedZoo(NamedTuple):
       made: how many images this call had made.
       asked: about how many of those teachers were asked, fewer where a service was
         exhausted.
+      num_answers: single answers behind all of this, earlier runs' included: also those
+        of held-out teachers, and about images that are not in `described`.
     """
 
     described: Described
@@ -65,6 +67,7 @@ class DescribedZoo(NamedTuple):
     tasks: tuple[ImageBank, ...] = ()
     images: SyntheticImages | None = None
     answers: Answers | None = None
+    num_answers: int = 0
 
 
 # Images of a class that a held-out teacher judges by.
@@ -132,6 +135,8 @@ def describe_zoo(
             )
         parts.append((recovered, answers))
     images, answers = joined(parts)
+    # Before any are set aside: they were asked for all the same.
+    num_answers = partial_answers.num_asked(answers)
     held_out = None
     if choice.held_out.size:
         held_out = bank_of_classes(images, choice.held_out)
@@ -157,6 +162,7 @@ def describe_zoo(
         tasks,
         images,
         answers,
+        num_answers,
     )
 
 
