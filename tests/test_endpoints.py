@@ -519,6 +519,40 @@ def test_onnx_files_are_endpoints_too(listed, served, truth):
         assert hub.queries == 6 * COUNT
 
 
+def test_numbers_are_classes_of_an_endpoint_or_of_a_stated_domain(listed, capsys):
+    def classes(change):
+        with opened(listed(change)) as (zoo, _, _):
+            ids = [np.asarray(group.teachers.class_ids) for group in zoo.groups]
+            return zoo.class_names, np.concatenate(ids).tolist()
+
+    numbers = [f"LABEL_{i}" for i in range(5)]
+
+    def numbered(entries):
+        for entry in entries:
+            entry["class_names"] = numbers
+            entry.pop("domain", None)
+
+    names, ids = classes(numbered)
+    assert len(names) == 5 * COUNT and sorted(np.ravel(ids)) == [*range(5 * COUNT)]
+    assert names[0] == "teacher000#0"
+    assert (
+        "class_names that are numbers are taken as classes" in capsys.readouterr().out
+    )
+
+    def of_one_domain(entries):
+        for entry in entries:
+            entry.update(class_names=numbers, domain="animals")
+
+    assert classes(of_one_domain) == (tuple(numbers), [list(range(5))] * COUNT)
+
+    def of_two_domains(entries):
+        of_one_domain(entries)
+        entries[0]["domain"] = "plants"
+
+    names, _ = classes(of_two_domains)
+    assert {"plants/LABEL_0", "animals/LABEL_0"} < set(names) and len(names) == 10
+
+
 @pytest.mark.parametrize(
     ("name", "kwargs"),
     [

@@ -18,11 +18,13 @@
         class_names: [bus, car, ship, train, truck]
 
 Further keys: ``channels`` (3; 1 for a model of grey images, which images are turned
-into), ``domain`` (name of the data), ``version`` of the model, ``output_name``
-(which of several outputs is the answer, where neither widths nor names tell),
-``layout`` (nhwc or nchw, where the server does not say), ``max_batch`` and
-``in_flight`` (images a request, requests at once), ``timeout`` (seconds a request),
-``headers`` (sent with every request; ``${NAME}`` stands for an environment variable):
+into), ``domain`` (name of the data; names that are numbers, such as LABEL_3, are one
+class of the endpoints that state the same one, and classes of each endpoint's own where
+none is stated), ``version`` of the model, ``output_name`` (which of several outputs is
+the answer, where neither widths nor names tell), ``layout`` (nhwc or nchw, where the
+server does not say), ``max_batch`` and ``in_flight`` (images a request, requests at
+once), ``timeout`` (seconds a request), ``headers`` (sent with every request;
+``${NAME}`` stands for an environment variable):
 
         headers: {Host: animals.models.local, x-api-key: "${ANIMALS_KEY}"}
 
@@ -44,6 +46,7 @@ from typing import Any
 from free_jax import remote
 from free_jax import zoo as zoo_lib
 from free_jax.errors import InputError
+from free_jax.interop.hub import labels
 
 LEDGER = "queries.sqlite"
 # Keys of an endpoint with their type; the first three are needed.
@@ -106,7 +109,7 @@ def opened(file: str, workdir: str, domain: str) -> Iterator[zoo_lib.Zoo]:
         zoo = remote.remote_zoo(
             hub,
             [client.spec for client in clients],
-            [entry["class_names"] for entry in entries],
+            _meanings(entries),
             [_normalization(entry) for entry in entries],
             [entry.get("domain", domain) for entry in entries],
         )
@@ -119,6 +122,27 @@ def opened(file: str, workdir: str, domain: str) -> Iterator[zoo_lib.Zoo]:
         yield zoo
     finally:
         hub.close()
+
+
+def _meanings(entries: list[dict[str, Any]]) -> list[tuple[str | None, ...]]:
+    """What outputs mean, None where a name is an index and no entry says of what.
+
+    Two services that number their outputs would have one class for each number
+    otherwise.  Of one domain that the file states, equal numbers are one class.
+    """
+    found = []
+    for entry in entries:
+        names = tuple(entry["class_names"])
+        kept = names if entry.get("domain") else labels.meaningful(list(names))
+        if kept is None or None in kept:
+            print(
+                f"endpoint {entry['name']}: class_names that are numbers are taken as "
+                "classes of its own; name them, or state the domain of endpoints that "
+                "share them",
+                flush=True,
+            )
+        found.append(kept or (None,) * len(names))
+    return found
 
 
 def _read(source: pathlib.Path) -> dict[str, Any]:

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
 from free_jax.errors import InputError
 from free_jax.remote.answers import EndpointSpec
 from free_jax.remote.hub import Hub
 from free_jax.remote.module import Endpoint
-from free_jax.types import Teachers
-from free_jax.zoo import Zoo, ZooGroup
+from free_jax.zoo import Zoo, merge
+from free_jax.zoo.assembly import Teacher, assemble
 from free_jax.zoo.network import make_network
 
 Normalization = tuple[tuple[float, ...], tuple[float, ...]]
@@ -19,7 +18,7 @@ Normalization = tuple[tuple[float, ...], tuple[float, ...]]
 def remote_zoo(
     hub: Hub,
     specs: Sequence[EndpointSpec],
-    class_names: Sequence[Sequence[str]],
+    class_names: Sequence[Sequence[str | None]],
     normalizations: Sequence[Normalization],
     domains: Sequence[str],
 ) -> Zoo:
@@ -32,26 +31,26 @@ def remote_zoo(
     Args:
       hub: open or not.
       specs: of its clients, in order.
-      class_names: for each endpoint what its outputs mean; equal names are one class.
+      class_names: for each endpoint what its outputs mean.  Classes are told apart as
+        those of model files are: equal names of one domain are one class, an output
+        without a name is a class of its own, see `zoo.classes` and `zoo.merge`.
       normalizations: mean and standard deviation of each endpoint's channels.
       domains: name of the data each was trained on.
 
     Returns:
       A `Zoo`; teachers of one group keep the order of `specs`.
+
+    Raises:
+      InputError: names or a normalisation do not fit an endpoint.
     """
-    known = tuple(dict.fromkeys(name for names in class_names for name in names))
-    position = {name: i for i, name in enumerate(known)}
-    kinds: dict[tuple, list[int]] = {}
-    for i, spec in enumerate(specs):
-        kind = (spec.num_classes, spec.image_shape, *normalizations[i], domains[i])
-        kinds.setdefault(kind, []).append(i)
-    groups = []
-    for (classes, shape, mean, std, domain), members in kinds.items():
+    found: dict[str, list[Teacher]] = {}
+    for number, spec in enumerate(specs):
+        mean, std = normalizations[number]
         try:
             network = make_network(
                 "endpoint",
-                num_classes=classes,
-                image_shape=shape,
+                num_classes=spec.num_classes,
+                image_shape=spec.image_shape,
                 mean=mean,
                 std=std,
                 family=Endpoint,
@@ -59,13 +58,9 @@ def remote_zoo(
                 service=hub,
             )
         except ValueError as error:
-            raise InputError(f"endpoint {specs[members[0]].name}: {error}") from None
-        ids = [[position[name] for name in class_names[i]] for i in members]
-        variables = {
-            "params": {"endpoint": jnp.asarray(members, jnp.int32)},
-            "batch_stats": {},
-        }
-        teachers = Teachers(variables, jnp.asarray(ids, jnp.int32))
-        unknown = np.full(len(members), np.nan)
-        groups.append(ZooGroup(network, teachers, unknown, domain))
-    return Zoo(tuple(groups), known)
+            raise InputError(f"endpoint {spec.name}: {error}") from None
+        variables = {"params": {"endpoint": np.int32(number)}, "batch_stats": {}}
+        names, domain = tuple(class_names[number]), domains[number]
+        teacher = Teacher(spec.name, network, variables, names, domain=domain)
+        found.setdefault(domain, []).append(teacher)
+    return merge([assemble(teachers).zoo for teachers in found.values()])
