@@ -34,7 +34,7 @@ def checked(images: Array | np.ndarray, where: str) -> Array:
       where: who takes them, for the message.
 
     Raises:
-      InputError: values are in another range.
+      InputError: values are no real numbers, or in another range.
 
     >>> float(checked(np.asarray([0, 255]), "embed")[1])
     1.0
@@ -44,6 +44,12 @@ def checked(images: Array | np.ndarray, where: str) -> Array:
     # In NumPy: what is closed over by a traced function is concrete, but jnp's answers
     # about it would not be.
     values = np.asarray(images)
+    kinds = (jnp.integer, jnp.floating, jnp.bool_)
+    if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
+        raise InputError(
+            f"{where}: images are {values.dtype}, expected 8-bit integers or floats "
+            "in [0, 1]; convert them, all to one size"
+        )
     if not values.size:
         return to_float(jnp.asarray(images))
     whole = np.issubdtype(values.dtype, np.integer)
@@ -83,7 +89,7 @@ def fit_to(
         is repeated.
 
     Raises:
-      ValueError: numbers of channels other than one and three that differ.
+      InputError: numbers of channels other than one and three that differ.
 
     >>> red = jnp.zeros((1, 2, 2, 3)).at[..., 0].set(1.0)
     >>> fit_to(red, (2, 2, 1))[0, 0, 0].tolist()
@@ -92,9 +98,9 @@ def fit_to(
     channels = images.shape[3]
     if channels != image_shape[2]:
         if {channels, image_shape[2]} != {1, 3}:
-            raise ValueError(
+            raise InputError(
                 f"images of {channels} channels for a network of {image_shape[2]}: "
-                "only grey and RGB are converted"
+                "only grey and RGB are converted, channels are the last axis"
             )
         if channels == 1:
             images = jnp.repeat(images, 3, axis=3)

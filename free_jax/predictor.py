@@ -99,7 +99,7 @@ def fit(
       InputError: the support set is no few-shot task, the model cannot do what is
         asked, or it was made by a later version.
     """
-    images, labels = _array(images), _array(labels)
+    images, labels = _batch(images, "support set"), _array(labels)
     if not np.issubdtype(labels.dtype, np.integer):
         raise InputError(
             f"labels are {labels.dtype}: give integers from 0 to way - 1, for names "
@@ -127,6 +127,21 @@ def _array(values: Any) -> Any:
     return values if hasattr(values, "dtype") else np.asarray(values)
 
 
+def _batch(values: Any, where: str) -> Any:
+    """`_array` of images [n, h, w, c]; one without an axis of images is refused."""
+    try:
+        images = _array(values)
+    except ValueError:  # Of NumPy, about a list of pictures of unequal sizes.
+        raise InputError(f"{where}: the images differ in size; resize them") from None
+    if images.ndim != 4:
+        raise InputError(
+            f"{where}: images have the shape {tuple(images.shape)}, expected (n, "
+            "height, width, channels); one image alone is image[None], grey ones "
+            "images[..., None]"
+        )
+    return images
+
+
 def predict(
     predictor: Predictor, chunks: Iterable[Num[Array | np.ndarray, "_ h w c"]]
 ) -> Float[np.ndarray, "n way"]:
@@ -140,12 +155,15 @@ def predict(
       A row of scores for each picture, which sum to one.
 
     Raises:
-      InputError: pictures in another range, or scores that are not finite.
+      InputError: pictures of another shape or range, or scores that are not finite.
     """
     after = predictor.decide if predictor.is_inductive else lambda rows: rows
     rows = _rows(
         lambda x: after(predictor.encode(x)),
-        (np.asarray(images_lib.checked(x, "pictures")) for x in chunks),
+        (
+            np.asarray(images_lib.checked(_batch(x, "pictures"), "pictures"))
+            for x in chunks
+        ),
         predictor.size,
     )
     if not len(rows):
@@ -192,7 +210,7 @@ def classify(
       InputError: as `fit` and `predict`.
     """
     fitted = fit(network, variables, notes, images, labels, head=head, size=size)
-    return predict(fitted, _chunks(np.asarray(pictures), size))
+    return predict(fitted, _chunks(_batch(pictures, "pictures"), size))
 
 
 def _checked(images: Any, labels: Any, way: int, head: str, size: int) -> jax.Array:

@@ -6,6 +6,7 @@ import weakref
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 import toy
@@ -57,6 +58,22 @@ def test_a_family_makes_the_module_and_tells_whether_there_are_moments(key):
     logits, moments = PLAIN.apply_with_moments(variables, images)
     assert moments == variables["batch_stats"] == {}
     np.testing.assert_array_equal(logits, PLAIN.apply(variables, images))
+
+
+@pytest.mark.parametrize("wrong", [2.5, "5", float("nan"), float("inf"), [5]])
+def test_a_number_that_is_not_whole_is_not_rounded(wrong, monkeypatch):
+    # Users have no checker of types, which would refuse them before the library does.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for fields in (
+        {"num_classes": wrong, "image_shape": (32, 32, 3)},
+        {"num_classes": 5, "image_shape": (wrong, 32, 3)},
+    ):
+        with pytest.raises(ValueError, match="is no whole number"):
+            make_network("conv4", **fields)
+    whole = make_network(
+        "conv4", num_classes=np.int64(5), image_shape=np.asarray((32, 32, 3))
+    )
+    assert whole == make_network("conv4", num_classes=5, image_shape=(32, 32, 3))
 
 
 def test_networks_are_equal_by_value_and_described_without_functions():

@@ -4,12 +4,13 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import optax
 import pytest
 from toy import ARCH as NETWORK
 
-from free_jax import panel
+from free_jax import panel, predictor
 from free_jax.baselines.hypernetwork import robust_hypernetwork
 from free_jax.errors import InputError
 from free_jax.fewshot import banks, evaluation, heads, labels
@@ -65,6 +66,29 @@ def test_all_forms_of_images_give_the_same(door, pixels, model):
     if door != "apply":  # Inversion applies networks to pixels that leave the range.
         with pytest.raises(InputError, match=r"values from 0 to 255.*divide by 255"):
             doors[door](jnp.asarray(pixels, jnp.float32))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda x: x[0], r"pictures: images have the shape \(\d+, \d+, 3\)"),
+        (lambda x: x[..., 0], r"pictures: images have the shape .*grey ones"),
+        (lambda x: [x[0], x[0, 1:]], "pictures: the images differ in size"),
+        (lambda x: x.transpose(0, 3, 1, 2), "channels are the last axis"),
+        (lambda x: x.astype(str), "pictures: images are <U"),
+        (lambda x: x.astype(object), "pictures: images are object"),
+        (lambda x: x.astype(np.complex64), "pictures: images are complex64"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_said_in_one_line(
+    spoil, said, pixels, model, monkeypatch
+):
+    # Users have no checker of types, which would refuse them before the library does.
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(InputError, match=said):
+        predictor.classify(
+            NETWORK, model, {}, pixels, np.asarray(balanced()), spoil(pixels), size=2
+        )
 
 
 def test_banks_of_images_are_in_range():

@@ -163,6 +163,17 @@ def _hashable(value: Any) -> Any:
     return tuple(map(_hashable, value)) if isinstance(value, list) else value
 
 
+def _whole(value: Any, name: str) -> int:
+    """A whole number of any type; 2.5 classes would be two without a word."""
+    try:
+        whole = int(value)
+    except (TypeError, ValueError, OverflowError):
+        whole = None
+    if whole is None or isinstance(value, str) or whole != value:
+        raise ValueError(f"{name}: {value!r} is no whole number; give one")
+    return whole
+
+
 def make_network(
     name: str,
     *,
@@ -203,7 +214,7 @@ def make_network(
     >>> network.apply(network.init(jax.random.key(0)), jnp.zeros((2, 32, 32, 3))).shape
     (2, 5)
     """
-    image_shape = tuple(int(size) for size in image_shape)
+    image_shape = tuple(_whole(size, "image_shape") for size in image_shape)
     mean, std = tuple(map(float, mean)), tuple(map(float, std))
     if len(image_shape) != 3:
         raise ValueError(f"image_shape={image_shape} must be (height, width, channels)")
@@ -218,6 +229,8 @@ def make_network(
         raise ValueError(f"std={std} must be positive")
     # Files written before say "way".
     num_classes = kwargs.pop("way", None) if num_classes is None else num_classes
+    if num_classes is not None:
+        num_classes = _whole(num_classes, "num_classes")
     if num_classes is None or num_classes < 2:
         raise ValueError(f"num_classes={num_classes} must be at least 2")
     if min(image_shape[:2]) < 16:
@@ -226,7 +239,7 @@ def make_network(
         raise ValueError(f"gives={sorted(gives)}: choose among {sorted(GIVES)}")
     network = Network(
         name,
-        int(num_classes),
+        num_classes,
         image_shape,
         mean,
         std,
