@@ -25,6 +25,7 @@ from free_jax.algorithms import free
 from free_jax.algorithms.bell import AlignOptions
 from free_jax.algorithms.free import FreeOptions
 from free_jax.fewshot import banks, evaluation, replay
+from free_jax.interop.layout import classifier_layout
 from free_jax.models import Generator
 from free_jax.types import Answers, SyntheticImages
 from free_jax.zoo import pretraining
@@ -82,13 +83,8 @@ def to_torch(images) -> torch.Tensor:
 
 def torch_classifier(network: Network, variables) -> torch_networks.State:
     state = interop.to_state_dict(jax.device_get(variables), network)
-    inner = (".C.", ".BN.")  # drops Conv4's second copies
-    if network.name == "conv4":
-        state = {
-            k: v
-            for k, v in state.items()
-            if any(part in k for part in inner) or k.startswith("trunk.5")
-        }
+    # Without the second copies that Conv4's own module has.
+    state = {key: state[key] for key in classifier_layout(network).keys.values()}
     return torch_networks.tensors(state)
 
 

@@ -6,7 +6,8 @@ read or write a flattened map are also permuted, because PyTorch flattens channe
 and Linen channel-minor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ import numpy as np
 from flax import traverse_util
 
 from free_jax.errors import InputError
-from free_jax.models import Generator
+from free_jax.models import Conv4, Generator, ResNet
 from free_jax.types import PyTree
 from free_jax.zoo.network import Network
 
@@ -58,30 +59,79 @@ def _layout(abstract: PyTree, layers: Mapping[str, str], reads, writes) -> Layou
     return Layout(shapes, keys, reads, writes)
 
 
-def classifier_layout(network: Network) -> Layout:
-    """The layout of Conv4 or a ResNet."""
+class _Released(NamedTuple):
+    """How the released codes write the classifiers of one module.
+
+    Attributes:
+      layers: of a network: PyTorch's names of Linen's layers, and rows and columns of
+        the map that the head reads (1, 1 where that is pooled).
+      copies: parts of a key, and of the keys that hold the same tensor again.
+    """
+
+    layers: Callable[[Network], tuple[dict[str, str], tuple[int, int]]]
+    copies: Mapping[str, str] = MappingProxyType({})
+
+
+def _conv4_layers(network: Network) -> tuple[dict[str, str], tuple[int, int]]:
+    layers = {f"conv{i}": f"trunk.{i}.C" for i in range(4)}
+    layers |= {f"bn{i}": f"trunk.{i}.BN" for i in range(4)}
+    if dict(network.kwargs).get("global_pool", False):
+        return layers | {"head": "trunk.6"}, (1, 1)
+    rows, cols = (size // 16 for size in network.image_shape[:2])
+    return layers | {"head": "trunk.5"}, (rows, cols)
+
+
+def _resnet_layers(network: Network) -> tuple[dict[str, str], tuple[int, int]]:
     params = network.shapes["params"]
-    features = params["head"]["kernel"].shape[0]
-    rows, cols = 1, 1
-    if network.name == "conv4":
-        pooled = dict(network.kwargs).get("global_pool", False)
-        layers = {f"conv{i}": f"trunk.{i}.C" for i in range(4)}
-        layers |= {f"bn{i}": f"trunk.{i}.BN" for i in range(4)}
-        layers["head"] = "trunk.6" if pooled else "trunk.5"
-        if not pooled:
-            rows, cols = (size // 16 for size in network.image_shape[:2])
-    else:
-        blocks = [name for name in params if name.startswith("block")]
-        layers = {"conv0": "trunk.0", "bn0": "trunk.1"}
-        layers["head"] = f"trunk.{4 + len(blocks)}"
-        for block in blocks:
-            for name in params[block]:
-                # conv1 -> C1, bn1 -> BN1, bn_shortcut -> BNshortcut
-                torch = name.replace("conv", "C").replace("bn_", "BN")
-                torch = torch.replace("bn", "BN")
-                layers[f"{block}/{name}"] = f"trunk.{2 + int(block[5:])}.{torch}"
+    blocks = [name for name in params if name.startswith("block")]
+    layers = {"conv0": "trunk.0", "bn0": "trunk.1"}
+    layers["head"] = f"trunk.{4 + len(blocks)}"
+    for block in blocks:
+        for name in params[block]:
+            # conv1 -> C1, bn1 -> BN1, bn_shortcut -> BNshortcut
+            torch = name.replace("conv", "C").replace("bn_", "BN")
+            torch = torch.replace("bn", "BN")
+            layers[f"{block}/{name}"] = f"trunk.{2 + int(block[5:])}.{torch}"
+    return layers, (1, 1)
+
+
+_RELEASED: dict[type, _Released] = {
+    Conv4: _Released(_conv4_layers, {".C.": ".trunk.0.", ".BN.": ".trunk.1."}),
+    ResNet: _Released(_resnet_layers),
+}
+
+
+def _released(network: Network) -> _Released:
+    found = _RELEASED.get(type(network.module))
+    if found is None:
+        raise InputError(
+            f"{network.name}: no released code writes it to a PyTorch file; Conv4 and "
+            "ResNet-10/18/34/50/101 are written"
+        )
+    return found
+
+
+def classifier_layout(network: Network) -> Layout:
+    """The layout of a classifier that a released code writes.
+
+    Raises:
+      InputError: none does.
+    """
+    layers, (rows, cols) = _released(network).layers(network)
+    features = network.shapes["params"]["head"]["kernel"].shape[0]
     reads = {"head": (features // (rows * cols), rows, cols)}
     return _layout(network.shapes, layers, reads, {})
+
+
+def copied(network: Network, state: State) -> dict[str, np.ndarray]:
+    """The tensors that a network's PyTorch module names twice, by their other names."""
+    copies = _released(network).copies.items()
+    return {
+        key.replace(part, other): value
+        for key, value in state.items()
+        for part, other in copies
+        if part in key
+    }
 
 
 def generator_layout(module: Generator, latent_dim: int) -> Layout:

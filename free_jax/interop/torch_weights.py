@@ -14,6 +14,7 @@ from free_jax.interop.layout import (
     COUNTER,
     State,
     classifier_layout,
+    copied,
     dump,
     generator_layout,
     load,
@@ -79,8 +80,9 @@ def detect(state: State, source: str = "state_dict") -> dict[str, Any]:
     blocks = sum(key.endswith(".C1.weight") for key in shape)
     bottleneck = "trunk.2.C3.weight" in shape
     depth = _RESNET_DEPTH.get((bottleneck, blocks))
+    map_of: Any = _pooled
     if "trunk.0.C.weight" in shape:
-        name, heads = "conv4", ("trunk.5", "trunk.6")
+        name, heads, map_of = "conv4", ("trunk.5", "trunk.6"), _conv4_map
     elif "trunk.0.weight" in shape and depth:
         name, heads = f"resnet{depth}", (f"trunk.{4 + blocks}",)
     else:
@@ -97,22 +99,39 @@ def detect(state: State, source: str = "state_dict") -> dict[str, Any]:
             "the complete state_dict"
         )
     way, features = shape[f"{head}.weight"]
-    found = dict(name=name, way=int(way), channels=int(first[1]), kwargs={}, grid=None)
-    size = None
-    if name == "conv4":
-        width = int(first[0])
-        found["kwargs"] = {"width": width}
-        if head == "trunk.6":
-            found["kwargs"]["global_pool"] = True
-        else:
-            grid = math.isqrt(features // width)
-            if not grid or grid * grid * width != features:
-                raise InputError(
-                    f"{source}: {head}.weight reads {features} features, which is no "
-                    f"square map of {width} channels; only square images are supported"
-                )
-            found["grid"], size = grid, {2: 32, 5: 84}.get(grid, 16 * grid)
-    return {**found, "image_size": size}
+    kwargs, grid = map_of(head, int(first[0]), features, source)
+    size = grid and {2: 32, 5: 84}.get(grid, 16 * grid)
+    return {
+        "name": name,
+        "way": int(way),
+        "channels": int(first[1]),
+        "kwargs": kwargs,
+        "grid": grid,
+        "image_size": size,
+    }
+
+
+def _pooled(
+    head: str, width: int, features: int, source: str
+) -> tuple[dict[str, Any], int | None]:
+    """A ResNet's head reads no map."""
+    del head, width, features, source
+    return {}, None
+
+
+def _conv4_map(
+    head: str, width: int, features: int, source: str
+) -> tuple[dict[str, Any], int | None]:
+    """Conv4's keywords, and the side of the map that its head reads; None if pooled."""
+    if head == "trunk.6":
+        return {"width": width, "global_pool": True}, None
+    grid = math.isqrt(features // width)
+    if not grid or grid * grid * width != features:
+        raise InputError(
+            f"{source}: {head}.weight reads {features} features, which is no "
+            f"square map of {width} channels; only square images are supported"
+        )
+    return {"width": width}, grid
 
 
 def from_state_dict(
@@ -157,12 +176,7 @@ def to_state_dict(variables: PyTree, network: Network) -> dict[str, np.ndarray]:
         new = {p[1:]: fill[p[-1]](layout.shapes[p], np.float32) for p in stats}
         variables = {**variables, "batch_stats": traverse_util.unflatten_dict(new)}
     state = with_counters(dump(layout, variables))
-    if network.name == "conv4":
-        for key, value in list(state.items()):
-            for outer, inner in ((".C.", ".trunk.0."), (".BN.", ".trunk.1.")):
-                if outer in key:
-                    state[key.replace(outer, inner)] = value
-    return state
+    return state | copied(network, state)
 
 
 def generator_from_state_dict(

@@ -16,7 +16,7 @@ from free_jax.interop.hub.graphs import read_torchscript
 from free_jax.interop.hub.labels import names_beside, names_in_extra
 from free_jax.interop.hub.reading import Converted, Reading, Setting
 from free_jax.interop.hub.recognise import what_it_is
-from free_jax.interop.hub.released import is_released, read_released
+from free_jax.interop.hub.released import STATED, is_released, read_released
 from free_jax.interop.hub.timm_config import train_facts
 from free_jax.interop.tensors import Checkpoint, read_tensors
 from free_jax.interop.tensors.archive import kind_of_archive
@@ -66,7 +66,7 @@ def read_weights(setting: Setting) -> Reading:
     )
     stated = setting.row.values.get("family", "")
     code = setting.row.values.get("code")
-    if code is None and (is_released(checkpoint.state) or stated == "conv4"):
+    if code is None and (is_released(checkpoint.state) or stated in STATED):
         return read_released(setting, checkpoint)
     if code is not None:
         return _own_code(setting, checkpoint)
