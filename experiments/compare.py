@@ -285,6 +285,8 @@ def _chosen(config: Comparison, workdir: str) -> tuple[Cell, ...]:
     """The chosen cells."""
     if not config.seeds:
         raise InputError("config.seeds is empty: give at least one, as (0,)")
+    if min(config.seeds) < 0:
+        raise InputError(f"config.seeds={config.seeds}: must not be negative")
     given = config.zoo.path or config.zoo.pretrain.num_teachers
     if not given and not any(config.zoos.values()):
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")

@@ -111,6 +111,14 @@ PRETRAINED = [
             ["--config.distill.ghost_batches=7", "--config.eval.shots=(1,)"],
             "config.distill: ",
         ),
+        (
+            "panel.py",
+            ["--config.zoo.choose.teachers=2", "--config.panel.held_out_teachers=2"],
+            "of the 2 teachers of config.zoo.choose.teachers none would be left",
+        ),
+        ("panel.py", ["--config.seed=-1"], "seed=-1: must be between 0 and"),
+        ("panel.py", [f"--config.seed={10**20}"], "must be between 0 and"),
+        ("panel.py", ["--config.data.image_size=100000"], "between 0 and 4096"),
     ],
 )
 def test_teachers_are_not_trained_for_a_run_that_cannot_be(

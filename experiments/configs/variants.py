@@ -136,6 +136,7 @@ def _convert(name: str, text: str, default: Any) -> Any:
 
 def _listed(defaults: dict[str, Any]) -> str:
     return ", ".join(
-        name if isinstance(value, bool) else f"{name}={value}"
+        # -1 stands for "as the config says" and is no value to give.
+        name if isinstance(value, bool) else f"{name}={'N' if value == -1 else value}"
         for name, value in defaults.items()
     )

@@ -86,6 +86,8 @@ def parse(argv: Sequence[str], names: Names = Names()) -> Command:
 def _plain(error: Exception) -> str:
     """An error of a value in one line, without Python's words for numbers."""
     text = " ".join(str(error).split())
+    # absl's words and the value, which Python shows as a tuple.
+    text = re.sub(r"\('([^']*)', '([^']*)'\)", r"\1: \2", text)
     text = re.sub(r"invalid literal for int\(\).*", "must be a whole number", text)
     return re.sub(r"could not convert string to float.*", "must be a number", text)
 

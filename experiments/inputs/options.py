@@ -26,7 +26,7 @@ class DataOptions(NamedTuple):
 
     name: str = ""
     path: str = ""
-    image_size: Annotated[int, AtLeast(0)] = 0
+    image_size: Annotated[int, Between(0, 4096, inclusive=True)] = 0
     cache_dir: str = ""
 
 

@@ -7,9 +7,13 @@ from experiments.evaluation.options import EvalOptions, TableOptions
 from experiments.harness.options import CheckpointOptions, Dtype, LogOptions
 from experiments.harness.sections import Flat, Without
 from experiments.inputs.options import CONV4, DataOptions, TeacherRecipe, ZooOptions
-from free_jax.options import About, AtLeast, Call
+from free_jax.options import About, AtLeast, Between, Call
 
-Seed = Annotated[int, About("Of everything random.")]
+# What a key of JAX is made of.
+_LARGEST_SEED = 2**63 - 1
+Seed = Annotated[
+    int, Between(0, _LARGEST_SEED, inclusive=True), About("Of everything random.")
+]
 Way = Annotated[int, AtLeast(1), About("Classes of an episode, and of a teacher.")]
 Steps = Annotated[int, AtLeast(1), About("Steps of the training.")]
 Limit = Annotated[

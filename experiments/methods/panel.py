@@ -88,6 +88,12 @@ def check(config: Config) -> None:
             "config.eval.select=pseudo: nothing is held out to select by; set "
             "config.panel.held_out_teachers, or choose last or val"
         )
+    chosen, judges = config.common.zoo.choose.teachers, config.panel.held_out_teachers
+    if 0 < chosen <= judges:
+        raise InputError(
+            f"config.panel.held_out_teachers={judges}: of the {chosen} teachers of "
+            "config.zoo.choose.teachers none would be left to distil from; choose more"
+        )
     if not recover.images_per_class and not recover.dead_leaves:
         raise InputError(
             "config.recover: images_per_class=0 and dead_leaves=0 leave nothing to "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness import metrics
-from free_jax import panel
+from free_jax import nouns, panel
 from free_jax.inversion import invertible
 from free_jax.rows import in_files
 from free_jax.zoo import Zoo
@@ -128,7 +128,7 @@ def text(found: Estimate) -> str:
     )
     return (
         f"{said} (counted operations at this machine's speed), compiling "
-        f"{metrics.format_duration(found.networks * _COMPILING)} ({found.networks} "
-        f"different networks), {found.memory / 1e6:.0f} MB for teachers, images and "
-        "answers"
+        f"{metrics.format_duration(found.networks * _COMPILING)} "
+        f"({nouns.count(found.networks, 'network')}), {found.memory / 1e6:.0f} MB for "
+        "teachers, images and answers"
     )
