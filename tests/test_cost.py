@@ -1,12 +1,18 @@
 """The cost model against hand counts and the published table."""
 
+import types
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 import toy
 
 from benchmarks import cost
-from free_jax import models
+from experiments.evaluation import costs
+from experiments.harness.method import Meters
+from free_jax import inversion, models
+from free_jax import zoo as zoo_lib
 from free_jax.zoo.network import make_network
 
 
@@ -103,3 +109,26 @@ def test_command_line_prints_totals_of_each_method(capsys):
     with pytest.raises(SystemExit):
         cost.main(["--architecture=conv4", "--width=none"])
     assert "width" in capsys.readouterr().err
+
+
+def test_a_runs_cost_is_of_the_teachers_that_take_part():
+    networks = toy.TINY, toy.tiny(width=8)
+    groups = [
+        zoo_lib.ZooGroup(network, toy.random_teachers(network, 2), np.ones(2))
+        for network in networks
+    ]
+    zoo = zoo_lib.Zoo(tuple(groups), tuple(map(str, range(toy.CLASSES))))
+    meters = Meters(status=(), gradients=6, answers=10)
+    outcome = types.SimpleNamespace(steps=0, state=())
+
+    def told(rows):
+        subject = types.SimpleNamespace(rows=rows)
+        method = types.SimpleNamespace(meters=meters, subject=subject, network=toy.TINY)
+        return costs.counted(zoo, method, outcome)
+
+    small, large = map(inversion.cost.gflops, networks)
+    assert told(None)["asking_gflops"] == pytest.approx(5 * (small + large))
+    assert told(np.asarray([2, 3]))["asking_gflops"] == pytest.approx(10 * large)
+    assert told(np.asarray([0, 1, 2]))["recovering_gflops"] == pytest.approx(
+        2 * (2 * small + large)
+    )

@@ -15,7 +15,7 @@ def counted(zoo: Zoo, method: Method, outcome: Outcome) -> dict[str, Any]:
 
     One image costs two times the multiply-adds of a forward pass, also where its
     gradient is taken: the convention of published tables, see `inversion.cost`.  Where
-    networks differ it is their mean over teachers.
+    networks differ it is their mean over the teachers that take part.
 
     Args:
       zoo: teachers.
@@ -29,10 +29,10 @@ def counted(zoo: Zoo, method: Method, outcome: Outcome) -> dict[str, Any]:
     if zoo.service is not None:
         return {}  # Nobody here knows what it computes.
     meters: Meters = method.meters
-    rows, total = [], 0.0
+    rows, of_each = [], []
     for group in zoo.groups:
         each = cost.gflops(group.network)
-        total += each * group.num_teachers
+        of_each += [each] * group.num_teachers
         rows.append(
             {
                 "network": group.network.name,
@@ -41,7 +41,8 @@ def counted(zoo: Zoo, method: Method, outcome: Outcome) -> dict[str, Any]:
                 "gflops": each,
             }
         )
-    mean = total / zoo.num_teachers
+    taking_part = method.subject.rows
+    mean = np.mean(of_each if taking_part is None else np.take(of_each, taking_part))
     gradients = meters.gradients + outcome.steps * meters.gradients_per_step
     answers = meters.answers
     if meters.queries_of:
@@ -53,7 +54,7 @@ def counted(zoo: Zoo, method: Method, outcome: Outcome) -> dict[str, Any]:
             "gflops": cost.gflops(method.network),
         },
         "gradients": gradients,
-        "recovering_gflops": gradients * mean,
+        "recovering_gflops": float(gradients * mean),
         "answers": answers,
-        "asking_gflops": answers * mean,
+        "asking_gflops": float(answers * mean),
     }

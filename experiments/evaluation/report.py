@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from experiments.evaluation import costs as costs_lib
 from experiments.evaluation import (
@@ -255,7 +256,14 @@ def _queries(
     if not method.meters.queries_of:
         return {}
     spent = method.meters.queries_of(outcome.state)
-    return {"queries": {"total": int(spent.sum()), "per_teacher": spent.tolist()}}
+    return {"queries": {"total": int(spent.sum()), **_by_teacher(method, spent)}}
+
+
+def _by_teacher(method: Method, counts: np.ndarray) -> dict[str, Any]:
+    """Counts of those that take part and, where not all do, their rows in the zoo."""
+    rows = method.subject.rows
+    which = {} if rows is None else {"teachers": np.asarray(rows).tolist()}
+    return {"per_teacher": counts.tolist(), **which}
 
 
 def _drawn(
@@ -282,4 +290,4 @@ def _drawn(
         line += f"; never: {', '.join(never[:5])}{more} "
         line += f"({nouns.count(len(never), 'teacher')})"
     print(line)
-    return {"drawn": {"per_teacher": counts.tolist(), "never": len(never)}}
+    return {"drawn": {**_by_teacher(method, counts), "never": len(never)}}
