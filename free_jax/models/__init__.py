@@ -63,8 +63,9 @@ def get_model(name: str, **kwargs: Any) -> nn.Module:
       ValueError: the name is unknown, or the module has no such field.
     """
     if name not in _CLASSIFIERS:
+        apart = "; keywords are arguments of their own" if "(" in name else ""
         known = ", ".join(_CLASSIFIERS)
-        raise ValueError(f"unknown model {name!r}; known models: {known}")
+        raise ValueError(f"unknown model {name!r}; known models: {known}{apart}")
     made = _CLASSIFIERS[name]
     module: Any = made.func if isinstance(made, functools.partial) else made
     fields = [f.name for f in dataclasses.fields(module) if f.name not in _LINEN]
