@@ -210,7 +210,7 @@ def classify(
       InputError: as `fit` and `predict`.
     """
     fitted = fit(network, variables, notes, images, labels, head=head, size=size)
-    return predict(fitted, _chunks(_batch(pictures, "pictures"), size))
+    return predict(fitted, _chunks(np.asarray(_batch(pictures, "pictures")), size))
 
 
 def _checked(images: Any, labels: Any, way: int, head: str, size: int) -> jax.Array:

@@ -7,10 +7,10 @@ Variants: ``:cpu`` shortened for two CPU cores, ``:reference`` the released code
 behaviour, ``:smoke`` a minute on procedural images with a small zoo of its own,
 ``:seed=N``; several are joined by commas.
 
-Hours: ``:cpu`` 25 minutes of training on one core; 502 steps of the full length 2.4
-hours, with the generator of ``:cpu`` (docs/results/free.md).
+Hours: ``:cpu`` 25 minutes of training on one core; the full length of 1,000 steps
+4.3 hours, with the generator of ``:cpu`` (docs/results/free.md).
 Expected accuracy, 100 Conv4 teachers, test classes, transductive: ``:cpu`` 37.5 +- 0.8
-(5-shot 46.2 +- 0.8), 502 steps 38.0 +- 0.9 (50.2); published 39.1 to 39.6, unverified.
+(5-shot 46.2 +- 0.8), 1,000 steps 39.4 +- 0.9 (50.8); published 39.1 to 39.6, unverified.
 
 Reference: Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024.
 """
