@@ -10,7 +10,8 @@ behaviour, ``:smoke`` a minute on procedural images with a small zoo of its own,
 Hours: ``:cpu`` 25 minutes of training on one core; the full length of 1,000 steps
 4.3 hours, with the generator of ``:cpu`` (docs/results/free.md).
 Expected accuracy, 100 Conv4 teachers, test classes, transductive: ``:cpu`` 37.5 +- 0.8
-(5-shot 46.2 +- 0.8), 1,000 steps 39.4 +- 0.9 (50.8); published 39.1 to 39.6, unverified.
+(5-shot 46.2 +- 0.8), 1,000 steps 39.4 +- 0.9 (50.8); published 39.1 to 39.6,
+unverified.
 
 Reference: Wei et al., "FREE: Faster and Better Data-Free Meta-Learning", CVPR 2024.
 """
