@@ -147,6 +147,26 @@ def test_the_harness_speaks_of_no_science():
             assert not found, f"{file.name}:{number}: {line.strip()}"
 
 
+# What a method or a network is called, compared with a word.
+BY_NAME = re.compile(
+    r"(algorithm[\"']?[\])]?|network\.name|student\.name|learner\.kind)\s*(==|!=)\s*[\"']"
+)
+# Former names of results.
+MAY_COMPARE = {"experiments/evaluation/former_rows.py"}
+
+
+def test_nobody_branches_by_the_name_of_a_method_or_a_network():
+    assert BY_NAME.search('own.algorithm == "episodic"')
+    assert BY_NAME.search("first[\"algorithm\"] != 'baselines'")
+    files = [
+        str(file.relative_to(ROOT))
+        for package in ("free_jax", "experiments", "benchmarks")
+        for file in (ROOT / package).rglob("*.py")
+        if BY_NAME.search(file.read_text())
+    ]
+    assert set(files) == MAY_COMPARE
+
+
 def functions(package):
     """Every function as ``module:function``, and its number of lines."""
 

@@ -84,7 +84,7 @@ def _rows(
         ]
         for method in found:
             row = {"method": method, "seeds": list(done), "errors": errors}
-            if zoo or first["algorithm"] != "baselines":
+            if zoo or first.get("steps", 1):  # What trains nothing is its rows.
                 several = len(found) > 1
                 row["method"] = f"{name}: {method}" if several else name
             row["cell"] = name

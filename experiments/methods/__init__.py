@@ -1,7 +1,7 @@
 """Values of ``config.algorithm``: a file each, with ``Config`` and ``build``.
 
 One whose ``build`` takes minutes has ``prepare`` as well, one that cannot use every
-teacher ``able``.
+teacher ``able``, one that needs none ``TAKES_TEACHERS = False``.
 """
 
 import dataclasses
@@ -53,6 +53,7 @@ __all__ = [
     "may_have_more_steps",
     "paths",
     "prepare",
+    "takes_teachers",
 ]
 
 
@@ -91,13 +92,18 @@ def prepare(
     Raises:
       InputError: options that contradict each other or the teachers.
     """
-    if config.algorithm != "episodic" and zoo is None:
+    if takes_teachers(config.algorithm) and zoo is None:
         raise InputError(f"config.zoo.path is empty: {inputs.HOW_TO_GIVE_TEACHERS}")
     module = ALGORITHMS[config.algorithm]
     if hasattr(module, "prepare"):
         return module.prepare(config, zoo, run)
     method = module.build(config, zoo, run)
     return lambda: method
+
+
+def takes_teachers(algorithm: str) -> bool:
+    """Whether a method has teachers; one that learns from real images has none."""
+    return getattr(ALGORITHMS[algorithm], "TAKES_TEACHERS", True)
 
 
 def able(config: Settings, zoo: zoo_lib.Zoo) -> task_lib.Able:

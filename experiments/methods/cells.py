@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from experiments import methods
 from experiments.harness.command_line import Given
 from experiments.inputs import command_line
 from free_jax.errors import InputError
@@ -98,12 +99,12 @@ def config_of(given: Given, cell: Cell, zoo_path: str) -> Given:
     own.checkpoint = config.checkpoint
     own.zoo.pretrain.num_teachers = 0
     # Where real images are learned from nothing else may be known.
-    own.zoo.path = "" if own.algorithm == "episodic" else zoo_path
+    own.zoo.path = zoo_path if methods.takes_teachers(own.algorithm) else ""
     own.zoo.num_teachers = config.zoo.num_teachers
     own.zoo.choose = config.zoo.choose
     own.zoo.attack = config.zoo.attack
     for key in SHARED:
         own.eval[key] = config.eval[key]
-    if own.algorithm != "baselines":
+    if "num_steps" in own:  # What trains nothing is its baselines.
         own.eval.baselines = ()
     return own

@@ -23,6 +23,8 @@ from free_jax.fewshot.replay import EpisodeOptions
 from free_jax.options import adam
 from free_jax.zoo.network import Network
 
+TAKES_TEACHERS = False
+
 
 class Config(NamedTuple):
     """Every key of meta-learning on real images."""

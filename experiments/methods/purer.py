@@ -86,7 +86,7 @@ class Config(NamedTuple):
 
 def check(config: Config) -> None:
     """Refuses keys that contradict each other."""
-    if config.icfil.num_steps and config.learner.kind == "protonet":
+    if config.icfil.num_steps and not config.learner.adapts:
         raise InputError(
             "config.icfil.num_steps > 0 follows an inner loop, which protonet has not; "
             "choose learner maml or anil, or icfil.num_steps=0"

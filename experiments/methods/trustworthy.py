@@ -131,7 +131,7 @@ def _built(
             optimizer(config.optimizer),
             num_classes=zoo.num_classes,
             num_teachers=len(own.rows),
-            adapts=config.learner.kind != "protonet",
+            adapts=config.learner.adapts,
             options=config.step,
             schedule=config.schedule,
             interpolation=config.interpolation,

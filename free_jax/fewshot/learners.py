@@ -227,3 +227,8 @@ class LearnerOptions(NamedTuple):
     train_steps: int = 5
     test_steps: int = 10
     test_lr: float = 0.0
+
+    @property
+    def adapts(self) -> bool:
+        """Whether an episode is learned by gradient steps."""
+        return self.kind in ("maml", "anil")
