@@ -133,6 +133,8 @@ def test_remote_teachers_may_differ_in_their_number_of_classes(key):
     zoo = remote_zoo(service, specs, names, [half] * 3, ["toy"] * 3)
     assert zoo.service is service and [n.gives for n in zoo.networks] == [set()] * 2
     assert zoo.columns.tolist() == [0, 3, 6, 8]
+    # By the order of the endpoints: a run that has paid for answers is known by it.
+    assert zoo.class_names == ("x", "y", "z", "v", "u", "w")
     known = [zoo.class_names[i] for i in zoo.class_ids]
     assert known == ["x", "y", "z", "u", "x", "w", "y", "v"]
     images = jax.random.uniform(key, (4, *toy.SHAPE))

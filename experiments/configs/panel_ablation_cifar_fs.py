@@ -54,7 +54,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "bfloat16": {"dtype": "bfloat16"},
     "uncalibrated": {"distill.fit_images": 0},
     "unwhitened": {"distill.whitening": 0.0},
-    # Other networks; without batch norm a rate of 0.01 is too high.
+    # Other networks; those without batch norm at a rate that is usual for them.
     "resnet": {"student.name": "resnet10", "student.kwargs": {}},
     "vit": {
         "student.name": "vit",

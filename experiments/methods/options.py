@@ -9,8 +9,8 @@ from experiments.harness.sections import Flat, Without
 from experiments.inputs.options import CONV4, DataOptions, TeacherRecipe, ZooOptions
 from free_jax.options import About, AtLeast, Between, Call
 
-# What a key of JAX is made of.
-_LARGEST_SEED = 2**63 - 1
+# JAX makes the same key of larger seeds as of their last 32 bits.
+_LARGEST_SEED = 2**32 - 1
 Seed = Annotated[
     int, Between(0, _LARGEST_SEED, inclusive=True), About("Of everything random.")
 ]
