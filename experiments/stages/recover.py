@@ -9,7 +9,7 @@ from etils import epath
 from experiments.evaluation import samples
 from experiments.harness import files, hosts, page, pictures
 from experiments.harness.run import Run
-from experiments.stages import adversarial_rounds, choosing, reuse
+from experiments.stages import adversarial_rounds, as_made, choosing, reuse
 from free_jax import inversion, keys, nouns, panel
 from free_jax import jobs as jobs_lib
 from free_jax.errors import InputError
@@ -62,7 +62,7 @@ def beginning(
         part = choosing.part_of(run)
         known = reuse.reuse(reuse_of, zoo, asked, wanted, part)
         size = known[0].images.shape[1]
-        if other := reuse.made_otherwise(reuse_of, wanted, size):
+        if other := as_made.made_otherwise(reuse_of, wanted, size):
             print(other, flush=True)
         nothing = wanted._replace(images_per_class=0, dead_leaves=0)
         return Beginning(nothing, known, reuse_of=reuse_of)
@@ -281,7 +281,7 @@ def gradients(reuse_of: str, images: int, wanted: panel.RecoverOptions) -> int:
       images: how many were recovered.
       wanted: how this run would recover them.
     """
-    steps = reuse.inversion_steps(reuse_of) if reuse_of else None
+    steps = as_made.inversion_steps(reuse_of) if reuse_of else None
     return images * (wanted.inversion.num_steps if steps is None else steps)
 
 

@@ -27,7 +27,6 @@ from free_jax.types import Answers, SyntheticImages
 
 SIGNATURE_FILE = "zoo.json"
 _SOURCE, _INIT = "recover.inversion.source", "recover.inversion.init"
-_STEPS = "inversion.num_steps"
 META_TRAINING = "meta_generator"
 Known = tuple[SyntheticImages, Answers]
 
@@ -53,7 +52,7 @@ def _recipe(flat: dict[str, Any]) -> dict[str, Any]:
     flat = former_keys.NAMES.upgraded(flat)  # It may be an earlier run's.
     source, init = flat.get(_SOURCE), flat.get(_INIT)
     leaves = source == "pixels" and init == "dead_leaves"
-    keys = (_STEPS, "images_per_class", "dead_leaves")
+    keys = ("inversion.num_steps", "images_per_class", "dead_leaves")
     keys += ("meta_training.num_steps",)
     return {
         "source": source,
@@ -123,7 +122,7 @@ def _checked(
     }
 
     def check() -> None:
-        file, before = _signature(workdir), _signed(workdir)
+        file, before = _signature(workdir), signature_of(workdir)
         if not file.exists():
             return
         # A run of an earlier version noted where the one before it was, nothing else.
@@ -167,7 +166,7 @@ def _content_of(folder: str) -> str:
         return ""
     digest, some = hashlib.sha256(), False
     for run in lineage(folder):
-        signed = _signed(run)
+        signed = signature_of(run)
         told = [signed.get(key) for key in ("zoo", "asked", "recipe")]
         digest.update(json.dumps(told, sort_keys=True).encode())
         for stage in ("recovered", "described"):
@@ -185,14 +184,15 @@ def _signature(workdir: str) -> epath.Path:
     return epath.Path(workdir) / "recovered" / SIGNATURE_FILE
 
 
-def _signed(workdir: str) -> dict[str, Any]:
+def signature_of(workdir: str) -> dict[str, Any]:
+    """What a run noted of how its images were made; empty where it noted nothing."""
     file = _signature(workdir)
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def lineage(workdir: str) -> list[str]:
     """A run and those whose images it renewed, oldest first."""
-    signed = _signed(workdir)
+    signed = signature_of(workdir)
     before, beside = signed.get("renewed"), signed.get("renewed_beside")
     if before and beside and not _signature(before).exists():
         before = os.path.normpath(os.path.join(workdir, beside))
@@ -201,60 +201,6 @@ def lineage(workdir: str) -> list[str]:
 
 def _is_local(folder: str) -> bool:
     return bool(folder) and "://" not in folder
-
-
-def made_otherwise(folder: str, wanted: panel.RecoverOptions, size: int) -> str:
-    """In what an earlier run's images are not those that a config says; "" if in none.
-
-    Args:
-      folder: the earlier run's working directory.
-      wanted: what the config says of images that it would recover.
-      size: of the images that are there.
-    """
-    told = []
-    if wanted.images_per_class:
-        now, made = _told_of(recipe(wanted, 0), wanted), _told_by(folder)
-        told = [
-            f"{key}={made[key]} (here {value})"
-            for key, value in now.items()
-            if made.get(key) not in (None, value)
-        ]
-    if wanted.image_size not in (0, size):
-        told.append(f"{size} pixels (here {wanted.image_size})")
-    if not told:
-        return ""
-    more = f", ... ({len(told)} differences)" if len(told) > 5 else ""
-    return f"images of {folder} are taken as they are: {', '.join(told[:5])}{more}"
-
-
-def _told_of(made: dict[str, Any], wanted: panel.RecoverOptions) -> dict[str, Any]:
-    """What of a recipe decides how inversions look, by keys of ``config.recover``."""
-    flat = files.flatten(sections.plain(wanted))
-    generated = made["source"] == "generator"
-    chosen = ("inversion.", "meta_training.") if generated else ("inversion.",)
-    ours = {key: flat[key] for key in flat if key.startswith(chosen)}
-    if not generated:
-        ours = {k: v for k, v in ours.items() if ".generator." not in k}
-    # As a recipe has them: a generator's latents start from noise too.
-    return ours | {"inversion.source": made["source"], "inversion.init": made["init"]}
-
-
-def _told_by(folder: str) -> dict[str, Any]:
-    """What an earlier run's files say of that: its config, and its recipe before it."""
-    told, signed = {}, _signed(folder).get("recipe") or {}
-    with contextlib.suppress(OSError, ValueError):
-        config = (epath.Path(folder) / CONFIG_FILE).read_text()
-        flat = former_keys.NAMES.upgraded(files.flatten(json.loads(config)))
-        start = "recover."
-        told = {k[len(start) :]: v for k, v in flat.items() if k.startswith(start)}
-    for key, value in signed.items():
-        told[f"inversion.{key}" if key in ("source", "init") else key] = value
-    return told
-
-
-def inversion_steps(folder: str) -> int | None:
-    """Steps that an earlier run inverted an image by; None where it does not say."""
-    return (_signed(folder).get("recipe") or {}).get(_STEPS)
 
 
 def seconds_recovering(workdir: str) -> float:
@@ -366,7 +312,7 @@ def _one_run(
 
 def _all_answered(folder: str, part: Part, answers: Answers) -> bool:
     """Whether all that some were chosen from told what they say of every image."""
-    signed = _signed(folder)
+    signed = signature_of(folder)
     same = signed.get("zoo") == signed.get("asked") == part.zoo
     return same and answers.teachers is None
 
@@ -429,7 +375,7 @@ def _answers(parts: list[dict[str, np.ndarray]]) -> Answers:
 
 def _made(folder: str) -> dict[str, Any]:
     """The recipe of an earlier run's images; empty, and said so, if it is unknown."""
-    if made := _signed(folder).get("recipe"):
+    if made := signature_of(folder).get("recipe"):
         return made
     # Images that were signed without: the run's config says it too.
     try:
@@ -469,7 +415,7 @@ def _asked_all(
     Raises:
       InputError: they are of other teachers.
     """
-    signed, count = _signed(folder), len(answers.columns) - 1
+    signed, count = signature_of(folder), len(answers.columns) - 1
     everyone = not signed or signed["asked"] == signed["zoo"]
     if everyone and count <= asked.max():
         raise InputError(
