@@ -1,6 +1,7 @@
 """Comparison of methods, pre-inverted memory and baselines, at the smallest size."""
 
 import json
+import pathlib
 import signal
 
 import jax.numpy as jnp
@@ -10,12 +11,13 @@ import toy
 from PIL import Image
 
 from experiments import compare, train
+from experiments.configs import compare_cifar_fs
 from experiments.data import preset, procedural
 from experiments.evaluation import comparison_report
 from experiments.harness import loop, stopping
 from experiments.harness.run import Run
 from experiments.inputs import command_line
-from experiments.methods import base, checks
+from experiments.methods import base, cells, checks
 from experiments.stages import recover
 from free_jax import (
     InputError,
@@ -74,6 +76,19 @@ def zoo_of(*groups):
         for seed, (arch, count) in enumerate(groups)
     ]
     return Zoo(tuple(made), names)
+
+
+@pytest.mark.parametrize("variant, minutes", [("cpu", 2), ("minutes=20", 20)])
+def test_a_budget_decides_what_time_does_not_end(variant, minutes):
+    config = compare_cifar_fs.get_config(variant)
+    assert config.max_seconds == 60 * minutes
+    cell = cells.config_of(config, cells.Cell("panel", 0, pathlib.Path()), "")
+    assert cell.max_seconds == 60 * minutes
+    assert cell.num_steps == 200 * minutes
+    assert cell.recover.images_per_class == minutes // 2
+    assert all(
+        compare_cifar_fs.TIMED in config.methods[name] for name in compare_cifar_fs.CPU
+    )
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,20 @@ def test_a_pipe_gets_a_line_now_and_then():
     assert "\x1b" not in out.getvalue()
 
 
+def test_what_ends_by_time_tells_the_time_that_is_left():
+    now = [0.0]
+    with Progress(1000, budget=120, clock=lambda: now[0]) as told:
+        now[0] = 20.0  # The first step compiles.
+        told.update(1)
+        assert told.seconds_left(1) == 100  # Known before there is a rate.
+        now[0] = 21.0
+        told.update(2)
+        assert told.seconds_left(2) == 99
+        assert told.seconds_left(950) == 50  # Steps end it before.
+        now[0] = 130.0
+        assert told.seconds_left(100) == 0
+
+
 def test_a_terminal_gets_one_bar_with_rate_and_time_left(terminal):
     now = [0.0]
     told = Progress(40, label="images", stream=terminal, clock=lambda: now[0])

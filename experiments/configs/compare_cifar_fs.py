@@ -7,16 +7,19 @@ r"""All methods on the same teachers and episodes, in one table, on CIFAR-FS.
 Every method is a config file with overrides; each runs as it would alone, at full
 length, for every seed.  The same command continues: finished cells are not run again.
 
-Variants: ``:cpu`` gives every cell the same time (``--config.max_seconds``), smaller
-settings and 1- and 5-shot only: some four minutes a cell on one core, evaluation
-included; ``:smoke`` a minute on procedural images.  For the 10- and 20-shot table of
-the fusion papers: ``--config.eval.shots="(10,20)"`` (finished cells are evaluated anew,
-not trained again).
+Variants: ``:cpu`` gives every cell the same time, smaller settings and 1- and 5-shot
+only; the time is two minutes, evaluation apart; ``:minutes=20`` is another (it also
+decides the images and steps of the panel: time does not end it, for its rate decays to
+its last step).  ``:smoke`` a minute on procedural images.  For the 10- and 20-shot
+table of the fusion papers: ``--config.eval.shots="(10,20)"`` (finished cells are
+evaluated anew, not trained again).
 
-Hours: 100 minutes for ``:cpu`` on one core that other runs shared.  Expected accuracy:
+Hours: 50 minutes a seed for ``:cpu`` on one core that other runs shared; otherwise
+cells times minutes, and the evaluation, some two minutes a cell.  Expected accuracy:
 the table of docs/results/comparison.md.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
@@ -50,33 +53,29 @@ MORE = {
 
 # Smaller settings, so that a budget of minutes sees more than compilation; time ends
 # the runs, not their number of steps, but for the panel, whose rate decays to zero.
+TIMED = "--config.num_steps=1000000"
 SMALL_FREE = (
     "--config.inversion.generator.width=16 --config.recover.teachers_per_step=2 "
     "--config.recover.warmup_steps=6 --config.replay.max_updates=10 "
-    "--config.num_steps=1000 --config.eval.every_steps=5 --config.eval.val_episodes=50"
+    f"{TIMED} --config.eval.every_steps=5 --config.eval.val_episodes=50"
 )
 SMALL_REAL = (
-    "--config.replay.episodes_per_update=4 --config.eval.every_steps=50 "
+    f"{TIMED} --config.replay.episodes_per_update=4 --config.eval.every_steps=50 "
     "--config.eval.val_episodes=50"
 )
 CPU = {
     "free": f"free_cifar_fs_5w1s.py:cpu {SMALL_FREE}",
     "free_released": f"free_cifar_fs_5w1s.py:cpu,reference {SMALL_FREE}",
-    "panel": (
-        "panel_cifar_fs.py --config.recover.images_per_class=1 "
-        "--config.recover.inversion.num_steps=60 --config.recover.dead_leaves=1500 "
-        "--config.num_steps=400 --config.eval.every_steps=200 "
-        "--config.eval.val_episodes=50"
+    "purer": f"purer_cifar_fs_5w1s.py:cpu {TIMED}",
+    "bidf": (
+        f"bidf_cifar_fs_5w1s.py:cpu --config.inversion.estimator.frequencies=8 {TIMED}"
     ),
-    "purer": "purer_cifar_fs_5w1s.py:cpu",
-    "bidf": "bidf_cifar_fs_5w1s.py:cpu --config.inversion.estimator.frequencies=8",
-    "preinverted": "preinverted_cifar_fs.py:cpu --config.num_steps=2000",
+    "preinverted": f"preinverted_cifar_fs.py:cpu {TIMED}",
     "preinverted_protonet": (
-        "preinverted_cifar_fs.py:cpu --config.num_steps=2000 "
-        "--config.learner.kind=protonet"
+        f"preinverted_cifar_fs.py:cpu {TIMED} --config.learner.kind=protonet"
     ),
-    "tgr": "tgr_cifar_fs_5w1s.py:cpu --config.num_steps=2000",
-    "trustworthy": "trustworthy_cifar_fs_5w1s.py:cpu --config.num_steps=10000",
+    "tgr": f"tgr_cifar_fs_5w1s.py:cpu {TIMED}",
+    "trustworthy": f"trustworthy_cifar_fs_5w1s.py:cpu {TIMED}",
     "maml_real": f"maml_real_cifar_fs.py {SMALL_REAL}",
     "anil_real": f"maml_real_cifar_fs.py {SMALL_REAL} --config.learner.kind=anil",
     "protonet_real": (
@@ -94,12 +93,6 @@ SMOKE = {
 }
 
 
-SHORT: dict[str, Any] = {
-    "methods": METHODS | MORE | CPU,
-    "max_seconds": 120.0,
-    "eval.shots": (1, 5),
-    "eval.episodes": 200,
-}
 SMALL: dict[str, Any] = {
     "methods": SMOKE,
     "choose": tuple(SMOKE),
@@ -115,14 +108,45 @@ SMALL: dict[str, Any] = {
 
 def get_config(variant: str = "") -> ml_collections.ConfigDict:
     """Returns the config of a variant."""
-    chosen = parse_variant(variant, cpu=False, smoke=False, seed=-1)
+    chosen = parse_variant(variant, cpu=False, minutes=0.0, smoke=False, seed=-1)
+    minutes = chosen.minutes or (2.0 if chosen.cpu else 0.0)
     seeds = {"seeds": (chosen.seed,)} if chosen.seed >= 0 else {}
     return make(
         Comparison,
         CIFAR_FS,
         {"choose": tuple(METHODS), "methods": METHODS | MORE},
         seeds,
-        SHORT if chosen.cpu else {},
+        _short(minutes) if minutes else {},
         SMALL if chosen.smoke else {},
         seed=chosen.seed,
+    )
+
+
+def _short(minutes: float) -> dict[str, Any]:
+    """A budget of minutes on one core: time ends the runs, but for the panel's."""
+    panel = {
+        "recover.images_per_class": max(1, round(minutes / 2)),
+        "recover.inversion.num_steps": 60,
+        "recover.dead_leaves": round(750 * minutes),
+        "num_steps": round(200 * minutes),
+        "eval.every_steps": round(100 * minutes),
+        "eval.val_episodes": 50,
+    }
+    short = CPU | {"panel": with_keys("panel_cifar_fs.py", panel)}
+    return {
+        "methods": METHODS | MORE | short,
+        "max_seconds": 60 * minutes,
+        "eval.shots": (1, 5),
+        "eval.episodes": 200,
+    }
+
+
+def with_keys(config: str, keys: Mapping[str, Any]) -> str:
+    """A config's command line with keys set.
+
+    >>> with_keys("panel_cifar_fs.py", {"num_steps": 400})
+    'panel_cifar_fs.py --config.num_steps=400'
+    """
+    return " ".join(
+        [config, *(f"--config.{key}={value}" for key, value in keys.items())]
     )

@@ -33,7 +33,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments.configs.compare_cifar_fs import CPU, METHODS
+from experiments.configs.compare_cifar_fs import CPU, METHODS, with_keys
 from experiments.configs.variants import make, parse_variant
 from experiments.methods.options import Comparison
 
@@ -94,12 +94,9 @@ def _short(minutes: float) -> dict[str, Any]:
         "eval.every_steps": round(80 * minutes),
         "eval.val_episodes": 0,
     }
-    short = {name: CPU[name] for name in CHOSEN}
-    short["panel"] = "panel_cifar_fs.py " + " ".join(
-        f"--config.{key}={value}" for key, value in panel.items()
-    )
+    short = CPU | {"panel": with_keys("panel_cifar_fs.py", panel)}
     return {
-        "methods": short | {"baselines": BASELINES},
+        "methods": {name: short[name] for name in CHOSEN} | {"baselines": BASELINES},
         "max_seconds": 60 * minutes,
         "zoo.num_teachers": max(1, min(30, round(3 * minutes))),
         "eval.episodes": 200,

@@ -203,7 +203,10 @@ class _Training:
     def start_clock(self) -> None:
         """From here on, seconds are training's."""
         self.progress = Progress(
-            self.schedule.num_steps, self.done, every_secs=self.run.every_secs
+            self.schedule.num_steps,
+            self.done,
+            every_secs=self.run.every_secs,
+            budget=self.limit - self.extra["seconds"],
         )
         self.clock = time.monotonic()
         if self.service:

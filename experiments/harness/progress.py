@@ -6,6 +6,7 @@ printed meanwhile stands above them.
 
 import atexit
 import collections
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ class Progress:
         *,
         label: str = "step",
         every_secs: float = 10.0,
+        budget: float = math.inf,
         at_once: bool = True,
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -41,12 +43,14 @@ class Progress:
           start: how many are done already.
           label: what is counted.
           every_secs: between two lines.
+          budget: seconds from now that end the stage, where its steps do not before.
           at_once: whether the first step is told.
           stream: where to; None is standard output as it is then.
           clock: seconds.
         """
         self._total, self._start, self._label = total, start, label
         self._every, self._stream, self._clock = every_secs, stream, clock
+        self._end = clock() + budget
         self._printed: float | None = None if at_once else clock()
         # Pairs (time, step).  The first comes from the end of the first step, so the
         # compilation is not part of the rate.
@@ -100,9 +104,11 @@ class Progress:
         return "  ".join(filter(None, parts))
 
     def seconds_left(self, step: int) -> float | None:
-        """Estimates the time to the last step; None before two steps are done."""
+        """Estimates the time to the end; None if two steps must be done to know it."""
         rate = self._steps_per_second()
-        return max(self._total - step, 0) / rate if rate else None
+        steps = max(self._total - step, 0) / rate if rate else math.inf
+        left = min(steps, max(self._end - self._clock(), 0.0))
+        return left if left < math.inf else None
 
     def _steps_per_second(self) -> float | None:
         if len(self._recent) < 2 or self._recent[-1][1] == self._recent[0][1]:
