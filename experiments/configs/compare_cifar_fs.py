@@ -8,11 +8,11 @@ Every method is a config file with overrides; each runs as it would alone, at fu
 length, for every seed.  The same command continues: finished cells are not run again.
 
 Variants: ``:cpu`` gives every cell the same time, smaller settings and 1- and 5-shot
-only; the time is two minutes, evaluation apart; ``:minutes=20`` is another (it also
-decides the images and steps of the panel: time does not end it, for its rate decays to
-its last step).  ``:smoke`` a minute on procedural images.  For the 10- and 20-shot
-table of the fusion papers: ``--config.eval.shots="(10,20)"`` (finished cells are
-evaluated anew, not trained again).
+only; the time is two minutes, evaluation apart; ``:minutes=20`` is another.  It also
+decides the images and steps of the panel, whose rate decays to its last step: they are
+made to end before the time does.  ``:smoke`` a minute on procedural images.  For the
+10- and 20-shot table of the fusion papers: ``--config.eval.shots="(10,20)"`` (finished
+cells are evaluated anew, not trained again).
 
 Hours: 50 minutes a seed for ``:cpu`` on one core that other runs shared; otherwise
 cells times minutes, and the evaluation, some two minutes a cell.  Expected accuracy:
@@ -52,7 +52,7 @@ MORE = {
 }
 
 # Smaller settings, so that a budget of minutes sees more than compilation; time ends
-# the runs, not their number of steps, but for the panel, whose rate decays to zero.
+# the runs, not their number of steps, but for the panel, whose rate decays to its last.
 TIMED = "--config.num_steps=1000000"
 SMALL_FREE = (
     "--config.inversion.generator.width=16 --config.recover.teachers_per_step=2 "
@@ -123,7 +123,7 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 
 
 def _short(minutes: float) -> dict[str, Any]:
-    """A budget of minutes on one core: time ends the runs, but for the panel's."""
+    """A budget of minutes on one core: time ends the runs, after the panel's steps."""
     panel = {
         "recover.images_per_class": max(1, round(minutes / 2)),
         "recover.inversion.num_steps": 60,

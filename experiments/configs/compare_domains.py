@@ -21,9 +21,9 @@ other two).  The same command continues: finished cells are not run again.
 
 Variants: ``:minutes=15`` is the budget of a cell (``--config.max_seconds``), which also
 decides how many teachers of each network (three a minute, at most 30) and how many
-images the panel has, which is not stopped by time but has no training left where its
-recovery takes all; ``:minutes=0`` all teachers and full length; ``:size=32``,
-``:seed=N``; ``:smoke`` procedural images.
+images and steps the panel has: its training is ended by time, its recovery is not, and
+where that takes all a few steps are left; ``:minutes=0`` all teachers and full length;
+``:size=32``, ``:seed=N``; ``:smoke`` procedural images.
 
 Hours: cells times minutes, and the evaluation.  Expected accuracy: the table of
 docs/results/domains.md.
@@ -85,7 +85,8 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
 def _short(minutes: float) -> dict[str, Any]:
     """A budget of minutes: time ends the runs.
 
-    Not the panel's, whose rate decays to its last step: it has fewer images and steps.
+    The panel's rate decays to its last step: it has so many images and steps that they
+    should end before.
     """
     panel = {
         "recover.images_per_class": max(1, round(minutes / 4)),

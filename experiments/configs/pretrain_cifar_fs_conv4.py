@@ -9,7 +9,8 @@ The zoo is then runs/zoo/zoo, a value for --config.zoo.path.  Any folder
 {train,val,test}/<class>/* works with --config.data.name=image_folder.  Variants:
 ``:smoke`` three small teachers of procedural images, ``:seed=N``.
 
-Hours: not measured at full length.  Expected held-out accuracy: not measured either.
+Hours: not measured at full length (60 epochs).  Expected held-out accuracy of 8 epochs:
+79.8 %, 11 CPU seconds a teacher (docs/results/panel_teachers.md).
 """
 
 import ml_collections
