@@ -14,9 +14,9 @@ made to end before the time does.  ``:smoke`` a minute on procedural images.  Fo
 10- and 20-shot table of the fusion papers: ``--config.eval.shots="(10,20)"`` (finished
 cells are evaluated anew, not trained again).
 
-Hours: 50 minutes a seed for ``:cpu`` on one core that other runs shared; otherwise
-cells times minutes, and the evaluation, some two minutes a cell.  Expected accuracy:
-the table of docs/results/comparison.md.
+Hours: 30 minutes a seed for ``:cpu`` on one core that other runs shared, and 44 for the
+baselines; otherwise cells times minutes, and the evaluation, a minute a cell.
+Expected accuracy: the table of docs/results/comparison.md.
 """
 
 from collections.abc import Mapping
