@@ -11,13 +11,14 @@ import toy
 from PIL import Image
 
 from experiments import compare, train
-from experiments.configs import compare_cifar_fs
+from experiments.configs import compare_cifar_fs, compare_domains
 from experiments.data import preset, procedural
 from experiments.evaluation import comparison_report
 from experiments.harness import loop, stopping
 from experiments.harness.run import Run
 from experiments.inputs import command_line
 from experiments.methods import base, cells, checks
+from experiments.methods.options import UNENDED
 from experiments.stages import recover
 from free_jax import (
     InputError,
@@ -81,14 +82,34 @@ def zoo_of(*groups):
 @pytest.mark.parametrize("variant, minutes", [("cpu", 2), ("minutes=20", 20)])
 def test_a_budget_decides_what_time_does_not_end(variant, minutes):
     config = compare_cifar_fs.get_config(variant)
-    assert config.max_seconds == 60 * minutes
-    cell = cells.config_of(config, cells.Cell("panel", 0, pathlib.Path()), "")
-    assert cell.max_seconds == 60 * minutes
-    assert cell.num_steps == 200 * minutes
-    assert cell.recover.images_per_class == minutes // 2
-    assert all(
-        compare_cifar_fs.TIMED in config.methods[name] for name in compare_cifar_fs.CPU
-    )
+    of = {
+        name: cells.config_of(config, cells.Cell(name, 0, pathlib.Path()), "")
+        for name in config.methods
+    }
+    assert {cell.max_seconds for cell in of.values()} == {60 * minutes}
+    assert of["panel"].num_steps == 200 * minutes
+    assert of["panel"].recover.images_per_class == minutes // 2
+    untimed = {n for n, cell in of.items() if cell.get("num_steps", 0) < UNENDED}
+    assert untimed == {"panel", "baselines"}
+    config.max_seconds = 0.0
+    with pytest.raises(InputError, match="it is time that ends free"):
+        cells.config_of(config, cells.Cell("free", 0, pathlib.Path()), "")
+
+
+@pytest.mark.parametrize("configs", [compare_cifar_fs, compare_domains])
+@pytest.mark.parametrize("minutes", [-1, 0.5, "inf"])
+def test_a_budget_of_no_time_is_refused(configs, minutes):
+    with pytest.raises(ValueError, match="minutes"):
+        configs.get_config(f"minutes={minutes}")
+
+
+def test_a_domains_budget_decides_teachers_images_and_steps():
+    config = compare_domains.get_config("minutes=5,size=32")
+    assert (config.max_seconds, config.zoo.num_teachers) == (300, 15)
+    panel = cells.config_of(config, cells.Cell("panel", 0, pathlib.Path()), "")
+    assert (panel.num_steps, panel.recover.dead_leaves) == (400, 500)
+    full = compare_domains.get_config("minutes=0")
+    assert (full.max_seconds, full.zoo.num_teachers) == (0, 0)
 
 
 @pytest.fixture(scope="module")

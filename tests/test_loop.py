@@ -13,6 +13,7 @@ import pytest
 
 from experiments.harness import checkpointing, devices, memory, metrics, stopping
 from experiments.harness.method import Judge, Meters
+from experiments.harness.progress import Progress
 from free_jax import rows
 from free_jax.algorithm import bind
 from free_jax.errors import InputError
@@ -255,7 +256,14 @@ class Clock:
 def test_a_budget_of_seconds_ends_a_run_and_a_larger_one_continues(
     tmp_path, monkeypatch, capsys
 ):
+    budgets = []
+
+    def progress(*args, budget, **kwargs):
+        budgets.append(budget)
+        return Progress(*args, budget=budget, **kwargs)
+
     monkeypatch.setattr("experiments.harness.loop.time", Clock())
+    monkeypatch.setattr("experiments.harness.loop.Progress", progress)
     short = {"max_seconds": 4.0, "num_steps": 50}
     first = toy.train(tmp_path, **short)
     assert 1 <= first.steps < 50 and first.seconds >= 4.0
@@ -263,6 +271,8 @@ def test_a_budget_of_seconds_ends_a_run_and_a_larger_one_continues(
     assert toy.train(tmp_path, **short).steps == first.steps  # Nothing more is made.
     longer = toy.train(tmp_path, max_seconds=9.0, num_steps=50)
     assert longer.steps > first.steps and longer.curve[: first.steps] == first.curve
+    # The time left is told, of what earlier calls left.
+    assert budgets == [4.0, 4.0 - first.seconds, 9.0 - first.seconds]
     # What was spent before the first step counts.
     spent = toy.train(tmp_path / "b", seconds_before=100.0, **short)
     assert spent.steps == 1 and spent.seconds > 100.0

@@ -62,6 +62,8 @@ def test_what_ends_by_time_tells_the_time_that_is_left():
         assert told.seconds_left(950) == 50  # Steps end it before.
         now[0] = 130.0
         assert told.seconds_left(100) == 0
+        assert told.seconds_left(1000) == 0
+    assert Progress(1, budget=120).seconds_left(1) == 0  # One step, and it is done.
 
 
 def test_a_terminal_gets_one_bar_with_rate_and_time_left(terminal):

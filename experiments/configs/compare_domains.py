@@ -33,7 +33,12 @@ from typing import Any
 
 import ml_collections
 
-from experiments.configs.compare_cifar_fs import CPU, METHODS, with_keys
+from experiments.configs.compare_cifar_fs import (
+    CPU,
+    METHODS,
+    budget_of,
+    with_keys,
+)
 from experiments.configs.variants import make, parse_variant
 from experiments.methods.options import Comparison
 
@@ -70,13 +75,14 @@ def get_config(variant: str = "") -> ml_collections.ConfigDict:
     chosen = parse_variant(variant, minutes=15.0, size=84, smoke=False, seed=-1)
     if chosen.size not in DATA:
         raise ValueError(f"variant 'size' takes {' or '.join(map(str, DATA))}")
+    minutes = budget_of(chosen.minutes)
     seeds = {"seeds": (chosen.seed,)} if chosen.seed >= 0 else {}
     return make(
         Comparison,
         DOMAINS,
         {"data.name": DATA[chosen.size]},
         seeds,
-        _short(chosen.minutes) if chosen.minutes else {},
+        _short(minutes) if minutes else {},
         SMOKE if chosen.smoke else {},
         seed=chosen.seed,
     )

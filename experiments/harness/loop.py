@@ -195,10 +195,14 @@ class _Training:
         total = sum(leaf.size for leaf in jax.tree.leaves(shapes))
         print(
             f"{self.method.title}, meta-model {network.name} with {total} parameters, "
-            f"{nouns.count(self.schedule.num_steps, 'step')}, "
-            f"workdir {self.run.workdir}",
+            f"{self._length()}, workdir {self.run.workdir}",
             flush=True,
         )
+
+    def _length(self) -> str:
+        steps = nouns.count(self.schedule.num_steps, "step")
+        seconds = self.schedule.max_seconds
+        return f"{steps} or {seconds:g} seconds" if seconds else steps
 
     def start_clock(self) -> None:
         """From here on, seconds are training's."""

@@ -104,9 +104,14 @@ class Progress:
         return "  ".join(filter(None, parts))
 
     def seconds_left(self, step: int) -> float | None:
-        """Estimates the time to the end; None if two steps must be done to know it."""
+        """The time to the end: an estimate once two steps are done.
+
+        Until then what is left of the budget, and None without one.
+        """
+        if step >= self._total:
+            return 0.0
         rate = self._steps_per_second()
-        steps = max(self._total - step, 0) / rate if rate else math.inf
+        steps = (self._total - step) / rate if rate else math.inf
         left = min(steps, max(self._end - self._clock(), 0.0))
         return left if left < math.inf else None
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from experiments import methods
 from experiments.harness.command_line import Given
 from experiments.inputs import command_line
+from experiments.methods.options import UNENDED
 from free_jax.errors import InputError
 
 # Keys of a cell's evaluation that the comparison decides.
@@ -82,7 +83,8 @@ def config_of(given: Given, cell: Cell, zoo_path: str) -> Given:
     """A method's own config, on the comparison's data, zoo, episodes and budget.
 
     Raises:
-      InputError: a config file or key that does not exist.
+      InputError: a config file or key that does not exist, or time is to end a cell
+        that has no budget.
     """
     config: Any = given
     file, *overrides = shlex.split(config.methods[cell.method])
@@ -92,6 +94,11 @@ def config_of(given: Given, cell: Cell, zoo_path: str) -> Given:
     own: Any = command_line.parse(
         ["compare", f"--config={CONFIGS / file}", *overrides]
     ).config
+    if own.get("num_steps", 0) >= UNENDED and not config.max_seconds:
+        raise InputError(
+            f"config.max_seconds=0: it is time that ends {cell.method}; set it, or "
+            "choose the variant without a budget"
+        )
     own.seed, own.way = cell.seed, config.way
     own.data, own.mesh, own.dtype = config.data, config.mesh, config.dtype
     own.host_devices, own.max_seconds = config.host_devices, config.max_seconds

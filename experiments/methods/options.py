@@ -51,6 +51,10 @@ class MeshOptions(NamedTuple):
     local: Literal["auto", "map", "vmap"] = "auto"
 
 
+# So many steps are none to count by: time ends the run (`Common.max_seconds`).
+UNENDED = 1_000_000
+
+
 class Common(NamedTuple):
     """What every method has: teachers, a meta-model, steps, and a table at the end."""
 
