@@ -267,7 +267,9 @@ def test_a_budget_of_seconds_ends_a_run_and_a_larger_one_continues(
     short = {"max_seconds": 4.0, "num_steps": 50}
     first = toy.train(tmp_path, **short)
     assert 1 <= first.steps < 50 and first.seconds >= 4.0
-    assert "4 seconds are over: ending after step" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "50 steps or 4 seconds, workdir" in told
+    assert "4 seconds are over: ending after step" in told
     assert toy.train(tmp_path, **short).steps == first.steps  # Nothing more is made.
     longer = toy.train(tmp_path, max_seconds=9.0, num_steps=50)
     assert longer.steps > first.steps and longer.curve[: first.steps] == first.curve

@@ -202,7 +202,8 @@ class _Training:
     def _length(self) -> str:
         steps = nouns.count(self.schedule.num_steps, "step")
         seconds = self.schedule.max_seconds
-        return f"{steps} or {seconds:g} seconds" if seconds else steps
+        timed = seconds and self.schedule.num_steps
+        return f"{steps} or {seconds:g} seconds" if timed else steps
 
     def start_clock(self) -> None:
         """From here on, seconds are training's."""
